@@ -1,0 +1,189 @@
+"""An exported model on disk: what is in it, and whether it is still what was written.
+
+An artifact is a folder: graphs, weights, ``golden.json`` and ``manifest.json``, which is written last. Nothing
+here imports torch or an engine: the base install reads and checks artifacts that another machine exported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import BadInputError
+from slmbench.terms import Exporter, Format, Layout, Precision
+
+MANIFEST_NAME = "manifest.json"
+GOLDEN_NAME = "golden.json"
+SCHEMA_VERSION = 1
+
+#: What a graph does. `model`: a decoder-only network, prompt and steps. `encoder`: input ids to all cross K/V.
+#: `decoder`: one decoder step over self and cross K/V. `decode`: the one-token graph of a static decoder-only.
+Role = Literal["model", "encoder", "decoder", "decode"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArtifactSpec(_Frozen):
+    """What is asked of an export; together with the checkpoint's digest it names one artifact."""
+
+    format: Format
+    layout: Layout = "dynamic"
+    weight_precision: Precision = "fp32"
+    exporter: Exporter = "slmbench"
+    #: Static layout only: the bounds that the graphs were built for.
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    #: An engine a graph was made for when the format alone does not say it ("qnn").
+    target: str | None = None
+
+    def artifact_id(self, checkpoint_digest: str) -> str:
+        """Return the store's folder name for this spec of the checkpoint with that digest."""
+        key = json.dumps([SCHEMA_VERSION, checkpoint_digest, self.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+    def label(self) -> str:
+        """Return a short human name: ``openvino fp32 (slmbench)``."""
+        bounds = f" {self.input_tokens}+{self.output_tokens}" if self.layout == "static" else ""
+        return f"{self.format} {self.weight_precision} ({self.exporter}{', static' + bounds if bounds else ''})"
+
+
+class GoldenPrompt(_Frozen):
+    """A prompt and what the reference (torch, fp32, eager) makes of it greedily, EOS suppressed."""
+
+    input_ids: tuple[int, ...]
+    tokens: tuple[int, ...]
+    #: Per token: top-1 minus top-2 logit, in units of the standard deviation of that position's logits.
+    margins: tuple[float, ...]
+
+
+class GoldenRecord(_Frozen):
+    """The reference's answers, stored with every artifact."""
+
+    prompts: tuple[GoldenPrompt, ...]
+    #: Versions of torch and transformers that made the record.
+    versions: dict[str, str]
+
+
+class FileEntry(_Frozen):
+    """One file of an artifact; ``path`` is relative to its folder, with forward slashes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(_Frozen):
+    """What an artifact is and how it was made."""
+
+    schema_version: int = SCHEMA_VERSION
+    artifact_id: str
+    spec: ArtifactSpec
+    checkpoint: Checkpoint
+    #: Role of each graph to its file, relative to the folder.
+    graphs: dict[Role, str]
+    files: tuple[FileEntry, ...]
+    #: How the graph expresses attention: "SDPA, stateful", "GroupQueryAttention", ...
+    attention: str
+    #: Proof that no decoder step computes cross-attention K/V: MatMuls by source (see export/inspect).
+    #: None for decoder-only.
+    cross_kv_once: bool | None = None
+    #: Bytes of weights that one decode step reads (decoder and LM head; of an embedding only the rows used).
+    decode_weight_bytes: int
+    versions: dict[str, str]
+    created: str
+    export_seconds: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A manifest together with the folder it was read from."""
+
+    folder: Path
+    manifest: Manifest
+
+    def graph(self, role: Role) -> Path:
+        """Return the path of the graph with that role.
+
+        Raises:
+            BadInputError: the artifact has no such graph.
+        """
+        try:
+            return self.folder / self.manifest.graphs[role]
+        except KeyError:
+            raise BadInputError(f"{self.folder}: the artifact has no graph '{role}'") from None
+
+    def golden(self) -> GoldenRecord:
+        """Read the golden record.
+
+        Raises:
+            BadInputError: it is missing or damaged.
+        """
+        path = self.folder / GOLDEN_NAME
+        try:
+            return GoldenRecord.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise BadInputError(f"{path}: not a golden record: {_first_line(error)}") from error
+
+    def size_bytes(self) -> int:
+        """Return the size of all its files together."""
+        return sum(entry.size_bytes for entry in self.manifest.files)
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read ``manifest.json`` in ``folder`` without hashing the files.
+
+    Raises:
+        BadInputError: no manifest, or one that is damaged or of another schema version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        raw = json.loads(path.read_bytes())
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BadInputError(f"{path}: schema version {version}, this slmbench reads {SCHEMA_VERSION}")
+        manifest = Manifest.model_validate(raw)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
+    for relative in [*manifest.graphs.values(), *(entry.path for entry in manifest.files)]:
+        if Path(relative).is_absolute() or ".." in Path(relative).parts:
+            raise BadInputError(f"{path}: '{relative}' leads outside the artifact's folder")
+    return Artifact(folder, manifest)
+
+
+def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:
+    """Return what is wrong with the artifact's files, or None when all are as written.
+
+    With ``hashes=False`` only presence and size are looked at.
+    """
+    for entry in artifact.manifest.files:
+        path = artifact.folder / entry.path
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return f"{path} is missing"
+        if size != entry.size_bytes:
+            return f"{path} has {size} bytes, {entry.size_bytes} were written"
+        if hashes and sha256_of(path) != entry.sha256:
+            return f"{path} was changed after it was written (SHA-256 differs)"
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,210 @@
+"""What a backend implements, and how backends are found.
+
+A backend drives one engine. It says which devices it sees, which artifacts it takes, and opens a session:
+one loaded model on one device. A package adds a backend with an entry point in the group
+``slmbench.backends`` that names a class satisfying :class:`Backend`; slmbench's own come in by the same door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import BadInputError, CannotRunError, nearest
+from slmbench.terms import ComputePrecision, Device, Precision
+
+ENTRY_POINT_GROUP = "slmbench.backends"
+
+Tokens = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """One device a backend looked for, present or not."""
+
+    device: Device
+    #: The engine's own name for it: "CPU", "GPU.0", "CUDAExecutionProvider:0".
+    engine_name: str
+    available: bool
+    #: What it is ("AMD EPYC ..."), or what was looked for and what was found instead.
+    detail: str
+    #: What to install or switch on, where it is absent.
+    remedy: str = ""
+    memory_bytes: int | None = None
+    driver: str | None = None
+
+
+class SessionOptions(BaseModel):
+    """What every session is opened with; a backend may subclass it to add options of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compute_precision: ComputePrecision = "fp32"
+    #: Threads of the engine; None for the number of physical cores this process may use.
+    threads: int | None = None
+    #: The attention path, one of ``Backend.attention_paths``; None for the backend's best.
+    attention: str | None = None
+    #: Where an engine may keep compiled blobs; None for nowhere.
+    engine_cache: str | None = None
+    #: Run an accelerator's pipeline without the accelerator. Tokens count, times do not.
+    simulate: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the model really ran, as the engine tells it after an inference."""
+
+    requested: Device
+    #: "cpu", "gpu", "npu", or what stands in for one: "npuw-cpu", "htp-emulator".
+    executed_on: str
+    #: Graph nodes (or whatever unit the engine counts) by engine device or provider; empty if it cannot tell.
+    nodes: dict[str, int] = field(default_factory=dict)
+
+
+class SessionBase(Protocol):
+    """What both kinds of session share: reserving, closing, and what the engine says of itself."""
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Prepare buffers for prompts up to ``input_tokens`` and ``output_tokens`` new tokens.
+
+        Raises:
+            BadInputError: the shape is beyond what the artifact or the engine takes.
+        """
+
+    def placement(self) -> Placement:
+        """Return where the last inference was executed, read back from the engine."""
+
+    def compute_precision(self) -> str:
+        """Return the compute precision in effect, read back from the engine ("fp32", "bf16", ...)."""
+
+    def threads(self) -> int:
+        """Return the number of threads in effect, read back from the engine where it tells."""
+
+    def attention_path(self) -> str:
+        """Return the attention path that runs: "paged", "SDPA", "GroupQueryAttention", "eager", ..."""
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return the parts of opening in ns: "load" (reading), "compile"; what cannot be told apart is "load"."""
+
+    def close(self) -> None:
+        """Free the model and its buffers. A closed session is not used again."""
+
+
+@runtime_checkable
+class Session(SessionBase, Protocol):
+    """One loaded model on one device, driven token by token. Greedy, EOS suppressed; not thread-safe.
+
+    The caller reserves once for a shape, then starts as often as it likes: every ``start`` forgets the
+    generation before it. Token ids go in, token ids on the host come out; nothing is allocated in between.
+    """
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Read prompts ``[batch, input]`` and return the first token of each, ``[batch]``, int64.
+
+        ``attention_mask`` (same shape, 1 for tokens) is given only for prompts of unequal length: padded on
+        the right for encoder-decoders, on the left for decoder-only.
+        """
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``tokens`` ``[batch]`` and return the next ones ``[batch]``.
+
+        The fed tokens need not be ours: under teacher forcing they are the reference's.
+        """
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return the parts of the last ``start`` in ns: "encode", "cross_kv" where separable, "first_step"."""
+
+
+@runtime_checkable
+class LoopSession(SessionBase, Protocol):
+    """A session of an engine that brings its own generation loop and lets nobody step it."""
+
+    def generate(self, input_ids: Tokens, output_tokens: int) -> tuple[Tokens, list[int]]:
+        """Generate greedily, EOS suppressed, from prompts ``[batch, input]``.
+
+        Returns the tokens ``[batch, n]`` and the ``perf_counter_ns`` stamps at which each of the ``n`` tokens
+        reached the host. ``n`` is what the engine gave; the caller compares it with what was asked.
+        """
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Drives one engine. Instances are cheap: the engine is imported inside methods only."""
+
+    #: Name on the command line and in tables: "onnxruntime".
+    name: str
+    #: Distributions whose versions belong in every record: ("onnxruntime",).
+    distributions: tuple[str, ...]
+    #: The options ``open`` takes.
+    options_type: type[SessionOptions]
+    #: Attention paths that can be asked for, the best first; empty when there is no choice.
+    attention_paths: tuple[str, ...]
+
+    def devices(self) -> Sequence[DeviceStatus]:
+        """Return every device looked for. Never raises: a missing engine is a status with a remedy."""
+
+    def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
+        """Return the artifacts this backend takes for the checkpoint, the preferred first; empty if none."""
+
+    def refusal(
+        self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
+    ) -> str | None:
+        """Return why this combination cannot run (one line), or None when it can."""
+
+    def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
+        """Load the artifact onto the device.
+
+        Raises:
+            CannotRunError: the engine, the device or the combination is not there; the text says what to do.
+        """
+
+
+def backend_names() -> list[str]:
+    """Return the names of all registered backends, sorted."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def load_backend(name: str) -> Backend:
+    """Return the backend registered under ``name``.
+
+    Raises:
+        BadInputError: there is none of that name.
+        CannotRunError: its package fails to import or does not satisfy the contract.
+    """
+    found = [entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name == name]
+    if not found:
+        known = backend_names()
+        raise BadInputError(f"unknown backend '{name}'. Known: {', '.join(known)}.{nearest(name, known)}")
+    return _instantiate(found[0])
+
+
+def load_backends() -> tuple[list[Backend], dict[str, str]]:
+    """Return every backend that loads, and for each that does not its name and the reason."""
+    backends, broken = [], {}
+    for name in backend_names():
+        try:
+            backends.append(load_backend(name))
+        except CannotRunError as error:
+            broken[name] = str(error)
+    return backends, broken
+
+
+def _instantiate(entry: EntryPoint) -> Backend:
+    try:
+        backend = entry.load()()
+    except Exception as error:  # a stranger's plugin: whatever it raises is its failure, not ours
+        text = str(error).splitlines()[0] if str(error) else ""
+        raise CannotRunError(
+            f"backend '{entry.name}' ({entry.value}) fails to load: {type(error).__name__}: {text}"
+        ) from error
+    if not isinstance(backend, Backend):
+        raise CannotRunError(f"backend '{entry.name}' ({entry.value}) does not implement slmbench.backend.Backend")
+    return backend

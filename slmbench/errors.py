@@ -1,0 +1,54 @@
+"""What a user can do wrong, and the exit code each kind of trouble ends with.
+
+Every error a user can cause is raised as a :class:`SlmbenchError` whose text is one line: what was wrong,
+where, and what would be right. The command line prints that line and exits with ``exit_code``; nothing else
+decides an exit code.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    REGRESSED = 1
+    BAD_INPUT = 2
+    NOT_COMPARABLE = 3
+    INCONCLUSIVE = 4
+    FAILED = 5
+    INTERRUPTED = 130
+
+
+class SlmbenchError(Exception):
+    """Base of all errors that end in one clear line."""
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+class BadInputError(SlmbenchError):
+    """The command line, a file or a value the user gave is wrong."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class NotComparableError(SlmbenchError):
+    """Runs that must not be compared: another machine, no common case, another schema."""
+
+    exit_code = ExitCode.NOT_COMPARABLE
+
+
+class CannotRunError(SlmbenchError):
+    """The request is sound, but a case failed or this machine lacks what it needs."""
+
+    exit_code = ExitCode.FAILED
+
+
+def nearest(name: str, known: list[str], *, count: int = 3) -> str:
+    """Return ``" Did you mean a, b?"`` for the known names nearest to ``name``, or an empty string."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=count, cutoff=0.5)
+    return f" Did you mean {', '.join(close)}?" if close else ""

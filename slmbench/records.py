@@ -1,0 +1,320 @@
+"""The results format: what a run leaves on disk, how a line is added, how a run is read.
+
+A run is a folder. ``run.json`` says what was asked, on which machine, with which versions; it is replaced as a
+whole when something is added to it. ``samples.jsonl`` holds one JSON object a line, each with a ``type``:
+``load`` (one opening of one case, with its proof), ``sample`` (one generation, its time stamps, never an
+average), ``memory`` (one memory pass) or ``failure``. Lines are appended and flushed as things end, so a killed
+run loses at most the sample it was in. Every table and verdict is computed from these two files alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from slmbench.case import Case
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import BadInputError, CannotRunError
+
+RUN_NAME = "run.json"
+SAMPLES_NAME = "samples.jsonl"
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Conditions(_Record):
+    """The machine around one sample, read outside the timed region. Empty where not readable."""
+
+    #: Busy time of all cores that is not ours, during the sample, in cores.
+    foreign_load: float | None = None
+    cpu_mhz: float | None = None
+    temperature_c: float | None = None
+    on_battery: bool | None = None
+
+
+class LoadRecord(_Record):
+    """One opening of one case: its phases and the proof that it runs what was asked."""
+
+    type: Literal["load"] = "load"
+    case: str
+    #: Counts the openings of this case from 0.
+    load: int
+    pid: int
+    load_ns: int
+    #: None where the engine does not tell compiling from loading.
+    compile_ns: int | None = None
+    first_inference_ns: int
+    warmups: int
+    #: False when the warm-up count ran out before two consecutive generations agreed.
+    stationary: bool
+    agreement: float | None
+    #: Golden tokens that were compared (margin large enough).
+    agreement_tokens: int
+    requested_device: str
+    executed_on: str
+    nodes: dict[str, int] = Field(default_factory=dict)
+    compute_precision: str
+    threads: int
+    attention_path: str
+    artifact_id: str
+    started: str
+
+
+class SampleRecord(_Record):
+    """One generation. Times in ns from the call of ``start``; ``token_ns[0]`` is the time to first token."""
+
+    type: Literal["sample"] = "sample"
+    case: str
+    load: int
+    #: The round it belongs to, counted over the run: samples of one round are interleaved neighbours.
+    round: int
+    started: str
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    token_ns: tuple[int, ...]
+    #: Parts of the first token's time: "encode", "cross_kv", "first_step"; and "tokenise" (before the start).
+    phases_ns: dict[str, int] = Field(default_factory=dict)
+    energy_j: float | None = None
+    conditions: Conditions = Conditions()
+    #: "foreign_load", "retaken", "outlier": labels only, nothing is dropped.
+    flags: tuple[str, ...] = ()
+
+
+class MemoryRecord(_Record):
+    """Peak memory of one case's worker, from a pass of its own."""
+
+    type: Literal["memory"] = "memory"
+    case: str
+    peak_rss_bytes: int
+    peak_uss_bytes: int | None = None
+    device_bytes: int | None = None
+
+
+class FailureRecord(_Record):
+    """A case that could not be measured, or not further."""
+
+    type: Literal["failure"] = "failure"
+    case: str
+    load: int | None = None
+    #: "wrong tokens", "wrong device", "wrong precision", "short generation", "crashed", "killed", "timeout", "error",
+    #: "cannot run".
+    reason: str
+    message: str
+    log_tail: str = ""
+
+
+Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Field(discriminator="type")]
+_RECORD: TypeAdapter[LoadRecord | SampleRecord | MemoryRecord | FailureRecord] = TypeAdapter(Record)
+
+
+class CaseInfo(_Record):
+    """A case as planned, with what the tables say about its model."""
+
+    case: Case
+    checkpoint: Checkpoint
+    artifact_id: str | None = None
+    decode_weight_bytes: int | None = None
+
+
+class Outcome(_Record):
+    """How a case ended, per metric ("ttft", "tpot"): whether its interval reached the target."""
+
+    loads: int
+    converged: dict[str, bool] = Field(default_factory=dict)
+
+
+class RunRecord(_Record):
+    """``run.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    slmbench_version: str
+    created: str
+    #: None while the run is under way or was killed.
+    finished: str | None = None
+    command: tuple[str, ...] = ()
+    seed: int
+    suite: str | None = None
+    #: SHA-256 over the planned cases and the options that change what is measured; `--resume` compares it.
+    plan_digest: str
+    cases: tuple[CaseInfo, ...]
+    #: Pairs to judge: (encoder-decoder checkpoint, decoder-only checkpoint).
+    pairs: tuple[tuple[str, str], ...] = ()
+    #: The machine's fingerprint (slmbench.machine.fingerprint), one per arm; "" is the arm of a plain run.
+    machines: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    versions: dict[str, dict[str, str]] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    limits: dict[str, Any] = Field(default_factory=dict)
+    #: Blocks of case keys that were live together (all in one where memory holds them).
+    blocks: tuple[tuple[str, ...], ...] = ()
+    outcomes: dict[str, Outcome] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as read from disk. ``warnings`` are for the reader of whatever is made from it."""
+
+    folder: Path
+    record: RunRecord
+    loads: list[LoadRecord] = field(default_factory=list)
+    samples: list[SampleRecord] = field(default_factory=list)
+    memory: list[MemoryRecord] = field(default_factory=list)
+    failures: list[FailureRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class SampleWriter:
+    """Appends records to ``samples.jsonl``; each line is on disk when :meth:`append` returns."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / SAMPLES_NAME
+        try:
+            _end_last_line(path)
+            self._file = path.open("ab")
+        except OSError as error:
+            raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def append(self, record: _Record) -> None:
+        """Write one record and flush it through to the disk.
+
+        Raises:
+            CannotRunError: the disk is full or gone; what was written before stays readable.
+        """
+        try:
+            self._file.write(record.model_dump_json(exclude_defaults=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise CannotRunError(f"{self._file.name}: {error.strerror}; earlier samples are kept") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> SampleWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def write_run(folder: Path, record: RunRecord) -> None:
+    """Write ``run.json`` as a whole or not at all.
+
+    Raises:
+        BadInputError: the folder cannot be written.
+    """
+    write_whole(folder / RUN_NAME, record.model_dump_json(indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace the file's content by ``text`` (UTF-8) in one step: readers see the old or the new, never half.
+
+    Raises:
+        BadInputError: the folder cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def read_run(path: Path) -> Run:
+    """Read a run from its folder or from either of its files.
+
+    A last line that was cut off is left out, with a warning; a broken line elsewhere is an error.
+
+    Raises:
+        BadInputError: not a run, damaged, or written by a newer slmbench.
+    """
+    folder = path if path.is_dir() else path.parent
+    run = Run(folder, _read_run_record(folder / RUN_NAME))
+    into: dict[type[BaseModel], list[Any]] = {
+        LoadRecord: run.loads,
+        SampleRecord: run.samples,
+        MemoryRecord: run.memory,
+        FailureRecord: run.failures,
+    }
+    for record in read_samples(folder / SAMPLES_NAME, run.warnings):
+        into[type(record)].append(record)
+    return run
+
+
+def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | SampleRecord | MemoryRecord | FailureRecord]:
+    """Yield the records of ``samples.jsonl`` in the order they were written; none if there is no such file."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield _RECORD.validate_json(line)
+            except ValidationError as error:
+                if not line.endswith(b"\n"):
+                    warnings.append(f"{path}:{number}: the last line was cut off and is left out")
+                    return
+                raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
+
+
+def _read_run_record(path: Path) -> RunRecord:
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadInputError(f"{path}: not a run: {error.strerror}") from error
+    except ValueError as error:
+        raise BadInputError(f"{path}: not JSON: {error}") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(version, int):
+        raise BadInputError(f"{path}: not a run: no schema_version")
+    if version > SCHEMA_VERSION:
+        raise BadInputError(f"{path}: schema version {version}; this slmbench reads up to {SCHEMA_VERSION}")
+    try:
+        return RunRecord.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise BadInputError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def _end_last_line(path: Path) -> None:
+    """Cut an unfinished last line off, so that a resumed run appends whole lines after whole lines."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content_end = file.seek(0, os.SEEK_END)
+        position = content_end
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                if start + newline + 1 < content_end:
+                    file.truncate(start + newline + 1)
+                return
+            position = start
+        file.truncate(0)

@@ -1,0 +1,38 @@
+"""The field's words as types; one word for one thing."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Family = Literal["encoder-decoder", "decoder-only"]
+Format = Literal["openvino", "onnx", "torch"]
+Layout = Literal["dynamic", "static"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+ComputePrecision = Literal["fp32", "fp16", "bf16"]
+Exporter = Literal["slmbench", "optimum", "genai", "none"]
+Device = Literal["cpu", "gpu", "npu"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+COMPUTE_PRECISIONS: tuple[ComputePrecision, ...] = get_args(ComputePrecision)
+EXPORTERS: tuple[Exporter, ...] = get_args(Exporter)
+DEVICES: tuple[Device, ...] = get_args(Device)
+
+#: Weights of fewer bits than any arithmetic unit here computes in are expanded; fp32 is the exact choice.
+DEFAULT_COMPUTE: dict[Precision, ComputePrecision] = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "int8": "fp32",
+    "int4": "fp32",
+}
+
+#: A golden token counts in `agreement` only where the reference's top-1 margin (logit difference between the
+#: first and the second choice, in units of the logits' standard deviation) exceeds this. fp32: rounding only.
+MARGIN_TOLERANCE: dict[str, float] = {
+    "fp32": 1e-3,
+    "fp16": 1e-2,
+    "bf16": 8e-2,
+    "int8": 1e-1,
+    "int4": 0.0,
+}

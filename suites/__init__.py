@@ -1,0 +1,1 @@
+"""Suites: YAML files, read through importlib.resources."""
