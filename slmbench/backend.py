@@ -141,6 +141,9 @@ class Backend(Protocol):
 
     #: Name on the command line and in tables: "onnxruntime".
     name: str
+    #: The engine it drives ("openvino" for openvino and openvino_genai): backends of one engine are its paths,
+    #: and a pair is judged against the engine's best.
+    engine: str
     #: Distributions whose versions belong in every record: ("onnxruntime",).
     distributions: tuple[str, ...]
     #: The options ``open`` takes.

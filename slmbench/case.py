@@ -15,10 +15,14 @@ class Workload(BaseModel):
     batch: int = Field(default=1, ge=1)
     input_tokens: int = Field(ge=1)
     output_tokens: int = Field(ge=1)
+    #: Digest of the text prompts, where real text is read; ``input_tokens`` is then the longest prompt's length.
+    #: None: prompts of random token ids from the run's seed.
+    prompts: str | None = None
 
     def label(self) -> str:
         """Return the short name used in keys: ``in512-out32-b1``."""
-        return f"in{self.input_tokens}-out{self.output_tokens}-b{self.batch}"
+        source = f"text-{self.prompts}" if self.prompts else f"in{self.input_tokens}"
+        return f"{source}-out{self.output_tokens}-b{self.batch}"
 
 
 class Case(BaseModel):

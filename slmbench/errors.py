@@ -52,3 +52,8 @@ def nearest(name: str, known: list[str], *, count: int = 3) -> str:
 
     close = get_close_matches(name, known, n=count, cutoff=0.5)
     return f" Did you mean {', '.join(close)}?" if close else ""
+
+
+def one_line(text: str) -> str:
+    """Return the text on one line, without control characters: a name from a file must not steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()

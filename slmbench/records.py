@@ -124,6 +124,8 @@ class CaseInfo(_Record):
 
     case: Case
     checkpoint: Checkpoint
+    #: The engine of the case's backend.
+    engine: str
     artifact_id: str | None = None
     decode_weight_bytes: int | None = None
 
@@ -232,8 +234,8 @@ def write_whole(path: Path, text: str) -> None:
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

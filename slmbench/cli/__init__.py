@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
+from typing import Annotated
 
 import click
 import typer.main
 from typer.core import TyperGroup
 
 from slmbench._version import __version__
-from slmbench.errors import ExitCode, SlmbenchError
+from slmbench.errors import BadInputError, ExitCode, SlmbenchError, nearest, one_line
 
 #: Command → (module in slmbench.cli, one-line help). The module has a typer app named ``app``.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -37,25 +37,91 @@ COMMANDS: dict[str, tuple[str, str]] = {
 class LazyGroup(TyperGroup):
     """A command group that imports a command's module only when that command is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Return the commands in the order people meet them."""
-        return [name for name, (module, _) in COMMANDS.items() if find_spec(f"slmbench.cli.{module}")]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; for the overview a stand-in with its help is enough."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in COMMANDS:
             return None
         module, text = COMMANDS[cmd_name]
-        if ctx.resilient_parsing or "--help" in sys.argv[1:2]:
+        if ctx.args is not None and not _is_called(ctx, cmd_name):
             return click.Command(cmd_name, help=text)
-        return typer.main.get_command(import_module(f"slmbench.cli.{module}").app)
+        command = typer.main.get_command(import_module(f"slmbench.cli.{module}").app)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command to call; an unknown name is answered with the nearest ones."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise BadInputError(f"unknown command '{args[0]}'.{nearest(args[0], list(COMMANDS))}")
+        ctx.meta[_CALLED] = args[0] if args else None
+        return super().resolve_command(ctx, args)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with the code of design.md §8."""
-    raise SystemExit(int(run_main(arguments)))
+_CALLED = "slmbench.called"
 
 
-def run_main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; errors a user can cause become one line on stderr."""
-    return ExitCode.OK
+def _is_called(ctx: click.Context, name: str) -> bool:
+    return ctx.meta.get(_CALLED) == name or ctx.resilient_parsing
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"slmbench {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """How fast a small language model really is on your device.
+
+    Start with `slmbench run`: it measures an encoder-decoder and a decoder-only model of the same size.
+    """
+
+
+def main() -> None:
+    """Run the command line; exits with a code of :class:`slmbench.errors.ExitCode`."""
+    raise SystemExit(run_main(sys.argv[1:]))
+
+
+def run_main(arguments: list[str]) -> int:
+    """Run the command line and return its exit code.
+
+    An error a user can cause becomes one line on stderr. Anything else is a bug and keeps its traceback.
+    """
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="slmbench", standalone_mode=False)
+    except SlmbenchError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        typer.echo(error.format_message())
+        return ExitCode.OK
+    except click.UsageError as error:
+        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        return _fail(error.format_message() + where, ExitCode.BAD_INPUT)
+    except click.ClickException as error:
+        return _fail(error.format_message(), ExitCode.BAD_INPUT)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; what was measured is kept", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (`slmbench models | head`); nothing more can be printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _fail(message: str, code: ExitCode) -> int:
+    typer.echo(f"slmbench: error: {one_line(message)}", err=True)
+    return code

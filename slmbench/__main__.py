@@ -1,0 +1,6 @@
+"""``python -m slmbench``."""
+
+from slmbench.cli import main
+
+if __name__ == "__main__":
+    main()
