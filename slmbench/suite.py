@@ -1,0 +1,255 @@
+"""Suites: what is to be measured, as YAML. Reading, checking, and the product of its lists.
+
+A suite multiplies checkpoints, backends, devices, precisions and workloads into cells; which of them can run,
+and with which artifact, is :mod:`slmbench.plan`'s business.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from slmbench.case import Workload
+from slmbench.errors import BadInputError, nearest
+from slmbench.terms import (
+    COMPUTE_PRECISIONS,
+    DEFAULT_COMPUTE,
+    PRECISIONS,
+    ComputePrecision,
+    Device,
+    Exporter,
+    Precision,
+)
+
+MAX_CASES = 100_000
+MAX_FILE_BYTES = 1_000_000
+MAX_DEPTH = 20
+
+
+def parse_precision(text: str) -> tuple[Precision, ComputePrecision]:
+    """Return weight and compute precision of ``WEIGHTS`` or ``WEIGHTS/COMPUTE``.
+
+    Raises:
+        BadInputError: either is unknown.
+    """
+    weights, _, compute = text.partition("/")
+    if weights not in PRECISIONS:
+        raise BadInputError(f"unknown precision '{weights}'. Known: {', '.join(PRECISIONS)}.")
+    compute = compute or DEFAULT_COMPUTE[weights]
+    if compute not in COMPUTE_PRECISIONS:
+        raise BadInputError(f"unknown compute precision '{compute}'. Known: {', '.join(COMPUTE_PRECISIONS)}.")
+    return weights, compute
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+_Counts = Annotated[list[PositiveInt], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorkloadSweep(_Strict):
+    """Workloads as lists; the product of the lists is measured."""
+
+    input_tokens: _Counts
+    output_tokens: _Counts
+    batch: _Counts = [1]
+
+    def workloads(self) -> Iterator[Workload]:
+        """Yield every combination."""
+        for batch, given, asked in itertools.product(self.batch, self.input_tokens, self.output_tokens):
+            yield Workload(batch=batch, input_tokens=given, output_tokens=asked)
+
+
+class Suite(_Strict):
+    """A suite. Everything listed multiplies."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+    description: str = ""
+    #: Checkpoints beside those of the pairs.
+    checkpoints: list[str] = []
+    #: (encoder-decoder, decoder-only), of the same size, to be judged against each other.
+    pairs: list[tuple[str, str]] = []
+    #: Backends to run; one that cannot take a checkpoint's family leaves it out and says so.
+    backends: list[str] = Field(default=["openvino", "onnxruntime"], min_length=1)
+    devices: list[Device] = Field(default=["cpu"], min_length=1)
+    #: ``WEIGHTS`` or ``WEIGHTS/COMPUTE``.
+    precisions: list[str] = Field(default=["fp32"], min_length=1)
+    workloads: list[WorkloadSweep] = Field(min_length=1)
+    exporter: Literal["auto"] | Exporter = "auto"
+    #: The best attention path of each backend, or every one it has.
+    attention: Literal["best", "all"] = "best"
+    threads: PositiveInt | None = None
+    #: Seconds of measuring after which a case that has not converged is left as it is.
+    budget_s: float | None = Field(default=None, gt=0)
+    #: A fixed number of samples a case instead of the stop rule.
+    repeat: PositiveInt | None = None
+
+    @field_validator("precisions")
+    @classmethod
+    def _known_precisions(cls, value: list[str]) -> list[str]:
+        for text in value:
+            try:
+                parse_precision(text)
+            except BadInputError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    def all_checkpoints(self) -> list[str]:
+        """Return the checkpoints of the pairs and the others, each once, in order."""
+        return list(dict.fromkeys([*itertools.chain.from_iterable(self.pairs), *self.checkpoints]))
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield the product.
+
+        Raises:
+            BadInputError: it has more than ``MAX_CASES`` cells, or no checkpoint.
+        """
+        workloads = list(dict.fromkeys(itertools.chain.from_iterable(sweep.workloads() for sweep in self.workloads)))
+        lists = (self.devices, self.precisions, workloads, self.all_checkpoints(), self.backends)
+        count = 1
+        for one in lists:
+            count *= len(one)
+        if not self.all_checkpoints():
+            raise BadInputError(f"suite '{self.name}' names no checkpoint: add `pairs` or `checkpoints`")
+        if count > MAX_CASES:
+            raise BadInputError(f"suite '{self.name}' expands to {count:,} cases; at most {MAX_CASES:,} are taken")
+        for device, precision, workload, checkpoint, backend in itertools.product(*lists):
+            yield Cell(checkpoint, backend, device, *parse_precision(precision), workload)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination that a suite asks for."""
+
+    checkpoint: str
+    backend: str
+    device: Device
+    weight_precision: Precision
+    compute_precision: ComputePrecision
+    workload: Workload
+
+
+def suite_names() -> list[str]:
+    """Return the names of the suites that come with slmbench."""
+    return sorted(Path(entry.name).stem for entry in files("slmbench.suites").iterdir() if entry.name.endswith(".yaml"))
+
+
+def suite_text(reference: str) -> tuple[str, str]:
+    """Return the YAML text of a suite and where it stands.
+
+    ``reference`` is a name from :func:`suite_names` or the path of a YAML file.
+
+    Raises:
+        BadInputError: there is neither, or the file cannot be read.
+    """
+    path = Path(reference)
+    if path.suffix in {".yaml", ".yml"}:
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise BadInputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; not a suite")
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise BadInputError(f"{path}: not UTF-8 text: {error.reason}") from error
+        except OSError as error:
+            raise BadInputError(f"{path}: {error.strerror}") from error
+    names = suite_names()
+    if reference not in names:
+        raise BadInputError(
+            f"unknown suite '{reference}'. Known: {', '.join(names)}; or the path of a .yaml file."
+            f"{nearest(reference, names)}"
+        )
+    entry = files("slmbench.suites") / f"{reference}.yaml"
+    return entry.read_text(encoding="utf-8"), f"{reference}.yaml"
+
+
+def load_suite(reference: str) -> Suite:
+    """Read a suite by name or path.
+
+    Raises:
+        BadInputError: not found, not YAML, or not a suite; with file, line and key.
+    """
+    text, where = suite_text(reference)
+    return parse_suite(text, where)
+
+
+def parse_suite(text: str, where: str) -> Suite:
+    """Parse a suite's YAML; ``where`` names its file in errors.
+
+    Raises:
+        BadInputError: not YAML, or not a suite; with file, line and key.
+    """
+    try:
+        root = _compose(text, where)
+        data = yaml.SafeLoader("").construct_document(root) if root else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise BadInputError(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{where}: not a suite: {error}") from error
+    if not isinstance(data, dict):
+        raise BadInputError(f"{where}:1: not a suite: a mapping with `name`, `workloads`, ... is expected")
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as error:
+        raise BadInputError(_explain(error, root, where)) from error
+
+
+def _compose(text: str, where: str) -> Any:
+    """Compose the YAML tree, refusing what a suite never needs and a stranger's file may carry."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise BadInputError(f"{where}:{_mark(event)}: YAML aliases (*name) are not taken in suites")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise BadInputError(f"{where}:{_mark(event)}: nested deeper than {MAX_DEPTH} levels")
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def _mark(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _explain(error: ValidationError, root: Any, where: str) -> str:
+    # A misspelt key also misses the right one: the misspelling is the message that helps.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location = first["loc"]
+    key = ".".join(map(str, location))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        model = WorkloadSweep if location[0] == "workloads" else Suite
+        message = f"unknown key.{nearest(str(location[-1]), list(model.model_fields))}"
+    return f"{where}:{_line(root, location)}: {key}: {message}"
+
+
+def _line(node: Any, location: tuple[int | str, ...]) -> int:
+    """Return the line (from 1) of the deepest node along ``location`` that the text has."""
+    line = node.start_mark.line
+    for step in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1

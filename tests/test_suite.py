@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slmbench.errors import BadInputError
+from slmbench.suite import MAX_CASES, Suite, load_suite, parse_precision, parse_suite, suite_names
+
+MINIMAL = "name: s\ncheckpoints: [a]\nworkloads:\n  - input_tokens: 8\n    output_tokens: 2\n"
+
+
+def test_every_shipped_suite_loads_and_has_a_header_comment() -> None:
+    from slmbench.suite import suite_text
+
+    assert {"quick", "smoke"} <= set(suite_names())
+    for name in suite_names():
+        assert load_suite(name).name == name
+        assert suite_text(name)[0].startswith("#")
+
+
+def test_lists_multiply() -> None:
+    suite = parse_suite(
+        "name: s\npairs: [[a, b]]\ncheckpoints: [b, c]\nbackends: [x, y]\nprecisions: [fp32, int8/bf16]\n"
+        "workloads:\n  - {input_tokens: [8, 16], output_tokens: 2}\n  - {input_tokens: 8, output_tokens: 2}\n",
+        "s.yaml",
+    )
+    cells = list(suite.cells())
+    assert len(cells) == len(set(cells)) == 3 * 2 * 2 * 2
+    assert {c.checkpoint for c in cells} == {"a", "b", "c"}
+    assert {(c.weight_precision, c.compute_precision) for c in cells} == {("fp32", "fp32"), ("int8", "bf16")}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "part"),
+    [
+        (MINIMAL + "bakends: [x]\n", 6, "Did you mean backends?"),
+        (MINIMAL.replace("output_tokens", "outputtokens"), 5, "Did you mean output_tokens"),
+        (MINIMAL.replace("8", "0"), 4, "greater than 0"),
+        (MINIMAL + "precisions: [fp31]\n", 6, "unknown precision 'fp31'"),
+        (MINIMAL + "devices: [tpu]\n", 6, "cpu"),
+        ("name: [\n", 2, "not YAML"),
+        ("- a\n", 1, "mapping"),
+        ("a: &x [1]\nb: *x\n", 2, "aliases"),
+        ("[" * 50, 1, "nested deeper"),
+    ],
+)
+def test_errors_name_file_line_and_key(text: str, line: int, part: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        parse_suite(text, "s.yaml")
+    assert str(caught.value).startswith(f"s.yaml:{line}:")
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_cases_are_refused() -> None:
+    many = parse_suite(MINIMAL.replace("8", str(list(range(1, 1001)))), "s").model_copy(
+        update={"checkpoints": [f"c{i}" for i in range(MAX_CASES // 1000)]}
+    )
+    with pytest.raises(BadInputError, match="200,000 cases"):
+        next(many.cells())
+
+
+def test_unknown_suite_names_the_nearest() -> None:
+    with pytest.raises(BadInputError, match="Did you mean quick"):
+        load_suite("quik")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("int4", ("int4", "fp32")), ("bf16", ("bf16", "bf16"))])
+def test_compute_precision_has_a_stated_default(text: str, expected: tuple[str, str]) -> None:
+    assert parse_precision(text) == expected
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_suite_or_one_line(text: str) -> None:
+    try:
+        assert isinstance(parse_suite(text, "x.yaml"), Suite)
+    except BadInputError as error:
+        assert str(error).startswith("x.yaml")  # noqa: PT017 (either outcome is fine)
