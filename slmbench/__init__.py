@@ -1,5 +1,27 @@
-"""How fast a small language model really is on your device."""
+"""How fast a small language model really is on your device.
+
+``slmbench.run(...)`` measures, ``slmbench.read_run(folder)`` reads what a run left; both load their parts only
+when called, so that ``import slmbench`` stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from slmbench._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from slmbench.records import read_run
+    from slmbench.runner import run
+
+__all__ = ["__version__", "read_run", "run"]
+
+_HOMES = {"run": "slmbench.runner", "read_run": "slmbench.records"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'slmbench' has no attribute '{name}'")

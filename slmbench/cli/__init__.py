@@ -123,5 +123,6 @@ def run_main(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: ExitCode) -> int:
-    typer.echo(f"slmbench: error: {one_line(message)}", err=True)
+    first, *more = [one_line(line) for line in message.splitlines()] or [""]
+    typer.echo("\n".join([f"slmbench: error: {first}", *(f"  {line}" for line in more)]), err=True)
     return code

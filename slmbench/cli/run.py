@@ -1,0 +1,115 @@
+"""``slmbench run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slmbench.errors import BadInputError
+
+app = typer.Typer(add_completion=False)
+
+
+def _what(*flags: str, help: str = "") -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel="What to measure")
+
+
+def _how(*flags: str, help: str = "", **checks: float) -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel="How to measure", **checks)
+
+
+def _where(*flags: str, help: str = "") -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel="Where things come from and go")
+
+
+@app.command()
+def run(
+    model: Annotated[list[str] | None, _what(help="Catalog name, local folder or Hub id. Repeatable.")] = None,
+    pair: Annotated[
+        list[str] | None, _what(help="ENCODER-DECODER,DECODER-ONLY to judge against each other. Repeatable.")
+    ] = None,
+    suite: Annotated[str | None, _what(help="A suite's name or YAML file.  [default: quick]")] = None,
+    device: Annotated[list[str] | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
+    backend: Annotated[list[str] | None, _what(help="Repeatable.")] = None,
+    precision: Annotated[
+        list[str] | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, as int8 or int8/bf16. Repeatable.")
+    ] = None,
+    input_tokens: Annotated[list[int] | None, _what(help="Repeatable.")] = None,
+    output_tokens: Annotated[list[int] | None, _what(help="Repeatable.")] = None,
+    batch: Annotated[list[int] | None, _what(help="Repeatable.")] = None,
+    prompts: Annotated[Path | None, _what(help="Text prompts: one a line, or JSON lines. Adds ttft_text.")] = None,
+    threads: Annotated[int | None, _how(min=1)] = None,
+    exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
+    attention: Annotated[str | None, _how(help="best, all, or a path's name (paged, SDPA, ...).")] = None,
+    option: Annotated[list[str] | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
+    repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples a case.")] = None,
+    budget: Annotated[float | None, _how(help="Seconds to measure at most.")] = None,
+    precision_target: Annotated[
+        float | None, _how(help="Half-width of the 95 % intervals to stop at, in %.  [default: ttft 3, tpot 2]")
+    ] = None,
+    seed: Annotated[int, _how(help="Draws prompts and the order of rounds.")] = 0,
+    arm: Annotated[list[str] | None, _how(help="NAME=PYTHON, at least twice: interpreters side by side.")] = None,
+    simulate: Annotated[bool, _how("--simulate", help="Run an accelerator's pipeline without it; no timings.")] = False,
+    out: Annotated[Path | None, _where(help="The run's folder.  [default: results/DATE-SUITE]")] = None,
+    resume: Annotated[Path | None, _where(help="Go on with the run in this folder.")] = None,
+    revision: Annotated[str | None, _where(help="Hub revision of the one --model.")] = None,
+    offline: Annotated[bool, _where("--offline", help="Take Hub models from the cache only.")] = False,
+    trust_remote_code: Annotated[
+        bool, _where("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False,
+    dry_run: Annotated[
+        bool, _where("--dry-run", help="Print the cases and an estimate of time, memory and disk.")
+    ] = False,
+    as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Measure models and write a comparison table.
+
+    Without options: the quick suite, a pair of 60M models on two engines of the CPU.
+    """
+    from slmbench.runner import RunRequest
+    from slmbench.runner_cli import execute, preview
+
+    request = RunRequest(
+        models=tuple(model or ()),
+        pairs=tuple(_pair(text) for text in pair or ()),
+        suite=suite,
+        devices=tuple(device or ()),
+        backends=tuple(backend or ()),
+        precisions=tuple(precision or ()),
+        input_tokens=tuple(input_tokens or ()),
+        output_tokens=tuple(output_tokens or ()),
+        batch=tuple(batch or ()),
+        prompts=prompts,
+        threads=threads,
+        exporter=exporter,
+        attention=attention,
+        backend_options=tuple(_key_value(text, "--option") for text in option or ()),
+        repeat=repeat,
+        budget_s=budget,
+        precision_target=precision_target / 100 if precision_target is not None else None,
+        seed=seed,
+        arms=tuple(_key_value(text, "--arm") for text in arm or ()),
+        simulate=simulate,
+        out=out,
+        resume=resume,
+        revision=revision,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
+    raise typer.Exit((preview if dry_run else execute)(request, as_json=as_json))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    first, comma, second = text.partition(",")
+    if not comma or not first or not second or "," in second:
+        raise BadInputError(f"--pair {text}: two names with a comma between them are expected")
+    return first.strip(), second.strip()
+
+
+def _key_value(text: str, flag: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise BadInputError(f"{flag} {text}: KEY=VALUE is expected")
+    return key, value

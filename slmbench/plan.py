@@ -1,0 +1,265 @@
+"""From what a suite asks for to what can run here: cases with their artifacts, and what is left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+
+import psutil
+
+from slmbench.artifact import ArtifactSpec
+from slmbench.backend import Backend, SessionOptions, load_backend
+from slmbench.case import Case, Workload
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import BadInputError, CannotRunError
+from slmbench.suite import Cell, Suite
+from slmbench.terms import Device, Exporter, Format
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A case that can run, and the artifact it needs."""
+
+    case: Case
+    checkpoint: Checkpoint
+    spec: ArtifactSpec
+    engine: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a suite asks for and this machine, or the backend, cannot do."""
+
+    checkpoint: str
+    backend: str
+    device: Device
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What decides a plan beside the suite."""
+
+    simulate: bool = False
+    #: Arms by name; empty for a plain run.
+    arms: tuple[str, ...] = ()
+    #: Options for backends, as (name, value).
+    backend_options: tuple[tuple[str, str], ...] = ()
+    #: One attention path by name instead of the suite's ``best`` or ``all``.
+    attention: str | None = None
+    #: Text prompts: their digest, and the longest one's length in each checkpoint's own tokens.
+    prompts_digest: str | None = None
+    prompt_tokens: Mapping[str, int] = field(default_factory=dict)
+
+    def workload(self, cell: Cell) -> Workload:
+        """Return the cell's workload; of text prompts, with the length they have for its checkpoint."""
+        if self.prompts_digest is None:
+            return cell.workload
+        length = self.prompt_tokens[cell.checkpoint]
+        return cell.workload.model_copy(update={"input_tokens": length, "prompts": self.prompts_digest})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be measured."""
+
+    suite: Suite
+    cells: tuple[PlannedCell, ...]
+    left_out: tuple[LeftOut, ...]
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+
+    def artifacts(self) -> list[tuple[Checkpoint, ArtifactSpec]]:
+        """Return each artifact that the cases need, once."""
+        return list(dict.fromkeys((cell.checkpoint, cell.spec) for cell in self.cells))
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the cases and the bytes of their checkpoints: what `--resume` must find again."""
+        keys = sorted((cell.case.key, cell.checkpoint.digest) for cell in self.cells)
+        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
+
+def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOptions) -> Plan:
+    """Decide for every cell of the suite whether it can run here, and with which artifact.
+
+    Raises:
+        BadInputError: something asked for is wrong: a prompt longer than a model takes, more threads than cores,
+            an unknown backend.
+        CannotRunError: nothing at all can run; one line a reason.
+    """
+    _check_pairs(suite, checkpoints)
+    _check_threads(suite.threads)
+    backends = {name: load_backend(name) for name in dict.fromkeys(suite.backends)}
+    exporters = _exporters(suite, backends, checkpoints)
+    cells: list[PlannedCell] = []
+    left_out: dict[LeftOut, None] = {}
+    for cell in _cells(suite, options):
+        checkpoint, backend = checkpoints[cell.checkpoint], backends[cell.backend]
+        _check_lengths(checkpoint, cell)
+        spec = _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
+        found = spec if isinstance(spec, str) else _runnable(suite, backend, checkpoint, cell, spec, options)
+        if isinstance(found, str):
+            left_out[LeftOut(cell.checkpoint, cell.backend, cell.device, found)] = None
+        else:
+            cells += found
+    if not cells:
+        raise CannotRunError(
+            "\n".join(["nothing to measure", *(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in left_out)])
+        )
+    return Plan(suite, tuple(cells), tuple(left_out), checkpoints)
+
+
+def _cells(suite: Suite, options: PlanOptions) -> list[Cell]:
+    """Return the suite's cells, each once: text prompts make one workload of several input lengths."""
+    cells = (replace(cell, workload=options.workload(cell)) for cell in suite.cells())
+    return list(dict.fromkeys(cells))
+
+
+def _check_pairs(suite: Suite, checkpoints: dict[str, Checkpoint]) -> None:
+    for first, second in suite.pairs:
+        families = (checkpoints[first].family, checkpoints[second].family)
+        if families != ("encoder-decoder", "decoder-only"):
+            raise BadInputError(
+                f"pair {first},{second}: an encoder-decoder and then a decoder-only checkpoint are expected, "
+                f"these are {families[0]} and {families[1]}"
+            )
+
+
+def _check_threads(threads: int | None) -> None:
+    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
+    if threads and usable and threads > usable:
+        raise BadInputError(f"{threads} threads asked for, this process may use {usable} cores")
+
+
+def _check_lengths(checkpoint: Checkpoint, cell: Cell) -> None:
+    work, sizes = cell.workload, checkpoint.geometry
+    if sizes.max_input_tokens and work.input_tokens > sizes.max_input_tokens:
+        raise BadInputError(
+            f"a prompt of {work.input_tokens} tokens is longer than {checkpoint.name} takes ({sizes.max_input_tokens})"
+        )
+    total = work.output_tokens + (work.input_tokens if checkpoint.family == "decoder-only" else 0)
+    if sizes.max_total_tokens and total > sizes.max_total_tokens:
+        raise BadInputError(
+            f"{work.input_tokens} tokens in and {work.output_tokens} out are more than the decoder of "
+            f"{checkpoint.name} takes ({sizes.max_total_tokens})"
+        )
+
+
+def _exporters(
+    suite: Suite, backends: dict[str, Backend], checkpoints: dict[str, Checkpoint]
+) -> dict[tuple[Format, str], Exporter]:
+    """Choose one exporter for each format and precision: one comparison, one route."""
+    from slmbench.export.build import choose_exporter
+
+    wanted: dict[tuple[Format, str], dict[str, Checkpoint]] = {}
+    for cell in suite.cells():
+        backend, checkpoint = backends[cell.backend], checkpoints[cell.checkpoint]
+        for spec in backend.artifact_specs(checkpoint, cell.weight_precision, cell.device):
+            if spec.layout == "dynamic" and spec.format != "torch":
+                wanted.setdefault((spec.format, cell.weight_precision), {})[checkpoint.name] = checkpoint
+    return {
+        (format_, precision): choose_exporter(format_, list(group.values()), precision, suite.exporter)
+        for (format_, precision), group in wanted.items()
+    }
+
+
+def _choose_spec(
+    backend: Backend,
+    checkpoint: Checkpoint,
+    cell: Cell,
+    exporters: dict[tuple[Format, str], Exporter],
+    requested: str,
+) -> ArtifactSpec | str:
+    """Return the artifact for the cell, or why there is none."""
+    missing = missing_distribution(backend)
+    if missing:
+        return missing
+    specs = backend.artifact_specs(checkpoint, cell.weight_precision, cell.device)
+    if not specs:
+        return f"{backend.name} takes no {checkpoint.family} in {cell.weight_precision} on {cell.device}"
+    for spec in specs:
+        chosen = exporters.get((spec.format, cell.weight_precision)) if spec.layout == "dynamic" else None
+        if chosen is None or chosen == spec.exporter:
+            return _bounded(spec, cell)
+    names = ", ".join(dict.fromkeys(spec.exporter for spec in specs))
+    asked = f"exporter {requested}" if requested != "auto" else "the exporter that fits all checkpoints here"
+    return f"{backend.name} takes artifacts by {names}, not by {asked}"
+
+
+def _bounded(spec: ArtifactSpec, cell: Cell) -> ArtifactSpec:
+    if spec.layout == "dynamic":
+        return spec
+    sizes = {"input_tokens": cell.workload.input_tokens, "output_tokens": cell.workload.output_tokens}
+    return spec.model_copy(update=sizes)
+
+
+def _runnable(
+    suite: Suite, backend: Backend, checkpoint: Checkpoint, cell: Cell, spec: ArtifactSpec, options: PlanOptions
+) -> list[PlannedCell] | str:
+    """Return the cell's cases (one an attention path and arm), or why it cannot run."""
+    paths: Sequence[str | None] = [options.attention]
+    if suite.attention == "all" and not options.attention and backend.attention_paths:
+        paths = backend.attention_paths
+    cells = []
+    for path in paths:
+        refusal = backend.refusal(checkpoint, spec, session_options(backend, cell, suite, options, path), cell.device)
+        if refusal:
+            return refusal
+        for arm in options.arms or (None,):
+            case = Case(
+                checkpoint=checkpoint.name,
+                backend=backend.name,
+                device=cell.device,
+                format=spec.format,
+                layout=spec.layout,
+                exporter=spec.exporter,
+                weight_precision=cell.weight_precision,
+                compute_precision=cell.compute_precision,
+                workload=cell.workload,
+                attention=path,
+                threads=suite.threads,
+                options=options.backend_options,
+                arm=arm,
+                simulate=options.simulate,
+            )
+            cells.append(PlannedCell(case, checkpoint, spec, backend.engine))
+    return cells
+
+
+def session_options(
+    backend: Backend, cell: Cell, suite: Suite, options: PlanOptions, attention: str | None
+) -> SessionOptions:
+    """Return the options a session of this cell is opened with, checked by the backend's own type.
+
+    Raises:
+        BadInputError: a backend option that this backend does not have, or a value it does not take.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return backend.options_type.model_validate(
+            {
+                **dict(options.backend_options),
+                "compute_precision": cell.compute_precision,
+                "threads": suite.threads,
+                "attention": attention,
+                "simulate": options.simulate,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(set(backend.options_type.model_fields) - set(SessionOptions.model_fields)) or "none"
+        name = ".".join(map(str, first["loc"]))
+        raise BadInputError(f"option '{name}' of {backend.name}: {first['msg']} (its own options: {known})") from error
+
+
+def missing_distribution(backend: Backend) -> str | None:
+    """Return which of the backend's distributions is not installed and how to get it, or None."""
+    for distribution in backend.distributions:
+        try:
+            version(distribution)
+        except PackageNotFoundError:
+            return f"{distribution} is not installed; pip install 'slmbench[cpu]'"
+    return None
