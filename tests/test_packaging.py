@@ -12,20 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "optimum", "nncf", "onnx", "openvino", "onnxruntime", "pandas", "scipy", "altair"}
-    [
-        "torch",
-        "transformers",
-        "optimum",
-        "nncf",
-        "onnx",
-        "openvino",
-        "onnxruntime",
-        "pandas",
-        "scipy",
-        "altair",
-        "jinja2",
-    ]
-)
 
 
 @pytest.mark.parametrize(
