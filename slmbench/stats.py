@@ -1,0 +1,282 @@
+"""Intervals, ratios and tests over loads: small pure functions on arrays, with their sources.
+
+The unit that varies is the *load*: a model loaded twice differs for as long as it lives, and more samples of one
+load do not shrink that. So every load gives one figure (a quantile of its samples), the figures are averaged over
+loads on the log scale, and all uncertainty comes from how the loads differ. Times are positive; NaN means unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its confidence interval; bounds that cannot be known are NaN."""
+
+    low: float
+    mid: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        """Return whether there are bounds."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def inverse(self) -> Interval:
+        """Return the interval of the reciprocal (positive figures only): a rate from a time."""
+        return Interval(1 / self.high, 1 / self.mid, 1 / self.low)
+
+    def scaled(self, factor: float) -> Interval:
+        """Return the interval of the figure times a positive factor."""
+        return Interval(self.low * factor, self.mid * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure on the log scale: its value, standard error and the degrees of freedom behind the error.
+
+    ``error`` is NaN when nothing is known of it (a single load).
+    """
+
+    value: float
+    error: float
+    freedom: float
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Return ``exp(value ± t·error)`` with Student's t, on the scale of the figure itself."""
+        reach = t_quantile(0.5 + confidence / 2, self.freedom) * self.error
+        return Interval(math.exp(self.value - reach), math.exp(self.value), math.exp(self.value + reach))
+
+    def p_value(self) -> float:
+        """Return the two-sided p-value of "the value is 0" (a ratio of 1); 1.0 where the error is unknown."""
+        if not math.isfinite(self.error):
+            return 1.0
+        if self.error == 0:
+            return 1.0 if self.value == 0 else 0.0
+        from scipy.special import stdtr
+
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
+
+
+def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the median of independent values and its distribution-free interval from order statistics.
+
+    ``[x(k), x(n+1−k)]`` with the largest k for which ``P(Binomial(n, 1/2) < k) ≤ (1 − confidence)/2``; below six
+    values there is no such k at 95 % and the bounds are NaN. Source: David & Nagaraja, Order Statistics, §7.1.
+
+    Raises:
+        ValueError: no values.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
+    if ordered.size == 0:
+        raise ValueError("no values")
+    from scipy.stats import binom
+
+    k = int(binom.ppf((1 - confidence) / 2, ordered.size, 0.5))
+    if binom.cdf(k - 1, ordered.size, 0.5) > (1 - confidence) / 2:
+        k -= 1
+    middle = float(np.median(ordered))
+    if k < 1:
+        return Interval(math.nan, middle, math.nan)
+    return Interval(float(ordered[k - 1]), middle, float(ordered[-k]))
+
+
+def level(loads: Sequence[ArrayLike], *, quantile: float = 0.5) -> Estimate:
+    """Return the level of a case over its loads: the mean over loads of the log of each load's quantile.
+
+    ``loads`` holds one array of positive values a load. The standard error is that of the hierarchical bootstrap
+    in closed form, which exists because the figure is a mean over loads: drawing n loads with replacement, their
+    samples taken whole, has variance ``(n−1)/n · s²/n``, and ``n/(n−1)`` undoes the shrinkage that makes plain
+    bootstraps of few clusters too narrow. Drawing samples anew within the drawn loads would count their noise
+    twice (Davison & Hinkley 1997, §3.8). Loads that agree by accident are guarded against by the error that their
+    samples alone imply. Degrees of freedom: loads − 1.
+
+    Raises:
+        ValueError: no loads, an empty load, or a value that is not positive and finite.
+    """
+    figures, inner = load_levels(loads, quantile=quantile)
+    return level_of(figures, inner)
+
+
+def load_levels(loads: Sequence[ArrayLike], *, quantile: float = 0.5) -> tuple[Floats, Floats]:
+    """Return, one a load, the log of the quantile and the standard error its samples imply.
+
+    Raises:
+        ValueError: no loads, an empty load, or a value that is not positive and finite.
+    """
+    if not loads:
+        raise ValueError("no loads")
+    ordered = [np.sort(_logs(load)) for load in loads]
+    figures = np.array([np.quantile(values, quantile) for values in ordered])
+    return figures, np.array([quantile_error(values, quantile) for values in ordered])
+
+
+def level_of(figures: ArrayLike, inner_errors: ArrayLike) -> Estimate:
+    """Return the level from log figures and inner errors of :func:`load_levels`, as a baseline keeps them."""
+    logs = np.asarray(figures, dtype=np.float64)
+    inner = np.asarray(inner_errors, dtype=np.float64)
+    if logs.size < 2:
+        return Estimate(float(logs.mean()), math.nan, 0.0)
+    variance = max(float(logs.var(ddof=1)), float(np.mean(inner**2)))
+    return Estimate(float(logs.mean()), math.sqrt(variance / logs.size), logs.size - 1.0)
+
+
+def quantile_error(ordered: Floats, quantile: float = 0.5) -> float:
+    """Return the bootstrap standard error of a quantile of sorted values, without drawing (Maritz–Jarrett).
+
+    The resampled order statistic takes the i-th value with probability ``I(i/n) − I((i−1)/n)``, I the
+    regularised incomplete beta function with parameters ``q(n+1)`` and ``(1−q)(n+1)``. Source: Maritz & Jarrett,
+    JASA 73 (1978) 194–196.
+    """
+    count = ordered.size
+    if count < 2:
+        return 0.0
+    from scipy.special import betainc
+
+    edges = betainc(quantile * (count + 1), (1 - quantile) * (count + 1), np.arange(count + 1) / count)
+    weights = np.diff(edges)
+    mean = float(weights @ ordered)
+    return math.sqrt(float(weights @ (ordered - mean) ** 2))
+
+
+def hierarchical_interval(loads: Sequence[ArrayLike], *, confidence: float = 0.95, quantile: float = 0.5) -> Interval:
+    """Return the level of a case (see :func:`level`) with its interval, on the scale of the values.
+
+    With one load there is no telling how loads differ: the bounds are NaN.
+
+    Raises:
+        ValueError: no loads, an empty load, or a value that is not positive and finite.
+    """
+    return level(loads, quantile=quantile).interval(confidence)
+
+
+def relative_half_width(interval: Interval) -> float:
+    """Return half the interval's width as a share of its middle; infinite where the bounds are unknown."""
+    return (interval.high - interval.low) / (2 * interval.mid) if interval.known else math.inf
+
+
+def ratio(base: Estimate, new: Estimate) -> Estimate:
+    """Return the log ratio ``new / base`` of independent levels, with Welch's degrees of freedom."""
+    return _combined(new.value - base.value, [base, new], [1.0, 1.0])
+
+
+def paired_ratio(base: Sequence[ArrayLike], new: Sequence[ArrayLike], *, quantile: float = 0.5) -> Estimate:
+    """Return the log ratio ``new / base`` of loads that lived side by side, round by round.
+
+    ``base[k][r]`` and ``new[k][r]`` are neighbours of one round in the k-th pair of loads. The ratio is taken in
+    every round, so drift of the machine cancels; loads remain the unit.
+
+    Raises:
+        ValueError: unequal shapes, no loads, or values that are not positive and finite.
+    """
+    if len(base) != len(new):
+        raise ValueError(f"{len(base)} loads against {len(new)}: not paired")
+    ratios = []
+    for first, second in zip(base, new, strict=True):
+        old, young = _logs(first), _logs(second)
+        if old.shape != young.shape:
+            raise ValueError(f"{old.size} rounds against {young.size}: not paired")
+        ratios.append(np.exp(young - old))
+    return level(ratios, quantile=quantile)
+
+
+def ratio_interval(
+    base: Sequence[ArrayLike],
+    new: Sequence[ArrayLike],
+    *,
+    paired: bool = False,
+    confidence: float = 0.95,
+    quantile: float = 0.5,
+) -> Interval:
+    """Return the ratio ``new / base`` of two cases with its interval; see :func:`ratio`, :func:`paired_ratio`.
+
+    Raises:
+        ValueError: no loads, values that are not positive and finite, or unequal shapes where paired.
+    """
+    if paired:
+        return paired_ratio(base, new, quantile=quantile).interval(confidence)
+    return ratio(level(base, quantile=quantile), level(new, quantile=quantile)).interval(confidence)
+
+
+def geometric_mean(ratios: Sequence[Estimate]) -> Estimate:
+    """Return the mean of log ratios over cases: the geometric mean of the ratios.
+
+    The cases are the ones that were chosen, not a draw from all possible ones: only their errors add up.
+
+    Raises:
+        ValueError: no ratios.
+    """
+    if not ratios:
+        raise ValueError("no ratios")
+    share = 1 / len(ratios)
+    return _combined(sum(r.value for r in ratios) * share, ratios, [share] * len(ratios))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number, in the order given (Holm, Scand. J. Statist. 6 (1979) 65–70)."""
+    count = len(p_values)
+    adjusted = [1.0] * count
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (count - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def is_equivalent(interval: Interval, margin: float) -> bool:
+    """Return whether a ratio is shown to lie within ``[1/(1+margin), 1+margin]``: its interval lies inside.
+
+    A 95 % interval makes this two one-sided tests at 2.5 % each (Schuirmann, J. Pharmacokin. Biopharm. 15 (1987)).
+    """
+    return interval.known and interval.low >= 1 / (1 + margin) and interval.high <= 1 + margin
+
+
+def minimum_detectable_effect(estimate: Estimate, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the smallest relative change that a two-sided test at ``alpha`` sees with probability ``power``.
+
+    ``exp((t(1−alpha/2) + t(power))·error) − 1``; infinite where the error is unknown. Source: Bloom, Evaluation
+    Review 19 (1995) 547–556.
+    """
+    if not math.isfinite(estimate.error):
+        return math.inf
+    reach = t_quantile(1 - alpha / 2, estimate.freedom) + t_quantile(power, estimate.freedom)
+    exponent = reach * estimate.error
+    return math.expm1(exponent) if exponent < 700 else math.inf
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """Return Student's t quantile; NaN without degrees of freedom."""
+    if not freedom > 0:
+        return math.nan
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
+
+
+def _combined(value: float, parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """Return an estimate of that value whose independent parts add up; freedom after Welch and Satterthwaite."""
+    variances = [(weight * part.error) ** 2 for part, weight in zip(parts, weights, strict=True)]
+    total = sum(variances)
+    if not math.isfinite(total):
+        return Estimate(value, math.nan, 0.0)
+    if total == 0:
+        return Estimate(value, 0.0, min(part.freedom for part in parts))
+    spread = sum(variance**2 / part.freedom for variance, part in zip(variances, parts, strict=True))
+    return Estimate(value, math.sqrt(total), total**2 / spread)
+
+
+def _logs(values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    if array.size == 0:
+        raise ValueError("a load without values")
+    if not np.all(np.isfinite(array)) or np.any(array <= 0):
+        raise ValueError("values must be positive and finite")
+    return np.log(array)
