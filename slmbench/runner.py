@@ -32,6 +32,7 @@ class RunRequest:
     models: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     suite: str | None = None
+    scale: str | None = None
     devices: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
@@ -83,6 +84,8 @@ def requested_suite(request: RunRequest) -> Suite:
     from pydantic import ValidationError
 
     base = load_suite(request.suite or DEFAULT_SUITE)
+    if request.scale:
+        base = base.scaled(request.scale)
     update: dict[str, object] = {}
     if request.models or request.pairs:
         update |= {"checkpoints": list(request.models), "pairs": list(request.pairs)}

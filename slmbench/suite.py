@@ -55,6 +55,10 @@ def _as_list(value: Any) -> Any:
 _Counts = Annotated[list[PositiveInt], BeforeValidator(_as_list), Field(min_length=1)]
 
 
+def _scaled(counts: list[int], factor: float) -> list[int]:
+    return list(dict.fromkeys(max(1, round(count * factor)) for count in counts))
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,6 +74,17 @@ class WorkloadSweep(_Strict):
         """Yield every combination."""
         for batch, given, asked in itertools.product(self.batch, self.input_tokens, self.output_tokens):
             yield Workload(batch=batch, input_tokens=given, output_tokens=asked)
+
+
+class Scale(_Strict):
+    """A smaller version of a suite with the same ratios."""
+
+    #: What stands in for which checkpoint.
+    checkpoints: dict[str, str] = {}
+    #: Factors on the token counts; a scaled count is at least 1.
+    input_tokens: float = Field(default=1.0, gt=0)
+    output_tokens: float = Field(default=1.0, gt=0)
+    budget_s: float | None = Field(default=None, gt=0)
 
 
 class Suite(_Strict):
@@ -95,6 +110,10 @@ class Suite(_Strict):
     budget_s: float | None = Field(default=None, gt=0)
     #: A fixed number of samples a case instead of the stop rule.
     repeat: PositiveInt | None = None
+    #: Whether the report looks for the lengths at which a pair's lead changes hands.
+    crossover: bool = False
+    #: Smaller versions by name, for ``--scale``.
+    scales: dict[str, Scale] = {}
 
     @field_validator("precisions")
     @classmethod
@@ -109,6 +128,37 @@ class Suite(_Strict):
     def all_checkpoints(self) -> list[str]:
         """Return the checkpoints of the pairs and the others, each once, in order."""
         return list(dict.fromkeys([*itertools.chain.from_iterable(self.pairs), *self.checkpoints]))
+
+    def scaled(self, name: str) -> Suite:
+        """Return the smaller version of that name.
+
+        Raises:
+            BadInputError: the suite has no such scale.
+        """
+        if name not in self.scales:
+            known = ", ".join(self.scales) or "none"
+            raise BadInputError(f"suite '{self.name}' has no scale '{name}'. It has: {known}.")
+        scale = self.scales[name]
+        stand_in = scale.checkpoints
+        workloads = [
+            sweep.model_copy(
+                update={
+                    "input_tokens": _scaled(sweep.input_tokens, scale.input_tokens),
+                    "output_tokens": _scaled(sweep.output_tokens, scale.output_tokens),
+                }
+            )
+            for sweep in self.workloads
+        ]
+        pairs = [(stand_in.get(first, first), stand_in.get(second, second)) for first, second in self.pairs]
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-{name}",
+                "checkpoints": list(dict.fromkeys(stand_in.get(one, one) for one in self.checkpoints)),
+                "pairs": list(dict.fromkeys(pairs)),
+                "workloads": workloads,
+                "budget_s": scale.budget_s or self.budget_s,
+            }
+        )
 
     def cells(self) -> Iterator[Cell]:
         """Yield the product.

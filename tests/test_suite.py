@@ -77,3 +77,20 @@ def test_any_text_is_a_suite_or_one_line(text: str) -> None:
         assert isinstance(parse_suite(text, "x.yaml"), Suite)
     except BadInputError as error:
         assert str(error).startswith("x.yaml")  # noqa: PT017 (either outcome is fine)
+
+
+def test_a_scale_keeps_the_ratios_and_merges_what_becomes_equal() -> None:
+    full = load_suite("return-of-the-encoder")
+    small = full.scaled("small")
+    assert small.pairs == [("mu-small", "dec-small")]
+    assert small.workloads[0].input_tokens == [n // 4 for n in full.workloads[0].input_tokens]
+    assert small.workloads[0].output_tokens == [1, 4, 16, 32]
+    with pytest.raises(BadInputError, match="no scale 'tiny'"):
+        full.scaled("tiny")
+
+
+def test_shipped_scales_name_checkpoints_of_their_suite() -> None:
+    for name in suite_names():
+        suite = load_suite(name)
+        for scale in suite.scales.values():
+            assert set(scale.checkpoints) <= set(suite.all_checkpoints()), name

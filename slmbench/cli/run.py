@@ -16,8 +16,8 @@ def _what(*flags: str, help: str = "") -> Any:
     return typer.Option(*flags, help=help, rich_help_panel="What to measure")
 
 
-def _how(*flags: str, help: str = "", **checks: float) -> Any:
-    return typer.Option(*flags, help=help, rich_help_panel="How to measure", **checks)
+def _how(*flags: str, help: str = "", min: int | None = None) -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel="How to measure", min=min)
 
 
 def _where(*flags: str, help: str = "") -> Any:
@@ -31,6 +31,7 @@ def run(
         list[str] | None, _what(help="ENCODER-DECODER,DECODER-ONLY to judge against each other. Repeatable.")
     ] = None,
     suite: Annotated[str | None, _what(help="A suite's name or YAML file.  [default: quick]")] = None,
+    scale: Annotated[str | None, _what(help="A smaller version that the suite has, as small.")] = None,
     device: Annotated[list[str] | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
     backend: Annotated[list[str] | None, _what(help="Repeatable.")] = None,
     precision: Annotated[
@@ -75,6 +76,7 @@ def run(
         models=tuple(model or ()),
         pairs=tuple(_pair(text) for text in pair or ()),
         suite=suite,
+        scale=scale,
         devices=tuple(device or ()),
         backends=tuple(backend or ()),
         precisions=tuple(precision or ()),
