@@ -252,7 +252,7 @@ def read_run(path: Path) -> Run:
         BadInputError: not a run, damaged, or written by a newer slmbench.
     """
     folder = path if path.is_dir() else path.parent
-    run = Run(folder, _read_run_record(folder / RUN_NAME))
+    run = Run(folder, read_run_record(folder / RUN_NAME))
     into: dict[type[BaseModel], list[Any]] = {
         LoadRecord: run.loads,
         SampleRecord: run.samples,
@@ -279,7 +279,12 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
                 raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
 
 
-def _read_run_record(path: Path) -> RunRecord:
+def read_run_record(path: Path) -> RunRecord:
+    """Read ``run.json``.
+
+    Raises:
+        BadInputError: not a run, damaged, or written by a newer slmbench.
+    """
     try:
         raw = json.loads(path.read_bytes())
     except OSError as error:
