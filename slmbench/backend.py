@@ -7,7 +7,7 @@ one loaded model on one device. A package adds a backend with an entry point in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, runtime_checkable
@@ -167,6 +167,50 @@ class Backend(Protocol):
 
         Raises:
             CannotRunError: the engine, the device or the combination is not there; the text says what to do.
+        """
+
+
+@dataclass(frozen=True)
+class ProbeShape:
+    """A chain of matrix products: ``rows`` rows through ``layers`` different matrices ``[width, width]``."""
+
+    rows: int
+    width: int
+    layers: int
+
+    @property
+    def flops(self) -> int:
+        """Return the operations of one step: ``2·rows·width²·layers``."""
+        return 2 * self.rows * self.width**2 * self.layers
+
+    def weight_bytes(self, item_bytes: int = 4) -> int:
+        """Return the bytes of all matrices at so many bytes an element."""
+        return self.layers * self.width**2 * item_bytes
+
+
+@dataclass(frozen=True)
+class ProbeGraph:
+    """A chain of products, loaded on a device and run once."""
+
+    #: Runs the chain once; returns when the result is there.
+    step: Callable[[], None]
+    #: The precision the products are computed in, read back from the engine.
+    compute_precision: str
+    #: Where they are computed, read back where the engine tells.
+    executed_on: str
+
+
+@runtime_checkable
+class LimitsProbe(Protocol):
+    """What a backend may have besides :class:`Backend`: pure products, to measure what a device can do at best."""
+
+    def probe_graph(
+        self, shape: ProbeShape, compute_precision: ComputePrecision, device: Device, threads: int
+    ) -> ProbeGraph:
+        """Load a chain of products with weights of ``compute_precision`` (fp32 where the engine converts itself).
+
+        Raises:
+            CannotRunError: the engine has no such device or precision; the text says so.
         """
 
 
