@@ -1,0 +1,284 @@
+"""What a verdict rests on: per case and metric the level of every load, from a run, one of its arms or a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench import stats
+from slmbench.case import Case
+from slmbench.columns import Floats, RunColumns, SampleColumns
+from slmbench.errors import BadInputError, NotComparableError, nearest
+from slmbench.records import CaseInfo, LoadRecord
+from slmbench.terms import Family
+
+NANO = 1e-9
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Something that is judged. All are better when smaller; rates are the reciprocals of times."""
+
+    name: str
+    title: str
+    #: SI unit of the values: "s", "J" or "B".
+    unit: str
+    #: Values of one case: from samples (one a sample, NaN where it has none).
+    of_samples: Callable[[SampleColumns], Floats] | None = None
+    #: Values of one case: one a load.
+    of_load: Callable[[LoadRecord], float] | None = None
+
+
+def _seconds(nanoseconds: NDArray[Any]) -> Floats:
+    return np.asarray(nanoseconds * NANO, dtype=np.float64)
+
+
+def _phase(name: str) -> Callable[[SampleColumns], Floats]:
+    return lambda c: _seconds(c.phases_ns[name]) if name in c.phases_ns else np.full(len(c), np.nan)
+
+
+_METRICS = (
+    Metric("ttft", "time to first token", "s", lambda c: _seconds(c.first_ns)),
+    Metric("tpot", "time per output token", "s", lambda c: _seconds(c.tpot_ns())),
+    Metric("e2e", "whole generation", "s", lambda c: _seconds(c.last_ns)),
+    Metric("encode", "encoder", "s", _phase("encode")),
+    Metric("cross_kv", "cross-attention K/V", "s", _phase("cross_kv")),
+    Metric("first_step", "first decoder step", "s", _phase("first_step")),
+    Metric(
+        "ttft_text",
+        "time to first token from the text",
+        "s",
+        lambda c: _seconds(c.first_ns) + _phase("tokenise")(c),
+    ),
+    Metric("energy", "energy per generation", "J", lambda c: c.energy_j),
+    Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO),
+    Metric("first_inference", "first inference", "s", of_load=lambda r: r.first_inference_ns * NANO),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
+#: What is judged when nobody says otherwise.
+DEFAULT_METRICS = ("ttft", "tpot")
+
+
+def metric_named(name: str) -> Metric:
+    """Return a metric by name.
+
+    Raises:
+        BadInputError: there is none of that name.
+    """
+    try:
+        return METRICS[name]
+    except KeyError:
+        known = list(METRICS)
+        raise BadInputError(f"unknown metric '{name}'. Known: {', '.join(known)}.{nearest(name, known)}") from None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One metric of one case: what each load says."""
+
+    #: Log of each load's median, and the standard error its samples imply: ``[loads]``.
+    logs: Floats
+    inner_errors: Floats
+    #: Samples behind each load's figure.
+    counts: NDArray[np.int64]
+    #: Per load its number, the rounds of its samples and their values; None from a baseline: nothing to pair with.
+    rounds: tuple[tuple[int, NDArray[np.int64], Floats], ...] | None = None
+
+    @property
+    def estimate(self) -> stats.Estimate:
+        """Return the level over loads, on the log scale."""
+        return stats.level_of(self.logs, self.inner_errors)
+
+    def interval(self, confidence: float = 0.95) -> stats.Interval:
+        """Return the level with its interval, in the metric's SI unit."""
+        return self.estimate.interval(confidence)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a comparison says about a case's model beside its figures."""
+
+    family: Family
+    parameter_count: int
+    digest: str
+    engine: str
+    attention_path: str | None = None
+    executed_on: str | None = None
+    decode_weight_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class SideCase:
+    """One case of one side."""
+
+    case: Case
+    model: Model
+    evidence: dict[str, Evidence]
+    #: Why there is no evidence, or not all of it.
+    failure: str | None = None
+    #: Share of samples that another process disturbed.
+    disturbed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a run, one arm of it, or a baseline."""
+
+    name: str
+    #: Of the run it comes from: sides of one run were interleaved.
+    run_id: str
+    arm: str | None
+    #: By key without the arm: what the other side calls the same case.
+    cases: dict[str, SideCase]
+    #: The machine's fingerprint; empty when the run kept none.
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    warnings: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+def matching_key(case: Case) -> str:
+    """Return the key that a case has on every side: its own, without the arm."""
+    return case.model_copy(update={"arm": None}).key
+
+
+def arms_of(run: RunColumns) -> list[str]:
+    """Return the arms of a run in the order they were given; none for a plain run."""
+    return list(dict.fromkeys(info.case.arm for info in run.record.cases if info.case.arm))
+
+
+def side_of(run: RunColumns, name: str, arm: str | None = None) -> Side:
+    """Return a run, or one arm of it, as a side of a comparison. Simulated cases have no times and are left out.
+
+    Raises:
+        BadInputError: an arm that the run does not have.
+        NotComparableError: a run without a single measured case.
+    """
+    arms = arms_of(run)
+    if arm is not None and arm not in arms:
+        raise BadInputError(f"{run.folder}: no arm '{arm}'. Arms of this run: {', '.join(arms) or 'none'}.")
+    cases = {
+        matching_key(info.case): _side_case(run, info)
+        for info in run.record.cases
+        if info.case.arm == arm and not info.case.simulate
+    }
+    if not any(side.evidence for side in cases.values()):
+        what = "only simulated cases" if any(i.case.simulate for i in run.record.cases) else "no samples"
+        raise NotComparableError(f"{run.folder}: an empty run: {what}, so there is nothing to judge")
+    return Side(
+        name=name,
+        run_id=run.record.run_id,
+        arm=arm,
+        cases=cases,
+        machine=run.record.machines.get(arm or "", {}),
+        versions=run.record.versions.get(arm or "", {}),
+        created=run.record.created,
+        warnings=tuple(run.warnings),
+        pairs=run.record.pairs,
+    )
+
+
+def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
+    key = info.case.key
+    loads = run.loads.get(key, [])
+    failures = run.failures.get(key, [])
+    columns = run.samples.get(key)
+    evidence = {}
+    for metric in _METRICS:
+        found = evidence_of(metric, columns, loads)
+        if found is not None:
+            evidence[metric.name] = found
+    model = Model(
+        family=info.checkpoint.family,
+        parameter_count=info.checkpoint.parameter_count,
+        digest=info.checkpoint.digest,
+        engine=info.engine,
+        attention_path=loads[-1].attention_path if loads else info.case.attention,
+        executed_on=loads[-1].executed_on if loads else None,
+        decode_weight_bytes=info.decode_weight_bytes,
+    )
+    return SideCase(
+        case=info.case,
+        model=model,
+        evidence=evidence,
+        failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
+        disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
+    )
+
+
+def evidence_of(metric: Metric, columns: SampleColumns | None, loads: list[LoadRecord]) -> Evidence | None:
+    """Return what a case's loads say about a metric, or None where nothing was measured."""
+    if metric.of_load is not None:
+        values = np.array([metric.of_load(record) for record in loads])
+        if values.size == 0 or np.any(values <= 0):
+            return None
+        return Evidence(np.log(values), np.zeros(values.size), np.ones(values.size, dtype=np.int64))
+    if columns is None or metric.of_samples is None:
+        return None
+    values = metric.of_samples(columns)
+    usable = np.isfinite(values) & (values > 0)
+    if not usable.any():
+        return None
+    groups = [
+        (int(load), columns.round[chosen], values[chosen])
+        for load in np.unique(columns.load[usable])
+        for chosen in [counted(columns, usable & (columns.load == load))]
+    ]
+    logs, inner = stats.load_levels([group[2] for group in groups])
+    counts = np.array([group[2].size for group in groups], dtype=np.int64)
+    return Evidence(logs, inner, counts, tuple(groups))
+
+
+def counted(columns: SampleColumns, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which of the chosen samples count: those nobody disturbed, or all where every one was disturbed.
+
+    A disturbed sample was taken again; it stays in the records and in the distributions that are drawn.
+    """
+    quiet = chosen & ~columns.disturbed
+    return quiet if quiet.any() else chosen
+
+
+#: Fewer pairs of loads than this cannot carry an interval of their own.
+MINIMUM_PAIRS = 3
+
+
+def log_ratio(base: Evidence, new: Evidence, *, interleaved: bool) -> stats.Estimate:
+    """Return the log ratio ``new / base``: round by round where the loads lived side by side, else of the levels.
+
+    ``interleaved`` says that both come from one run, so that equal round numbers mean neighbours in time.
+    """
+    pairs = _pairs_of_loads(base, new) if interleaved else []
+    if len(pairs) >= MINIMUM_PAIRS:
+        return stats.paired_ratio([old for old, _ in pairs], [young for _, young in pairs])
+    return stats.ratio(base.estimate, new.estimate)
+
+
+def _pairs_of_loads(base: Evidence, new: Evidence) -> list[tuple[Floats, Floats]]:
+    """Return the values of loads that shared their rounds, aligned by round; empty unless it is one to one."""
+    if base.rounds is None or new.rounds is None:
+        return []
+    pairs, taken = [], set()
+    for _, old_rounds, old_values in base.rounds:
+        best: tuple[int, Floats, Floats] | None = None
+        for number, young_rounds, young_values in new.rounds:
+            # A round may hold a sample and its repetition: the last one counts.
+            old_at, young_at = _last_of_round(old_rounds), _last_of_round(young_rounds)
+            common = sorted(old_at.keys() & young_at.keys())
+            if common and (best is None or len(common) > best[1].size):
+                best = (number, old_values[[old_at[r] for r in common]], young_values[[young_at[r] for r in common]])
+        if best is None:
+            continue
+        if best[0] in taken:
+            return []
+        taken.add(best[0])
+        pairs.append(best[1:])
+    return pairs if len(pairs) == min(len(base.rounds), len(new.rounds)) else []
+
+
+def _last_of_round(rounds: NDArray[np.int64]) -> dict[int, int]:
+    return {int(number): index for index, number in enumerate(rounds)}

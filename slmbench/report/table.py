@@ -1,0 +1,218 @@
+"""The run table: one row a case, every figure in SI units with its interval, computed from the samples alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmbench.case import Case
+from slmbench.checkpoint import Checkpoint
+from slmbench.columns import RunColumns, SampleColumns, columns_of
+from slmbench.evidence import METRICS, NANO, Evidence, evidence_of
+from slmbench.records import CaseInfo, FailureRecord, LoadRecord, Run
+from slmbench.stats import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Gaps that a percentile needs, so that its 95 % upper confidence bound exists within the sample.
+GAPS_NEEDED = {"p50": 2, "p90": 36, "p99": 368}
+#: What runs in place of an accelerator: its tokens count, its times do not.
+STAND_INS = ("npuw-cpu", "htp-emulator")
+#: A case whose proof failed has no figures; one that crashed later keeps those it has.
+PROOF_FAILURES = ("wrong tokens", "wrong device", "wrong precision", "short generation", "cannot run")
+#: Last third against first third of a case's samples: beyond this share the case drifted.
+DRIFT_BEYOND = 0.05
+
+_COMPUTE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_EMPTY = Interval(math.nan, math.nan, math.nan)
+
+
+def run_table(run: Run | RunColumns) -> pd.DataFrame:
+    """Return one row a planned case, failed ones included, competitors beside each other.
+
+    Times are in s, rates in tokens/s, memory in bytes; ``X_low`` and ``X_high`` bound ``X`` at 95 %. What was not
+    measured is NaN or None. ``failure`` says why a case has no figures. Simulated cases never have times.
+
+    Raises:
+        BadInputError: a sample's times are not times.
+    """
+    import pandas as pd
+
+    columns = columns_of(run) if isinstance(run, Run) else run
+    rows = [_row(columns, info) for info in columns.record.cases]
+    order = ["batch", "input_tokens", "output_tokens", "device", "weight_precision", "compute_precision", "engine"]
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(order, kind="stable", ignore_index=True) if rows else frame
+
+
+def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
+    case, key = info.case, info.case.key
+    loads, samples = run.loads.get(key, []), run.samples.get(key)
+    failure = _failure(run.failures.get(key, []), samples)
+    hidden = case.simulate or (loads and loads[-1].executed_on in STAND_INS)
+    figures_wanted = not hidden and not (failure and failure.split(":")[0] in PROOF_FAILURES)
+    figures = _figures(samples if figures_wanted else None, loads if figures_wanted else [], case)
+    memory = run.memory.get(key, []) if figures_wanted else []
+    row = {
+        **_identity(info, loads),
+        "loads": len(np.unique(samples.load)) if samples is not None else 0,
+        "samples": len(samples) if samples is not None else 0,
+        **figures,
+        "peak_memory_bytes": max((m.peak_uss_bytes or m.peak_rss_bytes for m in memory), default=math.nan),
+        "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
+        "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
+        **_use(info, figures, run.record.limits),
+        "converged": _converged(run, key),
+        "failure": failure if not hidden or failure else None,
+    }
+    row["flags"] = ", ".join(_flags(row, samples if figures_wanted else None, loads, simulated=bool(hidden)))
+    return row
+
+
+def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
+    case, checkpoint = info.case, info.checkpoint
+    last = loads[-1] if loads else None
+    return {
+        "case": case.key,
+        "arm": case.arm,
+        "model": checkpoint.name,
+        "family": checkpoint.family,
+        "parameters": checkpoint.parameter_count,
+        "backend": case.backend,
+        "engine": info.engine,
+        "device": case.device,
+        "executed_on": last.executed_on if last else None,
+        "weight_precision": case.weight_precision,
+        "compute_precision": last.compute_precision if last else case.compute_precision,
+        "attention": last.attention_path if last else case.attention,
+        "exporter": case.exporter,
+        "layout": case.layout,
+        "threads": last.threads if last else case.threads,
+        "options": " ".join(f"{name}={value}" for name, value in case.options),
+        "batch": case.workload.batch,
+        "input_tokens": case.workload.input_tokens,
+        "output_tokens": case.workload.output_tokens,
+    }
+
+
+def _failure(failures: list[FailureRecord], samples: SampleColumns | None) -> str | None:
+    if failures:
+        return f"{failures[-1].reason}: {failures[-1].message}"
+    return "not measured: the run ended before it" if samples is None else None
+
+
+def _figures(samples: SampleColumns | None, loads: list[LoadRecord], case: Case) -> dict[str, Any]:
+    """Return the timings of a case; every key is there also when nothing was measured."""
+    found = {name: evidence_of(metric, samples, loads) for name, metric in METRICS.items()}
+    intervals = {name: _interval(evidence) for name, evidence in found.items()}
+    work = case.workload
+    row: dict[str, Any] = {}
+    for name in ("ttft", "ttft_text", "tpot", "e2e", "encode", "cross_kv", "first_step"):
+        row |= _bounded(f"{name}_s", intervals[name])
+    row |= _bounded("decode_tps", intervals["tpot"].inverse().scaled(work.batch))
+    row |= _bounded("e2e_tps", intervals["e2e"].inverse().scaled(work.batch * work.output_tokens))
+    row |= _bounded("prefill_tps", intervals["ttft"].inverse().scaled(work.batch * work.input_tokens))
+    row |= _gap_percentiles(samples)
+    row["load_s"] = intervals["load"].mid
+    row["compile_s"] = _median([load.compile_ns * NANO for load in loads if load.compile_ns is not None])
+    row["first_inference_s"] = intervals["first_inference"].mid
+    return row | _bounded("energy_j", intervals["energy"])
+
+
+def _interval(evidence: Evidence | None) -> Interval:
+    return evidence.interval() if evidence else _EMPTY
+
+
+def _bounded(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.mid, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _median(values: list[float]) -> float:
+    return float(np.median(values)) if values else math.nan
+
+
+def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
+    """Return percentiles of the gaps between tokens over all samples, where there are enough of them."""
+    generations = samples.generations() if samples is not None else []
+    gaps = np.concatenate([np.diff(stamps) for stamps in generations]) * NANO if generations else np.empty(0)
+    row = {
+        f"itl_{name}_s": float(np.quantile(gaps, int(name[1:]) / 100)) if gaps.size >= needed else math.nan
+        for name, needed in GAPS_NEEDED.items()
+    }
+    return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
+
+
+def decode_step_bytes(info: CaseInfo) -> float:
+    """Return the bytes one decode step must read: the weights once, and the K/V halfway through the answer."""
+    if info.decode_weight_bytes is None:
+        return math.nan
+    return info.decode_weight_bytes + _kv_bytes(info.checkpoint, info.case)
+
+
+def _kv_bytes(checkpoint: Checkpoint, case: Case) -> float:
+    sizes, work = checkpoint.geometry, case.workload
+    answered = work.output_tokens / 2
+    per_token = 2 * sizes.kv_heads * sizes.head_dim * _COMPUTE_BYTES[case.compute_precision]
+    windows = sizes.windows or (None,) * sizes.decoder_layers
+    if checkpoint.family == "encoder-decoder":
+        own = sum(min(answered, window or answered) for window in windows)
+        cells = own + sizes.decoder_layers * work.input_tokens
+    else:
+        length = work.input_tokens + answered
+        cells = sum(min(length, window or length) for window in windows)
+    return work.batch * cells * per_token
+
+
+def _use(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> dict[str, float]:
+    """Return how much of the measured read bandwidth the decode steps use."""
+    bandwidth = bandwidth_limit(info, limits)
+    steps = 1 / figures["tpot_s"] if figures["tpot_s"] > 0 else math.nan
+    return {"bandwidth_use": decode_step_bytes(info) * steps / bandwidth if bandwidth else math.nan}
+
+
+def bandwidth_limit(info: CaseInfo, limits: Mapping[str, Any]) -> float | None:
+    """Return the read bandwidth in B/s that the case's engine reaches on its device, if the run kept it."""
+    found = limits.get(f"{info.case.backend}|{info.case.device}") or limits.get(f"{info.engine}|{info.case.device}")
+    value = found.get("read_bytes_per_s") if isinstance(found, Mapping) else None
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _converged(run: RunColumns, key: str) -> bool | None:
+    outcome = run.record.outcomes.get(key)
+    return all(outcome.converged.values()) if outcome and outcome.converged else None
+
+
+def _flags(
+    row: Mapping[str, Any], samples: SampleColumns | None, loads: list[LoadRecord], *, simulated: bool
+) -> list[str]:
+    flags = []
+    if simulated:
+        flags.append("simulated: no times")
+    if row["converged"] is False:
+        flags.append("not converged")
+    if row["failure"] and not math.isnan(row["ttft_s"]):
+        flags.append("stopped early")
+    if samples is None:
+        return flags
+    if row["loads"] == 1:
+        flags.append("one load: no interval")
+    if samples.disturbed.any():
+        flags.append(f"foreign load in {samples.disturbed.mean():.0%} of samples")
+    if any(not load.stationary for load in loads):
+        flags.append("warm-up not stationary")
+    drift = drift_of(samples)
+    if abs(drift) > DRIFT_BEYOND:
+        flags.append(f"drift {drift:+.0%}")
+    return flags
+
+
+def drift_of(samples: SampleColumns) -> float:
+    """Return by how much the last third of the samples is slower than the first third (whole generations)."""
+    third = len(samples) // 3
+    if third < 3:
+        return 0.0
+    return float(np.median(samples.last_ns[-third:]) / np.median(samples.last_ns[:third]) - 1)

@@ -1,0 +1,244 @@
+"""Runs that nobody measured: records with a load lottery, drift and noise, for tests of what is made from runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmbench.case import Case, Workload
+from slmbench.checkpoint import Checkpoint, Geometry
+from slmbench.records import (
+    CaseInfo,
+    LoadRecord,
+    MemoryRecord,
+    Outcome,
+    RunRecord,
+    SampleRecord,
+    SampleWriter,
+    write_run,
+)
+from slmbench.terms import Family
+
+GEOMETRY = Geometry(
+    vocab_size=32128,
+    width=512,
+    ffn_width=2048,
+    ffn_matrices=2,
+    encoder_layers=0,
+    decoder_layers=8,
+    heads=8,
+    kv_heads=4,
+    head_dim=64,
+    tied_embeddings=True,
+)
+
+MACHINE: dict[str, Any] = {
+    "hardware": {
+        "cpu_model": "Example 9000",
+        "cpu_flags": ["avx2"],
+        "physical_cores": 2,
+        "logical_cores": 2,
+        "memory_gib": 24,
+        "os": "Linux",
+        "arch": "x86_64",
+    },
+    "software": {"engines": {"openvino": "2026.4.1"}, "environment": {}},
+    "soft": {"kernel": "6.1", "python": "3.11.2", "libraries": {"numpy": "2.4.6"}},
+}
+
+
+def checkpoint(name: str, family: Family, parameters: int = 60_000_000) -> Checkpoint:
+    geometry = GEOMETRY.model_copy(update={"encoder_layers": 8 if family == "encoder-decoder" else 0})
+    return Checkpoint(
+        name=name,
+        source="catalog",
+        family=family,
+        architecture="t5" if family == "encoder-decoder" else "llama",
+        parameter_count=parameters,
+        geometry=geometry,
+        digest=f"digest-of-{name}",
+    )
+
+
+@dataclass
+class Speed:
+    """A case to make: its true times in ms and how noisy it is."""
+
+    model: str = "dec-small"
+    family: Family = "decoder-only"
+    backend: str = "openvino"
+    engine: str = "openvino"
+    attention: str = "SDPA"
+    input_tokens: int = 512
+    output_tokens: int = 32
+    ttft_ms: float = 100.0
+    tpot_ms: float = 10.0
+    loads: int = 6
+    rounds: int = 4
+    between: float = 0.015
+    within: float = 0.005
+    parameters: int = 60_000_000
+    arm: str | None = None
+    simulate: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+    flags: tuple[str, ...] = ()
+
+    @property
+    def case(self) -> Case:
+        return Case(
+            checkpoint=self.model,
+            backend=self.backend,
+            device="cpu",
+            format="openvino" if self.engine == "openvino" else "onnx",
+            exporter="slmbench",
+            weight_precision="fp32",
+            compute_precision="fp32",
+            workload=Workload(input_tokens=self.input_tokens, output_tokens=self.output_tokens),
+            arm=self.arm,
+            simulate=self.simulate,
+            options=self.options,
+        )
+
+
+PAIR = (
+    Speed(model="mu-small", family="encoder-decoder", ttft_ms=52, tpot_ms=7.6, parameters=60_100_000),
+    Speed(model="dec-small", ttft_ms=100, tpot_ms=10, parameters=60_300_000),
+)
+
+
+@dataclass
+class Made:
+    """A run in the making, for tests that want to change something before it is written."""
+
+    record: RunRecord
+    lines: list[Any] = field(default_factory=list)
+
+    def write(self, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_run(folder, self.record)
+        with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(line.model_dump_json() + "\n" for line in self.lines)
+        return folder
+
+
+def make_run(
+    speeds: Sequence[Speed] = PAIR,
+    *,
+    seed: int = 0,
+    drift: float = 0.0,
+    machine: dict[str, Any] | None = None,
+    limits: dict[str, Any] | None = None,
+    run_id: str | None = None,
+    created: str = "2026-01-02T03:04:05+00:00",
+) -> Made:
+    """Make a run of these cases, all live in the same rounds; ``drift`` moves all of a round together."""
+    rng = np.random.default_rng(seed)
+    pairs = _pairs(speeds)
+    arms = sorted({s.arm or "" for s in speeds})
+    record = RunRecord(
+        run_id=run_id or f"run-{seed}",
+        slmbench_version="0.1.0",
+        created=created,
+        finished=created,
+        seed=seed,
+        suite="synthetic",
+        plan_digest="none",
+        cases=tuple(
+            CaseInfo(
+                case=s.case,
+                checkpoint=checkpoint(s.model, s.family, s.parameters),
+                engine=s.engine,
+                artifact_id="a" * 32,
+                decode_weight_bytes=4 * s.parameters // (2 if s.family == "encoder-decoder" else 1),
+            )
+            for s in speeds
+        ),
+        pairs=pairs,
+        machines=dict.fromkeys(arms, machine or MACHINE),
+        versions={arm: {"openvino": "2026.4.1"} for arm in arms},
+        limits=limits or {},
+        outcomes={s.case.key: Outcome(loads=s.loads, converged={"ttft": True, "tpot": True}) for s in speeds},
+    )
+    made = Made(record)
+    shift = np.cumsum(rng.normal(0, drift, 10_000)) if drift else np.zeros(10_000)
+    for speed in speeds:
+        made.lines += _records(speed, rng, shift)
+        made.lines.append(MemoryRecord(case=speed.case.key, peak_rss_bytes=400_000_000))
+    return made
+
+
+def _pairs(speeds: Sequence[Speed]) -> tuple[tuple[str, str], ...]:
+    encoders = dict.fromkeys(s.model for s in speeds if s.family == "encoder-decoder")
+    decoders = dict.fromkeys(s.model for s in speeds if s.family == "decoder-only")
+    return tuple((a, b) for a in encoders for b in decoders)
+
+
+def _records(speed: Speed, rng: np.random.Generator, shift: np.ndarray) -> list[Any]:
+    key, lines = speed.case.key, []
+    for load in range(speed.loads):
+        lottery = np.exp(rng.normal(0, speed.between, 2))
+        lines.append(
+            LoadRecord(
+                case=key,
+                load=load,
+                pid=1000 + load,
+                load_ns=int(3e8 * lottery[0]),
+                first_inference_ns=int(2e8 * lottery[1]),
+                warmups=2,
+                stationary=True,
+                agreement=1.0,
+                agreement_tokens=48,
+                requested_device="cpu",
+                executed_on="cpu",
+                compute_precision="fp32",
+                threads=2,
+                attention_path=speed.attention,
+                artifact_id="a" * 32,
+                started="2026-01-02T03:04:05+00:00",
+            )
+        )
+        for number in range(speed.rounds):
+            round_ = load * speed.rounds + number
+            now = np.exp(shift[round_])
+            ttft = 1e6 * speed.ttft_ms * lottery[0] * now * np.exp(rng.normal(0, speed.within))
+            gaps = (
+                1e6
+                * speed.tpot_ms
+                * lottery[1]
+                * now
+                * np.exp(rng.normal(0, 3 * speed.within, speed.output_tokens - 1))
+            )
+            stamps = np.concatenate([[ttft], ttft + np.cumsum(gaps)]).astype(np.int64)
+            phases = (
+                {"encode": int(ttft * 0.9), "first_step": int(ttft * 0.1)} if speed.family == "encoder-decoder" else {}
+            )
+            lines.append(
+                SampleRecord(
+                    case=key,
+                    load=load,
+                    round=round_,
+                    started="2026-01-02T03:04:05+00:00",
+                    batch=1,
+                    input_tokens=speed.input_tokens,
+                    output_tokens=speed.output_tokens,
+                    token_ns=tuple(int(s) for s in stamps),
+                    phases_ns=phases,
+                    flags=speed.flags,
+                )
+            )
+    return lines
+
+
+def append(folder: Path, record: Any) -> None:
+    with SampleWriter(folder) as writer:
+        writer.append(record)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**raw, **changes}), encoding="utf-8")
