@@ -1,0 +1,35 @@
+"""``slmbench table``: a run's tables, made again from its samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def table(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its run.json or samples.jsonl.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON, in SI units.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Also write table.md, table.csv and report.html.")] = False,
+) -> None:
+    """Make a run's tables again from its samples."""
+    from slmbench.columns import read_columns
+    from slmbench.report import print_run, run_table, write_reports
+    from slmbench.report.write import table_markdown
+
+    columns = read_columns(run)
+    if as_json:
+        typer.echo(run_table(columns).to_json(orient="records", indent=1))
+    elif markdown:
+        typer.echo(table_markdown(columns, run_table(columns)), nl=False)
+    else:
+        from rich.console import Console
+
+        print_run(Console(), columns)
+    if write:
+        write_reports(columns)

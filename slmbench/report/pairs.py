@@ -1,0 +1,187 @@
+"""Pairs: what a run says about an encoder-decoder against a decoder-only model of the same size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from slmbench.case import Case
+from slmbench.columns import RunColumns, columns_of
+from slmbench.evidence import Evidence, Side, SideCase, arms_of, log_ratio, side_of
+from slmbench.records import Run
+from slmbench.stats import Estimate, Interval
+
+#: What a pair is judged by, and how its sentence says faster, slower and equal.
+_WORDS = {
+    "ttft": (
+        "reaches its first token {} sooner",
+        "reaches its first token {} later",
+        "reaches its first token as soon",
+    ),
+    "tpot": ("decodes {} faster", "decodes {} slower", "decodes as fast"),
+    "e2e": ("answers in whole {} sooner", "answers in whole {} later", "answers in whole as soon"),
+}
+PAIR_METRICS = tuple(_WORDS)
+
+
+@dataclass(frozen=True)
+class PairRatio:
+    """One metric of a pair: how many times faster the encoder-decoder is than the engine's best decoder path."""
+
+    metric: str
+    estimate: Estimate
+    encoder: SideCase
+    decoder: SideCase
+
+    @property
+    def speedup(self) -> Interval:
+        """Return decoder-only time over encoder-decoder time: above 1 the encoder-decoder is faster."""
+        return self.estimate.interval()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair on one engine, device, precision and workload."""
+
+    encoder: SideCase
+    decoder: SideCase
+    engine: str
+    arm: str | None
+    ratios: dict[str, PairRatio]
+
+    def sentence(self) -> str:
+        """Return the answer as one sentence, from the figures, whichever way round it is."""
+        work = self.encoder.case.workload
+        spoken = [ratio for name, ratio in self.ratios.items() if name != "e2e"]
+        case = self.encoder.case
+        where = f"{self.engine} {_precision(case)}" + (f", arm {self.arm}" if self.arm else "")
+        batch = f", batch {work.batch}" if work.batch > 1 else ""
+        device = "" if case.device == "cpu" else f" on the {case.device.upper()}"
+        return (
+            f"{_sized(self.encoder)} {' and '.join(map(_phrase, spoken))} than {_sized(self.decoder)} at "
+            f"{work.input_tokens} in / {work.output_tokens} out{batch} on {where}{device} ({_against(spoken)})"
+        )
+
+
+def pair_sentences(run: Run | RunColumns) -> list[str]:
+    """Return what the figures of a run say for each of its pairs, one sentence each, or why they say nothing."""
+    columns = columns_of(run) if isinstance(run, Run) else run
+    sides = sides_of(columns)
+    sentences = [pair.sentence() for side in sides for pair in pairs_of(side)]
+    spoken_for = {(p.encoder.case.checkpoint, p.decoder.case.checkpoint) for side in sides for p in pairs_of(side)}
+    for encoder, decoder in columns.record.pairs:
+        if (encoder, decoder) not in spoken_for:
+            sentences.append(f"{encoder} against {decoder}: no case of both has figures, so there is nothing to say")
+    return sentences
+
+
+def sides_of(run: RunColumns) -> list[Side]:
+    """Return the run's sides: its arms, or the run itself; none where nothing was measured."""
+    from slmbench.errors import NotComparableError
+
+    arms: list[str | None] = [*arms_of(run)] or [None]
+    try:
+        return [side_of(run, arm or run.folder.name, arm) for arm in arms]
+    except NotComparableError:
+        return []
+
+
+def pairs_of(side: Side) -> Iterator[Pair]:
+    """Yield the pairs of a side, each on every engine, device, precision and workload that both were measured on.
+
+    Of several paths of one engine each family's fastest counts, for each metric by itself.
+    """
+    for encoder_name, decoder_name in side.pairs:
+        encoders = _groups(side, encoder_name)
+        decoders = _groups(side, decoder_name)
+        for group in [group for group in encoders if group in decoders]:
+            ratios = _ratios(encoders[group], decoders[group])
+            if "ttft" in ratios:
+                yield Pair(ratios["ttft"].encoder, ratios["ttft"].decoder, group[0], side.arm, ratios)
+
+
+_Group = tuple[str, ...]
+
+
+def _groups(side: Side, checkpoint: str) -> dict[_Group, list[SideCase]]:
+    """Return the measured cases of a checkpoint by what both sides of a pair must have in common, in order."""
+    groups: dict[_Group, list[SideCase]] = {}
+    for found in side.cases.values():
+        case = found.case
+        if case.checkpoint == checkpoint and found.evidence:
+            key = (found.model.engine, case.device, _precision(case), case.workload.label(), str(case.threads))
+            groups.setdefault(key, []).append(found)
+    return groups
+
+
+def _ratios(encoders: list[SideCase], decoders: list[SideCase]) -> dict[str, PairRatio]:
+    ratios = {}
+    for metric in PAIR_METRICS:
+        encoder, decoder = _fastest(encoders, metric), _fastest(decoders, metric)
+        if encoder and decoder:
+            estimate = log_ratio(encoder.evidence[metric], decoder.evidence[metric], interleaved=True)
+            ratios[metric] = PairRatio(metric, estimate, encoder, decoder)
+    return ratios
+
+
+def _fastest(cases: list[SideCase], metric: str) -> SideCase | None:
+    def time(found: SideCase) -> float:
+        evidence: Evidence = found.evidence[metric]
+        return evidence.estimate.value
+
+    measured = [found for found in cases if metric in found.evidence]
+    return min(measured, key=time) if measured else None
+
+
+def _phrase(ratio: PairRatio) -> str:
+    faster, slower, equal = _WORDS[ratio.metric]
+    speedup = ratio.speedup
+    if not speedup.known:
+        better = speedup.mid >= 1
+        figure = f"about {max(speedup.mid, 1 / speedup.mid):.2f}x"
+        return (faster if better else slower).format(figure) + " [one load: no interval]"
+    if speedup.low > 1:
+        return faster.format(f"{speedup.mid:.2f}x") + _bounds(speedup)
+    if speedup.high < 1:
+        inverse = speedup.inverse()
+        return slower.format(f"{inverse.mid:.2f}x") + _bounds(inverse)
+    largest = max(speedup.high, 1 / speedup.low) - 1
+    return f"{equal} (no difference larger than {_percent_up(largest)})"
+
+
+def _against(ratios: list[PairRatio]) -> str:
+    """Name the decoder path the claim is made against; one a metric where the best differ."""
+    paths = [_path(ratio.decoder) for ratio in ratios]
+    if len(set(paths)) == 1:
+        return f"against {paths[0]}"
+    nouns = {"ttft": "first token", "tpot": "decoding"}
+    return ", ".join(f"{nouns[ratio.metric]} against {path}" for ratio, path in zip(ratios, paths, strict=True))
+
+
+def _bounds(interval: Interval) -> str:
+    return f" [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _percent_up(share: float) -> str:
+    """Return a share in percent, rounded up: it is said that nothing is larger."""
+    return f"{math.ceil(share * 1000 - 1e-9) / 10:g} %"
+
+
+def _sized(found: SideCase) -> str:
+    return f"{found.case.checkpoint} ({parameters(found.model.parameter_count)})"
+
+
+def parameters(count: int) -> str:
+    """Return a parameter count as people write it: ``60.1M``, ``1.2B``."""
+    return f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
+
+
+def _precision(case: Case) -> str:
+    same = case.weight_precision == case.compute_precision
+    return case.weight_precision if same else f"{case.weight_precision}/{case.compute_precision}"
+
+
+def _path(found: SideCase) -> str:
+    path = found.model.attention_path or "its only path"
+    return path if found.case.backend == found.model.engine else f"{path} by {found.case.backend}"

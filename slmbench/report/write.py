@@ -1,0 +1,60 @@
+"""The files of a run: table.md and table.csv, each whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slmbench.columns import RunColumns, columns_of
+from slmbench.errors import one_line
+from slmbench.records import Run, write_whole
+from slmbench.report.pairs import pair_sentences
+from slmbench.report.table import run_table
+from slmbench.report.text import escape_markdown, markdown_table, print_table, text_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+LEGEND = (
+    "Medians; in brackets the 95 % interval over loads (a model is loaded several times, in processes of its own). "
+    "ttft: time to first token. tok/s: tokens per second after the first, batch included. "
+    "Times in ms unless said otherwise."
+)
+
+
+def write_reports(run: Run | RunColumns, folder: Path | None = None) -> None:
+    """Write ``table.md`` and ``table.csv`` into the run's folder, or another.
+
+    Raises:
+        BadInputError: the folder cannot be written.
+    """
+    columns = columns_of(run) if isinstance(run, Run) else run
+    into = folder or columns.folder
+    frame = run_table(columns)
+    write_whole(into / "table.md", table_markdown(columns, frame))
+    write_whole(into / "table.csv", frame.to_csv(index=False, lineterminator="\n"))
+
+
+def table_markdown(run: RunColumns, frame: pd.DataFrame) -> str:
+    """Return the run's table with its sentences as Markdown."""
+    table = text_table(frame)
+    lines = [f"# {escape_markdown(run.record.suite or 'Run')} {escape_markdown(run.record.run_id)}", ""]
+    if table.common:
+        common = ", ".join(f"{name}: {value}" for name, value in table.common.items())
+        lines += [escape_markdown(f"Every row has {common}."), ""]
+    if table.rows:
+        lines += [markdown_table(table.headers, table.rows, table.numeric)]
+    lines += [f"- {escape_markdown(line)}" for line in [*pair_sentences(run), *table.notes, *run.warnings]]
+    return "\n".join([*lines, "", LEGEND, ""])
+
+
+def print_run(console: Console, run: Run | RunColumns) -> None:
+    """Print the run's table, what it means for its pairs, and what failed."""
+    from rich.text import Text
+
+    columns = columns_of(run) if isinstance(run, Run) else run
+    width = console.width if console.is_terminal else max(console.width, 120)
+    print_table(console, text_table(run_table(columns), width=width))
+    for line in [*pair_sentences(columns), *columns.warnings]:
+        console.print(Text(one_line(line)))
