@@ -22,6 +22,8 @@ back over a window shorter than the sequence, ``window_mask`` stands beside ``se
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 INPUT_IDS = "input_ids"
 POSITION = "position"
 PROMPT_MASK = "prompt_mask"
@@ -30,6 +32,14 @@ SELF_MASK = "self_mask"
 WINDOW_MASK = "window_mask"
 CROSS_MASK = "cross_mask"
 LOGITS = "logits"
+
+
+_NAMES = frozenset((INPUT_IDS, POSITION, PROMPT_MASK, SLOT_MASK, SELF_MASK, WINDOW_MASK, CROSS_MASK, LOGITS))
+
+
+def port_name(names: Iterable[str]) -> str | None:
+    """Return the layout's name among the names a port goes by (engines add those of inner tensors), or None."""
+    return next((name for name in names if name in _NAMES or name.partition(".")[0] in ("past", "new", "cross")), None)
 
 
 def kv_names(prefix: str, layers: int) -> list[str]:

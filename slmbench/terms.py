@@ -8,7 +8,8 @@ Family = Literal["encoder-decoder", "decoder-only"]
 Format = Literal["openvino", "onnx", "torch"]
 Layout = Literal["dynamic", "static"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-ComputePrecision = Literal["fp32", "fp16", "bf16"]
+#: int16: activations quantised to 16 bits, as Qualcomm's HTP has them beside int8 weights.
+ComputePrecision = Literal["fp32", "fp16", "bf16", "int16"]
 Exporter = Literal["slmbench", "optimum", "genai", "none"]
 Device = Literal["cpu", "gpu", "npu"]
 

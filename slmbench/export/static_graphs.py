@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from slmbench import static_layout as layout
@@ -120,7 +121,7 @@ def _encoder_decoder(
         layout.INPUT_IDS: torch.ones(1, input_tokens, dtype=torch.int64),
         layout.CROSS_MASK: torch.zeros(1, 1, 1, input_tokens),
     }
-    step_inputs = _step_inputs(checkpoint, output_tokens, windowed)
+    step_inputs = _step_inputs(output_tokens, windowed)
     step_inputs[layout.CROSS_MASK] = encoder_inputs[layout.CROSS_MASK]
     _add_kv(step_inputs, "past", checkpoint, output_tokens)
     step_inputs |= {name: torch.zeros(cross_shape) for name in layout.kv_names("cross", layers)}
@@ -178,7 +179,7 @@ def _decoder_only(
         layout.POSITION: torch.arange(input_tokens)[None],
         layout.PROMPT_MASK: torch.zeros(1, 1, 1, input_tokens),
     }
-    step_inputs = _step_inputs(checkpoint, length, window)
+    step_inputs = _step_inputs(length, window)
     _add_kv(step_inputs, "past", checkpoint, length)
     return [
         Graph("model", _module(network, prefill), prompt_inputs, [layout.LOGITS, *layout.kv_names("past", layers)]),
@@ -186,7 +187,7 @@ def _decoder_only(
     ]
 
 
-def _step_inputs(checkpoint: Checkpoint, length: int, window: int | None) -> dict[str, Any]:
+def _step_inputs(length: int, window: int | None) -> dict[str, Any]:
     import torch
 
     inputs = {
@@ -235,7 +236,7 @@ def _module(network: Any, forward: Callable[..., Any]) -> Any:
     """Wrap a function over the network into a module, so that tracers find the weights."""
     import torch
 
-    class Traced(torch.nn.Module):
+    class Traced(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.network = network
@@ -260,7 +261,11 @@ def _patched(network: Any, masks: _Masks, positions: int) -> Iterator[None]:
 
     before = {id(config): (config, config._attn_implementation) for config in _configs(network)}
     ALL_ATTENTION_FUNCTIONS[_ATTENTION] = _attention(masks)
-    undo = [*_replace_rotary(network, positions), *_replace_relative_bias(network, positions)]
+    undo = [
+        *_replace_rotary(network, positions),
+        *_replace_relative_bias(network, positions),
+        *_replace_partial_rotation(network),
+    ]
     for config, _ in before.values():
         config._attn_implementation = _ATTENTION
     try:
@@ -288,7 +293,7 @@ def _attention(masks: _Masks) -> Callable[..., tuple[Any, None]]:
     import torch
 
     def attend(
-        module: Any,
+        _module: Any,
         query: Any,
         key: Any,
         value: Any,
@@ -321,7 +326,7 @@ def _replace_rotary(network: Any, positions: int) -> list[Callable[[], None]]:
     """Replace every rotary embedding by tables of its cosines and sines for ``positions`` places."""
     import torch
 
-    class Tables(torch.nn.Module):
+    class Tables(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, source: Any, kinds: list[str | None]) -> None:
             super().__init__()
             places, like = torch.arange(positions)[None], torch.zeros(1)
@@ -340,7 +345,7 @@ def _replace_rotary(network: Any, positions: int) -> list[Callable[[], None]]:
         if isinstance(source, torch.nn.Module):
             kinds = sorted(source.rope_type) if isinstance(getattr(source, "rope_type", None), dict) else [None]
             owner.rotary_emb = Tables(source, kinds)
-            undo.append(lambda owner=owner, source=source: setattr(owner, "rotary_emb", source))
+            undo.append(partial(setattr, owner, "rotary_emb", source))
     return undo
 
 
@@ -357,15 +362,38 @@ def _replace_relative_bias(network: Any, positions: int) -> list[Callable[[], No
         rows = table.permute(2, 1, 0, 3).contiguous()
 
         def look_up(
-            queries: int, keys: int, device: Any = None, past_seen_tokens: Any = 0, table: Any = table, rows: Any = rows
+            queries: int, keys: int, *, past_seen_tokens: Any = 0, table: Any = table, rows: Any = rows, **_: Any
         ) -> Any:
             if isinstance(past_seen_tokens, int):
                 return table[:, :, past_seen_tokens : past_seen_tokens + queries, :keys].contiguous()
             return rows[:, :, :, :keys].contiguous()[past_seen_tokens]
 
         module.compute_bias = look_up
-        undo.append(lambda module=module: delattr(module, "compute_bias"))
+        undo.append(partial(delattr, module, "compute_bias"))
     return undo
+
+
+def _replace_partial_rotation(network: Any) -> list[Callable[[], None]]:
+    """Let Phi-3 rotate whole heads where it does so: its own code would leave slices of no elements in the graph."""
+    import sys
+
+    import torch
+
+    if network.config.model_type != "phi3":
+        return []
+    namespace: Any = sys.modules[type(network).__module__]
+    original = namespace.apply_rotary_pos_emb
+
+    def rotate(query: Any, key: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
+        size = query.shape[-1]
+        if cos.shape[-1] != size:
+            return tuple(original(query, key, cos, sin, unsqueeze_dim=unsqueeze_dim))
+        cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+        halves = (torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1) for x in (query, key))
+        return query * cos + next(halves) * sin, key * cos + next(halves) * sin
+
+    namespace.apply_rotary_pos_emb = rotate
+    return [partial(setattr, namespace, "apply_rotary_pos_emb", original)]
 
 
 def _recording_layer() -> Any:
@@ -404,7 +432,7 @@ def _layer(merge: Callable[..., tuple[Any, Any, Any, Any]] | None, position: Any
     class Layer(CacheLayerMixin):  # type: ignore[misc]
         is_sliding = False
 
-        def lazy_initialization(self, key_states: Any, value_states: Any) -> None:
+        def lazy_initialization(self, *_: Any) -> None:
             self.is_initialized = True
 
         def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
