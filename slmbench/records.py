@@ -133,8 +133,13 @@ class CaseInfo(_Record):
 class Outcome(_Record):
     """How a case ended, per metric ("ttft", "tpot"): whether its interval reached the target."""
 
+    #: Loads that were sampled.
     loads: int
     converged: dict[str, bool] = Field(default_factory=dict)
+    #: Half-width of the 95 % interval as a share of the figure; None while unknown (fewer than two loads).
+    half_width: dict[str, float | None] = Field(default_factory=dict)
+    #: What a reader of the figures has to know: "ttft drifted by 7 %", "not stationary after warm-up", ...
+    warnings: tuple[str, ...] = ()
 
 
 class RunRecord(_Record):

@@ -1,1 +1,1 @@
-"""One process a case."""
+"""One process a case: the worker, the line protocol, the host side, the scheduler of rounds."""

@@ -1,0 +1,196 @@
+"""Metrics: pure functions from samples to figures, as docs/methodology.md defines them.
+
+A figure that cannot be told from a sample is None (or an empty array), never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.records import Run, SampleRecord
+
+Floats = NDArray[np.float64]
+
+#: Percentile to the number of values it takes: with fewer, its 95 % order-statistic interval has no upper bound.
+PERCENTILE_NEEDS: dict[int, int] = {50: 1, 90: 36, 99: 368}
+
+#: A value this many interquartile ranges from the median is labelled an outlier.
+OUTLIER_RANGES = 3.0
+
+#: First third against last third of a case's samples: a change of the median beyond this share is drift.
+DRIFT_BOUND = 0.05
+
+
+def ttft_ns(sample: SampleRecord) -> float:
+    """Return the time from the call of ``start`` to the first token on the host."""
+    return float(sample.token_ns[0])
+
+
+def ttft_text_ns(sample: SampleRecord) -> float | None:
+    """Return the same from the text, tokenisation included; None where ids were given."""
+    tokenise = sample.phases_ns.get("tokenise")
+    return None if tokenise is None else float(tokenise + sample.token_ns[0])
+
+
+def itl_ns(sample: SampleRecord) -> Floats:
+    """Return the gaps between consecutive tokens, ``[n − 1]``."""
+    return np.diff(np.asarray(sample.token_ns, dtype=np.float64))
+
+
+def tpot_ns(sample: SampleRecord) -> float | None:
+    """Return the mean gap ``(t_last − t_first)/(n − 1)``; None for fewer than two tokens."""
+    count = len(sample.token_ns)
+    return (sample.token_ns[-1] - sample.token_ns[0]) / (count - 1) if count > 1 else None
+
+
+def decode_tps(sample: SampleRecord) -> float | None:
+    """Return ``batch / tpot`` in tokens per second; None for fewer than two tokens."""
+    gap = tpot_ns(sample)
+    return sample.batch * 1e9 / gap if gap else None
+
+
+def e2e_tps(sample: SampleRecord) -> float:
+    """Return ``batch·n / (t_last − t_start)`` in tokens per second."""
+    return sample.batch * len(sample.token_ns) * 1e9 / sample.token_ns[-1]
+
+
+def prefill_tps(sample: SampleRecord) -> float:
+    """Return ``batch·input tokens / ttft`` in tokens per second."""
+    return sample.batch * sample.input_tokens * 1e9 / sample.token_ns[0]
+
+
+def energy_per_token_j(sample: SampleRecord) -> float | None:
+    """Return the energy of the sample over its ``batch·n`` tokens in joules; None where no counter was read."""
+    return None if sample.energy_j is None else sample.energy_j / (sample.batch * len(sample.token_ns))
+
+
+#: Metrics with one figure a sample. Times in ns.
+METRICS: dict[str, Callable[[SampleRecord], float | None]] = {
+    "ttft": ttft_ns,
+    "ttft_text": ttft_text_ns,
+    "tpot": tpot_ns,
+    "decode_tps": decode_tps,
+    "e2e_tps": e2e_tps,
+    "prefill_tps": prefill_tps,
+    "energy": energy_per_token_j,
+}
+
+
+def percentile(values: Floats, percent: int) -> float | None:
+    """Return the percentile, or None where there are too few values for it (see ``PERCENTILE_NEEDS``)."""
+    return float(np.percentile(values, percent)) if len(values) >= PERCENTILE_NEEDS[percent] else None
+
+
+def counted(samples: Iterable[SampleRecord]) -> list[SampleRecord]:
+    """Return the samples that count, in order: of a sample and its retake, the one with less foreign load.
+
+    The other stays on disk and in the label counts. Where the load is unknown the retake counts.
+    """
+    best: dict[tuple[str, int, int], SampleRecord] = {}
+    for sample in samples:
+        place = (sample.case, sample.load, sample.round)
+        other = best.get(place)
+        if other is None or _foreign_load(sample) <= _foreign_load(other):
+            best[place] = sample
+    return list(best.values())
+
+
+def _foreign_load(sample: SampleRecord) -> float:
+    return sample.conditions.foreign_load or 0.0
+
+
+def by_load(samples: Iterable[SampleRecord], metric: str) -> list[Floats]:
+    """Return the metric's values, one array a load, loads in order; samples without a figure are left out.
+
+    This is the shape that slmbench.stats takes. ``samples`` are one case's, as :func:`counted` gives them.
+    """
+    figure = METRICS[metric]
+    loads: dict[int, list[float]] = {}
+    for sample in samples:
+        value = figure(sample)
+        if value is not None:
+            loads.setdefault(sample.load, []).append(value)
+    return [np.array(loads[load]) for load in sorted(loads)]
+
+
+def outliers(samples: Sequence[SampleRecord]) -> dict[int, tuple[str, ...]]:
+    """Return, by index, the samples that lie far from the rest and the metrics they do so in ("ttft", "tpot").
+
+    Far: more than ``OUTLIER_RANGES`` interquartile ranges from the median. A label for the reader; nothing is
+    dropped for it.
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    for metric in ("ttft", "tpot"):
+        values = np.array([np.nan if (v := METRICS[metric](s)) is None else v for s in samples], dtype=np.float64)
+        if np.count_nonzero(np.isfinite(values)) < 4:
+            continue
+        low, middle, high = np.nanpercentile(values, [25, 50, 75])
+        for index in np.flatnonzero(np.abs(values - middle) > OUTLIER_RANGES * (high - low)):
+            found[int(index)] = (*found.get(int(index), ()), metric)
+    return found
+
+
+def drift(samples: Sequence[SampleRecord], metric: str) -> float | None:
+    """Return last third over first third of the samples' medians, minus 1; None for fewer than nine samples."""
+    values = [value for sample in samples if (value := METRICS[metric](sample)) is not None]
+    third = len(values) // 3
+    if third < 3:
+        return None
+    return float(np.median(values[-third:]) / np.median(values[:third])) - 1
+
+
+@dataclass(frozen=True)
+class CaseMetrics:
+    """What a case's samples say, in the shape that intervals and tables are made from."""
+
+    samples: int
+    #: Metric to its values, one array a load; metrics without a figure are absent.
+    loads: dict[str, list[Floats]]
+    #: Parts of the first token's time ("encode", "first_step", ...) to their values, one array a load, in ns.
+    phases: dict[str, list[Floats]]
+    #: "p50", "p90", "p99" and "max" of the gaps between tokens, in ns; None where there are too few.
+    itl: dict[str, float | None]
+    #: Label to how many samples carry it: "foreign_load", "retaken", "outlier".
+    flags: dict[str, int]
+    #: Change from the first third to the last, per metric, where it is beyond ``DRIFT_BOUND``.
+    drift: dict[str, float]
+
+
+def case_metrics(run: Run, case_key: str) -> CaseMetrics:
+    """Return the metrics of one case of a run. A case without samples has empty figures."""
+    taken = [sample for sample in run.samples if sample.case == case_key]
+    samples = counted(taken)
+    loads = {metric: values for metric in METRICS if (values := by_load(samples, metric))}
+    gaps = np.concatenate([itl_ns(sample) for sample in samples]) if samples else np.empty(0)
+    flags: dict[str, int] = {}
+    for flag in (flag for sample in taken for flag in sample.flags):
+        flags[flag] = flags.get(flag, 0) + 1
+    if far := outliers(samples):
+        flags["outlier"] = len(far)
+    return CaseMetrics(
+        samples=len(samples),
+        loads=loads,
+        phases=_phases(samples),
+        itl={
+            **{f"p{percent}": percentile(gaps, percent) for percent in PERCENTILE_NEEDS},
+            "max": float(gaps.max()) if len(gaps) else None,
+        },
+        flags=flags,
+        drift={m: d for m in ("ttft", "tpot") if (d := drift(samples, m)) is not None and abs(d) > DRIFT_BOUND},
+    )
+
+
+def _phases(samples: Sequence[SampleRecord]) -> dict[str, list[Floats]]:
+    names = dict.fromkeys(name for sample in samples for name in sample.phases_ns)
+    phases = {}
+    for name in names:
+        loads: dict[int, list[float]] = {}
+        for sample in samples:
+            if name in sample.phases_ns:
+                loads.setdefault(sample.load, []).append(float(sample.phases_ns[name]))
+        phases[name] = [np.array(loads[load]) for load in sorted(loads)]
+    return phases

@@ -1,0 +1,147 @@
+"""Proof before time: does a session run what was asked, and does it give the reference's tokens?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from slmbench.artifact import GoldenPrompt
+from slmbench.backend import LoopSession, Session
+from slmbench.case import Case
+from slmbench.terms import MARGIN_TOLERANCE, ComputePrecision, Family, Precision
+
+#: From exact to coarse: the coarser of weight and compute precision decides what is expected.
+_COARSENESS: tuple[Precision | ComputePrecision, ...] = ("fp32", "fp16", "bf16", "int16", "int8", "int4")
+
+#: Share of the golden tokens that must be reproduced. None: reported, never judged (4-bit rounding of weights
+#: changes the model itself).
+REQUIRED_AGREEMENT: dict[str, float | None] = {
+    "fp32": 1.0,
+    "fp16": 0.95,
+    "bf16": 0.95,
+    "int16": 0.95,
+    "int8": 0.95,
+    "int4": None,
+}
+
+
+def coarser(weight: Precision, compute: ComputePrecision) -> Precision | ComputePrecision:
+    """Return the coarser of the two precisions."""
+    return max((weight, compute), key=_COARSENESS.index)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many golden tokens were compared, and how many of them came out."""
+
+    compared: int
+    equal: int
+
+    @property
+    def share(self) -> float | None:
+        """Return the share that agrees, or None when nothing could be compared."""
+        return self.equal / self.compared if self.compared else None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a session showed after it ran."""
+
+    agreement: float | None
+    agreement_tokens: int
+    executed_on: str
+    compute_precision: str
+    threads: int
+    cross_kv_once: bool | None
+    nodes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a case fails: one of the reasons of slmbench.records.FailureRecord, and one line."""
+
+    reason: str
+    message: str
+
+
+def judge(case: Case, evidence: Evidence) -> Verdict | None:
+    """Return why the evidence does not show what the case asks for, or None when it does."""
+    if evidence.executed_on != case.device and not case.simulate:
+        return Verdict("wrong device", f"asked for {case.device}, executed on {evidence.executed_on}")
+    if evidence.compute_precision != case.compute_precision:
+        message = f"asked to compute in {case.compute_precision}, the engine computes in {evidence.compute_precision}"
+        return Verdict("wrong precision", message)
+    if case.threads and case.device == "cpu" and evidence.threads != case.threads:
+        return Verdict("wrong threads", f"asked for {case.threads} threads, the engine uses {evidence.threads}")
+    if evidence.cross_kv_once is False:
+        return Verdict("cross K/V recomputed", "a decoder step of this artifact computes cross-attention K/V anew")
+    return _judge_tokens(coarser(case.weight_precision, case.compute_precision), evidence)
+
+
+def _judge_tokens(precision: str, evidence: Evidence) -> Verdict | None:
+    required = REQUIRED_AGREEMENT[precision]
+    if required is None:
+        return None
+    if evidence.agreement is None:
+        return Verdict("wrong tokens", f"no golden token has a margin that {precision} could tell; nothing is proven")
+    if evidence.agreement < required:
+        wrong = round((1 - evidence.agreement) * evidence.agreement_tokens)
+        return Verdict(
+            "wrong tokens",
+            f"{wrong} of {evidence.agreement_tokens} golden tokens differ from the reference "
+            f"({required:.0%} must agree at {precision})",
+        )
+    return None
+
+
+def agreement(
+    session: Session | LoopSession, prompts: Sequence[GoldenPrompt], tolerance: float, family: Family
+) -> Agreement:
+    """Compare the session's tokens with the golden ones under teacher forcing, batch 1.
+
+    A token counts where the reference's top-1 margin exceeds ``tolerance``. The session must be reserved for the
+    longest prompt and answer together.
+    """
+    compared = equal = 0
+    for prompt in prompts:
+        hits = _forced(session, prompt) if isinstance(session, Session) else _restarted(session, prompt, family)
+        for hit, margin in zip(hits, prompt.margins, strict=False):
+            if margin > tolerance:
+                compared += 1
+                equal += hit
+    return Agreement(compared, equal)
+
+
+def _forced(session: Session, prompt: GoldenPrompt) -> list[bool]:
+    given = session.start(np.array([prompt.input_ids], np.int64))
+    hits = [int(given[0]) == prompt.tokens[0]]
+    for fed, expected in zip(prompt.tokens, prompt.tokens[1:], strict=False):
+        given = session.step(np.array([fed], np.int64))
+        hits.append(int(given[0]) == expected)
+    return hits
+
+
+def _restarted(session: LoopSession, prompt: GoldenPrompt, family: Family) -> list[bool]:
+    """Teacher forcing of a loop that nobody may step: generate up to the first difference, then start again behind
+    it with the golden tokens as part of the prompt. An encoder-decoder's answer cannot be put into its prompt:
+    there the comparison ends at the first difference.
+    """
+    hits: list[bool] = []
+    while len(hits) < len(prompt.tokens):
+        done = len(hits)
+        ids = np.array([prompt.input_ids + prompt.tokens[:done]], np.int64)
+        tokens, _ = session.generate(ids, len(prompt.tokens) - done)
+        for given, expected in zip(tokens[0].tolist(), prompt.tokens[done:], strict=False):
+            hits.append(given == expected)
+            if given != expected:
+                break
+        if len(hits) == done or (not hits[-1] and family == "encoder-decoder"):
+            break
+    return hits
+
+
+def tolerance_of(case: Case) -> float:
+    """Return the margin, in standard deviations of the logits, below which a golden token does not count."""
+    return max(MARGIN_TOLERANCE.get(case.compute_precision, 0.0), MARGIN_TOLERANCE[case.weight_precision])

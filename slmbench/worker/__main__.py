@@ -1,0 +1,27 @@
+"""``python -m slmbench.worker``: one case's process. Started by slmbench.worker.host, not by people.
+
+The pipes come as stdin and stdout, the log as stderr. Before anything else is imported they are moved out of the
+way: from then on whatever an engine prints on fd 1 or 2 lands in the log, and what it reads is empty.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> int:
+    """Serve requests until the host closes the pipe."""
+    with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb", buffering=0) as replies:
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (pathlib is not imported yet, and starting is timed)
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(2, 1)
+        from slmbench.worker.serve import Service, die_with_host, serve
+
+        die_with_host()
+        serve(requests, replies, Service())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The line protocol between host and worker: one JSON object a line, one reply to each request.
+
+The worker speaks first, with :class:`Hello`. It answers a request it cannot fulfil with :class:`Failed`; one it
+does not survive with the end of the pipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from slmbench.case import Case
+
+#: Raised when a message changes its meaning; host and worker must agree.
+PROTOCOL = 1
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Describe(_Message):
+    """Ask for the versions of these distributions and, if ``machine``, the fingerprint of the machine."""
+
+    do: Literal["describe"] = "describe"
+    distributions: tuple[str, ...] = ()
+    machine: bool = True
+
+
+class Open(_Message):
+    """Load the artifact for a case and run its first inference."""
+
+    do: Literal["open"] = "open"
+    case: Case
+    artifact: Path
+    #: Fields of the backend's options type.
+    options: dict[str, Any]
+    seed: int
+    #: Token ids that prompts are drawn without.
+    avoid: tuple[int, ...] = ()
+    #: Folder of the ``tokenizer.json``, where texts are read.
+    tokenizer: Path | None = None
+
+
+class Prove(_Message):
+    """Compare with the golden record: all of it, or the first prompt."""
+
+    do: Literal["prove"] = "prove"
+    full: bool
+
+
+class WarmUp(_Message):
+    """Generate until stationary, at most ``most`` times. ``load`` draws the prompts."""
+
+    do: Literal["warm_up"] = "warm_up"
+    load: int
+    most: int
+
+
+class TakeSample(_Message):
+    """Generate once and stamp every token. Texts, one a row of the batch, take the place of drawn ids."""
+
+    do: Literal["sample"] = "sample"
+    round: int
+    #: Tells a sample that is taken again from the first.
+    retake: int = 0
+    texts: tuple[str, ...] = ()
+
+
+class Exercise(_Message):
+    """Generate once for a host that watches the process meanwhile; nothing is timed."""
+
+    do: Literal["exercise"] = "exercise"
+
+
+class Close(_Message):
+    """Free the session and end."""
+
+    do: Literal["close"] = "close"
+
+
+class Hello(_Message):
+    """The worker's first line."""
+
+    re: Literal["hello"] = "hello"
+    protocol: int
+    slmbench: str
+    python: str
+    pid: int
+
+
+class Described(_Message):
+    """Versions by distribution (missing ones left out) and the machine's fingerprint."""
+
+    re: Literal["describe"] = "describe"
+    versions: dict[str, str]
+    machine: dict[str, Any] = Field(default_factory=dict)
+
+
+class Opened(_Message):
+    """Phases of opening, in ns."""
+
+    re: Literal["open"] = "open"
+    load_ns: int
+    compile_ns: int | None
+    first_inference_ns: int
+
+
+class Proven(_Message):
+    """What the session showed; the host judges it."""
+
+    re: Literal["prove"] = "prove"
+    agreement: float | None
+    agreement_tokens: int
+    executed_on: str
+    nodes: dict[str, int]
+    compute_precision: str
+    threads: int
+    attention_path: str
+    cross_kv_once: bool | None
+
+
+class Warm(_Message):
+    """How the warm-up went; ``last_ns`` is the whole time of its last generation."""
+
+    re: Literal["warm_up"] = "warm_up"
+    generations: int
+    stationary: bool
+    last_ns: int
+
+
+class Sampled(_Message):
+    """One generation, in ns from the call of ``start``."""
+
+    re: Literal["sample"] = "sample"
+    token_ns: tuple[int, ...]
+    phases_ns: dict[str, int]
+    input_tokens: int
+    energy_j: float | None = None
+
+
+class Exercised(_Message):
+    """The generation is over."""
+
+    re: Literal["exercise"] = "exercise"
+
+
+class Closed(_Message):
+    """The last line."""
+
+    re: Literal["close"] = "close"
+
+
+class Failed(_Message):
+    """The request failed; the worker can be closed. ``reason`` as in slmbench.records.FailureRecord."""
+
+    re: Literal["failed"] = "failed"
+    reason: str
+    message: str
+
+
+Request = Describe | Open | Prove | WarmUp | TakeSample | Exercise | Close
+Reply = Hello | Described | Opened | Proven | Warm | Sampled | Exercised | Closed | Failed
+
+REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
+REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="re")])

@@ -1,0 +1,247 @@
+"""The scheduler of rounds: surveys every case once, then loads, samples and judges until all are sure enough.
+
+A *wave* opens a fresh worker for every case that still needs one; its *rounds* take one sample of each, in an
+order drawn anew every round, while the other workers are suspended. After a wave every case's intervals are
+judged, and the next wave is of those that need it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+from slmbench.errors import BadInputError
+from slmbench.measure.conditions import ConditionsReader
+from slmbench.records import FailureRecord, LoadRecord, MemoryRecord, SampleRecord, SampleWriter
+from slmbench.worker import events as e
+from slmbench.worker import protocol as p
+from slmbench.worker.blocks import available_bytes, make_blocks
+from slmbench.worker.events import Observer
+from slmbench.worker.host import Worker, WorkerError, log_path, log_tail
+from slmbench.worker.opening import measure_memory, now, open_case, start_worker
+from slmbench.worker.planned import Measured, MeasureSettings, PlannedCase, tokens_to_avoid
+from slmbench.worker.resume import finished, restore
+from slmbench.worker.state import CaseState
+
+
+def measure(
+    plan: Sequence[PlannedCase], folder: Path, settings: MeasureSettings, observer: Observer | None = None
+) -> Measured:
+    """Measure every case of the plan into ``folder``; what is there already counts.
+
+    A case that fails gets a failure record and the others go on. When this is interrupted, every worker is gone
+    and every sample taken is on disk. With the same seed, prompts and orders are the same.
+
+    Raises:
+        BadInputError: settings or plan are unusable, the folder cannot be written, or it holds another run.
+        CannotRunError: the disk is full.
+    """
+    _check(plan, settings)
+    if ended := finished(folder):
+        return ended
+    states, next_round = restore(plan, folder)
+    with SampleWriter(folder) as writer:
+        scheduler = _Scheduler(states, folder, settings, observer or _unobserved, writer, next_round)
+        blocks = scheduler.run()
+    return Measured({state.key: state.outcome(settings) for state in states}, blocks)
+
+
+def _unobserved(_event: e.Event) -> None:
+    """Let an event pass."""
+
+
+def _check(plan: Sequence[PlannedCase], settings: MeasureSettings) -> None:
+    if not plan:
+        raise BadInputError("nothing to measure: the plan has no case")
+    if len({planned.key for planned in plan}) != len(plan):
+        raise BadInputError("two cases of the plan have the same key")
+    if settings.budget_s is not None and not settings.budget_s > 0:
+        raise BadInputError(f"--budget {settings.budget_s:g}: more than 0 seconds are needed")
+    if settings.repeat is not None and settings.repeat < 1:
+        raise BadInputError(f"--repeat {settings.repeat}: at least one sample a case is needed")
+    for name, target in settings.targets().items():
+        if not 0 < target < 1:
+            raise BadInputError(f"--precision-target: {target:.3g} for {name}; between 0 and 100 % is expected")
+
+
+class _Scheduler:
+    def __init__(
+        self,
+        states: Sequence[CaseState],
+        folder: Path,
+        settings: MeasureSettings,
+        observer: Observer,
+        writer: SampleWriter,
+        next_round: int,
+    ) -> None:
+        self._states = states
+        self._folder = folder
+        self._settings = settings
+        self._observer = observer
+        self._writer = writer
+        self._round = next_round
+        self._avoid = tokens_to_avoid([state.planned for state in states])
+        self._conditions = ConditionsReader()
+        self._budget_s = None if settings.repeat and settings.budget_s is None else settings.budget_for(len(states))
+        self._began = time.monotonic()
+
+    def run(self) -> tuple[tuple[str, ...], ...]:
+        """Survey, then measure block after block; return the blocks."""
+        self._observer(e.Begun(tuple(state.key for state in self._states), self._budget_s))
+        for state in self._states:
+            if state.memory is None and state.failure is None:
+                self._survey(state)
+        blocks = self._blocks()
+        self._observer(e.Blocked(tuple(tuple(s.key for s in block) for block in blocks)))
+        self._began = time.monotonic()
+        for index, block in enumerate(blocks):
+            self._measure_block(block, self._block_deadline(block, blocks[index:]))
+        self._observer(e.Ended())
+        return tuple(tuple(state.key for state in block) for block in blocks)
+
+    def _survey(self, state: CaseState) -> None:
+        """Open the case alone: the full proof, its first-ever load and compile times, its memory."""
+        load = state.next_load
+        self._observer(e.Opening(state.key, load, survey=True))
+        try:
+            with start_worker(state.planned, self._folder) as worker:
+                record, _ = open_case(worker, state.planned, load, self._settings, self._avoid, survey=True)
+                memory = measure_memory(worker, state.planned, self._settings)
+        except WorkerError as failure:
+            self._fail(state, load, failure)
+            return
+        self._write(state, record)
+        self._write(state, memory)
+        self._observer(e.Ready(state.key, record))
+
+    def _blocks(self) -> list[list[CaseState]]:
+        by_key = {state.key: state for state in self._states}
+        wanting = [state for state in self._states if not state.done(self._settings)]
+        memory = [state.memory for state in wanting if state.memory]
+        room = self._settings.memory_share * available_bytes()
+        return [[by_key[key] for key in block] for block in make_blocks(memory, room)]
+
+    def _block_deadline(self, block: Sequence[CaseState], left: Sequence[Sequence[CaseState]]) -> float | None:
+        """Return when the block must end: it gets the share of the remaining budget that its cases are."""
+        if self._budget_s is None:
+            return None
+        remaining = self._budget_s - (time.monotonic() - self._began)
+        return time.monotonic() + remaining * len(block) / sum(map(len, left))
+
+    def _measure_block(self, block: Sequence[CaseState], deadline: float | None) -> None:
+        wave_s = 0.0
+        while live := [state for state in block if not state.done(self._settings)]:
+            begin = time.monotonic()
+            # A wave that would overshoot by more than half of itself is not begun; every case gets one.
+            if deadline and begin + wave_s / 2 > deadline and all(state.sampled_loads for state in live):
+                return
+            self._wave(live, deadline)
+            wave_s = time.monotonic() - begin
+            for state in live:
+                self._judge(state)
+            waves = max((state.loads_left(self._settings) for state in block), default=0)
+            left = waves * wave_s if deadline is None else min(waves * wave_s, deadline - time.monotonic())
+            self._observer(e.TimeLeft(time.monotonic() - self._began, max(0.0, left)))
+
+    def _judge(self, state: CaseState) -> None:
+        state.judge(self._settings)
+        done = state.done(self._settings)
+        self._observer(e.Judged(state.key, state.sampled_loads, len(state.samples), dict(state.intervals), done))
+
+    def _wave(self, live: Sequence[CaseState], deadline: float | None) -> None:
+        quota = {state.key: state.rounds_wanted(self._settings) for state in live}
+        with ExitStack() as stack:
+            workers: dict[str, tuple[CaseState, Worker]] = {}
+            for state in self._shuffled(live):
+                if worker := self._load(state, stack):
+                    workers[state.key] = (state, worker)
+            for index in range(max(quota.values())):
+                if index and deadline and time.monotonic() > deadline:
+                    return
+                for state in self._shuffled([s for s, _ in workers.values() if quota[s.key] > index]):
+                    if not self._sample(state, workers[state.key][1]):
+                        del workers[state.key]
+                self._round += 1
+
+    def _shuffled(self, states: Sequence[CaseState]) -> list[CaseState]:
+        order = list(states)
+        Random(f"{self._settings.seed}/{self._round}").shuffle(order)
+        return order
+
+    def _load(self, state: CaseState, stack: ExitStack) -> Worker | None:
+        """Open the case for a wave and leave its worker suspended; None when it failed."""
+        load = state.next_load
+        self._observer(e.Opening(state.key, load, survey=False))
+        try:
+            worker = stack.enter_context(start_worker(state.planned, self._folder))
+            self._conditions.track(worker.pid)
+            record, state.sample_timeout_s = open_case(
+                worker, state.planned, load, self._settings, self._avoid, survey=False
+            )
+        except WorkerError as failure:
+            self._fail(state, load, failure)
+            return None
+        worker.suspend()
+        self._write(state, record)
+        self._observer(e.Ready(state.key, record))
+        return worker
+
+    def _sample(self, state: CaseState, worker: Worker) -> bool:
+        """Take one sample, and once more if foreign load disturbed it; False when the worker is lost."""
+        try:
+            first = self._take(state, worker, retake=0)
+            if "foreign_load" in first.flags:
+                self._take(state, worker, retake=1)
+        except WorkerError as failure:
+            worker.kill()
+            self._fail(state, state.loads[-1].load, failure)
+            return False
+        worker.suspend()
+        return True
+
+    def _take(self, state: CaseState, worker: Worker, *, retake: int) -> SampleRecord:
+        work = state.planned.case.workload
+        request = p.TakeSample(round=self._round, retake=retake, texts=state.planned.texts(self._round))
+        worker.resume()
+        started = now()
+        self._conditions.before()
+        reply = worker.ask(request, p.Sampled, state.sample_timeout_s)
+        conditions = self._conditions.after()
+        flags = ["retaken"] if retake else []
+        if (conditions.foreign_load or 0.0) > self._settings.foreign_load_bound:
+            flags.append("foreign_load")
+        record = SampleRecord(
+            case=state.key,
+            load=state.loads[-1].load,
+            round=self._round,
+            started=started,
+            batch=work.batch,
+            input_tokens=reply.input_tokens,
+            output_tokens=work.output_tokens,
+            token_ns=reply.token_ns,
+            phases_ns=reply.phases_ns,
+            energy_j=reply.energy_j,
+            conditions=conditions,
+            flags=tuple(flags),
+        )
+        self._write(state, record)
+        self._observer(e.Sampled(record))
+        return record
+
+    def _fail(self, state: CaseState, load: int, failure: WorkerError) -> None:
+        record = FailureRecord(
+            case=state.key,
+            load=load,
+            reason=failure.reason,
+            message=failure.message,
+            log_tail=log_tail(log_path(self._folder, state.key)),
+        )
+        self._write(state, record)
+        self._observer(e.CaseFailed(record))
+
+    def _write(self, state: CaseState, record: LoadRecord | SampleRecord | MemoryRecord | FailureRecord) -> None:
+        self._writer.append(record)
+        state.add(record)

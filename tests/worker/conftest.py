@@ -1,0 +1,125 @@
+"""The stand-in backend: installed like a third party's package, with an artifact and a golden record."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, ArtifactSpec, GoldenPrompt, GoldenRecord, Manifest
+from slmbench.case import Case, Workload
+from slmbench.checkpoint import Checkpoint, Geometry
+from slmbench.worker.planned import MeasureSettings, PlannedCase
+
+HERE = Path(__file__).parent
+VOCAB = 1000
+
+GEOMETRY = Geometry(
+    vocab_size=VOCAB,
+    width=8,
+    ffn_width=16,
+    ffn_matrices=2,
+    encoder_layers=0,
+    decoder_layers=1,
+    heads=1,
+    kv_heads=1,
+    head_dim=8,
+    tied_embeddings=True,
+)
+CHECKPOINT = Checkpoint(
+    name="standin",
+    source="catalog",
+    family="decoder-only",
+    architecture="none",
+    parameter_count=1,
+    geometry=GEOMETRY,
+    digest="0" * 64,
+    eos_token_ids=(1,),
+)
+
+MakePlan = Callable[..., PlannedCase]
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that, on the path, is an environment with the stand-in's package installed."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copy(HERE / "standin.py", site / "slmbench_standin.py")
+    info = site / "slmbench_standin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slmbench-standin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[slmbench.backends]\nstandin = slmbench_standin:StandInBackend\n")
+    return site
+
+
+@pytest.fixture(autouse=True)
+def installed(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the stand-in for the test's process and its workers."""
+    monkeypatch.setenv("PYTHONPATH", str(plugin))
+    monkeypatch.setattr(sys, "path", [str(plugin), *sys.path])
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an artifact whose golden record is what the stand-in says."""
+    folder = tmp_path_factory.mktemp("artifact")
+    prompts = tuple(_golden(ids) for ids in ((5, 9, 12), (100, 200)))
+    record = GoldenRecord(prompts=prompts, versions={})
+    (folder / GOLDEN_NAME).write_text(record.model_dump_json())
+    manifest = Manifest(
+        artifact_id="standin",
+        spec=ArtifactSpec(format="torch", exporter="none"),
+        checkpoint=CHECKPOINT,
+        graphs={},
+        files=(),
+        attention="none",
+        decode_weight_bytes=1,
+        versions={},
+        created="2026-01-01",
+        export_seconds=0,
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    return folder
+
+
+def _golden(ids: tuple[int, ...]) -> GoldenPrompt:
+    tokens, last = [], ids[-1]
+    for _ in range(6):
+        last = 3 + (last * 7 + 11) % (VOCAB - 3)
+        tokens.append(last)
+    return GoldenPrompt(input_ids=ids, tokens=tuple(tokens), margins=(0.5,) * 6)
+
+
+@pytest.fixture
+def planned(artifact: Path) -> MakePlan:
+    """Return a maker of cases; ``name`` tells their keys apart, options go to the stand-in."""
+
+    def make(
+        name: str = "a", *, workload: Workload | None = None, case: dict[str, Any] | None = None, **options: Any
+    ) -> PlannedCase:
+        fields: dict[str, Any] = {
+            "checkpoint": name,
+            "backend": "standin",
+            "device": "cpu",
+            "format": "torch",
+            "exporter": "none",
+            "weight_precision": "fp32",
+            "compute_precision": "fp32",
+            "workload": workload or Workload(input_tokens=8, output_tokens=4),
+            **(case or {}),
+        }
+        return PlannedCase(
+            case=Case(**fields), checkpoint=CHECKPOINT, artifact=artifact, artifact_id="standin", options=options
+        )
+
+    return make
+
+
+@pytest.fixture
+def quick() -> MeasureSettings:
+    """Return settings of a run that ends in seconds, whatever the noise."""
+    return MeasureSettings(repeat=4, rounds=2, max_warmups=2, sample_timeout_floor_s=5, open_timeout_s=30)
