@@ -13,6 +13,7 @@ from slmbench.terms import ComputePrecision, Device
 from ._probe import chain_input, chain_weights
 
 _PROVIDER: dict[Device, str] = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
+_ONNX_BFLOAT16 = 16
 
 
 def probe_graph(shape: ProbeShape, compute_precision: ComputePrecision, device: Device, threads: int) -> ProbeGraph:
@@ -52,41 +53,54 @@ def _open(
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+    weights = _weights(shape, precision)
+    options.add_external_initializers(list(weights), list(weights.values()))
     try:
         return ort.InferenceSession(_model(shape, precision), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's own types share no base but Exception
-        text = str(error).splitlines()[0].partition(" : ")[2]
+        text = str(error).splitlines()[0].rpartition(" : ")[2]
         raise CannotRunError(f"ONNX Runtime on {provider}: {text or error}") from error
 
 
-def _model(shape: ProbeShape, compute_precision: ComputePrecision) -> bytes:
-    """Return the chain as ONNX: weights in the compute precision; bf16 is cast to at the input, from at the output."""
-    import numpy as np
+def _model(shape: ProbeShape, precision: ComputePrecision) -> bytes:
+    """Return the chain as ONNX, its weights named and left to be handed over (:func:`_weights`).
+
+    The products are in ``precision``; a bf16 chain is cast to at its input and from at its output, numpy has none.
+    """
     from onnx import TensorProto, helper
 
     types = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-    inside = types[compute_precision]
-    outside = TensorProto.FLOAT if compute_precision == "bf16" else inside
-    nodes: list[Any] = [helper.make_node("Cast" if inside != outside else "Identity", ["x"], ["h0"])]
-    if inside != outside:
-        nodes[0].attribute.append(helper.make_attribute("to", inside))
+    inside = types[precision]
+    outside = TensorProto.FLOAT if precision == "bf16" else inside
+    nodes = [helper.make_node("Cast", ["x"], ["h0"], to=inside)]
     initialisers = []
-    for layer, weights in enumerate(chain_weights(shape)):
-        if compute_precision == "bf16":
-            raw = (weights.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-        else:
-            raw = weights.astype("float16" if compute_precision == "fp16" else "float32").tobytes()
-        initialisers.append(helper.make_tensor(f"w{layer}", inside, weights.shape, raw, raw=True))
+    for layer in range(shape.layers):
+        weights = TensorProto(name=f"w{layer}", data_type=inside, dims=[shape.width, shape.width])
+        weights.data_location = TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value="handed over")
+        initialisers.append(weights)
         nodes.append(helper.make_node("MatMul", [f"h{layer}", f"w{layer}"], [f"h{layer + 1}"]))
-    last = f"h{shape.layers}"
-    if inside != outside:
-        nodes.append(helper.make_node("Cast", [last], ["y"], to=outside))
-    else:
-        nodes.append(helper.make_node("Identity", [last], ["y"]))
+    nodes.append(helper.make_node("Cast", [f"h{shape.layers}"], ["y"], to=outside))
     ends = [helper.make_tensor_value_info(name, outside, [shape.rows, shape.width]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "limits", [ends[0]], [ends[1]], initialisers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return bytes(model.SerializeToString())
+
+
+def _weights(shape: ProbeShape, precision: ComputePrecision) -> dict[str, Any]:
+    """Return the chain's matrices by name, as the engine's own values: no copy through a protobuf message."""
+    import numpy as np
+    import onnxruntime as ort
+
+    found = {}
+    for layer, weights in enumerate(chain_weights(shape)):
+        if precision == "bf16":
+            bits = (weights.view(np.uint32) >> 16).astype(np.uint16)
+            value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BFLOAT16)
+        else:
+            value = ort.OrtValue.ortvalue_from_numpy(weights.astype("float16" if precision == "fp16" else "float32"))
+        found[f"w{layer}"] = value
+    return found
 
 
 def _effective(asked: ComputePrecision, provider: str, threads: int) -> str:
