@@ -47,6 +47,7 @@ class SampleColumns:
     first_ns: Ints
     last_ns: Ints
     tokens: Ints
+    batch: Ints
     #: Foreign load in cores and energy in J; NaN where not read.
     foreign_load: Floats
     energy_j: Floats
@@ -66,6 +67,20 @@ class SampleColumns:
         out: Floats = np.full(len(self), np.nan)
         np.divide(self.last_ns - self.first_ns, gaps, out=out, where=gaps > 0)
         return out
+
+    def counted(self) -> NDArray[np.bool_]:
+        """Return which samples count: of a sample and its retake in one round, the one with less foreign load.
+
+        Where that is equal or unknown the later one counts. The other stays on disk and in what is drawn.
+        """
+        mask = np.zeros(len(self), dtype=np.bool_)
+        # Stable order by load, round and falling foreign load: the last of each place is the one that counts.
+        order = np.lexsort((-np.nan_to_num(self.foreign_load), self.round, self.load))
+        places = np.column_stack((self.load[order], self.round[order]))
+        last = np.ones(len(self), dtype=np.bool_)
+        last[:-1] = np.any(places[1:] != places[:-1], axis=1)
+        mask[order[last]] = True
+        return mask
 
     def generations(self) -> list[Ints]:
         """Return the stamps of each sample; nothing when read without them."""
@@ -163,11 +178,14 @@ def _raw(sample: SampleRecord) -> dict[str, Any]:
     return {**dict(sample), "conditions": {"foreign_load": sample.conditions.foreign_load}}
 
 
+_INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "batch")
+
+
 class _CaseArrays:
     """Growing columns of one case."""
 
     def __init__(self) -> None:
-        self.ints = {name: array("q") for name in ("load", "round", "first_ns", "last_ns", "tokens")}
+        self.ints = {name: array("q") for name in _INTEGERS}
         self.floats = {name: array("d") for name in ("foreign_load", "energy_j")}
         self.disturbed = bytearray()
         self.phases: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
@@ -210,6 +228,7 @@ class _Builder:
             into["first_ns"].append(stamps[0])
             into["last_ns"].append(stamps[-1])
             into["tokens"].append(len(stamps))
+            into["batch"].append(raw["batch"])
             foreign = (raw.get("conditions") or {}).get("foreign_load")
             case.floats["foreign_load"].append(math.nan if foreign is None else foreign)
             energy = raw.get("energy_j")

@@ -54,7 +54,7 @@ _METRICS = (
         "s",
         lambda c: _seconds(c.first_ns) + _phase("tokenise")(c),
     ),
-    Metric("energy", "energy per generation", "J", lambda c: c.energy_j),
+    Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.batch * c.tokens)),
     Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO),
     Metric("first_inference", "first inference", "s", of_load=lambda r: r.first_inference_ns * NANO),
 )
@@ -221,26 +221,17 @@ def evidence_of(metric: Metric, columns: SampleColumns | None, loads: list[LoadR
     if columns is None or metric.of_samples is None:
         return None
     values = metric.of_samples(columns)
-    usable = np.isfinite(values) & (values > 0)
+    usable = np.isfinite(values) & (values > 0) & columns.counted()
     if not usable.any():
         return None
     groups = [
         (int(load), columns.round[chosen], values[chosen])
         for load in np.unique(columns.load[usable])
-        for chosen in [counted(columns, usable & (columns.load == load))]
+        for chosen in [usable & (columns.load == load)]
     ]
     logs, inner = stats.load_levels([group[2] for group in groups])
     counts = np.array([group[2].size for group in groups], dtype=np.int64)
     return Evidence(logs, inner, counts, tuple(groups))
-
-
-def counted(columns: SampleColumns, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which of the chosen samples count: those nobody disturbed, or all where every one was disturbed.
-
-    A disturbed sample was taken again; it stays in the records and in the distributions that are drawn.
-    """
-    quiet = chosen & ~columns.disturbed
-    return quiet if quiet.any() else chosen
 
 
 #: Fewer pairs of loads than this cannot carry an interval of their own.
@@ -266,11 +257,9 @@ def _pairs_of_loads(base: Evidence, new: Evidence) -> list[tuple[Floats, Floats]
     for _, old_rounds, old_values in base.rounds:
         best: tuple[int, Floats, Floats] | None = None
         for number, young_rounds, young_values in new.rounds:
-            # A round may hold a sample and its repetition: the last one counts.
-            old_at, young_at = _last_of_round(old_rounds), _last_of_round(young_rounds)
-            common = sorted(old_at.keys() & young_at.keys())
-            if common and (best is None or len(common) > best[1].size):
-                best = (number, old_values[[old_at[r] for r in common]], young_values[[young_at[r] for r in common]])
+            common, old_at, young_at = np.intersect1d(old_rounds, young_rounds, return_indices=True)
+            if common.size and (best is None or common.size > best[1].size):
+                best = (number, old_values[old_at], young_values[young_at])
         if best is None:
             continue
         if best[0] in taken:
@@ -278,7 +267,3 @@ def _pairs_of_loads(base: Evidence, new: Evidence) -> list[tuple[Floats, Floats]
         taken.add(best[0])
         pairs.append(best[1:])
     return pairs if len(pairs) == min(len(base.rounds), len(new.rounds)) else []
-
-
-def _last_of_round(rounds: NDArray[np.int64]) -> dict[int, int]:
-    return {int(number): index for index, number in enumerate(rounds)}

@@ -10,22 +10,21 @@ import numpy as np
 
 from slmbench.case import Case
 from slmbench.checkpoint import Checkpoint
-from slmbench.columns import RunColumns, SampleColumns, columns_of
+from slmbench.columns import Floats, RunColumns, SampleColumns, columns_of
 from slmbench.evidence import METRICS, NANO, Evidence, evidence_of
+from slmbench.measure.metrics import DRIFT_BOUND, PERCENTILE_NEEDS
 from slmbench.records import CaseInfo, FailureRecord, LoadRecord, Run
 from slmbench.stats import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Gaps that a percentile needs, so that its 95 % upper confidence bound exists within the sample.
-GAPS_NEEDED = {"p50": 2, "p90": 36, "p99": 368}
+    from slmbench.machine.limits import Limits
+
 #: What runs in place of an accelerator: its tokens count, its times do not.
 STAND_INS = ("npuw-cpu", "htp-emulator")
 #: A case whose proof failed has no figures; one that crashed later keeps those it has.
 PROOF_FAILURES = ("wrong tokens", "wrong device", "wrong precision", "short generation", "cannot run")
-#: Last third against first third of a case's samples: beyond this share the case drifted.
-DRIFT_BEYOND = 0.05
 
 _COMPUTE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _EMPTY = Interval(math.nan, math.nan, math.nan)
@@ -57,6 +56,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     figures_wanted = not hidden and not (failure and failure.split(":")[0] in PROOF_FAILURES)
     figures = _figures(samples if figures_wanted else None, loads if figures_wanted else [], case)
     memory = run.memory.get(key, []) if figures_wanted else []
+    bandwidth_use, explanation = _use(info, figures, run.record.limits)
     row = {
         **_identity(info, loads),
         "loads": len(np.unique(samples.load)) if samples is not None else 0,
@@ -65,9 +65,10 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "peak_memory_bytes": max((m.peak_uss_bytes or m.peak_rss_bytes for m in memory), default=math.nan),
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
-        **_use(info, figures, run.record.limits),
+        "bandwidth_use": bandwidth_use,
+        "bandwidth_note": explanation,
         "converged": _converged(run, key),
-        "failure": failure if not hidden or failure else None,
+        "failure": failure,
     }
     row["flags"] = ", ".join(_flags(row, samples if figures_wanted else None, loads, simulated=bool(hidden)))
     return row
@@ -120,7 +121,7 @@ def _figures(samples: SampleColumns | None, loads: list[LoadRecord], case: Case)
     row["load_s"] = intervals["load"].mid
     row["compile_s"] = _median([load.compile_ns * NANO for load in loads if load.compile_ns is not None])
     row["first_inference_s"] = intervals["first_inference"].mid
-    return row | _bounded("energy_j", intervals["energy"])
+    return row | _bounded("energy_per_token_j", intervals["energy"])
 
 
 def _interval(evidence: Evidence | None) -> Interval:
@@ -137,11 +138,13 @@ def _median(values: list[float]) -> float:
 
 def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
     """Return percentiles of the gaps between tokens over all samples, where there are enough of them."""
+    counted = samples.counted() if samples is not None else np.zeros(0, dtype=np.bool_)
     generations = samples.generations() if samples is not None else []
+    generations = [stamps for stamps, counts in zip(generations, counted, strict=False) if counts]
     gaps = np.concatenate([np.diff(stamps) for stamps in generations]) * NANO if generations else np.empty(0)
     row = {
-        f"itl_{name}_s": float(np.quantile(gaps, int(name[1:]) / 100)) if gaps.size >= needed else math.nan
-        for name, needed in GAPS_NEEDED.items()
+        f"itl_p{percent}_s": float(np.percentile(gaps, percent)) if gaps.size >= needed else math.nan
+        for percent, needed in PERCENTILE_NEEDS.items()
     }
     return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
 
@@ -167,18 +170,27 @@ def _kv_bytes(checkpoint: Checkpoint, case: Case) -> float:
     return work.batch * cells * per_token
 
 
-def _use(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> dict[str, float]:
-    """Return how much of the measured read bandwidth the decode steps use."""
-    bandwidth = bandwidth_limit(info, limits)
-    steps = 1 / figures["tpot_s"] if figures["tpot_s"] > 0 else math.nan
-    return {"bandwidth_use": decode_step_bytes(info) * steps / bandwidth if bandwidth else math.nan}
+def _use(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> tuple[float, str | None]:
+    """Return how much of the engine's read bandwidth decoding uses, and what explains a share that needs it."""
+    from slmbench.machine.limits import bandwidth_use
+
+    kept = limits_of_case(info, limits)
+    if kept is None or not figures["tpot_s"] > 0:
+        return math.nan, None
+    use = bandwidth_use(decode_step_bytes(info), figures["tpot_s"] / NANO, kept)
+    return (use.share, use.explanation) if use else (math.nan, None)
 
 
-def bandwidth_limit(info: CaseInfo, limits: Mapping[str, Any]) -> float | None:
-    """Return the read bandwidth in B/s that the case's engine reaches on its device, if the run kept it."""
-    found = limits.get(f"{info.case.backend}|{info.case.device}") or limits.get(f"{info.engine}|{info.case.device}")
-    value = found.get("read_bytes_per_s") if isinstance(found, Mapping) else None
-    return float(value) if isinstance(value, int | float) and value > 0 else None
+def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:
+    """Return the limits of the case's engine on its device (``engine|device``), if the run kept them."""
+    from pydantic import ValidationError
+
+    from slmbench.machine.limits import Limits
+
+    try:
+        return Limits.model_validate(limits[f"{info.engine}|{info.case.device}"])
+    except (KeyError, ValidationError):
+        return None
 
 
 def _converged(run: RunColumns, key: str) -> bool | None:
@@ -204,15 +216,14 @@ def _flags(
         flags.append(f"foreign load in {samples.disturbed.mean():.0%} of samples")
     if any(not load.stationary for load in loads):
         flags.append("warm-up not stationary")
-    drift = drift_of(samples)
-    if abs(drift) > DRIFT_BEYOND:
-        flags.append(f"drift {drift:+.0%}")
+    for name, values in (("ttft", samples.first_ns), ("tpot", samples.tpot_ns())):
+        drift = drift_of(np.asarray(values, dtype=np.float64)[samples.counted()])
+        if abs(drift) > DRIFT_BOUND:
+            flags.append(f"{name} drifts {drift:+.0%}")
     return flags
 
 
-def drift_of(samples: SampleColumns) -> float:
-    """Return by how much the last third of the samples is slower than the first third (whole generations)."""
-    third = len(samples) // 3
-    if third < 3:
-        return 0.0
-    return float(np.median(samples.last_ns[-third:]) / np.median(samples.last_ns[:third]) - 1)
+def drift_of(values: Floats) -> float:
+    """Return by how much the median of the last third lies above that of the first third; 0 for fewer than nine."""
+    third = len(values) // 3
+    return float(np.median(values[-third:]) / np.median(values[:third]) - 1) if third >= 3 else 0.0

@@ -115,7 +115,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("itl p50 / p90 ms", _gaps, weight=2, foldable=True),
     Column("load s", lambda r: number(r["load_s"], 2), weight=2, foldable=True),
     Column("memory", lambda r: size(r["peak_memory_bytes"]), weight=4, foldable=True),
-    Column("energy J", lambda r: number(r["energy_j"]), weight=4, foldable=True),
+    Column("mJ / token", lambda r: number(r["energy_per_token_j"] * 1e3), weight=4, foldable=True),
     Column("agreement", lambda r: share(r["agreement"]), weight=6, foldable=True),
     Column("bandwidth use", lambda r: share(r["bandwidth_use"]), weight=3, foldable=True),
     Column("flags", lambda r: r["flags"] or EMPTY, numeric=False, weight=8, foldable=True),
@@ -141,6 +141,9 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     dropped = _narrow(shown, width) if width else []
     notes = [f"{row['model']} on {row['backend']} ({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
              for row in all_rows if row["failure"] or row not in rows]  # fmt: skip
+    notes += sorted(
+        {f"Bandwidth use, {row['model']}: {row['bandwidth_note']}" for row in rows if row["bandwidth_note"]}
+    )
     if dropped:
         notes.append(f"Too wide for this terminal: {', '.join(dropped)}; see table.md.")
     return TextTable(
