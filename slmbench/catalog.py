@@ -127,8 +127,8 @@ def _pairs() -> list[Entry]:
     with more decoder layers would have more parameters: their FFN is narrower by multiples of 64 instead, and
     all three stay within 1 % of the one dec-330m.
     """
-    released = "the paper's released 330M model"
-    scaled = "scaled from the paper's 330M shape (2/3 of the layers in the encoder, the same ratios)"
+    released = "the paper's released 330M"
+    scaled = "the paper's 330M, scaled"
     shape = {"width": 1024, "heads": 4, "head_dim": 96}
     tiny = {"width": 256, "heads": 4, "head_dim": 64, "vocab": 2048}
     small = {"width": 512, "heads": 8, "head_dim": 64, "ffn": 1536}
@@ -138,7 +138,7 @@ def _pairs() -> list[Entry]:
         return Entry(name, "encoder-decoder", "t5gemma", shapes.mu(**sizes), shape_of, source, pair)
 
     def dec(name: str, pair: str, **sizes: int) -> Entry:
-        text = f"a Llama of {pair}'s width, heads and parameters"
+        text = f"a Llama as wide as {pair}"
         return Entry(name, "decoder-only", "llama", shapes.dec(**sizes), text, _PAPER, pair)
 
     return [
@@ -257,7 +257,7 @@ def _decoder_only() -> list[Entry]:
 
 def _tiny() -> list[Entry]:
     """Return one architecture of each kind that exports and runs in a second: for tests."""
-    text = "none: a small one of its architecture, for tests"
+    text = "none, for tests"
 
     def entry(name: str, family: Family, config: dict[str, Any]) -> Entry:
         return Entry(name, family, config["model_type"], config, text, "chosen small")
@@ -316,3 +316,35 @@ def get(name: str) -> Entry:
     if entry is None:
         raise BadInputError(f"no catalog entry '{name}'.{nearest(name, names())} `slmbench models` lists them")
     return entry
+
+
+def overview() -> list[dict[str, Any]]:
+    """Return one row an entry, with whether this machine has the memory now to run it, and to export it, in fp32."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    return [
+        {
+            "name": entry.name,
+            "family": entry.family,
+            "architecture": entry.architecture,
+            "parameter_count": entry.parameter_count,
+            "shape_of": entry.shape_of,
+            "source": entry.source,
+            "pair": entry.pair,
+            "digest": entry.digest(),
+            "fits_run": available >= run_bytes(entry.parameter_count),
+            "fits_export": available >= export_bytes(entry.parameter_count),
+        }
+        for entry in entries()
+    ]
+
+
+def run_bytes(parameter_count: int) -> int:
+    """Return about how much memory a session in fp32 takes: the weights, a tenth for K/V and buffers, an engine."""
+    return parameter_count * 44 // 10 + 300_000_000
+
+
+def export_bytes(parameter_count: int, *, copies: int = 2) -> int:
+    """Return about how much memory an export takes: fp32 copies in torch and in the exporter, and the libraries."""
+    return parameter_count * 4 * copies + 800_000_000

@@ -32,6 +32,8 @@ class Checkpoint(BaseModel):
     source: Literal["catalog", "folder", "hub"]
     #: The folder's path (folder and hub); never part of the identity.
     path: Path | None = Field(default=None, exclude=True)
+    #: The user lets the checkpoint's own Python code run; never part of the identity.
+    trust_remote_code: bool = Field(default=False, exclude=True)
     #: The Hub commit, where there is one.
     revision: str | None = None
     family: Family
@@ -113,6 +115,7 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Ch
         name=folder.resolve().name,
         source="folder",
         path=folder.resolve(),
+        trust_remote_code=trust_remote_code,
         family=family,
         architecture=config["model_type"],
         parameter_count=weights.parameter_count,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 
 
-def load_model(checkpoint: Checkpoint, *, attention: str = "eager", trust_remote_code: bool = False) -> torch.nn.Module:
+def load_model(checkpoint: Checkpoint, *, attention: str = "eager") -> torch.nn.Module:
     """Return the checkpoint's network in fp32 and eval mode, on the CPU, without gradients.
 
     ``attention`` is one of transformers' attention implementations ("eager", "sdpa", or a registered name).
@@ -40,10 +40,12 @@ def load_model(checkpoint: Checkpoint, *, attention: str = "eager", trust_remote
     except ImportError as error:
         raise CannotRunError("torch and transformers are needed to export: pip install 'slmbench[cpu]'") from error
     transformers.utils.logging.disable_progress_bar()
+    # Its warnings advise whoever trains; errors are exceptions.
+    transformers.utils.logging.set_verbosity_error()
     if checkpoint.source == "catalog":
         model = _from_catalog(catalog.get(checkpoint.name), attention)
     else:
-        model = _from_folder(checkpoint, attention, trust_remote_code)
+        model = _from_folder(checkpoint, attention)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
@@ -65,7 +67,7 @@ def _auto_class(checkpoint_family: str) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _from_folder(checkpoint: Checkpoint, attention: str, trust_remote_code: bool) -> Any:
+def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
     import torch
 
     try:
@@ -75,7 +77,7 @@ def _from_folder(checkpoint: Checkpoint, attention: str, trust_remote_code: bool
             attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=checkpoint.trust_remote_code,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise BadInputError(f"{checkpoint.path}: transformers cannot load it: {_short(error)}") from error

@@ -1,0 +1,72 @@
+"""``slmbench export``: a checkpoint to an artifact in the store."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from slmbench.terms import Format, Layout, Precision
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A catalog name, a Hugging Face folder, or a Hub id.")],
+    format_: Annotated[Format, typer.Option("--format", help="What is written.")] = "openvino",
+    precision: Annotated[Precision, typer.Option(help="Precision of the weights.")] = "fp32",
+    exporter: Annotated[
+        str, typer.Option(help="auto, slmbench, optimum (OpenVINO) or genai (ONNX, decoder-only).")
+    ] = "auto",
+    layout: Annotated[Layout, typer.Option(help="static: fixed shapes, for NPUs.")] = "dynamic",
+    input_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest prompt.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest answer.")] = None,
+    target: Annotated[str | None, typer.Option(help="An engine the graph is made for: qnn.")] = None,
+    soc: Annotated[str | None, typer.Option(help="With --target qnn: the chip to compile for.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub: branch, tag or commit.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Export anew even if the store has it.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Hub: take what is in the cache only.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Export a checkpoint and print where the artifact is."""
+    import contextlib
+    import sys
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from slmbench.checkpoint import resolve
+    from slmbench.export.build import ensure_artifact
+    from slmbench.export.support import make_spec
+
+    began = time.perf_counter()
+    model = resolve(checkpoint, revision=revision, offline=offline, trust_remote_code=trust_remote_code)
+    spec = make_spec(
+        model, format_, precision, exporter,
+        layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc,
+    )  # fmt: skip
+    console = Console(stderr=True)
+    title = escape(f"{model.name} to {spec.label()}")
+    # Exporters print; standard output is the result's alone.
+    with contextlib.redirect_stdout(sys.stderr), console.status(title) as status:
+
+        def progress(line: str) -> None:
+            status.update(f"{title}: {escape(line)}")
+            if not console.is_terminal or line.endswith("exporting anew"):
+                console.print(line, style="dim", markup=False, highlight=False)
+
+        artifact = ensure_artifact(model, spec, progress=progress, force=force)
+    seconds = time.perf_counter() - began
+    if as_json:
+        result = {"folder": str(artifact.folder), "seconds": round(seconds, 3), "size_bytes": artifact.size_bytes()}
+        typer.echo(json.dumps(result | artifact.manifest.model_dump(mode="json"), indent=1))
+        return
+    typer.echo(f"{artifact.folder}")
+    typer.echo(f"{model.name}: {spec.label()}, {artifact.size_bytes() / 1e6:.1f} MB, {seconds:.1f} s")
+    typer.echo(f"id {artifact.manifest.artifact_id}, checkpoint {model.digest[:16]}")

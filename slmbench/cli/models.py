@@ -1,0 +1,32 @@
+"""``slmbench models``: the catalog."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List the catalog: architectures with seeded random weights, and whether this machine holds them."""
+    from slmbench.catalog import overview
+
+    rows = overview()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, caption="fits: memory this machine has now, for one fp32 copy and its export")
+    for column in ("name", "family", "parameters", "shape of", "pair", "fits"):
+        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column == "name")
+    for row in rows:
+        millions = f"{row['parameter_count'] / 1e6:,.1f}M"
+        fits = "run, export" if row["fits_export"] else "run" if row["fits_run"] else "no"
+        table.add_row(row["name"], row["family"], millions, row["shape_of"], row["pair"] or "", fits)
+    Console().print(table)

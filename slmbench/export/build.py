@@ -1,0 +1,178 @@
+"""From a checkpoint and a spec to an artifact in the store: found, or exported once."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from slmbench.artifact import (
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    Artifact,
+    ArtifactSpec,
+    FileEntry,
+    GoldenRecord,
+    Manifest,
+    read_artifact,
+    sha256_of,
+)
+from slmbench.catalog import export_bytes
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import CannotRunError
+from slmbench.export.quiet import silence_telemetry
+from slmbench.export.route import Exported, Progress
+from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact
+from slmbench.export.support import choose_exporter, installed_versions, refusal, route
+from slmbench.paths import cache_dir
+
+__all__ = ["check_resources", "choose_exporter", "ensure_artifact"]
+
+#: Bytes of a weight on disk, scales of grouped int4 included.
+_WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.6}
+
+
+def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Progress, force: bool = False) -> Artifact:
+    """Return the artifact from the store, exporting it first where it is missing, damaged or outdated.
+
+    Two processes that want the same artifact: one exports, the other waits for it. An interrupted export leaves
+    nothing that is taken for an artifact. ``force`` exports anew in any case.
+
+    Raises:
+        CannotRunError: no route writes this, too little memory or disk, or the exporter fails.
+        BadInputError: bounds or weights that do not fit the checkpoint.
+    """
+    if not force and (found := find_artifact(checkpoint, spec)) is not None:
+        return found
+    reason = refusal(checkpoint, spec)
+    if reason is not None:
+        raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
+    store = artifacts_dir()
+    store.mkdir(parents=True, exist_ok=True)
+    artifact_id = spec.artifact_id(checkpoint.digest)
+    with _locked(cache_dir() / "locks" / f"{artifact_id}.lock", checkpoint, progress):
+        found = None if force else find_artifact(checkpoint, spec, note=progress)
+        return found or _export(checkpoint, spec, store / artifact_id, progress)
+
+
+def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
+    """Refuse an export that this machine has no memory or disk for.
+
+    Raises:
+        CannotRunError: with the figures needed and found.
+    """
+    count = checkpoint.parameter_count
+    # One copy in torch, one in the exporter's graph; the torch route only writes what it holds.
+    memory = export_bytes(count, copies=1 if spec.format == "torch" else 2)
+    available = psutil.virtual_memory().available
+    what = f"exporting {checkpoint.name} ({count / 1e6:.0f}M parameters) to {spec.label()}"
+    if memory > available:
+        raise CannotRunError(
+            f"{what} takes about {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
+        )
+    written = count * _WEIGHT_BYTES[spec.weight_precision]
+    if checkpoint.family == "encoder-decoder" and spec.format != "torch":
+        # Encoder and decoder are graphs of their own, each with the embedding.
+        written += checkpoint.geometry.vocab_size * checkpoint.geometry.width * 4
+    # Compression starts from a graph in fp32 that lies beside it until it is done.
+    disk = written if spec.weight_precision == "fp32" or spec.format == "torch" else written + count * 4
+    store = artifacts_dir()
+    free = shutil.disk_usage(store).free
+    if disk > free:
+        raise CannotRunError(
+            f"{what} takes about {disk / 1e9:.1f} GB of disk, {store} has {free / 1e9:.1f} GB free; "
+            "`slmbench cache clean` frees some, SLMBENCH_CACHE names another folder"
+        )
+
+
+@contextmanager
+def _locked(path: Path, checkpoint: Checkpoint, progress: Progress) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(f"another process is exporting {checkpoint.name}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: Progress) -> Artifact:
+    check_resources(checkpoint, spec)
+    silence_telemetry()
+    began = time.perf_counter()
+    # The lock is ours: what an earlier, killed export of this artifact left is rubbish.
+    for leftover in place.parent.glob(f"{UNFINISHED}{place.name}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{place.name}-", dir=place.parent))
+    try:
+        golden = _golden(checkpoint, spec, progress)
+        (folder / GOLDEN_NAME).write_text(golden.model_dump_json(), encoding="utf-8")
+        gc.collect()
+        exported = route(spec).writer()(checkpoint, spec, folder, progress)
+        progress("hashing the files")
+        _write_manifest(checkpoint, spec, folder, exported, time.perf_counter() - began)
+        _move_into_place(folder, place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return read_artifact(place)
+
+
+def _golden(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:
+    from slmbench.export.golden import make_golden
+    from slmbench.export.load import load_model
+
+    progress("loading the reference")
+    model = load_model(checkpoint)
+    progress("generating the golden record")
+    return make_golden(model, checkpoint, input_tokens=spec.input_tokens, output_tokens=spec.output_tokens)
+
+
+def _write_manifest(
+    checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, exported: Exported, seconds: float
+) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = Manifest(
+        artifact_id=spec.artifact_id(checkpoint.digest),
+        spec=spec,
+        checkpoint=checkpoint,
+        graphs=exported.graphs,
+        files=tuple(
+            FileEntry(path=p.relative_to(folder).as_posix(), size_bytes=p.stat().st_size, sha256=sha256_of(p))
+            for p in files
+        ),
+        attention=exported.attention,
+        cross_kv_once=exported.cross_kv_once,
+        decode_weight_bytes=exported.decode_weight_bytes,
+        versions=installed_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        export_seconds=round(seconds, 3),
+    )
+    path = folder / MANIFEST_NAME
+    with path.open("w", encoding="utf-8") as file:
+        file.write(manifest.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move_into_place(folder: Path, place: Path) -> None:
+    """Rename the finished folder; what was there before goes only when the new one is ready."""
+    if place.exists():
+        old = place.with_name(f"{UNFINISHED}{place.name}-old-{os.getpid()}")
+        place.rename(old)
+        folder.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        folder.rename(place)

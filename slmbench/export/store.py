@@ -1,0 +1,151 @@
+"""The artifact store: a folder of artifacts in the user's cache, each named by what it is.
+
+An artifact is complete or absent: it is written beside its place and renamed into it, manifest last.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from slmbench.artifact import MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import BadInputError
+from slmbench.export.support import outdated
+from slmbench.paths import cache_dir
+
+#: Folders of the store that are being written start with this.
+UNFINISHED = ".writing-"
+
+
+def artifacts_dir() -> Path:
+    """Return the store's folder. It may not exist yet."""
+    return cache_dir() / "artifacts"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One folder of the store, whole or not."""
+
+    folder: Path
+    size_bytes: int
+    #: None where the manifest cannot be read.
+    artifact: Artifact | None
+    #: What is wrong with it; None when nothing was found.
+    problem: str | None
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a listing shows of it."""
+        manifest = self.artifact.manifest if self.artifact else None
+        return {
+            "id": self.folder.name,
+            "folder": str(self.folder),
+            "size_bytes": self.size_bytes,
+            "checkpoint": manifest.checkpoint.name if manifest else "?",
+            "label": manifest.spec.label() if manifest else "?",
+            "created": manifest.created if manifest else "?",
+            "versions": manifest.versions if manifest else {},
+            "problem": self.problem,
+        }
+
+
+def find_artifact(
+    checkpoint: Checkpoint, spec: ArtifactSpec, *, note: Callable[[str], None] | None = None
+) -> Artifact | None:
+    """Return the stored artifact if it is whole and of the installed exporters' versions, else None.
+
+    Sizes are looked at each time, hashes once a process (and again when the manifest changes). ``note`` is told
+    why a stored artifact is not used.
+    """
+    folder = artifacts_dir() / spec.artifact_id(checkpoint.digest)
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    try:
+        artifact = read_artifact(folder)
+        reason = damage(artifact, hashes=False) or _damage_by_hash(folder, _changed_ns(folder))
+    except (BadInputError, OSError) as error:
+        reason = str(error)
+    else:
+        if reason is None and artifact.manifest.artifact_id != folder.name:
+            reason = f"{folder} holds another artifact ({artifact.manifest.artifact_id})"
+        made = outdated(artifact.manifest) if reason is None else None
+        if reason is None and made is None:
+            return artifact
+        if made is not None and note is not None:
+            note(f"the stored artifact was made by {made}; exporting anew")
+            return None
+    if note is not None:
+        note(f"the stored artifact is damaged: {reason}; exporting anew")
+    return None
+
+
+def list_artifacts(*, hashes: bool = False) -> list[Stored]:
+    """Return what the store holds, unfinished folders included, largest first."""
+    return sorted((_look_at(folder, hashes) for folder in _folders()), key=lambda s: s.size_bytes, reverse=True)
+
+
+def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = False) -> list[Stored]:
+    """Return the stored artifacts that are meant: by the start of their ids, the damaged ones, or all.
+
+    Raises:
+        BadInputError: nothing is asked for, or an id that fits none or several.
+    """
+    if not (ids or everything or damaged):
+        raise BadInputError("say what to remove: ids from `slmbench cache list`, --damaged or --all")
+    stored = list_artifacts(hashes=damaged)
+    if everything:
+        return stored
+    chosen = {item.folder: item for item in stored if damaged and item.problem}
+    for start in ids:
+        fitting = [item for item in stored if item.folder.name.startswith(start)]
+        if len(fitting) != 1:
+            raise BadInputError(
+                f"'{start}' fits {len(fitting)} artifacts in the cache; `slmbench cache list` shows them"
+            )
+        chosen[fitting[0].folder] = fitting[0]
+    return list(chosen.values())
+
+
+def remove(stored: list[Stored]) -> int:
+    """Remove the folders and return how many bytes that freed.
+
+    Raises:
+        BadInputError: a folder outside the store.
+    """
+    freed = 0
+    for item in stored:
+        if item.folder.parent != artifacts_dir():
+            raise BadInputError(f"{item.folder} is not in the artifact store")
+        shutil.rmtree(item.folder)
+        freed += item.size_bytes
+    return freed
+
+
+def _folders() -> Iterator[Path]:
+    store = artifacts_dir()
+    if store.is_dir():
+        yield from (folder for folder in store.iterdir() if folder.is_dir())
+
+
+def _look_at(folder: Path, hashes: bool) -> Stored:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if folder.name.startswith(UNFINISHED):
+        return Stored(folder, size, None, "unfinished export")
+    try:
+        artifact = read_artifact(folder)
+    except BadInputError as error:
+        return Stored(folder, size, None, str(error))
+    return Stored(folder, size, artifact, damage(artifact, hashes=hashes))
+
+
+def _changed_ns(folder: Path) -> int:
+    return (folder / MANIFEST_NAME).stat().st_mtime_ns
+
+
+@lru_cache(maxsize=1024)
+def _damage_by_hash(folder: Path, manifest_changed_ns: int) -> str | None:  # noqa: ARG001 (part of the key)
+    return damage(read_artifact(folder), hashes=True)
