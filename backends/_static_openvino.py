@@ -89,15 +89,8 @@ class OpenVinoStaticSession(StaticSession):
         self._requests[role].infer()
 
     def placement(self) -> Placement:
-        """Return the device that the compiled graphs name; for NPUW the devices of its submodels."""
-        compiled = self._compiled[self._step_role]
-        if self._simulated:
-            devices = str(compiled.get_property("NPUW_DEVICES")).split(",")
-        else:
-            found = compiled.get_property("EXECUTION_DEVICES")
-            devices = [found] if isinstance(found, str) else list(found)
-        executed_on = "+".join(sorted(name.split(".")[0].lower() for name in devices))
-        return Placement(self._device, f"npuw-{executed_on}" if self._simulated else executed_on)
+        """Return the devices that all compiled graphs name; for NPUW the devices of its submodels."""
+        return Placement(self._device, "+".join(sorted({executed_on(graph) for graph in self._compiled.values()})))
 
     def compute_precision(self) -> str:
         """Return OpenVINO's inference precision in effect."""
@@ -122,6 +115,26 @@ class OpenVinoStaticSession(StaticSession):
         self._compiled.clear()
         self._slots.clear()
         self._pool = BufferPool()
+
+
+def executed_on(compiled: Any) -> str:
+    """Return where a compiled model runs, in small letters: "cpu", "npu", "npuw-cpu", "cpu+gpu".
+
+    NPUW calls itself "NPU" whatever its submodels run on, so its own list of devices is asked. A list means that
+    any of them may run a part: it is given back whole, and equals no device that was asked for.
+    """
+    try:
+        wrapped = str(compiled.get_property("NPU_USE_NPUW")).upper() in ("TRUE", "YES")
+    except RuntimeError:
+        wrapped = False
+    if wrapped:
+        found = str(compiled.get_property("NPUW_DEVICES")).split(",")
+    else:
+        named = compiled.get_property("EXECUTION_DEVICES")
+        found = [named] if isinstance(named, str) else list(named)
+    # AUTO puts the device it uses meanwhile into brackets; a second GPU is "GPU.1".
+    devices = sorted({name.strip("()").split(".")[0].lower() for name in found})
+    return ("npuw-" if wrapped else "") + "+".join(devices)
 
 
 def _cpu_properties(options: SessionOptions) -> dict[str, Any]:

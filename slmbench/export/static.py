@@ -17,7 +17,7 @@ from typing import Any
 from slmbench import static_layout as layout
 from slmbench.artifact import ArtifactSpec, Role
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import BadInputError, CannotRunError, SlmbenchError
 from slmbench.export.route import Exported, Progress
 from slmbench.export.static_graphs import Graph, static_graphs
 
@@ -59,6 +59,15 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         cross_kv_once=_cross_kv_once(checkpoint, products),
         decode_weight_bytes=weight_bytes * _BITS[spec.weight_precision] // 32,
     )
+
+
+def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return why there is no static artifact of this kind (one line), or None when there is."""
+    try:
+        check(checkpoint, spec)
+    except SlmbenchError as error:
+        return str(error)
+    return None
 
 
 def check(checkpoint: Checkpoint, spec: ArtifactSpec) -> tuple[int, int]:
