@@ -275,12 +275,13 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                # Also when it happens to be whole: a resumed run cuts it off and takes that sample again.
+                warnings.append(f"{path}:{number}: the last line was cut off and is left out")
+                return
             try:
                 yield _RECORD.validate_json(line)
             except ValidationError as error:
-                if not line.endswith(b"\n"):
-                    warnings.append(f"{path}:{number}: the last line was cut off and is left out")
-                    return
                 raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
 
 
@@ -305,6 +306,18 @@ def read_run_record(path: Path) -> RunRecord:
         return RunRecord.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         raise BadInputError(f"{path}: {_explain(error)}") from error
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Return the published JSON Schemas: of ``run.json`` and of one line of ``samples.jsonl``, by file name."""
+    schemas = {
+        "run.schema.json": (RunRecord.model_json_schema(mode="serialization"), "slmbench run.json"),
+        "sample.schema.json": (_RECORD.json_schema(mode="serialization"), "one line of slmbench samples.jsonl"),
+    }
+    return {
+        name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+        for name, (schema, title) in schemas.items()
+    }
 
 
 def _explain(error: ValidationError) -> str:

@@ -27,6 +27,8 @@ from slmbench.worker import protocol as p
 HELLO_TIMEOUT_S = 120.0
 #: Seconds a worker may take to free its session before it is killed.
 CLOSE_TIMEOUT_S = 20.0
+#: Seconds that stopping a process may take to show; systems that do not show it at all are not waited for longer.
+SUSPEND_TIMEOUT_S = 0.05
 LOG_TAIL_LINES = 30
 _LOG_TAIL_BYTES = 8192
 
@@ -119,7 +121,9 @@ class Worker:
             raise BadInputError(f"{self._python}: slmbench {found} there, {__version__} here; install the same version")
 
     def _no_hello(self) -> SlmbenchError:
-        self._process.wait()
+        code = self._process.wait()
+        if code < 0:
+            return WorkerError(*explain_exit(code))
         tail = log_tail(self.log, 3)
         if re.search(r"No module named '?slmbench", tail):
             return BadInputError(
@@ -181,11 +185,16 @@ class Worker:
         return WorkerError(*explain_exit(code))
 
     def suspend(self) -> None:
-        """Stop the process where it stands: its spinning threads disturb nobody."""
-        if not self._suspended:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                psutil.Process(self.pid).suspend()
-            self._suspended = True
+        """Stop the process where it stands, and wait until it does: its spinning threads disturb nobody."""
+        if self._suspended:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            process.suspend()
+            deadline = time.monotonic() + SUSPEND_TIMEOUT_S
+            while process.status() == psutil.STATUS_RUNNING and time.monotonic() < deadline:
+                time.sleep(0.0005)
+        self._suspended = True
 
     def resume(self) -> None:
         """Let a suspended process go on."""

@@ -12,11 +12,13 @@ import sys
 import time
 import traceback
 from importlib.metadata import PackageNotFoundError, version
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
 
 from slmbench import __version__
 from slmbench.artifact import Artifact, GoldenPrompt, read_artifact
-from slmbench.backend import LoopSession, Session, load_backend
+from slmbench.backend import Backend, LoopSession, Session, SessionOptions, load_backend
 from slmbench.case import Case
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.measure.energy import EnergyReader
@@ -135,7 +137,7 @@ class _OpenCase:
 
             self.tokenizer = load_tokenizer(request.tokenizer)
         backend = load_backend(self.case.backend)
-        options = backend.options_type.model_validate(request.options)
+        options = _options(backend, request.options)
         begin = time.perf_counter_ns()
         self.session = backend.open(self.artifact, self.case.device, options)
         whole = time.perf_counter_ns() - begin
@@ -239,6 +241,14 @@ class _OpenCase:
         from slmbench.prompts import token_ids
 
         return token_ids(self.tokenizer, text)
+
+
+def _options(backend: Backend, given: dict[str, Any]) -> SessionOptions:
+    try:
+        return backend.options_type.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"option {'.'.join(map(str, first['loc']))} of {backend.name}: {first['msg']}") from error
 
 
 def _describe(request: p.Describe) -> p.Described:

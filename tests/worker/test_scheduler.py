@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from slmbench.records import SAMPLES_NAME, LoadRecord, MemoryRecord, SampleRecord, read_samples
+import psutil
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from slmbench.case import Workload
+from slmbench.errors import BadInputError
+from slmbench.records import (
+    SAMPLES_NAME,
+    LoadRecord,
+    MemoryRecord,
+    Outcome,
+    RunRecord,
+    SampleRecord,
+    read_samples,
+    write_run,
+)
+from slmbench.worker import events as e
 from slmbench.worker.planned import MeasureSettings, PlannedCase
 from slmbench.worker.scheduler import measure
 
@@ -34,3 +53,194 @@ def test_every_case_is_surveyed_loaded_and_sampled(tmp_path: Path, planned: Make
     slow = [s.token_ns[0] for s in samples if s.case.startswith("b|")]
     assert min(slow) >= 5e6
     assert all(len(s.token_ns) == 4 and s.phases_ns == {"first_step": s.phases_ns["first_step"]} for s in samples)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_order(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    def order(name: str, seed: int) -> list[tuple[str, int]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        plan = [planned(f"case{i}", ttft_ms=0, step_ms=0) for i in range(5)]
+        measure(plan, folder, replace(quick, seed=seed, repeat=2, foreign_load_bound=100.0))
+        return [(s.case, s.round) for s in records(folder, SampleRecord)]
+
+    first = order("first", 1)
+    assert order("again", 1) == first
+    assert order("other", 2) != first
+    rounds = [[case for case, r in first if r == n] for n in range(2)]
+    assert set(rounds[0]) == set(rounds[1])
+    assert rounds[0] != rounds[1]
+
+
+def test_idle_workers_are_suspended(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    """When a sample ends, every worker but its own stands still."""
+    seen: list[list[str]] = []
+
+    def look(event: e.Event) -> None:
+        if isinstance(event, e.Sampled):
+            seen.append(sorted(child.status() for child in psutil.Process().children()))
+
+    measure([planned(name) for name in "abc"], tmp_path, replace(quick, repeat=1, foreign_load_bound=100.0), look)
+    assert len(seen) == 3
+    for states in seen:
+        assert states.count(psutil.STATUS_STOPPED) == 2
+        assert len(states) == 3
+
+
+def test_a_case_stops_when_its_intervals_are_narrow(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    settings = replace(quick, repeat=None, ttft_target=0.9, tpot_target=0.9, budget_s=60, foreign_load_bound=100.0)
+    measured = measure([planned("a", ttft_ms=20, step_ms=20)], tmp_path, settings)
+    (outcome,) = measured.outcomes.values()
+    assert outcome.loads == 3
+    assert outcome.converged == {"ttft": True, "tpot": True}
+    assert len(records(tmp_path, SampleRecord)) == 6
+    assert outcome.half_width["ttft"] is not None
+    assert outcome.half_width["ttft"] < 0.9
+
+
+def test_a_spent_budget_leaves_a_case_not_converged(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    settings = replace(quick, repeat=None, ttft_target=1e-9, tpot_target=1e-9, budget_s=0.01)
+    measured = measure([planned("a"), planned("b")], tmp_path, settings)
+    for outcome in measured.outcomes.values():
+        assert outcome.loads == 1
+        assert outcome.converged == {"ttft": False, "tpot": False}
+        assert outcome.half_width == {"ttft": None, "tpot": None}
+    # Every case has figures, however small the budget.
+    assert {s.case for s in records(tmp_path, SampleRecord)} == set(measured.outcomes)
+
+
+def test_a_disturbed_sample_is_taken_again_once(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    measured = measure([planned("a")], tmp_path, replace(quick, repeat=2, foreign_load_bound=-1.0))
+    samples = records(tmp_path, SampleRecord)
+    assert [s.flags for s in samples] == [("foreign_load",), ("retaken", "foreign_load")] * 2
+    (outcome,) = measured.outcomes.values()
+    assert any("2 of 2 samples were disturbed" in text for text in outcome.warnings)
+
+
+def test_what_does_not_fit_memory_is_measured_in_blocks(
+    tmp_path: Path, planned: MakePlan, quick: MeasureSettings
+) -> None:
+    most: list[int] = []
+
+    def look(event: e.Event) -> None:
+        if isinstance(event, e.Sampled):
+            most.append(len(psutil.Process().children()))
+
+    measured = measure([planned("a"), planned("b")], tmp_path, replace(quick, repeat=1, memory_share=1e-6), look)
+    assert [len(block) for block in measured.blocks] == [1, 1]
+    assert set(most) == {1}
+    assert all(outcome.loads == 1 for outcome in measured.outcomes.values())
+
+
+def test_a_simulated_accelerator_is_proven_and_never_timed(
+    tmp_path: Path, planned: MakePlan, quick: MeasureSettings
+) -> None:
+    case = planned("a", case={"device": "npu", "simulate": True}, executed_on="npuw-cpu", simulate=True)
+    measured = measure([case], tmp_path, quick)
+    assert not records(tmp_path, SampleRecord)
+    (load,) = records(tmp_path, LoadRecord)
+    assert (load.requested_device, load.executed_on, load.agreement) == ("npu", "npuw-cpu", 1.0)
+    assert measured.outcomes[case.key].loads == 0
+
+
+def test_texts_are_tokenised_in_turn(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    words = {"[UNK]": 0, **{f"w{i}": i + 3 for i in range(20)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    workload = Workload(batch=2, input_tokens=4, output_tokens=3, prompts="0" * 8)
+    case = replace(planned("a", workload=workload), prompts=("w1 w2", "w3 w4 w5 w6", "w7"), tokenizer=tmp_path)
+    measure([case], tmp_path, replace(quick, repeat=3, foreign_load_bound=100.0))
+    samples = records(tmp_path, SampleRecord)
+    assert [s.input_tokens for s in samples] == [4, 2, 4]
+    assert all(s.phases_ns["tokenise"] > 0 for s in samples)
+
+
+def test_a_resumed_run_is_the_union(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    plan = [planned("a"), planned("b")]
+    settings = replace(quick, foreign_load_bound=100.0)
+
+    def stop_after(count: int) -> e.Observer:
+        def look(event: e.Event) -> None:
+            nonlocal count
+            count -= isinstance(event, e.Sampled)
+            if count == 0:
+                raise KeyboardInterrupt
+
+        return look
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(plan, tmp_path, settings, stop_after(3))
+    assert not psutil.Process().children()
+    kept = (tmp_path / SAMPLES_NAME).read_bytes()
+    (tmp_path / SAMPLES_NAME).write_bytes(kept + b'{"type":"sample","case":"cut o')
+    with pytest.raises(KeyboardInterrupt):
+        measure(plan, tmp_path, settings, stop_after(2))
+    measured = measure(plan, tmp_path, settings)
+    whole = (tmp_path / SAMPLES_NAME).read_bytes()
+    assert whole.startswith(kept)
+    samples = records(tmp_path, SampleRecord)
+    assert len(samples) == 8
+    assert len({(s.case, s.load, s.round) for s in samples}) == 8
+    # Prompts are drawn by round: none is used twice for a case.
+    assert len({(s.case, s.round) for s in samples}) == 8
+    assert len(records(tmp_path, MemoryRecord)) == 2
+    openings = [(r.case, r.load) for r in records(tmp_path, LoadRecord)]
+    assert len(set(openings)) == len(openings)
+    again = measure(plan, tmp_path, settings)
+    assert (tmp_path / SAMPLES_NAME).read_bytes() == whole
+    assert again.outcomes == measured.outcomes
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    """Also one that ended for its budget: its outcome is in run.json."""
+    plan = [planned("a")]
+    outcome = Outcome(loads=2, converged={"ttft": False})
+    write_run(
+        tmp_path,
+        RunRecord(
+            run_id="r",
+            slmbench_version="0",
+            created="",
+            finished="2026-01-01",
+            seed=0,
+            plan_digest="",
+            cases=(),
+            blocks=((plan[0].key,),),
+            outcomes={plan[0].key: outcome},
+        ),
+    )
+    measured = measure(plan, tmp_path, quick)
+    assert measured.outcomes == {plan[0].key: outcome}
+    assert not (tmp_path / SAMPLES_NAME).exists()
+
+
+def test_samples_of_another_plan_are_refused(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    measure([planned("a")], tmp_path, replace(quick, repeat=1))
+    before = (tmp_path / SAMPLES_NAME).read_bytes()
+    with pytest.raises(BadInputError, match=r"holds case a\|standin.*not planned"):
+        measure([planned("b")], tmp_path, quick)
+    assert (tmp_path / SAMPLES_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"repeat": None, "budget_s": 0.0}, "--budget 0"),
+        ({"repeat": 0}, "--repeat 0"),
+        ({"ttft_target": 0.0}, "--precision-target"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(
+    changes: dict, message: str, tmp_path: Path, planned: MakePlan, quick: MeasureSettings
+) -> None:
+    with pytest.raises(BadInputError, match=message):
+        measure([planned("a")], tmp_path, replace(quick, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_must_have_cases_of_different_keys(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    with pytest.raises(BadInputError, match="no case"):
+        measure([], tmp_path, quick)
+    with pytest.raises(BadInputError, match="same key"):
+        measure([planned("a"), planned("a")], tmp_path, quick)

@@ -1,0 +1,25 @@
+"""What an environment is: its versions and the machine as it sees it, told by a worker of that environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from slmbench.worker import protocol as p
+from slmbench.worker.host import Worker
+
+TIMEOUT_S = 300.0
+
+
+def describe(python: str | None, distributions: Iterable[str], log: Path) -> p.Described:
+    """Return versions (slmbench, numpy and the given distributions, where installed) and the machine's fingerprint.
+
+    ``python`` is the interpreter of an arm, None for this one.
+
+    Raises:
+        BadInputError: the interpreter cannot be started, has no slmbench, or one that speaks another protocol.
+        WorkerError: it failed.
+    """
+    wanted = tuple(dict.fromkeys(["slmbench", "numpy", *distributions]))
+    with Worker(log, python=python) as worker:
+        return worker.ask(p.Describe(distributions=wanted), p.Described, TIMEOUT_S)

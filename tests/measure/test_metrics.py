@@ -1,0 +1,105 @@
+"""Each metric against a sample whose figures are known by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slmbench.measure import metrics as m
+from slmbench.records import Conditions, Run, RunRecord, SampleRecord
+
+
+def sample(token_ns: tuple[int, ...] = (50_000_000, 60_000_000, 75_000_000), **changes: object) -> SampleRecord:
+    fields: dict[str, object] = {
+        "case": "c",
+        "load": 1,
+        "round": 0,
+        "started": "",
+        "batch": 2,
+        "input_tokens": 100,
+        "output_tokens": len(token_ns),
+        "token_ns": token_ns,
+        **changes,
+    }
+    return SampleRecord.model_validate(fields)
+
+
+def test_definitions() -> None:
+    one = sample(phases_ns={"tokenise": 1_000_000}, energy_j=12.0)
+    assert m.ttft_ns(one) == 50e6
+    assert m.ttft_text_ns(one) == 51e6
+    assert m.itl_ns(one).tolist() == [10e6, 15e6]
+    assert m.tpot_ns(one) == 12.5e6
+    assert m.decode_tps(one) == 2 / 0.0125
+    assert m.e2e_tps(one) == pytest.approx(2 * 3 / 0.075)
+    assert m.prefill_tps(one) == pytest.approx(2 * 100 / 0.05)
+    assert m.energy_per_token_j(one) == 2.0
+
+
+def test_what_cannot_be_told_is_empty() -> None:
+    one = sample((50_000_000,))
+    assert m.tpot_ns(one) is None
+    assert m.decode_tps(one) is None
+    assert m.ttft_text_ns(one) is None
+    assert m.energy_per_token_j(one) is None
+    assert m.itl_ns(one).size == 0
+
+
+@pytest.mark.parametrize(("percent", "needs"), [(50, 1), (90, 36), (99, 368)])
+def test_a_percentile_needs_enough_values(percent: int, needs: int) -> None:
+    assert m.percentile(np.arange(needs - 1.0), percent) is None
+    assert m.percentile(np.arange(float(needs)), percent) is not None
+
+
+def test_the_counts_a_percentile_needs_follow_from_order_statistics() -> None:
+    """The largest of n values bounds the percentile from above with 97.5 % confidence from that n on."""
+    for percent in (90, 99):
+        needs = m.PERCENTILE_NEEDS[percent]
+        q = percent / 100
+        assert q**needs <= 0.025 < q ** (needs - 1)
+
+
+def test_of_a_sample_and_its_retake_the_quieter_counts() -> None:
+    loud, quiet = Conditions(foreign_load=0.5), Conditions(foreign_load=0.1)
+    disturbed = sample(round=3, flags=("foreign_load",), conditions=loud)
+    retaken = sample((1, 2, 3), round=3, flags=("retaken",), conditions=quiet)
+    worse = sample((1, 2, 3), round=4, flags=("retaken", "foreign_load"), conditions=loud)
+    first = sample(round=4, flags=("foreign_load",), conditions=quiet)
+    assert m.counted([disturbed, retaken, first, worse]) == [retaken, first]
+
+
+def test_values_come_one_array_a_load() -> None:
+    samples = [sample((n, 2 * n), load=load, round=n) for load, n in ((2, 30), (1, 10), (1, 20))]
+    assert [values.tolist() for values in m.by_load(samples, "ttft")] == [[10, 20], [30]]
+    assert m.by_load([sample((5,))], "tpot") == []
+
+
+def test_outliers_are_labelled_and_kept() -> None:
+    samples = [sample((1000 + n, 2000 + 2 * n), round=n) for n in range(12)]
+    samples.append(sample((1005, 9000), round=12))
+    assert m.outliers(samples) == {12: ("tpot",)}
+    run = Run(Path(), RunRecord(run_id="", slmbench_version="", created="", seed=0, plan_digest="", cases=()))
+    run.samples.extend(samples)
+    found = m.case_metrics(run, "c")
+    assert found.flags == {"outlier": 1}
+    assert found.samples == 13
+    assert found.itl["p90"] is None
+    assert found.itl["max"] == 7995
+
+
+def test_drift_compares_the_thirds() -> None:
+    steady = [sample((1000, 2000 + n % 2), round=n) for n in range(12)]
+    assert m.drift(steady, "ttft") == 0
+    heating = [sample((1000, 2000 + 30 * n), round=n) for n in range(12)]
+    change = m.drift(heating, "tpot")
+    assert change is not None
+    assert change == pytest.approx((1000 + 285) / (1000 + 45) - 1)
+    assert m.drift(steady[:8], "ttft") is None
+
+
+def test_a_case_without_samples_has_empty_figures() -> None:
+    run = Run(Path(), RunRecord(run_id="", slmbench_version="", created="", seed=0, plan_digest="", cases=()))
+    found = m.case_metrics(run, "c")
+    assert (found.samples, found.loads, found.itl["p50"], found.itl["max"]) == (0, {}, None, None)

@@ -1,0 +1,42 @@
+"""Blocks are made from what workers took."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slmbench.records import MemoryRecord
+from slmbench.worker.blocks import footprint_bytes, make_blocks
+
+
+def case(name: str, rss: int, uss: int | None = None) -> MemoryRecord:
+    return MemoryRecord(case=name, peak_rss_bytes=rss, peak_uss_bytes=uss)
+
+
+def test_all_in_one_where_they_fit() -> None:
+    assert make_blocks([case("a", 4, 3), case("b", 4, 3)], 7) == [["a", "b"]]
+
+
+def test_the_room_to_open_one_more_is_kept() -> None:
+    # 3 + 3 are kept, and opening either takes 1 more.
+    assert make_blocks([case("a", 4, 3), case("b", 4, 3)], 6.9) == [["a"], ["b"]]
+
+
+def test_a_case_too_large_for_the_room_runs_alone() -> None:
+    assert make_blocks([case("a", 1), case("b", 100), case("c", 1)], 10) == [["a"], ["b"], ["c"]]
+
+
+def test_nothing_to_do() -> None:
+    assert make_blocks([], 10) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), max_size=20), st.integers(1, 200))
+def test_every_case_once_in_order_and_no_block_too_large(sizes: list[tuple[int, int]], room: int) -> None:
+    records = [case(str(n), uss + more, uss) for n, (uss, more) in enumerate(sizes)]
+    blocks = make_blocks(records, room)
+    assert [key for block in blocks for key in block] == [r.case for r in records]
+    by_key = {r.case: r for r in records}
+    for block in blocks:
+        inside = [by_key[key] for key in block]
+        need = sum(map(footprint_bytes, inside)) + max(r.peak_rss_bytes - footprint_bytes(r) for r in inside)
+        assert len(block) == 1 or need <= room
