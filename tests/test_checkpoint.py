@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import CONFIG, make_folder, tensors, write_safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError, ExitCode
 from slmbench.weights import read_header
-from folders import CONFIG, make_folder, tensors, write_safetensors
 
 
 def refused(folder: Path | str, *parts: str) -> None:

@@ -1,0 +1,88 @@
+"""The golden record against transformers' own generate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slmbench import catalog
+from slmbench.checkpoint import Checkpoint, resolve
+from slmbench.export.golden import make_golden, pick
+
+TINY = [entry.name for entry in catalog.entries() if entry.name.endswith("-tiny")]
+
+
+def test_pick_gives_the_best_token_and_its_margin() -> None:
+    logits = np.array([0.0, 4.0, 1.0, 3.0])
+    token, margin = pick(logits, ())
+    assert token == 1
+    assert margin == pytest.approx(1.0 / logits.std())
+
+
+def test_pick_passes_over_suppressed_tokens() -> None:
+    token, margin = pick(np.array([0.0, 9.0, 1.0, 3.0]), (1, 400))
+    assert token == 3
+    assert margin == pytest.approx(2.0 / np.array([0.0, 1.0, 3.0]).std())
+
+
+def _cache(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Give T5Gemma the cache its own forward makes.
+
+    ``generate`` of transformers 5.5 makes one that cuts cross K/V to the decoder's sliding window: its tokens then
+    differ from those of the same network without a cache.
+    """
+    if checkpoint.architecture != "t5gemma":
+        return {}
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    return {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_the_record_is_what_generate_gives(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    from slmbench.export.load import load_model
+
+    checkpoint = resolve(name)
+    model: Any = load_model(checkpoint)
+    for prompt in make_golden(model, checkpoint).prompts:
+        count = len(prompt.tokens)
+        ids = torch.tensor([prompt.input_ids])
+        generated = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            num_beams=1,
+            min_new_tokens=count,
+            max_new_tokens=count,
+            # BART forces its end token at the last position unless told otherwise.
+            forced_eos_token_id=None,
+            decoder_start_token_id=checkpoint.decoder_start_token_id,
+            **_cache(checkpoint),
+        )[0]
+        given = 1 if checkpoint.family == "encoder-decoder" else len(prompt.input_ids)
+        assert tuple(generated[given:].tolist()) == prompt.tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in TINY if resolve(n).family == "encoder-decoder"])
+def test_cross_keys_and_values_are_computed_once(name: str) -> None:
+    """The torch route says so of transformers' cache: no cross-attention K projection runs after the first step."""
+    torch = pytest.importorskip("torch")
+    from slmbench.export.load import load_model
+
+    checkpoint = resolve(name)
+    model: Any = load_model(checkpoint)
+    calls: list[str] = []
+    for path, module in model.named_modules():
+        cross = "EncDecAttention" in path or "encoder_attn" in path or "cross_attn" in path
+        if cross and path.rsplit(".", 1)[-1] in ("k", "k_proj"):
+            module.register_forward_hook(lambda *_, path=path: calls.append(path))
+    make_golden(model, checkpoint, output_tokens=5)
+    layers = checkpoint.geometry.decoder_layers
+    assert torch.is_tensor(next(model.parameters()))
+    assert len(calls) == 2 * layers  # two prompts
+    assert len(set(calls)) == layers
