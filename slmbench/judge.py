@@ -206,7 +206,6 @@ def _raw(
     floors: Mapping[str, float],
 ) -> Judgement:
     gate, floor = gates.gate(metric, key), floors.get(metric, 0.0)
-    seen = stats.minimum_detectable_effect(estimate, alpha=gates.alpha, power=POWER)
     return Judgement(
         key=key,
         metric=metric,
@@ -217,7 +216,7 @@ def _raw(
         noise_floor=floor,
         p_value=estimate.p_value(),
         verdict="not judged",
-        detectable=max(seen, gate, floor),
+        detectable=detectable(estimate, max(gate, floor), gates.alpha),
         base_case=base,
         new_case=new,
     )
@@ -256,7 +255,22 @@ def verdict_of(
         return "unchanged", ""
     if noise_floor > gate and abs(estimate.value) <= threshold:
         return "inconclusive", f"the noise floor of this machine, {noise_floor:.1%}, is above the gate"
+    ratio = estimate.interval()
+    if ratio.low > 1:
+        return "inconclusive", f"slower by {ratio.low - 1:.1%} to {ratio.high - 1:.1%}: on either side of the gate"
     return "inconclusive", "the interval is too wide for the gate"
+
+
+def detectable(estimate: stats.Estimate, threshold: float, alpha: float) -> float:
+    """Return the smallest slowdown, as a share, that would be called one with a chance of :data:`POWER`.
+
+    It must be seen at ``alpha``, and its estimate must come out above the threshold.
+    """
+    seen = stats.minimum_detectable_effect(estimate, alpha=alpha, power=POWER)
+    if not math.isfinite(seen):
+        return math.inf
+    above = math.log1p(threshold) + stats.t_quantile(POWER, estimate.freedom) * estimate.error
+    return max(seen, math.expm1(above))
 
 
 def _is_failed(base: SideCase, new: SideCase) -> bool:

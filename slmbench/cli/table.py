@@ -20,6 +20,7 @@ def table(
     """Make a run's tables again from its samples."""
     from slmbench.columns import read_columns
     from slmbench.report import print_run, run_table, write_reports
+    from slmbench.report.text import make_console
     from slmbench.report.write import table_markdown
 
     columns = read_columns(run)
@@ -28,8 +29,6 @@ def table(
     elif markdown:
         typer.echo(table_markdown(columns, run_table(columns)), nl=False)
     else:
-        from rich.console import Console
-
-        print_run(Console(), columns)
+        print_run(make_console(), columns)
     if write:
         write_reports(columns)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +130,26 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     """
     all_rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
     rows = [row for row in all_rows if _has_figures(row)]
+    table = folded(COLUMNS, rows, width)
+    notes = [
+        f"{row['model']} on {row['backend']} ({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
+        for row in all_rows
+        if row["failure"] or row not in rows
+    ]
+    notes += sorted(
+        {f"Bandwidth use, {row['model']}: {row['bandwidth_note']}" for row in rows if row["bandwidth_note"]}
+    )
+    return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
+
+
+def folded(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], width: int | None = None) -> TextTable:
+    """Return rows as text, with columns that are empty or the same throughout left out of the table.
+
+    Columns too many for ``width`` are dropped by weight and named in the notes.
+    """
     shown: list[tuple[Column, list[str]]] = []
     common: dict[str, str] = {}
-    for column in COLUMNS:
+    for column in columns:
         cells = [one_line(column.cell(row)) for row in rows]
         if column.foldable and len(set(cells)) <= 1 and (len(rows) > 1 or set(cells) <= {EMPTY}):
             if cells and cells[0] != EMPTY:
@@ -139,19 +157,12 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
         else:
             shown.append((column, cells))
     dropped = _narrow(shown, width) if width else []
-    notes = [f"{row['model']} on {row['backend']} ({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
-             for row in all_rows if row["failure"] or row not in rows]  # fmt: skip
-    notes += sorted(
-        {f"Bandwidth use, {row['model']}: {row['bandwidth_note']}" for row in rows if row["bandwidth_note"]}
-    )
-    if dropped:
-        notes.append(f"Too wide for this terminal: {', '.join(dropped)}; see table.md.")
     return TextTable(
         headers=[column.header for column, _ in shown],
         rows=[list(cells) for cells in zip(*(cells for _, cells in shown), strict=True)] if rows else [],
         numeric=[column.numeric for column, _ in shown],
         common=common,
-        notes=[one_line(note) for note in notes],
+        notes=[f"Too wide for this terminal: {', '.join(dropped)}; --markdown shows all."] if dropped else [],
     )
 
 
@@ -202,8 +213,21 @@ def escape_markdown(text: str) -> str:
     return replaced.replace("](", "]\\(")
 
 
-def print_table(console: Console, table: TextTable) -> None:
-    """Print a text table with what its rows have in common above and its notes below."""
+def make_console(plain_width: int = 140) -> Console:
+    """Return a console as wide as the terminal, or ``plain_width`` where output is piped (unless COLUMNS is set)."""
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=plain_width)
+
+
+def print_table(console: Console, table: TextTable, styles: Mapping[str, str] | None = None) -> None:
+    """Print a text table with what its rows have in common above and its notes below.
+
+    ``styles`` colours cells that contain a word.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -215,7 +239,11 @@ def print_table(console: Console, table: TextTable) -> None:
             widest = max(_column_width(header), *(len(row[index]) for row in table.rows))
             drawn.add_column(fill(header, widest), justify="right" if right else "left", overflow="fold")
         for row in table.rows:
-            drawn.add_row(*(Text(cell) for cell in row))
+            drawn.add_row(*(Text(cell, style=_style(cell, styles or {})) for cell in row))
         console.print(drawn)
     for note in table.notes:
         console.print(Text(note))
+
+
+def _style(cell: str, styles: Mapping[str, str]) -> str:
+    return next((style for word, style in styles.items() if word in cell.split()), "")

@@ -54,7 +54,6 @@ def print_run(console: Console, run: Run | RunColumns) -> None:
     from rich.text import Text
 
     columns = columns_of(run) if isinstance(run, Run) else run
-    width = console.width if console.is_terminal else max(console.width, 120)
-    print_table(console, text_table(run_table(columns), width=width))
+    print_table(console, text_table(run_table(columns), width=console.width))
     for line in [*pair_sentences(columns), *columns.warnings]:
         console.print(Text(one_line(line)))

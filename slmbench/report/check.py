@@ -1,0 +1,69 @@
+"""The gate: judge, go on sampling while nothing can be told, say it in one line, end with one code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from slmbench.errors import ExitCode
+from slmbench.evidence import Side
+from slmbench.judge import Comparison, exit_code
+from slmbench.records import write_whole
+from slmbench.report.comparison import headline
+from slmbench.report.formats import job_summary, junit_xml
+
+#: Judges a side with that share of the check's alpha.
+Judge = Callable[[Side, float], Comparison]
+#: Takes more samples within so many seconds and returns the side anew; None when it cannot take any more.
+SampleMore = Callable[[float], Side | None]
+
+
+def judge_until_conclusive(
+    judge: Judge,
+    new: Side,
+    sample_more: SampleMore,
+    budget_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Comparison:
+    """Judge, and as long as a verdict is ``inconclusive`` and the budget lasts, sample on and judge again.
+
+    Looking again and again raises the chance of a false alarm. So the first look has half of the check's alpha and
+    every later one half of what was left: together never more than all of it.
+    """
+    end = clock() + budget_s
+    share = 0.5
+    comparison = judge(new, share)
+    while exit_code([comparison]) == ExitCode.INCONCLUSIVE and clock() < end:
+        more = sample_more(end - clock())
+        if more is None:
+            break
+        share /= 2
+        comparison = judge(more, share)
+    return comparison
+
+
+def last_line(comparison: Comparison, code: ExitCode) -> str:
+    """Return the one line a check ends with."""
+    words = {
+        ExitCode.OK: "passed",
+        ExitCode.REGRESSED: "REGRESSED",
+        ExitCode.FAILED: "FAILED: a case of the baseline has no figures now",
+        ExitCode.INCONCLUSIVE: "INCONCLUSIVE: this is no pass; more loads or --until-conclusive would tell",
+        ExitCode.NOT_COMPARABLE: "NOT COMPARABLE",
+    }
+    return f"check {words[code]}: {headline(comparison)}"
+
+
+def write_outputs(comparison: Comparison, *, junit: Path | None = None, summary: Path | None = None) -> None:
+    """Write what other tools read; a job summary is appended to, as GitHub wants it.
+
+    Raises:
+        BadInputError: a file cannot be written.
+    """
+    if junit:
+        write_whole(junit, junit_xml([comparison]))
+    if summary:
+        earlier = summary.read_text(encoding="utf-8") if summary.exists() else ""
+        write_whole(summary, earlier + job_summary([comparison]))

@@ -1,0 +1,330 @@
+"""Comparisons as people and scripts read them: terminal, Markdown, CSV, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from slmbench.errors import BadInputError, nearest, one_line
+from slmbench.evidence import METRICS, Side
+from slmbench.judge import Comparison, Judgement
+from slmbench.report.pairs import Pair, pairs_of, parameters
+from slmbench.report.sides import FIELDS
+from slmbench.report.text import EMPTY, Column, TextTable, escape_markdown, folded, markdown_table, print_table
+from slmbench.stats import Interval
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Verdict to the mark that stands before it, so that colour is never the only sign.
+MARKS = {"regressed": "▲", "improved": "▼", "unchanged": "=", "inconclusive": "?", "not judged": "·"}
+_STYLES = {"regressed": "bold red", "improved": "bold green", "unchanged": "dim", "inconclusive": "yellow"}
+
+Row = Mapping[str, Any]
+
+
+def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return one flat row a judgement: what the case is, both figures in SI units, ratio, verdict."""
+    return [_row(comparison, judgement) for judgement in comparison.judgements]
+
+
+def _row(comparison: Comparison, found: Judgement) -> dict[str, Any]:
+    ratio = found.ratio
+    return {
+        "case": found.key,
+        **{name: field(found.base_case) for name, field in FIELDS.items()},
+        "new_attention": found.new_case.model.attention_path or "",
+        "metric": found.metric,
+        "unit": METRICS[found.metric].unit,
+        "base_name": comparison.base.name,
+        "new_name": comparison.new.name,
+        **_spread("base", found.base),
+        **_spread("new", found.new),
+        **_spread("ratio", ratio),
+        "p_value": found.p_value,
+        "gate": found.gate,
+        "noise_floor": found.noise_floor,
+        "detectable": found.detectable if math.isfinite(found.detectable) else math.nan,
+        "verdict": found.verdict,
+        "reason": found.reason,
+    }
+
+
+def _spread(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.mid, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _figure(row: Row, name: str) -> str:
+    seconds = row["unit"] == "s"
+    factor, unit = (1e3, "ms") if seconds and row[name] < 10 else (1.0, row["unit"])
+    low, middle, high = (row[key] * factor for key in (f"{name}_low", name, f"{name}_high"))
+    decimals = max(0, 2 - math.floor(math.log10(middle)))
+    bounds = f" [{low:.{decimals}f}, {high:.{decimals}f}]" if math.isfinite(low) else " [?]"
+    return f"{middle:.{decimals}f}{bounds} {unit}"
+
+
+def _ratio(row: Row) -> str:
+    bounds = f" [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]" if math.isfinite(row["ratio_low"]) else " [?]"
+    return f"{row['ratio']:.3f}{bounds}"
+
+
+def _verdict(row: Row) -> str:
+    text = f"{MARKS[row['verdict']]} {row['verdict']}"
+    if row["verdict"] == "inconclusive" and math.isfinite(row["detectable"]):
+        return f"{text} (sees {row['detectable'] * 100:.2g} %)"
+    return text
+
+
+def _attention(row: Row) -> str:
+    old, new = row["attention"], row["new_attention"]
+    return str(old or EMPTY) if old == new else f"{old} / {new}"
+
+
+def _text(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row[name])
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("model", _text("model"), numeric=False, weight=10, foldable=True),
+    Column("family", _text("family"), numeric=False, weight=1, foldable=True),
+    Column("params", lambda r: parameters(r["parameters"]), weight=2, foldable=True),
+    Column("backend", _text("backend"), numeric=False, weight=9, foldable=True),
+    Column("device", _text("device"), numeric=False, weight=9, foldable=True),
+    Column("weights / compute", lambda r: f"{r['precision']} / {r['compute']}", numeric=False, weight=9, foldable=True),
+    Column("attention", _attention, numeric=False, weight=5, foldable=True),
+    Column("exporter", _text("exporter"), numeric=False, weight=4, foldable=True),
+    Column("batch", _text("batch"), weight=9, foldable=True),
+    Column("in / out", lambda r: f"{r['input']} / {r['output']}", weight=9, foldable=True),
+    Column("metric", _text("metric"), numeric=False, weight=10),
+    Column("base", lambda r: _figure(r, "base"), weight=8),
+    Column("new", lambda r: _figure(r, "new"), weight=8),
+    Column("new / base [95 %]", _ratio, weight=10),
+    Column("p", lambda r: f"{r['p_value']:.2g}", weight=3),
+    Column("gate", lambda r: f"{r['gate'] * 100:g} %", weight=3, foldable=True),
+    Column("verdict", _verdict, numeric=False, weight=10),
+)
+#: What columns are called on the command line: their headers without spaces, the awkward ones by another name.
+_NAMES = {"weights/compute": "precision", "in/out": "lengths", "new/base": "ratio"}
+_BY_NAME = {_NAMES.get(name, name): c for c in COLUMNS for name in [c.header.split(" [")[0].replace(" ", "")]}
+
+
+def columns_named(names: Sequence[str]) -> tuple[Column, ...]:
+    """Return the columns of those names in that order, never folded; all of them, foldable, for no names.
+
+    Raises:
+        BadInputError: no such column.
+    """
+    if not names:
+        return COLUMNS
+    chosen = []
+    for name in names:
+        column = _BY_NAME.get(name.strip())
+        if column is None:
+            known = list(_BY_NAME)
+            raise BadInputError(f"unknown column '{name}'. Known: {', '.join(known)}.{nearest(name, known)}")
+        chosen.append(replace(column, foldable=False))
+    return tuple(chosen)
+
+
+def _by_field(name: str) -> Callable[[Row], Any]:
+    return lambda row: row[name]
+
+
+SORT_KEYS: dict[str, Callable[[Row], Any]] = {
+    "case": lambda row: 0,  # noqa: ARG005 (the order they come in)
+    "ratio": lambda row: -row["ratio"],
+    "verdict": lambda row: list(MARKS).index(row["verdict"]),
+    "p": lambda row: row["p_value"],
+    "metric": lambda row: list(METRICS).index(row["metric"]),
+    **{name: _by_field(name) for name in FIELDS},
+}
+
+
+def sorted_rows(rows: Sequence[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Return rows in an order of :data:`SORT_KEYS`; ``case`` leaves them as they are.
+
+    Raises:
+        BadInputError: no such order.
+    """
+    if key not in SORT_KEYS:
+        known = list(SORT_KEYS)
+        raise BadInputError(f"--sort {key}: unknown. Known: {', '.join(known)}.{nearest(key, known)}")
+    return sorted(rows, key=SORT_KEYS[key])
+
+
+def grouped_rows(rows: Sequence[dict[str, Any]], field: str | None) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows by a field of the case (or ``metric``); all under an empty name without one.
+
+    Raises:
+        BadInputError: no such field.
+    """
+    if field is None:
+        return {"": list(rows)}
+    known = [*FIELDS, "metric"]
+    if field not in known:
+        raise BadInputError(f"--group {field}: unknown. Known: {', '.join(known)}.{nearest(field, known)}")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(f"{field} {row[field]}", []).append(row)
+    return groups
+
+
+def headline(comparison: Comparison) -> str:
+    """Return the outcome in one line: how many metrics of how many cases did what."""
+    if comparison.unjudged:
+        return f"not judged: {comparison.unjudged}"
+    counts = comparison.counts()
+    cases = len({judgement.key for judgement in comparison.judgements})
+    parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS if verdict in counts]
+    if comparison.failed:
+        parts.append(f"{len(comparison.failed)} failed")
+    return f"{comparison.new.name} against {comparison.base.name}: {', '.join(parts)} ({cases} cases)"
+
+
+def means(comparison: Comparison) -> list[str]:
+    """Return the geometric mean over cases of each metric, as text."""
+    lines = []
+    for metric, estimate in comparison.means.items():
+        mean = estimate.interval()
+        bounds = f" [{mean.low:.3f}, {mean.high:.3f}]" if mean.known else ""
+        lines.append(f"{metric}: {mean.mid:.3f}{bounds}")
+    return lines
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what a reader must know beside the table: what is missing, failed, differs, was warned of."""
+    lines = [f"only in {comparison.base.name}: {key}" for key in comparison.only_base]
+    lines += [f"only in {comparison.new.name}: {key}" for key in comparison.only_new]
+    lines += [f"failed in {comparison.new.name}: {key}: {reason}" for key, reason in comparison.failed.items()]
+    lines += [
+        f"inconclusive: {j.key} {j.metric}: {j.reason}; {seen(j)}"
+        for j in comparison.judgements
+        if j.verdict == "inconclusive"
+    ]
+    kinds = {True: "differs (hard)", False: "differs"}
+    lines += [f"machine {kinds[found.hard]}: {found}" for found in comparison.differences]
+    return [one_line(line) for line in [*lines, *comparison.warnings]]
+
+
+def seen(judgement: Judgement) -> str:
+    """Return the smallest slowdown that would have been called one, as text."""
+    if not math.isfinite(judgement.detectable):
+        return "no slowdown would have been seen"
+    return f"a slowdown of {judgement.detectable * 100:.2g} % or more would have been seen"
+
+
+def pair_lines(sides: Sequence[Side]) -> list[str]:
+    """Return what each side says about its pairs: the sentence, then parameters and bytes behind it."""
+    return [one_line(f"{side.name}: {_with_reasons(pair)}") for side in sides for pair in pairs_of(side)]
+
+
+def _with_reasons(pair: Pair) -> str:
+    behind = _behind(pair)
+    return f"{pair.sentence()}; {behind}" if behind else pair.sentence()
+
+
+def _behind(pair: Pair) -> str:
+    encoder, decoder = pair.encoder.model, pair.decoder.model
+    if not encoder.decode_weight_bytes or not decoder.decode_weight_bytes:
+        return ""
+    return (
+        f"weights read a token: {encoder.decode_weight_bytes / 1e6:.0f} MB against "
+        f"{decoder.decode_weight_bytes / 1e6:.0f} MB"
+    )
+
+
+def comparison_table(
+    comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, width: int | None = None
+) -> TextTable:
+    """Return rows of a comparison as a text table, with the sides' names in the headers."""
+    names = {"base": one_line(comparison.base.name), "new": one_line(comparison.new.name)}
+    named = [replace(c, header=names.get(c.header, c.header), foldable=c.foldable and len(rows) > 1) for c in columns]
+    return folded(named, rows, width)
+
+
+def print_comparison(
+    console: Console,
+    comparison: Comparison,
+    *,
+    sort: str = "case",
+    group: str | None = None,
+    columns: Sequence[Column] = COLUMNS,
+) -> None:
+    """Print a comparison: headline, table, geometric means, notes."""
+    from rich.text import Text
+
+    console.print(Text(one_line(headline(comparison)), style="bold"))
+    for name, rows in grouped_rows(sorted_rows(rows_of(comparison), sort), group).items():
+        if name:
+            console.print(Text(f"\n{one_line(name)}", style="bold"))
+        print_table(console, comparison_table(comparison, rows, columns, console.width), styles=_STYLES)
+    if len({judgement.key for judgement in comparison.judgements}) > 1:
+        console.print(Text(f"geometric mean of new / base: {', '.join(means(comparison))}"))
+    for line in notes(comparison):
+        console.print(Text(line))
+
+
+def comparison_markdown(
+    comparison: Comparison, *, sort: str = "case", group: str | None = None, columns: Sequence[Column] = COLUMNS
+) -> str:
+    """Return a comparison as Markdown."""
+    parts = [f"**{escape_markdown(headline(comparison))}**\n"]
+    for name, rows in grouped_rows(sorted_rows(rows_of(comparison), sort), group).items():
+        if name:
+            parts.append(f"### {escape_markdown(name)}\n")
+        table = comparison_table(comparison, rows, columns)
+        if table.common:
+            common = ", ".join(f"{key}: {value}" for key, value in table.common.items())
+            parts.append(escape_markdown(f"Every row has {common}.") + "\n")
+        parts.append(markdown_table(table.headers, table.rows, table.numeric))
+    if comparison.means:
+        parts.append(f"Geometric mean of new / base: {', '.join(means(comparison))}.\n")
+    if notes(comparison):
+        parts.append("\n".join(f"- {escape_markdown(line)}" for line in notes(comparison)) + "\n")
+    return "\n".join(parts)
+
+
+def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
+    """Return all judgements as CSV, in SI units."""
+    rows = [row for comparison in comparisons for row in rows_of(comparison)]
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in r.items()} for r in rows)
+    return out.getvalue()
+
+
+def comparisons_json(comparisons: Sequence[Comparison]) -> str:
+    """Return comparisons as JSON, in SI units; what is unknown is null."""
+    raw = [
+        {
+            "base": comparison.base.name,
+            "new": comparison.new.name,
+            "judged": comparison.unjudged is None,
+            "unjudged": comparison.unjudged,
+            "verdicts": comparison.counts(),
+            "judgements": [_without_nan(row) for row in rows_of(comparison)],
+            "geometric_means": {m: _without_nan(_spread("ratio", e.interval())) for m, e in comparison.means.items()},
+            "only_base": list(comparison.only_base),
+            "only_new": list(comparison.only_new),
+            "failed": comparison.failed,
+            "differences": [
+                {"field": d.field, "base": d.a, "new": d.b, "kind": d.kind, "hard": d.hard}
+                for d in comparison.differences
+            ],
+            "warnings": list(comparison.warnings),
+            "pairs": pair_lines([comparison.base, comparison.new]),
+        }
+        for comparison in comparisons
+    ]
+    return json.dumps(raw, indent=1, allow_nan=False)
+
+
+def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
