@@ -55,7 +55,9 @@ def download(
         config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_bytes())
         check(config, f"{where}/config.json", trust_remote_code=trust_remote_code)
         _check_disk(where, sum(size for name, size in sizes.items() if name.endswith(".safetensors")))
-        return Path(snapshot_download(repository, revision=commit, allow_patterns=patterns)), commit
+        # By the name that was asked, so that the cache remembers which commit it stood for (offline, later).
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return folder, folder.name
 
 
 def _from_cache(repository: str, revision: str | None, patterns: list[str]) -> tuple[Path, str]:
