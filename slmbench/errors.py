@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+#: What the one line of an error begins with.
+ERROR_PREFIX = "slmbench: error: "
+
 
 class ExitCode(IntEnum):
     """Exit codes of every command."""

@@ -7,8 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import psutil
+from pydantic import ValidationError
 
 from slmbench.artifact import ArtifactSpec
 from slmbench.backend import Backend, SessionOptions, load_backend
@@ -16,7 +18,7 @@ from slmbench.case import Case, Workload
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.suite import Cell, Suite
-from slmbench.terms import Device, Exporter, Format
+from slmbench.terms import Device, Exporter, Format, Precision
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class PlannedCell:
     checkpoint: Checkpoint
     spec: ArtifactSpec
     engine: str
+    #: Fields of the backend's options type, JSON values.
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,11 @@ def _check_lengths(checkpoint: Checkpoint, cell: Cell) -> None:
 
 def _exporters(
     suite: Suite, backends: dict[str, Backend], checkpoints: dict[str, Checkpoint]
-) -> dict[tuple[Format, str], Exporter]:
+) -> dict[tuple[Format, Precision], Exporter]:
     """Choose one exporter for each format and precision: one comparison, one route."""
     from slmbench.export.build import choose_exporter
 
-    wanted: dict[tuple[Format, str], dict[str, Checkpoint]] = {}
+    wanted: dict[tuple[Format, Precision], dict[str, Checkpoint]] = {}
     for cell in suite.cells():
         backend, checkpoint = backends[cell.backend], checkpoints[cell.checkpoint]
         for spec in backend.artifact_specs(checkpoint, cell.weight_precision, cell.device):
@@ -169,7 +173,7 @@ def _choose_spec(
     backend: Backend,
     checkpoint: Checkpoint,
     cell: Cell,
-    exporters: dict[tuple[Format, str], Exporter],
+    exporters: dict[tuple[Format, Precision], Exporter],
     requested: str,
 ) -> ArtifactSpec | str:
     """Return the artifact for the cell, or why there is none."""
@@ -204,7 +208,8 @@ def _runnable(
         paths = backend.attention_paths
     cells = []
     for path in paths:
-        refusal = backend.refusal(checkpoint, spec, session_options(backend, cell, suite, options, path), cell.device)
+        opened_with = session_options(backend, cell, suite, options, path)
+        refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
         if refusal:
             return refusal
         for arm in options.arms or (None,):
@@ -224,7 +229,7 @@ def _runnable(
                 arm=arm,
                 simulate=options.simulate,
             )
-            cells.append(PlannedCell(case, checkpoint, spec, backend.engine))
+            cells.append(PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json")))
     return cells
 
 
@@ -236,8 +241,6 @@ def session_options(
     Raises:
         BadInputError: a backend option that this backend does not have, or a value it does not take.
     """
-    from pydantic import ValidationError
-
     try:
         return backend.options_type.model_validate(
             {

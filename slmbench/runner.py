@@ -1,60 +1,41 @@
-"""A run from request to report: resolve, plan, export, measure, write tables."""
+"""A run from request to report: plan, export, measure, write tables."""
 
 from __future__ import annotations
 
+import json
 import os
-import re
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from slmbench.checkpoint import Checkpoint, resolve
-from slmbench.errors import BadInputError
-from slmbench.plan import Plan, PlanOptions, make_plan
-from slmbench.prompts import Prompts, load_tokenizer, read_prompts, token_ids
-from slmbench.suite import Suite, WorkloadSweep, load_suite
+from pydantic import ValidationError
+
+from slmbench._version import __version__
+from slmbench.artifact import Artifact, ArtifactSpec, read_artifact
+from slmbench.backend import load_backend
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, nearest
+from slmbench.paths import cache_dir
+from slmbench.plan import Plan, PlannedCell
+from slmbench.prompts import Prompts
+from slmbench.records import RUN_NAME, CaseInfo, Run, RunRecord, read_run, read_run_record, write_run
+from slmbench.request import RunRequest, plan_request
+from slmbench.suite import Suite
+from slmbench.worker.describe import describe
+from slmbench.worker.planned import MeasureSettings, PlannedCase
+from slmbench.worker.protocol import Described
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slmbench.records import Run
+    from slmbench.worker.events import Observer
 
-DEFAULT_SUITE = "quick"
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What a user asks for; what is empty comes from the suite."""
-
-    models: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    suite: str | None = None
-    scale: str | None = None
-    devices: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ()
-    input_tokens: tuple[int, ...] = ()
-    output_tokens: tuple[int, ...] = ()
-    batch: tuple[int, ...] = ()
-    prompts: Path | None = None
-    threads: int | None = None
-    exporter: str | None = None
-    attention: str | None = None
-    backend_options: tuple[tuple[str, str], ...] = ()
-    repeat: int | None = None
-    budget_s: float | None = None
-    precision_target: float | None = None
-    seed: int = 0
-    arms: tuple[tuple[str, str], ...] = ()
-    simulate: bool = False
-    out: Path | None = None
-    resume: Path | None = None
-    revision: str | None = None
-    offline: bool = False
-    trust_remote_code: bool = False
+#: Told one short line when the work enters a new stage.
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -75,128 +56,61 @@ class RunResult:
         return run_table(self.run)
 
 
-def requested_suite(request: RunRequest) -> Suite:
-    """Return the suite that the request asks for, with its overrides applied.
+def run(
+    *,
+    models: Sequence[str] = (),
+    pairs: Sequence[tuple[str, str]] = (),
+    observer: Observer | None = None,
+    **options: Any,
+) -> RunResult:
+    """Measure and return the result; the same as ``slmbench run``.
+
+    ``options`` are the other fields of :class:`slmbench.request.RunRequest`: ``backends=["openvino"]``,
+    ``input_tokens=[128]``, ``repeat=5``, ``out="results/mine"``, ... Lists are taken for tuples, strings for paths.
 
     Raises:
-        BadInputError: the suite or an override is wrong.
+        BadInputError: an option is wrong.
+        CannotRunError: nothing can run here, or the disk is full.
     """
-    from pydantic import ValidationError
-
-    base = load_suite(request.suite or DEFAULT_SUITE)
-    if request.scale:
-        base = base.scaled(request.scale)
-    update: dict[str, object] = {}
-    if request.models or request.pairs:
-        update |= {"checkpoints": list(request.models), "pairs": list(request.pairs)}
-        if not request.suite:
-            update |= {"name": "custom", "description": ""}
-    direct = {
-        "backends": list(request.backends),
-        "devices": list(request.devices),
-        "precisions": list(request.precisions),
-        "exporter": request.exporter,
-        "threads": request.threads,
-        "repeat": request.repeat,
-        "budget_s": request.budget_s,
-    }
-    update |= {name: value for name, value in direct.items() if value not in (None, [])}
-    if request.attention in ("best", "all"):
-        update["attention"] = request.attention
-    update["workloads"] = _overridden(base.workloads, request)
-    if request.devices and set(request.devices) != {"cpu"} and not request.backends:
-        from slmbench.backend import backend_names
-
-        update["backends"] = backend_names()
     try:
-        return Suite.model_validate({**base.model_dump(), **update})
+        request = RunRequest.model_validate({"models": models, "pairs": pairs, **options})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"{key}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']})") from error
+        hint = nearest(key, list(RunRequest.model_fields)) if first["type"] == "extra_forbidden" else ""
+        raise BadInputError(f"slmbench.run: {key}: {first['msg']}.{hint}") from error
+    return execute(request, observer=observer)
 
 
-def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[str, list[int]]]:
-    given = {
-        "input_tokens": list(request.input_tokens),
-        "output_tokens": list(request.output_tokens),
-        "batch": list(request.batch),
-    }
-    return [sweep.model_dump() | {name: value for name, value in given.items() if value} for sweep in sweeps]
+def execute(request: RunRequest, *, observer: Observer | None = None, say: Say | None = None) -> RunResult:
+    """Carry a request out: export what is missing, measure, write the reports.
 
-
-def resolve_all(suite: Suite, request: RunRequest) -> dict[str, Checkpoint]:
-    """Resolve every checkpoint of the suite, by the name it is asked for.
+    ``observer`` is told what is measured, ``say`` what is exported.
 
     Raises:
-        BadInputError: one is unknown or unusable, or ``--revision`` could mean several.
+        BadInputError: the request is wrong, or a resumed run's plan changed.
+        CannotRunError: nothing can run here, an export failed, or the disk is full.
     """
-    names = suite.all_checkpoints()
-    if request.revision and len(names) != 1:
-        raise BadInputError("--revision goes with exactly one --model; write org/name@revision for several")
-    return {
-        name: resolve(
-            name,
-            revision=request.revision,
-            offline=request.offline,
-            trust_remote_code=request.trust_remote_code,
-        )
-        for name in names
-    }
+    from slmbench.report import write_reports
+    from slmbench.worker.scheduler import measure
+
+    request = _resumed(request)
+    plan, prompts = plan_request(request)
+    folder = _run_folder(request, plan.suite)
+    artifacts = _artifacts(plan, request, say or _silent)
+    record = _same_plan(folder, plan) if request.resume else _run_record(folder, plan, request, artifacts)
+    write_run(folder, record)
+    arms = dict(request.arms)
+    cases = [_planned(cell, artifacts[cell.checkpoint, cell.spec], prompts, arms) for cell in plan.cells]
+    measured = measure(cases, folder, measure_settings(request, plan.suite), observer or _silent)
+    ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
+    write_run(folder, record.model_copy(update=ended))
+    result = RunResult(read_run(folder))
+    write_reports(result.run)
+    return result
 
 
-def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
-    """Return what the request would measure, without exporting or measuring anything.
-
-    Raises:
-        BadInputError: the request is wrong.
-        CannotRunError: nothing of it can run here.
-    """
-    suite = requested_suite(request)
-    checkpoints = resolve_all(suite, request)
-    prompts = read_prompts(request.prompts) if request.prompts else None
-    options = PlanOptions(
-        simulate=request.simulate,
-        arms=_arm_names(request.arms),
-        backend_options=request.backend_options,
-        attention=request.attention if request.attention not in (None, "best", "all") else None,
-        prompts_digest=prompts.digest if prompts else None,
-        prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
-    )
-    return make_plan(suite, checkpoints, options), prompts
-
-
-def _longest(prompts: Prompts, checkpoints: dict[str, Checkpoint]) -> dict[str, int]:
-    """Return the longest prompt's length in each checkpoint's own tokens."""
-    lengths = {}
-    for name, checkpoint in checkpoints.items():
-        if checkpoint.path is None:
-            raise BadInputError(f"{name}: a catalog model has no tokenizer, so --prompts cannot be read; use a folder")
-        tokenizer = load_tokenizer(checkpoint.path)
-        lengths[name] = max(len(token_ids(tokenizer, text)) for text in prompts.texts)
-    return lengths
-
-
-def _arm_names(arms: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    names = tuple(name for name, _ in arms)
-    if len(names) == 1:
-        raise BadInputError("--arm is given once; two or more NAME=PYTHON are compared")
-    if len(set(names)) != len(names):
-        raise BadInputError(f"--arm: the same name twice in {', '.join(names)}")
-    for name, python in arms:
-        if not (shutil.which(python)):
-            raise BadInputError(f"--arm {name}={python}: no such interpreter")
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,32}", name):
-            raise BadInputError(f"--arm {name}: letters, digits, '.', '_' and '-' make a name")
-    return names
-
-
-def run_folder(request: RunRequest, suite: Suite) -> Path:
-    """Make and return the run's folder.
-
-    Raises:
-        BadInputError: it exists with something in it, or cannot be made.
-    """
+def _run_folder(request: RunRequest, suite: Suite) -> Path:
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{suite.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,3 +121,144 @@ def run_folder(request: RunRequest, suite: Suite) -> Path:
     if not os.access(folder, os.W_OK):
         raise BadInputError(f"{folder}: cannot be written")
     return folder
+
+
+def _artifacts(plan: Plan, request: RunRequest, say: Say) -> dict[tuple[Checkpoint, ArtifactSpec], Artifact]:
+    """Return every artifact the plan needs, exporting what the store lacks.
+
+    An export runs in a process of its own: torch and the exporters stay out of the one that measures.
+    """
+    from slmbench.export.store import find_artifact
+
+    found = {}
+    for checkpoint, spec in plan.artifacts():
+        artifact = find_artifact(checkpoint, spec)
+        if artifact is None:
+            artifact = _export(checkpoint, spec, request, say)
+        found[checkpoint, spec] = artifact
+    return found
+
+
+def _export(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
+    say(f"exporting {checkpoint.name} to {spec.label()}")
+    command = [sys.executable, "-m", "slmbench", "export", _reference(checkpoint), "--json"]
+    command += ["--format", spec.format, "--precision", spec.weight_precision, "--exporter", spec.exporter]
+    command += ["--layout", spec.layout]
+    if spec.layout == "static":
+        command += ["--input-tokens", str(spec.input_tokens), "--output-tokens", str(spec.output_tokens)]
+    if spec.target:
+        command += ["--target", spec.target]
+    if request.offline:
+        command += ["--offline"]
+    if request.trust_remote_code:
+        command += ["--trust-remote-code"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = _error_line(done.stderr) or f"the exporter ended with code {done.returncode}"
+        raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
+    return read_artifact(Path(json.loads(done.stdout)["folder"]))
+
+
+def _reference(checkpoint: Checkpoint) -> str:
+    if checkpoint.source == "hub":
+        return f"{checkpoint.name}@{checkpoint.revision}"
+    return checkpoint.name if checkpoint.source == "catalog" else str(checkpoint.path)
+
+
+def _error_line(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    marked = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    return (marked or lines or [""])[-1].removeprefix(ERROR_PREFIX)
+
+
+def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arms: Mapping[str, str]) -> PlannedCase:
+    case = cell.case
+    return PlannedCase(
+        case=case,
+        checkpoint=cell.checkpoint,
+        artifact=artifact.folder,
+        artifact_id=artifact.manifest.artifact_id,
+        options=cell.options | {"engine_cache": str(cache_dir() / "engines" / case.backend)},
+        python=arms[case.arm] if case.arm else None,
+        prompts=prompts.texts if prompts else (),
+        tokenizer=cell.checkpoint.path if prompts else None,
+    )
+
+
+def measure_settings(request: RunRequest, suite: Suite) -> MeasureSettings:
+    """Return how long and how precisely to measure."""
+    settings = MeasureSettings(seed=request.seed, budget_s=suite.budget_s, repeat=suite.repeat)
+    target = request.precision_target
+    return settings if target is None else replace(settings, ttft_target=target, tpot_target=target)
+
+
+def _run_record(
+    folder: Path, plan: Plan, request: RunRequest, artifacts: Mapping[tuple[Checkpoint, ArtifactSpec], Artifact]
+) -> RunRecord:
+    infos = []
+    for cell in plan.cells:
+        manifest = artifacts[cell.checkpoint, cell.spec].manifest
+        infos.append(
+            CaseInfo(
+                case=cell.case,
+                checkpoint=cell.checkpoint,
+                engine=cell.engine,
+                artifact_id=manifest.artifact_id,
+                decode_weight_bytes=manifest.decode_weight_bytes,
+            )
+        )
+    described = _described(plan, dict(request.arms), folder)
+    return RunRecord(
+        run_id=folder.resolve().name,
+        slmbench_version=__version__,
+        created=_now(),
+        command=("slmbench", *sys.argv[1:]),
+        seed=request.seed,
+        suite=plan.suite.name,
+        plan_digest=plan.digest(),
+        cases=tuple(infos),
+        pairs=tuple(plan.suite.pairs),
+        machines={arm: one.machine for arm, one in described.items()},
+        versions={arm: one.versions for arm, one in described.items()},
+        options=request.model_dump(mode="json", exclude={"resume"}),
+    )
+
+
+def _described(plan: Plan, arms: Mapping[str, str], folder: Path) -> dict[str, Described]:
+    """Ask each arm's interpreter, or this one, for its engines' versions and the machine as it sees it."""
+    names = dict.fromkeys(cell.case.backend for cell in plan.cells)
+    distributions = tuple(dict.fromkeys(d for name in names for d in load_backend(name).distributions))
+    pythons: dict[str, str | None] = {**arms} or {"": None}
+    return {
+        arm: describe(python, distributions, folder / "logs" / f"describe-{arm or 'run'}.log")
+        for arm, python in pythons.items()
+    }
+
+
+def _silent(_: object) -> None:
+    """Say nothing."""
+
+
+def _resumed(request: RunRequest) -> RunRequest:
+    """Return the request of the run that is resumed, unless the user says it all again."""
+    if request.resume is None or request != RunRequest(resume=request.resume):
+        return request
+    path = request.resume / RUN_NAME
+    try:
+        return RunRequest.model_validate({**read_run_record(path).options, "resume": request.resume})
+    except ValidationError as error:
+        raise BadInputError(f"{path}: options: {error.errors()[0]['msg']}") from error
+
+
+def _same_plan(folder: Path, plan: Plan) -> RunRecord:
+    record = read_run_record(folder / RUN_NAME)
+    if record.plan_digest == plan.digest():
+        return record
+    before, now = {info.case.key for info in record.cases}, {cell.case.key for cell in plan.cells}
+    changed = [f"no longer {key}" for key in sorted(before - now)] + [f"new {key}" for key in sorted(now - before)]
+    what = "; ".join(changed[:3]) or "a checkpoint's weights differ"
+    raise BadInputError(f"{folder}: cannot be resumed, what it measures has changed: {what}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from slmbench._version import __version__
-from slmbench.errors import BadInputError, ExitCode, SlmbenchError, nearest, one_line
+from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, SlmbenchError, nearest, one_line
 
 #: Command → (module in slmbench.cli, one-line help). The module has a typer app named ``app``.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -124,5 +124,5 @@ def run_main(arguments: list[str]) -> int:
 
 def _fail(message: str, code: ExitCode) -> int:
     first, *more = [one_line(line) for line in message.splitlines()] or [""]
-    typer.echo("\n".join([f"slmbench: error: {first}", *(f"  {line}" for line in more)]), err=True)
+    typer.echo("\n".join([f"{ERROR_PREFIX}{first}", *(f"  {line}" for line in more)]), err=True)
     return code

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slmbench.errors import BadInputError
+from slmbench.errors import BadInputError, ExitCode, one_line
+
+if TYPE_CHECKING:
+    from slmbench.request import RunRequest
 
 app = typer.Typer(add_completion=False)
 
@@ -69,8 +72,7 @@ def run(
 
     Without options: the quick suite, a pair of 60M models on two engines of the CPU.
     """
-    from slmbench.runner import RunRequest
-    from slmbench.runner_cli import execute, preview
+    from slmbench.request import RunRequest
 
     request = RunRequest(
         models=tuple(model or ()),
@@ -100,7 +102,43 @@ def run(
         offline=offline,
         trust_remote_code=trust_remote_code,
     )
-    raise typer.Exit((preview if dry_run else execute)(request, as_json=as_json))
+    raise typer.Exit(_preview(request, as_json) if dry_run else _execute(request, as_json))
+
+
+def _execute(request: RunRequest, as_json: bool) -> int:
+    import sys
+
+    from slmbench import runner
+    from slmbench.report import print_run
+    from slmbench.report.text import make_console
+    from slmbench.worker.progress import show_progress
+
+    def say(text: str) -> None:
+        typer.echo(one_line(text), err=True)
+
+    with show_progress(sys.stderr) as observer:
+        result = runner.execute(request, observer=observer, say=say)
+    if as_json:
+        typer.echo(result.table().to_json(orient="records", indent=1))
+    else:
+        print_run(make_console(), result.run)
+        say(f"everything is in {result.folder}")
+    return ExitCode.FAILED if result.run.failures else ExitCode.OK
+
+
+def _preview(request: RunRequest, as_json: bool) -> int:
+    from slmbench.estimate import estimate
+    from slmbench.report.preview import print_estimate
+    from slmbench.request import plan_request
+    from slmbench.runner import measure_settings
+
+    plan, _ = plan_request(request)
+    costs = estimate(plan, measure_settings(request, plan.suite))
+    if as_json:
+        typer.echo(costs.model_dump_json(indent=1))
+    else:
+        print_estimate(costs)
+    return ExitCode.OK
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,0 +1,300 @@
+"""Sessions over dynamic OpenVINO graphs, on the CPU or a GPU: our own loop, nothing allocated in it.
+
+Inputs live in buffers of full size made by ``reserve``; an infer request is given views of them, so that a step
+writes a few numbers and calls ``infer``. The state of the graph holds the self-attention K/V.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from slmbench.artifact import Artifact, Role
+from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.quiet import silence_telemetry
+from slmbench.terms import ComputePrecision, Device
+
+from ._cpu import default_threads
+from ._static_openvino import executed_on
+
+_HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+#: The operator that OpenVINO's CPU plugin makes of attention; where it reads a state, it updates it as well.
+_FUSED, _STATE = "ScaledDotProductAttention", "MemoryInput"
+
+
+class OpenVinoOptions(SessionOptions):
+    """Options of the OpenVINO backend."""
+
+    #: Precision of the K/V cache: "f32", "f16", "bf16" or "u8"; None for the compute precision. (OpenVINO's own
+    #: default on CPUs is u8.)
+    kv_cache: str | None = None
+    #: Group size of dynamic quantisation of activations; 0 is off. (OpenVINO's own default is 32.)
+    dynamic_quantization: int = 0
+    #: Whether threads are pinned to cores.
+    pinning: bool = True
+
+
+def device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
+    """Return everything OpenVINO would otherwise choose by itself."""
+    hint = _HINT[options.compute_precision]
+    kv_cache = getattr(options, "kv_cache", None) or hint
+    properties: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "KV_CACHE_PRECISION": kv_cache,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": getattr(options, "dynamic_quantization", 0),
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if engine_name == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = options.threads or default_threads()
+        properties["ENABLE_CPU_PINNING"] = getattr(options, "pinning", True)
+    if options.engine_cache is not None:
+        properties["CACHE_DIR"] = options.engine_cache
+    return properties
+
+
+class _Compiled:
+    """A compiled graph with one request."""
+
+    def __init__(self, core: Any, path: Path, engine_name: str, properties: dict[str, Any]) -> None:
+        started = perf_counter_ns()
+        try:
+            model = core.read_model(path)
+            self.load_ns = perf_counter_ns() - started
+            self.model = core.compile_model(model, engine_name, properties)
+        except RuntimeError as error:
+            reason = one_line(str(error).strip().splitlines()[-1])
+            raise CannotRunError(f"{path}: OpenVINO does not compile it for {engine_name}: {reason}") from error
+        self.compile_ns = perf_counter_ns() - started - self.load_ns
+        self.request = self.model.create_infer_request()
+        self.names = {name for port in self.model.inputs for name in port.get_names()}
+
+
+class OpenVinoSession:
+    """What sessions of both families share. Not thread-safe."""
+
+    #: The graph that runs at every step.
+    _step_role: Role
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions, engine_name: str) -> None:
+        """Compile the artifact's graphs.
+
+        Raises:
+            CannotRunError: OpenVINO refuses a graph or a property.
+        """
+        silence_telemetry()
+        import openvino as ov
+
+        self._device = device
+        checkpoint = artifact.manifest.checkpoint
+        self._suppressed = np.array(checkpoint.eos_token_ids, dtype=np.int64)
+        core = ov.Core()
+        properties = device_properties(options, engine_name)
+        self._graphs: dict[Role, _Compiled] = {
+            role: _Compiled(core, artifact.graph(role), engine_name, properties) for role in artifact.manifest.graphs
+        }
+        self._phases_ns: dict[str, int] = {}
+        self._batch = self._input = self._output = 0
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""
+        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+
+    def _check(self, input_ids: Tokens) -> None:
+        batch, length = input_ids.shape
+        if batch != self._batch or length > self._input:
+            raise BadInputError(
+                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
+            )
+
+    def _next_tokens(self, request: Any) -> Tokens:
+        """Return the best token of each row, ends of sequence aside; logits are ``[B, 1, V]`` in place."""
+        logits = request.get_output_tensor(0).data[:, -1]
+        logits[:, self._suppressed] = -np.inf
+        return logits.argmax(axis=-1)  # type: ignore[no-any-return]
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return the parts of the last start, in ns."""
+        return dict(self._phases_ns)
+
+    def placement(self) -> Placement:
+        """Return the devices that the compiled graphs name, and the step graph's executed nodes by type of device."""
+        where = "+".join(sorted({executed_on(graph.model) for graph in self._graphs.values()}))
+        nodes = sum(1 for _ in self._graphs[self._step_role].model.get_runtime_model().get_ops())
+        return Placement(self._device, where, {where: nodes})
+
+    def compute_precision(self) -> str:
+        """Return the inference precision that the compiled graphs report."""
+        found = {
+            graph.model.get_property("INFERENCE_PRECISION_HINT").get_type_name() for graph in self._graphs.values()
+        }
+        return "+".join(sorted(_PRECISION.get(name, name) for name in found))
+
+    def threads(self) -> int:
+        """Return the CPU threads of the step graph; 0 on a GPU."""
+        if self._device != "cpu":
+            return 0
+        return int(self._graphs[self._step_role].model.get_property("INFERENCE_NUM_THREADS"))
+
+    def attention_path(self) -> str:
+        """Return "SDPA" where the engine fused attention with its K/V update, else "unfused"."""
+        for op in self._graphs[self._step_role].model.get_runtime_model().get_ops():
+            if _layer_type(op) == _FUSED and _STATE in {_layer_type(value.get_node()) for value in op.input_values()}:
+                return "SDPA"
+        return "unfused"
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load" (reading the IR) and "compile", of all graphs together."""
+        graphs = self._graphs.values()
+        return {"load": sum(g.load_ns for g in graphs), "compile": sum(g.compile_ns for g in graphs)}
+
+    def close(self) -> None:
+        """Free requests and graphs."""
+        self._graphs.clear()
+
+
+def _layer_type(op: Any) -> str:
+    info = op.get_rt_info()
+    found = info["layerType"].astype(str) if "layerType" in info else op.get_type_name()
+    return str(found)
+
+
+class DecoderOnlySession(OpenVinoSession):
+    """A stateful decoder-only graph: ids, mask and positions in, logits of the last position out."""
+
+    _step_role: Role = "model"
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the input buffers: prompt and step ids, the mask of every length, positions."""
+        import openvino as ov
+
+        super().reserve(batch, input_tokens, output_tokens)
+        graph = self._graphs["model"]
+        self._request = graph.request
+        self._has_positions = "position_ids" in graph.names
+        total = input_tokens + output_tokens
+        self._step_ids = np.zeros((batch, 1), dtype=np.int64)
+        self._step_positions = np.zeros((batch, 1), dtype=np.int64)
+        # Masks of growing length are views of one buffer: rows of ones look the same at any length.
+        self._ones = np.ones(batch * total, dtype=np.int64)
+        self._step_tensors = [
+            ov.Tensor(self._ones[: batch * length].reshape(batch, length), shared_memory=True)
+            for length in range(1, total + 1)
+        ]
+        self._ids_tensor = ov.Tensor(self._step_ids, shared_memory=True)
+        self._positions_tensor = ov.Tensor(self._step_positions, shared_memory=True)
+        if "beam_idx" in graph.names:
+            self._request.set_tensor("beam_idx", ov.Tensor(np.arange(batch, dtype=np.int32)))
+        self._mask: Tokens | None = None
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Prefill the prompts ``[B, S]``; a padded batch is padded on the left."""
+        import openvino as ov
+
+        self._check(input_ids)
+        batch, length = input_ids.shape
+        request = self._request
+        request.reset_state()
+        self._mask = None if attention_mask is None else self._padded(attention_mask)
+        mask = np.ones((batch, length), dtype=np.int64) if attention_mask is None else attention_mask
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
+        request.set_tensor("input_ids", ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64)))
+        request.set_tensor("attention_mask", ov.Tensor(np.ascontiguousarray(mask, dtype=np.int64)))
+        if self._has_positions:
+            request.set_tensor("position_ids", ov.Tensor(positions))
+        request.infer()
+        self._length = length
+        self._step_positions[:, 0] = positions[:, -1]
+        token = self._next_tokens(request)
+        request.set_tensor("input_ids", self._ids_tensor)
+        if self._has_positions:
+            request.set_tensor("position_ids", self._positions_tensor)
+        return token
+
+    def _padded(self, attention_mask: Tokens) -> Tokens:
+        """Return the prompts' mask with room for every new token."""
+        return np.pad(attention_mask, ((0, 0), (0, self._output)), constant_values=1)
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next."""
+        self._step_ids[:, 0] = tokens
+        self._step_positions += 1
+        self._length += 1
+        self._request.set_tensor("attention_mask", self._step_mask())
+        self._request.infer()
+        return self._next_tokens(self._request)
+
+    def _step_mask(self) -> Any:
+        if self._mask is None:
+            return self._step_tensors[self._length - 1]
+        import openvino as ov
+
+        # Rows of unequal length: no one buffer serves every length.
+        return ov.Tensor(np.ascontiguousarray(self._mask[:, : self._length]))
+
+
+class EncoderDecoderSession(OpenVinoSession):
+    """An encoder graph and a stateful decoder graph.
+
+    Ours hands over the cross K/V of every layer: the decoder's inputs are the encoder's output tensors, without a
+    copy. optimum-intel's hands over the encoder's states, and its decoder keeps the cross K/V it makes of them.
+    """
+
+    _step_role: Role = "decoder"
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions, engine_name: str) -> None:
+        """Compile both graphs and match the encoder's outputs with the decoder's inputs."""
+        super().__init__(artifact, device, options, engine_name)
+        self._start_token = artifact.manifest.checkpoint.decoder_start_token_id or 0
+        self._encoder, self._decoder = self._graphs["encoder"].request, self._graphs["decoder"].request
+        self._handed: list[tuple[int, str]] = []
+        for index, port in enumerate(self._graphs["encoder"].model.outputs):
+            names = port.get_names()
+            target = names & self._graphs["decoder"].names
+            if "last_hidden_state" in names:
+                target = {"encoder_hidden_states"}
+            self._handed += [(index, name) for name in target]
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the input buffers."""
+        import openvino as ov
+
+        super().reserve(batch, input_tokens, output_tokens)
+        self._step_ids = np.zeros((batch, 1), dtype=np.int64)
+        self._ids_tensor = ov.Tensor(self._step_ids, shared_memory=True)
+        self._ids_name = "input_ids" if "input_ids" in self._graphs["decoder"].names else "decoder_input_ids"
+        self._decoder.set_tensor(self._ids_name, self._ids_tensor)
+        if "beam_idx" in self._graphs["decoder"].names:
+            self._decoder.set_tensor("beam_idx", ov.Tensor(np.arange(batch, dtype=np.int32)))
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
+        import openvino as ov
+
+        self._check(input_ids)
+        began = perf_counter_ns()
+        mask = np.ones(input_ids.shape, dtype=np.int64) if attention_mask is None else attention_mask
+        ids_tensor = ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64))
+        mask_tensor = ov.Tensor(np.ascontiguousarray(mask, dtype=np.int64))
+        self._encoder.set_tensor("input_ids", ids_tensor)
+        self._encoder.set_tensor("attention_mask", mask_tensor)
+        self._encoder.infer()
+        encoded = perf_counter_ns()
+        self._decoder.reset_state()
+        for index, name in self._handed:
+            self._decoder.set_tensor(name, self._encoder.get_output_tensor(index))
+        self._decoder.set_tensor("encoder_attention_mask", mask_tensor)
+        token = self.step(np.full(len(input_ids), self._start_token, dtype=np.int64))
+        self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        return token
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next."""
+        self._step_ids[:, 0] = tokens
+        self._decoder.infer()
+        return self._next_tokens(self._decoder)

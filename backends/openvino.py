@@ -1,0 +1,101 @@
+"""OpenVINO with our own loop: both families, on CPU and GPU; its NPU through static graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench.backend import (
+    DeviceStatus,
+    LoopSession,
+    ProbeGraph,
+    ProbeShape,
+    Session,
+    SessionOptions,
+)
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import CannotRunError
+from slmbench.quiet import silence_telemetry
+from slmbench.terms import ComputePrecision, Device, Precision
+
+from . import _probe_openvino, openvino_npu
+from ._cpu import cpu_status
+from ._openvino_session import DecoderOnlySession, EncoderDecoderSession, OpenVinoOptions
+from ._static_openvino import OpenVinoStaticSession
+
+_ENGINE_NAMES: dict[Device, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
+
+
+class OpenVinoBackend:
+    """Drives OpenVINO."""
+
+    name = "openvino"
+    engine = "openvino"
+    distributions: tuple[str, ...] = ("openvino",)
+    options_type: type[SessionOptions] = OpenVinoOptions
+    attention_paths: tuple[str, ...] = ()
+
+    def devices(self) -> Sequence[DeviceStatus]:
+        """Return the CPU, each GPU that OpenVINO lists, and the NPU or what is missing for it."""
+        cpu = cpu_status("CPU", "openvino")
+        return [cpu, *self._gpus(cpu.available), *openvino_npu.devices()]
+
+    def _gpus(self, installed: bool) -> list[DeviceStatus]:
+        if not installed:
+            return [DeviceStatus("gpu", "GPU", False, "openvino is not installed", "pip install 'slmbench[cpu]'")]
+        silence_telemetry()
+        import openvino as ov
+
+        core = ov.Core()
+        names = [name for name in core.available_devices if name.startswith("GPU")]
+        if not names:
+            listed = ", ".join(core.available_devices)
+            remedy = "an Intel GPU and its compute runtime (intel-opencl-icd or level-zero)"
+            return [DeviceStatus("gpu", "GPU", False, f"looked for an Intel GPU: OpenVINO lists {listed}", remedy)]
+        return [
+            DeviceStatus(
+                "gpu",
+                name,
+                True,
+                str(core.get_property(name, "FULL_DEVICE_NAME")),
+                memory_bytes=int(core.get_property(name, "GPU_DEVICE_TOTAL_MEM_SIZE")),
+            )
+            for name in names
+        ]
+
+    def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
+        """Return our graphs and optimum-intel's; static ones for the NPU."""
+        if device == "npu":
+            return openvino_npu.artifact_specs(precision)
+        return [
+            ArtifactSpec(format="openvino", weight_precision=precision, exporter="optimum"),
+            ArtifactSpec(format="openvino", weight_precision=precision, exporter="slmbench"),
+        ]
+
+    def refusal(
+        self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
+    ) -> str | None:
+        """Return why this combination cannot run, or None."""
+        if device == "npu":
+            return openvino_npu.refusal(options)
+        return None
+
+    def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
+        """Compile the artifact for the device."""
+        try:
+            import openvino  # noqa: F401
+        except ImportError as error:
+            raise CannotRunError("openvino is not installed: pip install 'slmbench[cpu]'") from error
+        if device == "npu":
+            return openvino_npu.open_session(artifact, options)
+        engine_name = _ENGINE_NAMES[device]
+        if artifact.manifest.spec.layout == "static":
+            return OpenVinoStaticSession(artifact, device, options, engine_name)
+        kind = EncoderDecoderSession if "encoder" in artifact.manifest.graphs else DecoderOnlySession
+        return kind(artifact, device, options, engine_name)
+
+    def probe_graph(
+        self, shape: ProbeShape, compute_precision: ComputePrecision, device: Device, threads: int
+    ) -> ProbeGraph:
+        """Load a chain of products, to measure what the device can do at best."""
+        return _probe_openvino.probe_graph(shape, compute_precision, device, threads)

@@ -1,0 +1,88 @@
+"""What a plan will take: time, memory and disk, before anything is exported or measured."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from slmbench.artifact import ArtifactSpec
+from slmbench.catalog import export_bytes, run_bytes
+from slmbench.checkpoint import Checkpoint
+from slmbench.explain import phases
+from slmbench.export.store import find_artifact
+from slmbench.plan import Plan, PlannedCell
+from slmbench.worker.planned import MeasureSettings
+
+#: A slow laptop core's figures: an estimate that is too long annoys less than one that is too short.
+FLOPS_PER_S = 5e10
+BYTES_PER_S = 1e10
+#: A worker's start: interpreter, engine, compiling.
+START_S = 2.0
+EXPORT_BYTES_PER_S = 2e7
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.6}
+
+
+class CaseEstimate(BaseModel):
+    """One case: its key and one generation's seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    sample_s: float
+    memory_bytes: int
+
+
+class Estimate(BaseModel):
+    """A plan's costs. Rough: the device's own figures are not known before it is measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cases: tuple[CaseEstimate, ...]
+    left_out: tuple[str, ...]
+    #: Artifacts that the store lacks.
+    exports: tuple[str, ...]
+    export_s: float
+    measure_s: float
+    #: All cases live at once; fewer are, in blocks, where that does not fit.
+    memory_bytes: int
+    export_memory_bytes: int
+    disk_bytes: int
+
+
+def estimate(plan: Plan, settings: MeasureSettings) -> Estimate:
+    """Estimate a plan's time, memory and disk.
+
+    Measuring takes at most the budget, and at least what the smallest number of loads takes.
+    """
+    missing = [(checkpoint, spec) for checkpoint, spec in plan.artifacts() if find_artifact(checkpoint, spec) is None]
+    cases = tuple(_case(cell) for cell in plan.cells)
+    least = sum(settings.min_loads * (START_S + (settings.rounds + 2) * case.sample_s) for case in cases)
+    if settings.repeat is not None:
+        least = sum(START_S + settings.repeat * case.sample_s for case in cases)
+    budget = settings.budget_for(len(cases))
+    return Estimate(
+        cases=cases,
+        left_out=tuple(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in plan.left_out),
+        exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
+        export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
+        measure_s=least if settings.repeat is not None else max(least, budget),
+        memory_bytes=sum(case.memory_bytes for case in cases),
+        export_memory_bytes=max((export_bytes(checkpoint.parameter_count) for checkpoint, _ in missing), default=0),
+        disk_bytes=sum(_disk_bytes(checkpoint, spec) for checkpoint, spec in missing),
+    )
+
+
+def _case(cell: PlannedCell) -> CaseEstimate:
+    work, weight_bytes = cell.case.workload, WEIGHT_BYTES[cell.case.weight_precision]
+    seconds = 0.0
+    for phase in phases(cell.checkpoint, work, weight_bytes=weight_bytes):
+        once = max(phase.flops / FLOPS_PER_S, phase.bytes / BYTES_PER_S)
+        seconds += once * (work.output_tokens - 1 if phase.name == "decode_step" else 1)
+    return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=run_bytes(cell.checkpoint.parameter_count))
+
+
+def _fp32_bytes(checkpoint: Checkpoint) -> int:
+    return checkpoint.parameter_count * 4
+
+
+def _disk_bytes(checkpoint: Checkpoint, spec: ArtifactSpec) -> int:
+    return int(checkpoint.parameter_count * WEIGHT_BYTES[spec.weight_precision])

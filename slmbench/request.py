@@ -1,0 +1,165 @@
+"""From a request to a plan: what is asked for, resolved and checked, before anything is exported or measured."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slmbench.checkpoint import Checkpoint, resolve
+from slmbench.errors import BadInputError
+from slmbench.plan import Plan, PlanOptions, make_plan
+from slmbench.prompts import Prompts, load_tokenizer, read_prompts, token_ids
+from slmbench.suite import Suite, WorkloadSweep, load_suite
+
+DEFAULT_SUITE = "quick"
+
+
+class RunRequest(BaseModel):
+    """What a user asks for; what is empty comes from the suite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    suite: str | None = None
+    scale: str | None = None
+    devices: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    input_tokens: tuple[int, ...] = ()
+    output_tokens: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    prompts: Path | None = None
+    threads: int | None = None
+    exporter: str | None = None
+    attention: str | None = None
+    backend_options: tuple[tuple[str, str], ...] = ()
+    repeat: int | None = None
+    budget_s: float | None = None
+    precision_target: float | None = None
+    seed: int = 0
+    arms: tuple[tuple[str, str], ...] = ()
+    simulate: bool = False
+    out: Path | None = None
+    resume: Path | None = None
+    revision: str | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+
+
+def requested_suite(request: RunRequest) -> Suite:
+    """Return the suite that the request asks for, with its overrides applied.
+
+    Raises:
+        BadInputError: the suite or an override is wrong.
+    """
+    base = load_suite(request.suite or DEFAULT_SUITE)
+    if request.scale:
+        base = base.scaled(request.scale)
+    update: dict[str, object] = {}
+    if request.models or request.pairs:
+        update |= {"checkpoints": list(request.models), "pairs": list(request.pairs)}
+        if not request.suite:
+            update |= {"name": "custom", "description": ""}
+    direct = {
+        "backends": list(request.backends),
+        "devices": list(request.devices),
+        "precisions": list(request.precisions),
+        "exporter": request.exporter,
+        "threads": request.threads,
+        "repeat": request.repeat,
+        "budget_s": request.budget_s,
+    }
+    update |= {name: value for name, value in direct.items() if value not in (None, [])}
+    if request.attention in ("best", "all"):
+        update["attention"] = request.attention
+    update["workloads"] = _overridden(base.workloads, request)
+    if request.devices and set(request.devices) != {"cpu"} and not request.backends:
+        from slmbench.backend import backend_names
+
+        update["backends"] = backend_names()
+    try:
+        return Suite.model_validate({**base.model_dump(), **update})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise BadInputError(f"{key}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']})") from error
+
+
+def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[str, list[int]]]:
+    given = {
+        "input_tokens": list(request.input_tokens),
+        "output_tokens": list(request.output_tokens),
+        "batch": list(request.batch),
+    }
+    return [sweep.model_dump() | {name: value for name, value in given.items() if value} for sweep in sweeps]
+
+
+def resolve_all(suite: Suite, request: RunRequest) -> dict[str, Checkpoint]:
+    """Resolve every checkpoint of the suite, by the name it is asked for.
+
+    Raises:
+        BadInputError: one is unknown or unusable, or ``--revision`` could mean several.
+    """
+    names = suite.all_checkpoints()
+    if request.revision and len(names) != 1:
+        raise BadInputError("--revision goes with exactly one --model; write org/name@revision for several")
+    return {
+        name: resolve(
+            name,
+            revision=request.revision,
+            offline=request.offline,
+            trust_remote_code=request.trust_remote_code,
+        )
+        for name in names
+    }
+
+
+def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
+    """Return what the request would measure, without exporting or measuring anything.
+
+    Raises:
+        BadInputError: the request is wrong.
+        CannotRunError: nothing of it can run here.
+    """
+    suite = requested_suite(request)
+    checkpoints = resolve_all(suite, request)
+    prompts = read_prompts(request.prompts) if request.prompts else None
+    options = PlanOptions(
+        simulate=request.simulate,
+        arms=_arm_names(request.arms),
+        backend_options=request.backend_options,
+        attention=request.attention if request.attention not in (None, "best", "all") else None,
+        prompts_digest=prompts.digest if prompts else None,
+        prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
+    )
+    return make_plan(suite, checkpoints, options), prompts
+
+
+def _longest(prompts: Prompts, checkpoints: dict[str, Checkpoint]) -> dict[str, int]:
+    """Return the longest prompt's length in each checkpoint's own tokens."""
+    lengths = {}
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.path is None:
+            raise BadInputError(f"{name}: a catalog model has no tokenizer, so --prompts cannot be read; use a folder")
+        tokenizer = load_tokenizer(checkpoint.path)
+        lengths[name] = max(len(token_ids(tokenizer, text)) for text in prompts.texts)
+    return lengths
+
+
+def _arm_names(arms: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    names = tuple(name for name, _ in arms)
+    if len(names) == 1:
+        raise BadInputError("--arm is given once; two or more NAME=PYTHON are compared")
+    if len(set(names)) != len(names):
+        raise BadInputError(f"--arm: the same name twice in {', '.join(names)}")
+    for name, python in arms:
+        if not (shutil.which(python)):
+            raise BadInputError(f"--arm {name}={python}: no such interpreter")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,32}", name):
+            raise BadInputError(f"--arm {name}: letters, digits, '.', '_' and '-' make a name")
+    return names
