@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from slmbench.artifact import ArtifactSpec, Role
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import CannotRunError
+from slmbench.errors import CannotRunError, one_line
 from slmbench.terms import Device
 
+from ._cpu import default_threads
 from ._static import BufferPool, Ports, StaticSession
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -60,7 +60,7 @@ class OnnxRuntimeStaticSession(StaticSession):
         super().__init__(checkpoint, spec)
         self._device = device
         self._compute_precision = options.compute_precision
-        self._threads = options.threads or psutil.cpu_count(logical=False) or 1
+        self._threads = options.threads or default_threads()
         self._pool = BufferPool()
         self._sessions: dict[Role, Any] = {}
         self._bindings: dict[Role, Any] = {}
@@ -149,7 +149,7 @@ class OnnxRuntimeStaticSession(StaticSession):
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return one_line(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
 
 
 class RecordingSession(OnnxRuntimeStaticSession):

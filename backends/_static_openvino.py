@@ -9,9 +9,11 @@ from typing import Any
 from slmbench import static_layout as layout
 from slmbench.artifact import Artifact, Role
 from slmbench.backend import Placement, SessionOptions
-from slmbench.errors import CannotRunError
+from slmbench.errors import CannotRunError, one_line
+from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
+from ._cpu import default_threads
 from ._static import BufferPool, StaticSession
 
 _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -27,6 +29,7 @@ class OpenVinoStaticSession(StaticSession):
         Raises:
             CannotRunError: OpenVINO refuses a graph.
         """
+        silence_telemetry()
         import openvino as ov
 
         super().__init__(artifact.manifest.checkpoint, artifact.manifest.spec)
@@ -37,7 +40,7 @@ class OpenVinoStaticSession(StaticSession):
         cpu = _cpu_properties(options)
         if self._simulated:
             core.set_property("CPU", cpu)
-        properties = cpu if engine_name == "CPU" else _device_properties(self._simulated)
+        properties = cpu if engine_name == "CPU" else _device_properties(options, engine_name)
         self._phases_ns = {"load": 0, "compile": 0}
         self._compiled: dict[Role, Any] = {}
         self._requests: dict[Role, Any] = {}
@@ -55,7 +58,7 @@ class OpenVinoStaticSession(StaticSession):
             read = time.perf_counter_ns()
             compiled = core.compile_model(model, engine_name, properties)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = one_line(str(error).strip().splitlines()[-1])
             raise CannotRunError(f"{path}: OpenVINO does not compile it for {engine_name}: {reason}") from error
         self._phases_ns["load"] += read - started
         self._phases_ns["compile"] += time.perf_counter_ns() - read
@@ -139,19 +142,19 @@ def executed_on(compiled: Any) -> str:
 
 def _cpu_properties(options: SessionOptions) -> dict[str, Any]:
     """Return the CPU's settings: OpenVINO would choose bf16 and quantised activations by itself."""
-    properties: dict[str, Any] = {
+    return {
         "INFERENCE_PRECISION_HINT": _HINT[options.compute_precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        "INFERENCE_NUM_THREADS": options.threads or default_threads(),
     }
-    if options.threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = options.threads
-    return properties
 
 
-def _device_properties(simulated: bool) -> dict[str, Any]:
+def _device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
     """Return an accelerator's settings. NPUW runs only where an NPU is simulated, and then on the CPU alone."""
-    if not simulated:
-        return {"PERFORMANCE_HINT": "LATENCY"}
-    return {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE"}
+    if engine_name != "NPU":
+        return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINT[options.compute_precision]}
+    if options.simulate:
+        return {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE"}
+    return {"PERFORMANCE_HINT": "LATENCY"}

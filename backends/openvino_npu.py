@@ -15,6 +15,7 @@ from pathlib import Path
 from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, SessionOptions
 from slmbench.errors import CannotRunError
+from slmbench.quiet import silence_telemetry
 from slmbench.terms import Precision
 
 from ._static_openvino import OpenVinoStaticSession
@@ -28,6 +29,7 @@ _SIMULATED_COMPUTE = ("fp32", "fp16", "bf16")
 
 def devices() -> list[DeviceStatus]:
     """Return Intel's NPU: present only where OpenVINO lists it, for its plugin answers without one too."""
+    silence_telemetry()
     try:
         import openvino as ov
     except ImportError:

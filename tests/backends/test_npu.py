@@ -1,0 +1,104 @@
+"""Intel's NPU where there is none: told line by line, refused, simulated under its own name; no silent fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from slmbench.artifact import Artifact
+from slmbench.backend import SessionOptions, load_backend
+from slmbench.backends import openvino_npu
+from slmbench.backends._static_openvino import executed_on
+from slmbench.errors import CannotRunError
+
+ov = pytest.importorskip("openvino")
+SIMULATED = SessionOptions(threads=1, simulate=True)
+
+
+@pytest.fixture(scope="module")
+def npu_is_absent() -> None:
+    if "NPU" in ov.Core().available_devices:
+        pytest.skip("this machine has an Intel NPU")
+
+
+@pytest.fixture
+def step_graph(make_static: Callable[..., Artifact]) -> Any:
+    return ov.Core().read_model(make_static("t5-tiny").graph("decoder"))
+
+
+@pytest.mark.usefixtures("npu_is_absent")
+def test_an_absent_npu_is_told_in_one_line_with_what_was_found_and_what_to_do() -> None:
+    (status,) = openvino_npu.devices()
+    assert not status.available
+    assert "OpenVINO lists CPU" in status.detail
+    assert "NPU compiler" in status.detail
+    assert "--simulate" in status.remedy
+    assert "\n" not in status.detail + status.remedy
+
+
+@pytest.mark.usefixtures("npu_is_absent")
+def test_without_an_npu_nothing_is_opened(make_static: Callable[..., Artifact]) -> None:
+    with pytest.raises(CannotRunError, match="looked for an Intel NPU"):
+        load_backend("openvino").open(make_static("t5-tiny"), "npu", SessionOptions(compute_precision="fp16"))
+
+
+@pytest.mark.usefixtures("npu_is_absent")
+def test_a_plugin_that_answers_is_not_a_device() -> None:
+    # OpenVINO gives versions of its NPU plugin on any machine; it is the list of devices that counts.
+    assert ov.Core().get_versions("NPU")
+    assert not openvino_npu.devices()[0].available
+
+
+def test_only_what_an_npu_computes_in_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = [openvino_npu.DeviceStatus("npu", "NPU", True, "an NPU", driver="1.2")]
+    monkeypatch.setattr(openvino_npu, "devices", lambda: present)
+    assert openvino_npu.refusal(SessionOptions(compute_precision="fp16")) is None
+    reason = openvino_npu.refusal(SessionOptions(compute_precision="fp32"))
+    assert reason is not None
+    assert "computes in fp16, not in fp32" in reason
+
+
+@pytest.mark.usefixtures("npu_is_absent")
+def test_a_driver_that_does_not_compile_is_named(
+    make_static: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The plugin without its compiler fails as a driver that is too old does: when a graph is compiled.
+    present = [openvino_npu.DeviceStatus("npu", "NPU", True, "an NPU", driver="31.0.100.1688")]
+    monkeypatch.setattr(openvino_npu, "devices", lambda: present)
+    with pytest.raises(CannotRunError, match=r"does not compile it for NPU: .*NPU driver 31\.0\.100\.1688, OpenVINO"):
+        openvino_npu.open_session(make_static("t5-tiny"), SessionOptions(compute_precision="fp16"))
+
+
+def test_the_simulation_has_a_name_of_its_own(make_static: Callable[..., Artifact]) -> None:
+    session = load_backend("openvino").open(make_static("t5-tiny"), "npu", SIMULATED)
+    placement = session.placement()
+    assert (placement.requested, placement.executed_on) == ("npu", "npuw-cpu")
+    session.close()
+
+
+def test_auto_is_seen_through(step_graph: Any) -> None:
+    compiled = ov.Core().compile_model(step_graph, "AUTO:NPU,CPU")
+    assert executed_on(compiled) == "cpu"
+
+
+@pytest.mark.parametrize("devices", [{}, {"NPUW_DEVICES": "NPU,CPU"}])
+def test_a_wrapper_that_may_use_the_cpu_is_seen_through(step_graph: Any, devices: dict[str, str]) -> None:
+    properties = {"NPU_USE_NPUW": "YES", "NPUW_ONLINE_PIPELINE": "NONE", **devices}
+    compiled = ov.Core().compile_model(step_graph, "NPU", properties)
+    # OpenVINO's own word for where it runs is "NPU".
+    assert compiled.get_property("EXECUTION_DEVICES") == "NPU"
+    assert executed_on(compiled) == "npuw-cpu+npu"
+
+
+def test_openvinos_own_choice_of_precision_is_not_ours(make_static: Callable[..., Artifact], step_graph: Any) -> None:
+    session = load_backend("openvino").open(make_static("t5-tiny"), "cpu", SessionOptions(threads=1))
+    assert session.compute_precision() == "fp32"
+    default = ov.Core().compile_model(step_graph, "CPU").get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if default == "f32":
+        pytest.skip("this CPU has no faster type that OpenVINO would take by itself")
+    bf16 = load_backend("openvino").open(
+        make_static("t5-tiny"), "cpu", SessionOptions(threads=1, compute_precision="bf16")
+    )
+    assert bf16.compute_precision() == "bf16"
