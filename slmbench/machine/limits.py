@@ -28,7 +28,6 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine.cpu import physical_cores
 from slmbench.machine.fingerprint import collect
 from slmbench.machine.probe import ProbeRequest, ProbeResult, ProbeTask
-from slmbench.measure.conditions import ConditionsReader
 from slmbench.paths import cache_dir
 from slmbench.records import write_whole
 from slmbench.terms import ComputePrecision, Device
@@ -80,7 +79,7 @@ class Limits(_Frozen):
     matrix: dict[ComputePrecision, MatrixRate]
     #: Compute precisions that the engine has not here, and why.
     refused: dict[ComputePrecision, str] = {}
-    #: Cores that others kept busy meanwhile; None where not readable.
+    #: Cores that others kept busy meanwhile, at most; None where not readable.
     foreign_load: float | None = None
 
     def memory_bandwidth(self) -> float:
@@ -151,7 +150,11 @@ def compute_use(flops: float, duration_ns: float, limits: Limits, precision: Com
 
 
 def _above(limits: Limits) -> str:
-    load = f" with a foreign load of {limits.foreign_load:.1f} cores" if limits.foreign_load else ""
+    load = (
+        f" with a foreign load of {limits.foreign_load:.1f} cores"
+        if limits.foreign_load and limits.foreign_load > 0.1
+        else ""
+    )
     return f"above the limit: that was measured {limits.measured}{load}; `slmbench limits --again` measures it anew"
 
 
@@ -188,7 +191,8 @@ def measure_limits(
     width = width or (8192 if device == "gpu" else 2048)
     squares = [ProbeTask(rows=width, width=width, layers=2, compute_precision=p) for p in PROBED]
     request = ProbeRequest(backend=prober.name, device=device, threads=threads, tasks=(*squares, *vectors))
-    results, load = _run(request)
+    results = _run(request)
+    loads = [result.foreign_load for result in results if result.foreign_load is not None]
     matrix: dict[ComputePrecision, MatrixRate] = {}
     refused: dict[ComputePrecision, str] = {}
     for task, result in zip(squares, results, strict=False):
@@ -214,7 +218,7 @@ def measure_limits(
         bandwidth=tuple(points),
         matrix=matrix,
         refused=refused,
-        foreign_load=load,
+        foreign_load=max(loads, default=None),
     )
     path = _path(backend, device, threads)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,31 +268,29 @@ def _that_fit(footprints_mib: tuple[int, ...]) -> list[int]:
     return [mib for mib in sorted(footprints_mib) if 4 * mib < available] or [min(footprints_mib)]
 
 
-def _run(request: ProbeRequest) -> tuple[list[ProbeResult], float | None]:
-    """Run all tasks, a new process after each crash; return a result per task and the foreign load meanwhile."""
+def _run(request: ProbeRequest) -> list[ProbeResult]:
+    """Run all tasks, a new process after each crash, and return a result for each."""
     results: list[ProbeResult] = []
-    conditions = ConditionsReader()
-    conditions.before()
     while len(results) < len(request.tasks):
         rest = request.model_copy(update={"tasks": request.tasks[len(results) :]})
-        found, failure = _run_process(rest, conditions)
+        found, failure = _run_process(rest)
         results += found
         if len(results) < len(request.tasks):
             results.append(ProbeResult(refusal=failure))
-    return results, conditions.after().foreign_load
+    return results
 
 
-def _run_process(request: ProbeRequest, conditions: ConditionsReader) -> tuple[list[ProbeResult], str]:
+def _run_process(request: ProbeRequest) -> tuple[list[ProbeResult], str]:
     with tempfile.TemporaryDirectory() as folder:
         output, log = Path(folder) / "results.jsonl", Path(folder) / "log.txt"
         output.touch()
         command = [sys.executable, "-m", "slmbench.machine.probe", request.model_dump_json(), str(output)]
-        with log.open("wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink) as process:
-            conditions.track(process.pid)
+        with log.open("wb") as sink:
             try:
-                code: int | None = process.wait(TIMEOUT_S)
+                code: int | None = subprocess.run(
+                    command, stdout=sink, stderr=sink, timeout=TIMEOUT_S, check=False
+                ).returncode
             except subprocess.TimeoutExpired:
-                process.kill()
                 code = None
         lines = output.read_text(encoding="utf-8").splitlines()
         last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]

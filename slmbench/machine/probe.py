@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slmbench.backend import LimitsProbe, ProbeGraph, ProbeShape, load_backend
 from slmbench.errors import SlmbenchError, one_line
+from slmbench.measure.conditions import ConditionsReader
 from slmbench.terms import ComputePrecision, Device
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class ProbeResult(BaseModel):
     compute_precision: str | None = None
     executed_on: str | None = None
     refusal: str | None = None
+    #: Cores that others kept busy meanwhile; None where not readable.
+    foreign_load: float | None = None
 
 
 def shortest_step_ns(step: Callable[[], None]) -> int:
@@ -75,7 +78,7 @@ def shortest_step_ns(step: Callable[[], None]) -> int:
     return shortest
 
 
-def run_task(request: ProbeRequest, task: ProbeTask, probe: LimitsProbe) -> ProbeResult:
+def run_task(request: ProbeRequest, task: ProbeTask, probe: LimitsProbe, conditions: ConditionsReader) -> ProbeResult:
     """Measure one task; what the engine refuses is a result too."""
     try:
         graph: ProbeGraph = probe.probe_graph(task.shape(), task.compute_precision, request.device, request.threads)
@@ -83,8 +86,14 @@ def run_task(request: ProbeRequest, task: ProbeTask, probe: LimitsProbe) -> Prob
         return ProbeResult(refusal=one_line(str(error)))
     except (ImportError, MemoryError) as error:
         return ProbeResult(refusal=one_line(f"{type(error).__name__}: {error}"))
+    conditions.before()
     step_ns = shortest_step_ns(graph.step)
-    return ProbeResult(step_ns=step_ns, compute_precision=graph.compute_precision, executed_on=graph.executed_on)
+    return ProbeResult(
+        step_ns=step_ns,
+        compute_precision=graph.compute_precision,
+        executed_on=graph.executed_on,
+        foreign_load=conditions.after().foreign_load,
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -92,9 +101,10 @@ def main(arguments: list[str]) -> None:
     request = ProbeRequest.model_validate_json(arguments[0])
     probe = load_backend(request.backend)
     assert isinstance(probe, LimitsProbe)
+    conditions = ConditionsReader()
     with Path(arguments[1]).open("a", encoding="utf-8") as output:
         for task in request.tasks:
-            output.write(run_task(request, task, probe).model_dump_json() + "\n")
+            output.write(run_task(request, task, probe, conditions).model_dump_json() + "\n")
             output.flush()
 
 
