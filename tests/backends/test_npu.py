@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from slmbench.backends import openvino_npu
+from slmbench.backends._static_openvino import executed_on
 
 from slmbench.artifact import Artifact
 from slmbench.backend import SessionOptions, load_backend
-from slmbench.backends import openvino_npu
-from slmbench.backends._static_openvino import executed_on
 from slmbench.errors import CannotRunError
 
 ov = pytest.importorskip("openvino")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-
-from slmbench.artifact import Artifact
-from slmbench.backend import Session, SessionOptions
 from slmbench.backends import openvino_npu
 from slmbench.backends._static_onnxruntime import OnnxRuntimeStaticSession
 from slmbench.backends._static_openvino import OpenVinoStaticSession
+
+from slmbench.artifact import Artifact
+from slmbench.backend import Session, SessionOptions
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
 
@@ -102,11 +103,11 @@ def test_a_full_cache_is_an_error_not_a_wrong_token(make_static: Callable[..., A
     for name in ("t5-tiny", "llama-tiny"):
         session = on_onnxruntime(make_static(name, "onnx"))
         token = session.start(np.arange(10, 20)[None])
-        for _ in range(23):
+        # A decoder-only model's first token comes of the prompt, so its steps have a slot to spare.
+        for _ in range(23 if name == "t5-tiny" else 24):
             token = session.step(token)
         with pytest.raises(CannotRunError, match="built for 24 new tokens"):
-            for _ in range(2):
-                session.step(token)
+            session.step(token)
         session.close()
 
 
@@ -120,15 +121,13 @@ def test_padding_in_a_mask_changes_nothing(make_static: Callable[..., Artifact])
         session.close()
 
 
-def test_compiled_blobs_are_cached(make_static: Callable[..., Artifact], tmp_path: object) -> None:
+def test_compiled_blobs_are_cached(make_static: Callable[..., Artifact], tmp_path: Path) -> None:
     artifact = make_static("t5-tiny")
     options = OPTIONS.model_copy(update={"engine_cache": str(tmp_path)})
     first = OpenVinoStaticSession(artifact, "cpu", options, "CPU")
     tokens = [int(first.start(np.arange(10, 20)[None])[0])]
     first.close()
-    from pathlib import Path
-
-    assert list(Path(str(tmp_path)).rglob("*.blob"))
+    assert list(tmp_path.rglob("*.blob"))
     second = OpenVinoStaticSession(artifact, "cpu", options, "CPU")
     assert [int(second.start(np.arange(10, 20)[None])[0])] == tokens
     assert second.compute_precision() == "fp32"
