@@ -1,10 +1,11 @@
 """What a model must compute and read: FLOPs and bytes of each phase, from its sizes alone.
 
-FLOPs count the matrix products, two a multiply-add, as the exported graphs carry them out: attention over the
-full rectangle of queries and keys, masked or not (causal kernels may skip up to half of it), the LM head for the
-last position only. Normalisation, activations, softmax and rotary positions are left out; they stay under 1 % at
-these sizes. The formulas are those of Kaplan et al., arXiv 2001.08361, table 1, with grouped K/V heads (arXiv
-2305.13245) and a gated feed-forward (arXiv 2002.05202) where the geometry has them.
+FLOPs count the matrix products, two a multiply-add, as networks carry them out: a prompt's attention over the full
+rectangle of queries and keys, masked or not (causal kernels may skip up to half of it), a step's over what the
+layer's window holds, the LM head for the last position only. Normalisation, activations, softmax and rotary
+positions are left out; they stay under 1 % at these sizes. The formulas are those of Kaplan et al., arXiv
+2001.08361, table 1, with grouped K/V heads (arXiv 2305.13245) and a gated feed-forward (arXiv 2002.05202) where the
+geometry has them.
 
 Bytes are what must cross memory once: each weight that the phase uses, and the K/V it reads and writes.
 Activations are left out: they fit the caches.
@@ -148,8 +149,8 @@ def prefill_flops(g: Geometry, tokens: int) -> int:
 
 def step_flops(g: Geometry, past: float, cross: int = 0) -> int:
     """Return the FLOPs of one decoder step: ``past`` tokens in its own K/V, ``cross`` in the encoder's."""
-    attention = _attention(g, 1, past + 1) + _attention(g, 1, cross)
-    return round(2 * decode_weights(g) + g.decoder_layers * attention)
+    seen = sum(_seen(g, past + 1)) + g.decoder_layers * cross
+    return round(2 * decode_weights(g) + _attention(g, 1, seen))
 
 
 def encode_weights(g: Geometry, tokens: int) -> int:
@@ -187,15 +188,19 @@ def _row(phase: Phase, times: int) -> dict[str, Any]:
 
 def _step(name: str, g: Geometry, workload: Workload, past: float, weight_bytes: float, kv_bytes: float) -> Phase:
     cross = workload.input_tokens if g.encoder_layers else 0
-    windows = g.windows or (None,) * g.decoder_layers
-    kept = sum(past if window is None else min(past, window) for window in windows)
     return Phase(
         name,
         workload.batch * step_flops(g, past, cross),
         decode_weights(g) * weight_bytes,
-        workload.batch * (kept + g.decoder_layers * cross) * kv_row(g) * kv_bytes,
+        workload.batch * (sum(_seen(g, past)) + g.decoder_layers * cross) * kv_row(g) * kv_bytes,
         workload.batch * g.decoder_layers * kv_row(g) * kv_bytes,
     )
+
+
+def _seen(g: Geometry, tokens: float) -> list[float]:
+    """Return how many of ``tokens`` each decoder layer sees: all, or its window's."""
+    windows = g.windows or (None,) * g.decoder_layers
+    return [tokens if window is None else min(tokens, window) for window in windows]
 
 
 def _block_weights(g: Geometry) -> int:

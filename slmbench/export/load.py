@@ -85,8 +85,8 @@ def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
     return model
 
 
-def _from_catalog(entry: catalog.Entry, attention: str) -> Any:
-    """Build the network without weights, then give each parameter its own draw: nothing is allocated twice."""
+def build_empty(entry: catalog.Entry, attention: str = "eager") -> Any:
+    """Return a catalog entry's network with every parameter on torch's meta device, ties made, buffers real."""
     import torch
 
     config = hf_config(entry)
@@ -97,6 +97,14 @@ def _from_catalog(entry: catalog.Entry, attention: str) -> Any:
         # transformers 5 ties every T5; the gated ones have an LM head of their own.
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight), requires_grad=False)
     _share_embedding(model, config)
+    return model.eval()
+
+
+def _from_catalog(entry: catalog.Entry, attention: str) -> Any:
+    """Give each parameter of the empty network its own draw: nothing is allocated twice."""
+    import torch
+
+    model = build_empty(entry, attention)
     drawn: dict[int, Any] = {}
     for module_name, module in model.named_modules():
         for name, parameter in list(module._parameters.items()):
