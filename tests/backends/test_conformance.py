@@ -1,0 +1,137 @@
+"""Every backend of ours keeps the contract, as slmbench.testing tells it to anyone's; and the checks do notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slmbench import testing
+from slmbench.artifact import ArtifactSpec
+from slmbench.backend import Placement, SessionOptions, load_backend
+from slmbench.errors import CannotRunError
+
+pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+
+#: Backend, checkpoint, device, precision, options, spec.
+Case = tuple[str, str, str, str, dict[str, Any], dict[str, Any] | None]
+STATIC = {"layout": "static", "input_tokens": 64, "output_tokens": 24}
+CASES: dict[str, Case] = {
+    "openvino": ("openvino", "llama-tiny", "cpu", "fp32", {}, {"format": "openvino"}),
+    "openvino-t5": ("openvino", "t5-tiny", "cpu", "fp32", {}, {"format": "openvino"}),
+    "openvino-static": ("openvino", "mu-tiny", "cpu", "fp32", {}, {"format": "openvino", **STATIC}),
+    "openvino-npuw": ("openvino", "t5-tiny", "npu", "fp32", {"simulate": True}, None),
+    "onnxruntime": ("onnxruntime", "llama-tiny", "cpu", "fp32", {}, {"format": "onnx"}),
+    "onnxruntime-t5": ("onnxruntime", "t5-tiny", "cpu", "fp32", {}, {"format": "onnx"}),
+    "onnxruntime-static": ("onnxruntime", "mu-tiny", "cpu", "fp32", {}, {"format": "onnx", **STATIC}),
+    "onnxruntime-htp": (
+        "onnxruntime", "t5-tiny", "npu", "fp16", {"simulate": True, "compute_precision": "fp16"}, None,
+    ),
+    "torch": ("torch", "llama-tiny", "cpu", "fp32", {}, None),
+    "torch-t5": ("torch", "t5-tiny", "cpu", "fp32", {}, None),
+    "openvino_genai": ("openvino_genai", "llama-tiny", "cpu", "fp32", {}, None),
+    "onnxruntime_genai": ("onnxruntime_genai", "llama-tiny", "cpu", "fp32", {}, None),
+}  # fmt: skip
+QUICK = {"openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"}
+
+
+@cache
+def subject_of(name: str) -> testing.Subject:
+    backend_name, checkpoint, device, precision, options, spec = CASES[name]
+    backend = load_backend(backend_name)
+    if name == "onnxruntime-htp":
+        pytest.importorskip("onnxruntime_qnn", reason="the HTP emulator needs onnxruntime-qnn")
+    return testing.subject(
+        backend,
+        checkpoint,
+        device=device,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        options=backend.options_type.model_validate(options),
+        spec=None if spec is None else ArtifactSpec.model_validate(spec),
+    )
+
+
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES])
+def test_contract(name: str, check: Callable[[testing.Subject], None]) -> None:
+    check(subject_of(name))
+
+
+class Wrong:
+    """A session of another backend with one thing spoilt."""
+
+    def __init__(self, session: Any, spoil: dict[str, Any]) -> None:
+        self._session, self._spoil = session, spoil
+
+    def __getattr__(self, name: str) -> Any:
+        return self._spoil[name].__get__(self) if name in self._spoil else getattr(self._session, name)
+
+    def start(self, *given: Any) -> Any:
+        return self.__getattr__("start")(*given) if "start" in self._spoil else self._session.start(*given)
+
+    def step(self, tokens: Any) -> Any:
+        return self.__getattr__("step")(tokens) if "step" in self._spoil else self._session.step(tokens)
+
+    def phases_ns(self) -> dict[str, int]:
+        return {}
+
+
+def _forgets_nothing(self: Any, ids: Any, mask: Any = None) -> Any:
+    tail = self.__dict__.get("tail")
+    given = self._session.start(ids if tail is None else np.concatenate((tail, ids[:, len(tail[0]) :]), axis=1))
+    self.tail = given[:, None]
+    return given
+
+
+SPOILT: dict[str, dict[str, Any]] = {
+    "check_placement": {"placement": lambda self: Placement("cpu", "gpu")},
+    "check_compute_precision": {"compute_precision": lambda self: "bf16"},
+    "check_threads": {"threads": lambda self: 2},
+    "check_counts": {"step": lambda self, tokens: self._session.step(tokens % 1000) + 10**6},
+    "check_tokens": {"step": lambda self, tokens: self._session.step(tokens) ^ 1},
+    "check_reset": {"start": _forgets_nothing},
+    "check_teacher_forcing": {"step": lambda self, tokens: self._session.step(np.full_like(tokens, 9))},
+}
+
+
+class Spoilt:
+    """A backend whose sessions have one thing spoilt, or that opens what is not there."""
+
+    def __init__(self, backend: Any, spoil: dict[str, Any], *, opens_anything: bool = False) -> None:
+        self._backend, self._spoil, self._opens_anything = backend, spoil, opens_anything
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def open(self, artifact: Any, device: str, options: SessionOptions) -> Any:
+        if self._opens_anything:
+            try:
+                return self._backend.open(artifact, device, options)
+            except CannotRunError:
+                artifact, device = subject_of("openvino-t5").artifact, "cpu"
+        return Wrong(self._backend.open(artifact, device, options), self._spoil)
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_broken_promise_is_noticed(name: str) -> None:
+    sound = subject_of("openvino-t5")
+    broken = replace(sound, backend=Spoilt(sound.backend, SPOILT[name]))  # type: ignore[arg-type]
+    check = getattr(testing, name)
+    check(sound)
+    with pytest.raises(testing.ConformanceError):
+        check(broken)
+
+
+def test_a_backend_that_falls_back_to_the_cpu_is_noticed() -> None:
+    sound = subject_of("openvino-t5")
+    if all(status.available for status in sound.backend.devices()):
+        pytest.skip("every device that OpenVINO knows is here")
+    broken = replace(sound, backend=Spoilt(sound.backend, {}, opens_anything=True))  # type: ignore[arg-type]
+    with pytest.raises(testing.ConformanceError, match="absent, yet"):
+        testing.check_absent_devices_are_refused(broken)
+    with pytest.raises(testing.ConformanceError, match="cut in half"):
+        testing.check_damaged_artifact(broken)
