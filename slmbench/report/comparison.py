@@ -113,8 +113,8 @@ _NAMES = {"weights/compute": "precision", "in/out": "lengths", "new/base": "rati
 _BY_NAME = {_NAMES.get(name, name): c for c in COLUMNS for name in [c.header.split(" [")[0].replace(" ", "")]}
 
 
-def columns_named(names: Sequence[str]) -> tuple[Column, ...]:
-    """Return the columns of those names in that order, never folded; all of them, foldable, for no names.
+def columns_named(names: Sequence[str], *, fold: bool = False) -> tuple[Column, ...]:
+    """Return the columns of those names in that order, folded only if asked; all of them, foldable, for no names.
 
     Raises:
         BadInputError: no such column.
@@ -127,7 +127,7 @@ def columns_named(names: Sequence[str]) -> tuple[Column, ...]:
         if column is None:
             known = list(_BY_NAME)
             raise BadInputError(f"unknown column '{name}'. Known: {', '.join(known)}.{nearest(name, known)}")
-        chosen.append(replace(column, foldable=False))
+        chosen.append(column if fold else replace(column, foldable=False))
     return tuple(chosen)
 
 

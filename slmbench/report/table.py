@@ -26,6 +26,8 @@ STAND_INS = ("npuw-cpu", "htp-emulator")
 #: A case whose proof failed has no figures; one that crashed later keeps those it has.
 PROOF_FAILURES = ("wrong tokens", "wrong device", "wrong precision", "short generation", "cannot run")
 
+#: Columns of words, and those of words or nothing.
+TEXT_COLUMNS = ("arm", "executed_on", "attention", "threads", "bandwidth_note", "converged", "failure")
 _COMPUTE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _EMPTY = Interval(math.nan, math.nan, math.nan)
 
@@ -45,7 +47,12 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
     rows = [_row(columns, info) for info in columns.record.cases]
     order = ["batch", "input_tokens", "output_tokens", "device", "weight_precision", "compute_precision", "engine"]
     frame = pd.DataFrame(rows)
-    return frame.sort_values(order, kind="stable", ignore_index=True) if rows else frame
+    if not rows:
+        return frame
+    for name in TEXT_COLUMNS:
+        # What is absent stays None: as NaN it would be a figure, and true.
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
 def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:

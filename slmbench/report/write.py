@@ -1,4 +1,4 @@
-"""The files of a run: table.md and table.csv, each whole or not at all."""
+"""The files of a run: table.md, table.csv and report.html, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ LEGEND = (
 
 
 def write_reports(run: Run | RunColumns, folder: Path | None = None) -> None:
-    """Write ``table.md`` and ``table.csv`` into the run's folder, or another.
+    """Write ``table.md``, ``table.csv`` and ``report.html`` into the run's folder, or another.
 
     Raises:
         BadInputError: the folder cannot be written.
     """
+    from slmbench.report.html import run_report
+
     columns = columns_of(run) if isinstance(run, Run) else run
     into = folder or columns.folder
     frame = run_table(columns)
     write_whole(into / "table.md", table_markdown(columns, frame))
     write_whole(into / "table.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_whole(into / "report.html", run_report(columns, frame))
 
 
 def table_markdown(run: RunColumns, frame: pd.DataFrame) -> str:

@@ -1,0 +1,391 @@
+"""Charts as Vega-Lite specifications, made with altair: distributions first, figures second.
+
+Colours are Okabe and Ito's, told apart also by shape; they hold on white and on black.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slmbench.columns import RunColumns
+from slmbench.evidence import METRICS, Side, SideCase
+from slmbench.judge import Comparison
+from slmbench.report.crossover import Curve, crossovers
+from slmbench.report.pairs import Pair
+
+Spec = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+BLUE, VERMILLION, GREEN, SKY, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7"
+FAMILIES = {"encoder-decoder": BLUE, "decoder-only": VERMILLION}
+VERDICTS = {
+    "regressed": VERMILLION,
+    "improved": BLUE,
+    "unchanged": GREEN,
+    "inconclusive": ORANGE,
+    "not judged": PURPLE,
+}
+#: Points drawn of one case: more of them hide each other.
+MOST_POINTS = 240
+_ROW_HEIGHT = 26
+#: Where a logarithmic axis of ratios has its marks.
+_TICKS = [0.1, 0.2, 0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4, 5, 8, 10, 15, 20, 30, 50, 100]
+
+
+def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spec | None:
+    """Return every sample of a metric as a point, with the median over loads and its interval above it.
+
+    ``side_cases`` are label and case. None where nothing was measured.
+    """
+    import altair as alt
+
+    points, marks = _points(side_cases, metric), _marks(side_cases, metric)
+    if not points:
+        return None
+    order = [label for label, _ in side_cases]
+    pick = _picker(points)
+    y = alt.Y("case:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
+    x_title = f"{METRICS[metric].title}, ms"
+    chosen = alt.selection_point(fields=["family"], bind="legend")
+    color = alt.Color("family:N", scale=_scale(FAMILIES), legend=_legend())
+    dots = (
+        alt.Chart(alt.Data(values=points))
+        .transform_filter(_PICKED)
+        .mark_point(filled=True, size=22, opacity=0.45)
+        .encode(
+            x=alt.X("value:Q", title=x_title, scale=alt.Scale(zero=False)),
+            y=y,
+            yOffset=alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-1, 1])),
+            color=color,
+            shape=_family_shape(),
+            opacity=alt.condition(chosen, alt.value(0.45), alt.value(0.05)),
+            tooltip=["case:N", "load:Q", alt.Tooltip("value:Q", format=".4g", title="ms")],
+        )
+        .add_params(chosen)
+    )
+    base = alt.Chart(alt.Data(values=marks)).transform_filter(_PICKED)
+    rule = base.mark_rule(strokeWidth=2.5).encode(x="low:Q", x2="high:Q", y=y)
+    tick = base.mark_tick(thickness=3, color="black", size=_ROW_HEIGHT * 0.7).encode(
+        x="mid:Q",
+        y=y,
+        tooltip=["case:N", *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "mid", "high"))],
+    )
+    return _spec(alt.layer(dots, rule, tick).add_params(pick), step=True)
+
+
+def _lengths(found: SideCase) -> str:
+    work = found.case.workload
+    return f"{work.input_tokens} / {work.output_tokens}" + (f", batch {work.batch}" if work.batch > 1 else "")
+
+
+_PICKED = "lengths == 'all' || datum.lengths == lengths"
+
+
+def _picker(rows: Rows) -> Any:
+    """Return the parameter that chooses one workload of the rows; without a control where there is only one."""
+    import altair as alt
+
+    lengths = list(dict.fromkeys(row["lengths"] for row in rows))
+    if len(lengths) == 1:
+        return alt.param(name="lengths", value="all")
+    bind = alt.binding_select(options=[*lengths, "all"], name="tokens in / out ")
+    return alt.param(name="lengths", value=lengths[-1], bind=bind)
+
+
+def _points(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
+    rows: Rows = []
+    for label, found in side_cases:
+        evidence = found.evidence.get(metric)
+        if evidence is None or evidence.rounds is None:
+            continue
+        values = [(load, value) for load, _, loads in evidence.rounds for value in loads]
+        step = max(1, math.ceil(len(values) / MOST_POINTS))
+        # Loads lie side by side in a row, so that the load lottery can be seen.
+        numbers = {load: index for index, (load, _, _) in enumerate(evidence.rounds)}
+        last = max(1, len(numbers) - 1)
+        rows += [
+            {
+                "case": label,
+                "family": found.model.family,
+                "lengths": _lengths(found),
+                "load": load,
+                "value": value * 1e3,
+                "jitter": 1.2 * numbers[load] / last - 0.6,
+            }
+            for load, value in values[::step]
+        ]
+    return rows
+
+
+def _marks(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
+    rows: Rows = []
+    for label, found in side_cases:
+        if metric in found.evidence:
+            interval = found.evidence[metric].interval()
+            bounds = (interval.low, interval.high) if interval.known else (interval.mid, interval.mid)
+            low, high = (bound * 1e3 for bound in bounds)
+            lengths = _lengths(found)
+            rows.append({"case": label, "lengths": lengths, "low": low, "mid": interval.mid * 1e3, "high": high})
+    return rows
+
+
+def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> Spec | None:
+    """Return the gap before each token over its position: the median of all samples, one line a case.
+
+    None where no case has more than two tokens.
+    """
+    import altair as alt
+
+    rows: Rows = []
+    for key, (label, found) in labels.items():
+        generations = run.samples[key].generations() if key in run.samples else []
+        length = min((len(stamps) for stamps in generations), default=0)
+        if length < 3:
+            continue
+        gaps = np.median([np.diff(stamps[:length]) for stamps in generations], axis=0) / 1e6
+        rows += [
+            {
+                "case": label,
+                "family": found.model.family,
+                "lengths": _lengths(found),
+                "position": position,
+                "gap": float(gap),
+            }
+            for position, gap in enumerate(gaps, 2)
+        ]
+    if not rows:
+        return None
+    chosen = alt.selection_point(fields=["case"], bind="legend")
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .transform_filter(_PICKED)
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            x=alt.X("position:Q", title="token", scale=alt.Scale(nice=False)),
+            y=alt.Y("gap:Q", title="gap to the token before, ms", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "case:N",
+                scale=alt.Scale(range=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY]),
+                legend=alt.Legend(orient="bottom", columns=2, labelLimit=420, title="click to single out"),
+            ),
+            strokeDash=alt.StrokeDash(
+                "family:N",
+                scale=alt.Scale(domain=list(FAMILIES), range=[[1, 0], [6, 3]]),
+                legend=_legend(),
+            ),
+            opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
+            tooltip=["case:N", "position:Q", alt.Tooltip("gap:Q", format=".4g", title="ms")],
+        )
+        .add_params(chosen, _picker(rows))
+    )
+    return _spec(chart, height=300)
+
+
+def ttft_over_input(curves: Sequence[Curve]) -> Spec | None:
+    """Return the time to first token against the input length, one line a model, with where they cross.
+
+    None where no model was measured at two lengths.
+    """
+    import altair as alt
+
+    long = [curve for curve in curves if len(curve.points) > 1]
+    if not long:
+        return None
+    rows = [
+        {
+            "line": curve.label,
+            "family": curve.family,
+            "engine": curve.group[0],
+            "input": length,
+            "mid": interval.mid * 1e3,
+            "low": (interval.low if interval.known else interval.mid) * 1e3,
+            "high": (interval.high if interval.known else interval.mid) * 1e3,
+        }
+        for curve in long
+        for length, interval in curve.points.items()
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("input:Q", title="tokens in", scale=alt.Scale(type="log", base=2, nice=False, padding=20)),
+        color=alt.Color("family:N", scale=_scale(FAMILIES), legend=_legend()),
+        detail="line:N",
+    )
+    y = alt.Y("mid:Q", title="time to first token, ms", scale=alt.Scale(type="log"))
+    line = base.mark_line().encode(y=y, strokeDash=alt.StrokeDash("engine:N", legend=_legend()))
+    dots = base.mark_point(filled=True, size=55, opacity=1).encode(
+        y=y,
+        shape=_family_shape(),
+        tooltip=["line:N", "input:Q", alt.Tooltip("mid:Q", format=".4g", title="ms")],
+    )
+    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=""), y2="high:Q")
+    layers = [line, bars, dots]
+    for index, found in enumerate(crossovers(long)):
+        marked = alt.Chart(
+            alt.Data(values=[{"input": found.length, "text": f"{found.length:.0f} tokens, {found.text}"}])
+        )
+        layers.append(marked.mark_rule(strokeDash=[4, 4], color=GREEN, strokeWidth=2).encode(x="input:Q"))
+        text = marked.mark_text(align="left", dx=6, dy=4 + 15 * index, baseline="top", fontSize=12)
+        layers.append(text.encode(x="input:Q", y=alt.value(0), text="text:N"))
+    return _spec(alt.layer(*layers), height=340)
+
+
+def against_limits(rows: Rows) -> Spec | None:
+    """Return tokens per second as bars beside the line that memory bandwidth draws for each case.
+
+    ``rows`` have ``case``, ``family``, ``tps`` and ``limit`` (tokens per second at full bandwidth).
+    """
+    import altair as alt
+
+    known = [row for row in rows if math.isfinite(row["tps"]) and math.isfinite(row["limit"])]
+    if not known:
+        return None
+    order = [row["case"] for row in known]
+    y = alt.Y("case:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
+    base = alt.Chart(alt.Data(values=known))
+    bars = base.mark_bar(height=_ROW_HEIGHT * 0.5).encode(
+        x=alt.X("tps:Q", title="tokens per second; the line is what the read bandwidth allows"),
+        y=y,
+        color=alt.Color("family:N", scale=_scale(FAMILIES), legend=_legend()),
+        tooltip=["case:N", alt.Tooltip("tps:Q", format=".4g"), alt.Tooltip("limit:Q", format=".4g")],
+    )
+    limit = base.mark_tick(thickness=3, color="black", size=_ROW_HEIGHT * 0.9).encode(x="limit:Q", y=y)
+    return _spec(alt.layer(bars, limit), rows=len(order))
+
+
+def pair_forest(pairs: Sequence[tuple[str, Pair]]) -> Spec | None:
+    """Return how many times faster the encoder-decoder is, with intervals, about the line of no difference."""
+    rows: Rows = []
+    names = {"ttft": "first token", "tpot": "decoding", "e2e": "whole answer"}
+    for label, pair in pairs:
+        for metric, found in pair.ratios.items():
+            speedup = found.speedup
+            low, high = (speedup.low, speedup.high) if speedup.known else (speedup.mid, speedup.mid)
+            row = {"row": f"{label}: {names[metric]}", "mid": speedup.mid, "low": low, "high": high}
+            rows.append({**row, "group": names[metric]})
+    colors = {"first token": BLUE, "decoding": VERMILLION, "whole answer": GREEN}
+    title = "times faster the encoder-decoder is (left of 1: slower)"
+    return _forest(rows, title, colors, bands=[]) if rows else None
+
+
+def ratio_forest(comparison: Comparison, labels: Mapping[str, str]) -> Spec | None:
+    """Return new / base of every judgement with its interval; the gates are the dashed lines."""
+    rows: Rows = []
+    for found in comparison.judgements:
+        ratio = found.ratio
+        low, high = (ratio.low, ratio.high) if ratio.known else (ratio.mid, ratio.mid)
+        label = f"{labels.get(found.key, found.key)}: {found.metric}"
+        rows.append({"row": label, "mid": ratio.mid, "low": low, "high": high, "group": found.verdict})
+    gates = sorted({found.gate for found in comparison.judgements})
+    bands = [bound for gate in gates for bound in (1 / (1 + gate), 1 + gate)]
+    return _forest(rows, "new / base (right of 1: slower)", VERDICTS, bands) if rows else None
+
+
+def _forest(rows: Rows, title: str, colors: Mapping[str, str], bands: Sequence[float]) -> Spec:
+    import altair as alt
+
+    order = [row["row"] for row in rows]
+    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=420))
+    used = {name: color for name, color in colors.items() if any(row["group"] == name for row in rows)}
+    chosen = alt.selection_point(fields=["group"], bind="legend")
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=y,
+        color=alt.Color("group:N", scale=_scale(used), legend=_legend()),
+        opacity=alt.condition(chosen, alt.value(1), alt.value(0.12)),
+    )
+    x = alt.X("mid:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=12))
+    if not bands:
+        axis = alt.Axis(values=_TICKS, labelExpr="format(datum.value, '.3~g')")
+        x = alt.X("mid:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=12), axis=axis)
+    dots = base.mark_point(filled=True, size=60).encode(
+        x=x,
+        shape=alt.Shape("group:N", scale=alt.Scale(domain=list(used)), legend=_legend()),
+        tooltip=["row:N", "group:N", *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "mid", "high"))],
+    )
+    rules = base.mark_rule(strokeWidth=2.5).encode(x="low:Q", x2="high:Q")
+    one = alt.Chart(alt.Data(values=[{"x": 1}])).mark_rule(strokeWidth=1.5).encode(x="x:Q")
+    layers = [one, rules, dots.add_params(chosen)]
+    if bands:
+        gates = alt.Chart(alt.Data(values=[{"x": bound} for bound in bands]))
+        layers.insert(0, gates.mark_rule(strokeDash=[5, 4]).encode(x="x:Q"))
+    return _spec(alt.layer(*layers), rows=len(order))
+
+
+def over_time(rows: Rows, changes: Rows, title: str) -> Spec:
+    """Return a metric over runs, one line a case; ``changes`` are the points where a level begins.
+
+    ``rows`` have ``run``, ``index``, ``case``, ``mid``, ``low``, ``high``; ``changes`` ``index`` and ``case``.
+    """
+    import altair as alt
+
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("index:Q", title="run", axis=alt.Axis(tickMinStep=1)),
+        color=alt.Color(
+            "case:N",
+            scale=alt.Scale(range=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY]),
+            legend=alt.Legend(orient="bottom", columns=1, labelLimit=600, title=None),
+        ),
+    )
+    y = alt.Y("mid:Q", title=title, scale=alt.Scale(zero=False))
+    layers = [
+        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=""), y2="high:Q"),
+        base.mark_line(point=True).encode(y=y, tooltip=["run:N", "case:N", alt.Tooltip("mid:Q", format=".4g")]),
+    ]
+    if changes:
+        marked = alt.Chart(alt.Data(values=changes)).mark_rule(strokeDash=[4, 4], strokeWidth=2)
+        layers.append(marked.encode(x="index:Q", color="case:N", tooltip=["case:N", "text:N"]))
+    return _spec(alt.layer(*layers), height=360)
+
+
+def _family_shape() -> Any:
+    import altair as alt
+
+    return alt.Shape("family:N", scale=alt.Scale(domain=list(FAMILIES), range=["circle", "square"]), legend=_legend())
+
+
+def _legend() -> Any:
+    import altair as alt
+
+    return alt.Legend(orient="top", title=None, symbolOpacity=1)
+
+
+def _scale(colors: Mapping[str, str]) -> Any:
+    import altair as alt
+
+    return alt.Scale(domain=list(colors), range=list(colors.values()))
+
+
+def _spec(chart: Any, *, rows: int | None = None, height: int | None = None, step: bool = False) -> Spec:
+    sized = chart.properties(width="container", height=height or max(90, _ROW_HEIGHT * (rows or 1)))
+    spec: Spec = sized.to_dict()
+    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    if step:
+        # As many rows as are chosen, each of the same height, whatever lies within it.
+        spec["height"] = {"step": _ROW_HEIGHT, "for": "position"}
+    # Text and lines take the page's colours (light, dark, print) from CSS.
+    spec["config"] = {"background": None, "font": "system-ui, sans-serif", "view": {"stroke": None}}
+    return spec
+
+
+def side_label(found: SideCase, unique: Side | None = None) -> str:
+    """Return a case's short name for an axis: model, backend, precision, lengths; what tells it from others."""
+    case, work = found.case, found.case.workload
+    others = list(unique.cases.values()) if unique else []
+
+    def varies(value: Any) -> bool:
+        return len({value(other) for other in others}) > 1
+
+    parts = [case.checkpoint, case.backend]
+    if varies(lambda c: c.model.attention_path) and found.model.attention_path:
+        parts.append(found.model.attention_path)
+    if varies(lambda c: (c.case.weight_precision, c.case.compute_precision)):
+        parts.append(f"{case.weight_precision}/{case.compute_precision}")
+    if varies(lambda c: c.case.exporter):
+        parts.append(case.exporter)
+    parts.append(f"{work.input_tokens}/{work.output_tokens}")
+    if varies(lambda c: c.case.workload.batch):
+        parts.append(f"batch {work.batch}")
+    parts += [f"{name}={value}" for name, value in case.options]
+    return " ".join(parts)

@@ -1,0 +1,353 @@
+"""The HTML reports: one file that works offline, the verdict on top, the proof a click away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from slmbench._version import __version__
+from slmbench.columns import RunColumns
+from slmbench.errors import one_line
+from slmbench.evidence import METRICS, Side, SideCase
+from slmbench.judge import Comparison
+from slmbench.records import CaseInfo, LoadRecord
+from slmbench.report import charts
+from slmbench.report.comparison import (
+    MARKS,
+    columns_named,
+    comparison_table,
+    headline,
+    means,
+    notes,
+    pair_lines,
+    rows_of,
+)
+from slmbench.report.crossover import curves_of
+from slmbench.report.pairs import pair_sentences, pairs_of, sides_of
+from slmbench.report.table import decode_step_bytes, limits_of_case
+from slmbench.report.text import TextTable, number, size, text_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEGEND = (
+    "Medians over loads with 95 % intervals: a model is loaded several times, in processes of its own, because loads "
+    "of the same model differ for as long as they live. Everything here follows from samples.jsonl."
+)
+
+
+#: A page is narrower than a comparison's table: what matters comes first.
+VERDICT_FIRST = ("model", "metric", "verdict", "ratio", "base", "new", "lengths", "backend", "attention", "precision",
+                 "batch", "device", "exporter", "p", "gate", "params", "family")  # fmt: skip
+
+
+@dataclass
+class _Page:
+    """What the template shows."""
+
+    title: str
+    subtitle: str
+    sentences: list[str]
+    mood: str = ""
+    warnings: list[str] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    charts: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    machines: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_chart(self, title: str, caption: str, spec: dict[str, Any] | None) -> None:
+        """Add a chart; one without data is left out."""
+        if spec is not None:
+            self.charts.append(
+                {"id": f"chart-{len(self.charts) + 1}", "title": title, "caption": caption, "spec": spec}
+            )
+
+    def render(self) -> str:
+        """Return the page as one HTML file."""
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+
+        folder = files("slmbench.report")
+        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
+        specs = json.dumps({chart["id"]: chart["spec"] for chart in self.charts}, allow_nan=False)
+        return template.render(
+            **{name: value for name, value in vars(self).items() if name != "charts"},
+            charts=self.charts,
+            # In a script only "</" and "<!--" could end or confuse it; JSON may write "<" otherwise.
+            chart_json=Markup(specs.replace("<", "\\u003c")),
+            css=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
+            script=Markup(folder.joinpath("report.js").read_text(encoding="utf-8")),
+            bundle=Markup(_bundle()),
+            nonce=hashlib.sha256(specs.encode()).hexdigest()[:24],
+            legend=LEGEND,
+            version=__version__,
+        )
+
+
+def _bundle() -> str:
+    """Return vega, vega-lite and vega-embed as one script."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
+    """Return the report of a run as one HTML file."""
+    sides = sides_of(run)
+    record = run.record
+    page = _Page(
+        title=f"slmbench: {record.suite or 'run'}",
+        subtitle=_run_subtitle(run),
+        sentences=pair_sentences(run) or _plain_sentences(frame),
+        warnings=list(run.warnings),
+    )
+    ids = {info.case.key: f"case-{index}" for index, info in enumerate(record.cases, 1)}
+    page.tables.append(_run_table(frame, ids))
+    labelled = [(_named(side, case), case) for side in sides for case in side.cases.values()]
+    _add_distributions(page, labelled)
+    _add_run_charts(page, run, sides)
+    page.cases = [_case_details(run, info, ids[info.case.key]) for info in record.cases]
+    page.machines = list(_run_facts(run))
+    return page.render()
+
+
+def _run_subtitle(run: RunColumns) -> str:
+    record = run.record
+    state = "" if record.finished else " (not finished)"
+    return f"{record.run_id}, {record.created}{state}: {len(record.cases)} cases, {run.sample_count} samples"
+
+
+def _plain_sentences(frame: pd.DataFrame) -> list[str]:
+    if frame.empty or not frame["ttft_s"].notna().any():
+        return ["Nothing was measured."]
+    fastest = min(frame.to_dict("records"), key=lambda row: row["ttft_s"] if math.isfinite(row["ttft_s"]) else math.inf)
+    return [f"The first token comes soonest from {fastest['model']} on {fastest['backend']}: "
+            f"{number(fastest['ttft_s'] * 1e3)} ms at {fastest['input_tokens']} tokens in."]  # fmt: skip
+
+
+def _named(side: Side, case: SideCase) -> str:
+    label = charts.side_label(case, side)
+    return f"{side.arm}: {label}" if side.arm else label
+
+
+def _run_table(frame: pd.DataFrame, ids: Mapping[str, str]) -> dict[str, Any]:
+    table = text_table(frame)
+    keys = [row["case"] for row in frame.to_dict("records") if math.isfinite(row["ttft_s"]) or row["failure"] is None]
+    links = [ids.get(key, "") for key in keys]
+    return _html_table("Results", table, links if len(links) == len(table.rows) else [])
+
+
+def _html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, Any]:
+    rows = [
+        {"cells": row, "link": links[index] if links else "", "classes": [_cell_class(cell) for cell in row]}
+        for index, row in enumerate(table.rows)
+    ]
+    common = ", ".join(f"{name}: {value}" for name, value in table.common.items())
+    return {
+        "title": title,
+        "headers": table.headers,
+        "numeric": table.numeric,
+        "rows": rows,
+        "common": common,
+        "notes": table.notes,
+    }
+
+
+def _cell_class(cell: str) -> str:
+    words = cell.split()
+    return next((f"v-{verdict}" for verdict in MARKS if verdict in words), "wrap" if len(cell) > 40 else "")
+
+
+def _add_distributions(page: _Page, labelled: Sequence[tuple[str, SideCase]]) -> None:
+    caption = (
+        "Every point is one generation; within a row the loads lie above one another. The bar is the 95 % interval "
+        "over loads. Click a family to single it out."
+    )
+    for metric in ("ttft", "tpot"):
+        shown = [(label, case) for label, case in labelled if metric in case.evidence]
+        title = METRICS[metric].title
+        page.add_chart(title[0].upper() + title[1:], caption, charts.distribution(shown, metric))
+
+
+def _add_run_charts(page: _Page, run: RunColumns, sides: Sequence[Side]) -> None:
+    pairs = [(_pair_label(pair, side), pair) for side in sides for pair in pairs_of(side)]
+    page.add_chart(
+        "Encoder-decoder against decoder-only",
+        "Ratios with 95 % intervals, each against the fastest decoder path the engine has in this run.",
+        charts.pair_forest(pairs),
+    )
+    page.add_chart(
+        "Time to first token against input length",
+        "Both axes logarithmic; the dashed line is where the faster family changes.",
+        charts.ttft_over_input([curve for side in sides for curve in curves_of(side)]),
+    )
+    by_case = {case.case.key: (_named(side, case), case) for side in sides for case in side.cases.values()}
+    page.add_chart("Gap before each token", "Median over all samples.", charts.token_gaps(run, by_case))
+    page.add_chart(
+        "Decoding against the memory's limit",
+        "The line is the read bandwidth that the same engine reaches, divided by the bytes a step must read.",
+        charts.against_limits(list(_limit_rows(run, sides))),
+    )
+
+
+def _pair_label(pair: Any, side: Side) -> str:
+    work = pair.encoder.case.workload
+    arm = f"{side.arm}: " if side.arm else ""
+    return f"{arm}{pair.encoder.case.checkpoint}, {pair.engine}, {work.input_tokens}/{work.output_tokens}"
+
+
+def _limit_rows(run: RunColumns, sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+    infos = run.cases
+    for side in sides:
+        for case in side.cases.values():
+            info, tpot = infos[case.case.key], case.evidence.get("tpot")
+            limits = limits_of_case(info, run.record.limits)
+            if tpot is None or limits is None:
+                continue
+            step_bytes = decode_step_bytes(info)
+            batch = info.case.workload.batch
+            yield {
+                "case": _named(side, case),
+                "family": case.model.family,
+                "tps": batch / tpot.interval().mid,
+                "limit": batch * limits.bandwidth_at(step_bytes) / step_bytes,
+            }
+
+
+_LOAD_HEADERS = ["load", "load s", "first inference s", "warm-ups", "stationary", "samples", "ttft ms", "tpot ms"]
+
+
+def _case_details(run: RunColumns, info: CaseInfo, anchor: str) -> dict[str, Any]:
+    key = info.case.key
+    loads, failures = run.loads.get(key, []), run.failures.get(key, [])
+    return {
+        "id": anchor,
+        "title": key + (f" (failed: {failures[-1].reason})" if failures else ""),
+        "facts": [(name, one_line(str(value))) for name, value in _proof(run, info, loads)],
+        "load_headers": _LOAD_HEADERS,
+        "loads": [_load_row(run, key, load) for load in loads],
+        "logs": [f"{failure.reason}: {failure.message}\n{failure.log_tail}" for failure in failures],
+    }
+
+
+def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iterator[tuple[str, Any]]:
+    checkpoint, sizes = info.checkpoint, info.checkpoint.geometry
+    yield "checkpoint", f"{checkpoint.name} ({checkpoint.source}{f' {r}' if (r := checkpoint.revision) else ''})"
+    yield "parameters", f"{checkpoint.parameter_count:,}"
+    yield "layers", f"{sizes.encoder_layers} encoder, {sizes.decoder_layers} decoder, width {sizes.width}"
+    yield "artifact", info.artifact_id or "-"
+    if info.decode_weight_bytes:
+        yield "weights read by a decode step", size(info.decode_weight_bytes)
+    if not loads:
+        yield "loads", "none"
+        return
+    last = loads[-1]
+    yield "asked for, executed on", f"{last.requested_device}, {last.executed_on}"
+    if last.nodes:
+        yield "graph nodes by device", ", ".join(f"{name}: {count}" for name, count in last.nodes.items())
+    yield "compute precision read back", last.compute_precision
+    yield "attention path", last.attention_path
+    yield "threads read back", last.threads
+    if last.agreement is not None:
+        yield "agreement with the reference", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
+    for memory in run.memory.get(info.case.key, []):
+        yield "peak memory (RSS)", size(memory.peak_rss_bytes)
+    columns = run.samples.get(info.case.key)
+    if columns is not None and len(columns):
+        yield "samples disturbed by others", f"{columns.disturbed.mean():.0%}"
+
+
+def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
+    import numpy as np
+
+    columns = run.samples.get(key)
+    mine = columns.load == load.load if columns is not None else np.zeros(0, dtype=np.bool_)
+    figures = ["0", "-", "-"]
+    if columns is not None and mine.any():
+        tpot = columns.tpot_ns()[mine]
+        figures = [
+            str(int(mine.sum())),
+            number(float(np.median(columns.first_ns[mine])) / 1e6),
+            number(float(np.median(tpot)) / 1e6),
+        ]
+    times = [number(load.load_ns / 1e9), number(load.first_inference_ns / 1e9)]
+    return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", *figures]
+
+
+def _run_facts(run: RunColumns) -> Iterator[dict[str, Any]]:
+    record = run.record
+    for arm, machine in record.machines.items():
+        facts = [*_flat(machine), *(_flat(record.versions.get(arm, {})))]
+        yield {"title": f"Machine{f' of arm {arm}' if arm else ''}", "facts": facts}
+    facts = [
+        ("run", record.run_id),
+        ("command", " ".join(record.command) or "-"),
+        ("seed", str(record.seed)),
+        ("created, finished", f"{record.created}, {record.finished or 'not finished'}"),
+        ("slmbench", record.slmbench_version),
+        *_flat(record.options),
+        *_flat(record.limits),
+    ]
+    yield {"title": "Run", "facts": [(name, one_line(value)) for name, value in facts]}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            facts += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and not any(isinstance(entry, Mapping) for entry in value):
+            facts.append((f"{prefix}{name}", one_line(", ".join(map(str, value)))))
+        else:
+            facts.append((f"{prefix}{name}", one_line(str(value))))
+    return facts
+
+
+def comparison_report(comparisons: Sequence[Comparison]) -> str:
+    """Return comparisons with one base as one HTML file."""
+    base = comparisons[0].base
+    page = _Page(
+        title=f"slmbench: {', '.join(c.new.name for c in comparisons)} against {base.name}",
+        subtitle=f"base {base.name}, {base.created}",
+        sentences=[headline(comparison) for comparison in comparisons],
+        mood=_mood(comparisons),
+    )
+    labels = {key: charts.side_label(case, base) for key, case in base.cases.items()}
+    for comparison in comparisons:
+        rows = rows_of(comparison)
+        table = comparison_table(comparison, rows, columns_named(VERDICT_FIRST, fold=True))
+        shown = _html_table(f"{comparison.new.name} against {base.name}", table, [])
+        mean = [f"geometric mean of new / base: {', '.join(means(comparison))}"] if comparison.means else []
+        page.tables.append({**shown, "notes": [*mean, *notes(comparison)]})
+        page.add_chart(
+            f"Ratios: {comparison.new.name} against {base.name}",
+            "New over base with 95 % intervals; the dashed lines are the gates. Click a verdict to single it out.",
+            charts.ratio_forest(comparison, labels),
+        )
+    sides = [base, *(comparison.new for comparison in comparisons)]
+    labelled = [
+        (f"{labels.get(key, key)}, {side.name}", side.cases[key])
+        for key in base.cases
+        for side in sides
+        if key in side.cases
+    ]
+    _add_distributions(page, labelled)
+    page.tables[0]["notes"] += pair_lines(sides)
+    page.machines = [
+        {"title": f"Machine of {side.name}", "facts": [*_flat(side.machine), *_flat(side.versions)]} for side in sides
+    ]
+    return page.render()
+
+
+def _mood(comparisons: Sequence[Comparison]) -> str:
+    found = {judgement.verdict for comparison in comparisons for judgement in comparison.judgements}
+    if "regressed" in found or any(comparison.failed for comparison in comparisons):
+        return "regressed"
+    return "inconclusive" if found & {"inconclusive", "not judged"} else "unchanged"
