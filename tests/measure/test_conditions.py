@@ -81,8 +81,13 @@ def test_no_figure_while_the_span_is_too_short(monkeypatch: pytest.MonkeyPatch) 
 def test_slow_sources_are_read_at_most_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = [CpuReading(i / 10, 0, 0, 0) for i in range(40)]
     reader = scripted(readings, monkeypatch)
-    calls: list[None] = []
-    monkeypatch.setattr(conditions, "cpu_mhz", lambda: calls.append(None) or 1000.0)
+    calls: list[float] = []
+
+    def read() -> float:
+        calls.append(1000.0)
+        return 1000.0
+
+    monkeypatch.setattr(conditions, "cpu_mhz", read)
     taken = []
     for _ in range(19):
         reader.before()

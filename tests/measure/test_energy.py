@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from slmbench.measure import energy
 from slmbench.measure.energy import EnergyReader, find_energy
 
 
@@ -92,7 +92,7 @@ def test_without_any_counter_the_reasons_are_told(tmp_path: Path) -> None:
 
 def test_a_battery_is_integrated_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 2.0, 3.0])
-    monkeypatch.setattr(energy.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     battery(tmp_path, status="Discharging", power_now=10_000_000)
     reader = EnergyReader.open("npu", sys_root=tmp_path)
     assert reader is not None
@@ -104,7 +104,7 @@ def test_a_battery_is_integrated_over_time(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_battery_that_tells_current_and_voltage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0])
-    monkeypatch.setattr(energy.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     battery(tmp_path, status="Discharging", current_now=-1_000_000, voltage_now=12_000_000)
     reader = EnergyReader.open("cpu", sys_root=tmp_path)
     assert reader is not None
