@@ -139,9 +139,8 @@ def _named(side: Side, case: SideCase) -> str:
 
 def _run_table(frame: pd.DataFrame, ids: Mapping[str, str]) -> dict[str, Any]:
     table = text_table(frame)
-    keys = [row["case"] for row in frame.to_dict("records") if math.isfinite(row["ttft_s"]) or row["failure"] is None]
-    links = [ids.get(key, "") for key in keys]
-    return _html_table("Results", table, links if len(links) == len(table.rows) else [])
+    keys = [row["case"] for row in frame.to_dict("records") if math.isfinite(row["ttft_s"])]
+    return _html_table("Results", table, [ids[key] for key in keys])
 
 
 def _html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, Any]:

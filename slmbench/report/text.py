@@ -167,7 +167,7 @@ def folded(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], width: 
 
 
 def _has_figures(row: Mapping[str, Any]) -> bool:
-    return math.isfinite(row["ttft_s"]) or (row["failure"] is None and row["samples"] > 0)
+    return math.isfinite(row["ttft_s"])
 
 
 def _why(row: Mapping[str, Any]) -> str:

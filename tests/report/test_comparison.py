@@ -1,0 +1,261 @@
+"""Comparing and checking from the command line: output, exit codes, other tools' formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from subprocess import run
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from synthetic import MACHINE, PAIR, Speed, edit_json, make_run
+
+from slmbench.cli import run_main
+from slmbench.errors import ExitCode
+from slmbench.evidence import Side
+from slmbench.judge import Comparison, compare_sides
+from slmbench.report.check import judge_until_conclusive
+from slmbench.report.formats import annotation_lines, bencher_json, github_json, job_summary, junit_xml
+from slmbench.report.sides import read_side
+
+#: As published at https://bencher.dev/bmf.json.
+BMF_SCHEMA = {
+    "$schema": "http://json-schema.org/draft-07/schema",
+    "type": "object",
+    "patternProperties": {
+        ".+": {
+            "type": "object",
+            "patternProperties": {
+                ".+": {
+                    "type": "object",
+                    "properties": {name: {"type": "number"} for name in ("value", "lower_value", "upper_value")},
+                    "required": ["value"],
+                }
+            },
+        }
+    },
+}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[str, str]:
+    """A base run, and one whose decoder-only case takes 10 % longer to the first token."""
+    base = [Speed(model="mu-small", family="encoder-decoder", loads=10), Speed(loads=10)]
+    slow = [base[0], Speed(loads=10, ttft_ms=110)]
+    return str(make_run(base, seed=1).write(tmp_path / "base")), str(make_run(slow, seed=2).write(tmp_path / "slow"))
+
+
+@pytest.fixture
+def comparison(runs: tuple[str, str]) -> Comparison:
+    return compare_sides(read_side(runs[0]), read_side(runs[1]))
+
+
+def test_check_fails_on_a_slowed_case_and_passes_on_itself(
+    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, slow = runs
+    assert run_main(["check", "--baseline", base, slow]) == ExitCode.REGRESSED
+    assert "check REGRESSED: slow against base: 1 regressed, 3 unchanged" in capsys.readouterr().out
+    assert run_main(["check", "--baseline", base, base]) == ExitCode.OK
+    assert "check passed" in capsys.readouterr().out
+
+
+def test_a_saved_baseline_gates_and_is_a_few_kilobytes(runs: tuple[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "baseline.json"
+    assert run_main(["baseline", "save", runs[0], str(file)]) == ExitCode.OK
+    assert file.stat().st_size < 6000
+    assert run_main(["baseline", "show", str(file)]) == ExitCode.OK
+    assert run_main(["check", "--baseline", str(file), runs[1]]) == ExitCode.REGRESSED
+    assert run_main(["check", "--baseline", str(file), runs[1], "--gate", "20%"]) == ExitCode.OK
+    assert run_main(["check", "--baseline", str(file), runs[1], "--where", "model=mu-*"]) == ExitCode.OK
+
+
+def test_unlike_machines_end_with_3_also_when_shown(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = {**MACHINE, "hardware": {**MACHINE["hardware"], "cpu_model": "Other 1"}}
+    other = str(make_run([*PAIR], machine=machine).write(tmp_path / "other"))
+    assert run_main(["check", "--baseline", runs[0], other]) == ExitCode.NOT_COMPARABLE
+    assert "cpu_model: Example 9000 / Other 1" in capsys.readouterr().err
+    assert run_main(["check", "--baseline", runs[0], other, "--allow-different-machine"]) == ExitCode.NOT_COMPARABLE
+    assert "· not judged" in capsys.readouterr().out
+    assert run_main(["compare", runs[0], other]) == ExitCode.NOT_COMPARABLE
+    assert run_main(["compare", runs[0], other, "--allow-different-machine"]) == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["compare", "{base}"], 2, "compared by its arms"),
+        (["compare", "{base}", "nowhere"], 2, "no such run"),
+        (["compare", "{base}", "{slow}", "--metric", "tftt"], 2, "unknown metric 'tftt'"),
+        (["compare", "{base}", "{slow}", "--sort", "rtio"], 2, "--sort rtio: unknown"),
+        (["compare", "{base}", "{slow}", "--group", "x"], 2, "--group x: unknown"),
+        (["compare", "{base}", "{slow}", "--columns", "x"], 2, "unknown column 'x'"),
+        (["compare", "{base}", "{slow}", "--format", "pdf"], 2, "--format pdf: unknown"),
+        (["compare", "{base}", "{slow}", "--where", "model=none"], 3, "no case in common"),
+        (["check", "--baseline", "{base}", "{slow}", "--gate", "-5%"], 2, "'-5%' is no gate"),
+        (["check", "--baseline", "{base}", "{slow}", "--gates", "{gates}"], 2, "gates.yaml:2: unknown metric 'tppt'"),
+        (["check", "--baseline", "{base}", "nowhere"], 2, "no such run"),
+        (["table", "nowhere"], 2, "not a run"),
+    ],
+)
+def test_wrong_requests_are_one_line_and_the_right_code(
+    runs: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    gates = tmp_path / "gates.yaml"
+    gates.write_text("metrics:\n  tppt: 3%\n", encoding="utf-8")
+    filled = [text.format(base=runs[0], slow=runs[1], gates=gates) for text in arguments]
+    assert run_main(filled) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_damaged_runs_never_pass(runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, new = runs[0], Path(runs[1])
+    with (new / "samples.jsonl").open("ab") as file:
+        file.write(b'{"type": "sam')
+    assert run_main(["check", "--baseline", base, str(new)]) == ExitCode.REGRESSED
+    assert "cut off" in capsys.readouterr().out
+    edit_json(new / "run.json", schema_version=9)
+    assert run_main(["check", "--baseline", base, str(new)]) == ExitCode.BAD_INPUT
+    empty = make_run([*PAIR])
+    empty.lines = []
+    assert run_main(["check", "--baseline", base, str(empty.write(tmp_path / "empty"))]) == ExitCode.NOT_COMPARABLE
+
+
+def test_every_format_of_compare_holds_every_judgement(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out(kind: str) -> str:
+        assert run_main(["compare", *runs, "--format", kind]) == ExitCode.OK
+        return capsys.readouterr().out
+
+    rows = list(csv.DictReader(io.StringIO(out("csv"))))
+    assert [row["verdict"] for row in rows] == ["unchanged", "unchanged", "regressed", "unchanged"]
+    (raw,) = json.loads(out("json"))
+    assert raw["verdicts"] == {"unchanged": 3, "regressed": 1}
+    assert raw["geometric_means"]["ttft"]["ratio"] == pytest.approx(
+        (raw["judgements"][0]["ratio"] * raw["judgements"][2]["ratio"]) ** 0.5
+    )
+    assert out("markdown").count("| ttft |") == 2
+    assert "▲ regressed" in out("terminal")
+    assert run_main(["compare", *runs, "--format", "html", "--out", str(tmp_path / "x.html")]) == ExitCode.OK
+    assert "1 regressed, 3 unchanged" in (tmp_path / "x.html").read_text(encoding="utf-8")
+
+
+def test_rows_are_sorted_filtered_grouped_and_columns_picked(
+    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--sort", "ratio", "--group", "metric", "--columns", "model,ratio,verdict", "--format", "markdown"]
+    assert run_main(["compare", *runs, *options]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert text.index("### metric ttft") < text.index("### metric tpot")
+    assert "| model | new / base [95 %] | verdict |" in text
+    assert text.index("| dec-small |") < text.index("| mu-small |")
+
+
+def test_arms_of_one_run_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = [Speed(arm=arm, loads=8, tpot_ms=ms) for arm, ms in (("base", 10), ("head", 11))]
+    folder = str(make_run(arms, drift=0.05).write(tmp_path / "run"))
+    assert run_main(["compare", folder]) == ExitCode.OK
+    assert "head against base: 1 regressed, 1 unchanged" in capsys.readouterr().out
+    assert run_main(["check", "--baseline", f"{folder}@base", f"{folder}@head"]) == ExitCode.REGRESSED
+    assert run_main(["compare", folder, "--arms", "head,base"]) == ExitCode.OK
+    assert "base against head: 1 improved" in capsys.readouterr().out
+
+
+def test_bencher_format_follows_its_schema(runs: tuple[str, str]) -> None:
+    raw = json.loads(bencher_json(read_side(runs[0])))
+    jsonschema.validate(raw, BMF_SCHEMA)
+    metric = raw[Speed().case.key]["ttft"]
+    assert metric["lower_value"] < metric["value"] < metric["upper_value"]
+    assert metric["value"] == pytest.approx(100e6, rel=0.05)
+
+
+def test_github_action_benchmark_format_has_times_and_rates(runs: tuple[str, str]) -> None:
+    side = read_side(runs[0])
+    times = {entry["name"]: entry for entry in json.loads(github_json(side, bigger=False))}
+    rates = {entry["name"]: entry for entry in json.loads(github_json(side, bigger=True))}
+    key = Speed().case.key
+    assert times[f"{key} tpot"]["unit"] == "ms"
+    assert rates[f"{key} decode_tps"]["value"] == pytest.approx(1000 / times[f"{key} tpot"]["value"])
+    assert {type(value) for entry in times.values() for value in entry.values()} == {str, float}
+
+
+def test_junit_counts_regressions_as_failures_and_the_untold_as_errors(comparison: Comparison, tmp_path: Path) -> None:
+    root = ElementTree.fromstring(junit_xml([comparison]))
+    suite = root[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "1", "0")
+    assert suite.find("testcase/failure").get("type") == "regressed"  # type: ignore[union-attr]
+    few = Speed(loads=2, between=0.05)
+    unclear = compare_sides(
+        read_side(str(make_run([few], seed=1).write(tmp_path / "a"))),
+        read_side(str(make_run([few], seed=2).write(tmp_path / "b"))),
+    )
+    assert ElementTree.fromstring(junit_xml([unclear]))[0].get("errors") == "2"
+
+
+def test_summary_and_annotations(comparison: Comparison) -> None:
+    summary = job_summary([comparison])
+    assert summary.startswith("## slmbench: slow against base: 1 regressed, 3 unchanged")
+    assert summary.count("<details>") == summary.count("</details>") == 1
+    (line,) = annotation_lines([comparison])
+    assert line.startswith("::error title=slmbench%3A regressed::dec-small|")
+    assert "gate 5 %25" in line
+
+
+def test_check_writes_what_other_tools_read(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n", encoding="utf-8")
+    files = ["--junit", str(tmp_path / "junit.xml"), "--summary", str(summary), "--annotations"]
+    assert run_main(["check", "--baseline", *runs, *files]) == ExitCode.REGRESSED
+    assert summary.read_text(encoding="utf-8").startswith("before\n## slmbench")
+    ElementTree.parse(tmp_path / "junit.xml")
+    assert "::error" in capsys.readouterr().out
+
+
+def test_sampling_on_ends_when_it_can_tell_and_spends_its_alpha(tmp_path: Path) -> None:
+    def side(loads: int) -> Side:
+        speed = Speed(loads=loads, ttft_ms=112, between=0.03)
+        return read_side(str(make_run([speed], seed=loads).write(tmp_path / f"new-{loads}")))
+
+    base = read_side(str(make_run([Speed(loads=20, between=0.03)], seed=99).write(tmp_path / "base")))
+    shares: list[float] = []
+
+    def judge(new: Side, share: float) -> Comparison:
+        shares.append(share)
+        return compare_sides(base, new)
+
+    looks = iter([8, 16, 32])
+    ended = judge_until_conclusive(judge, side(1), lambda seconds: side(next(looks)), 1e9)
+    assert ended.judgements[0].verdict == "regressed"
+    assert shares == [0.5**look for look in range(1, len(shares) + 1)]
+    assert len(shares) > 1
+    shares.clear()
+    judge_until_conclusive(judge, side(1), lambda seconds: None, 1e9)
+    assert len(shares) == 1
+
+
+def test_neither_compare_nor_check_loads_torch_or_an_engine(runs: tuple[str, str]) -> None:
+    code = (
+        "import sys; from slmbench.cli import run_main; "
+        f"run_main(['compare', {runs[0]!r}, {runs[1]!r}]); "
+        f"run_main(['check', '--baseline', {runs[0]!r}, {runs[1]!r}]); "
+        "print(sorted({'torch', 'openvino', 'onnxruntime', 'transformers', 'pandas'} & set(sys.modules)))"
+    )
+    done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
