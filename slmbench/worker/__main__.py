@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slmbench.worker.serve import Service
 
 
-def main() -> int:
-    """Serve requests until the host closes the pipe."""
+def main(service: type[Service] | None = None) -> int:
+    """Serve requests until the host closes the pipe; ``service`` replaces what answers them."""
     with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb", buffering=0) as replies:
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (pathlib is not imported yet, and starting is timed)
             os.dup2(nothing.fileno(), 0)
@@ -19,7 +23,7 @@ def main() -> int:
         from slmbench.worker.serve import Service, die_with_host, serve
 
         die_with_host()
-        serve(requests, replies, Service())
+        serve(requests, replies, (service or Service)())
     return 0
 
 

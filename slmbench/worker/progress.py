@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Redrawing faster than this would cost more than it tells.
 REDRAW_INTERVAL_S = 0.2
+#: Lines about cases under way come no more often than this.
+TELL_INTERVAL_S = 15.0
 #: Cases shown at once; the rest is a count.
 MAX_ROWS = 16
 
@@ -49,13 +51,19 @@ def show_progress(stream: TextIO) -> Iterator[e.Observer]:
 
 
 class PlainProgress:
-    """One line for what matters: surveys, failures, the state of each case after a wave, the time left."""
+    """One line for what matters: surveys, failures, cases that are done; now and then the others and the time left."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._told = -math.inf
 
     def __call__(self, event: e.Event) -> None:
         """Take an event."""
+        if isinstance(event, e.TimeLeft | e.Judged) and not (isinstance(event, e.Judged) and event.done):
+            if time.monotonic() - self._told < TELL_INTERVAL_S:
+                return
+            if isinstance(event, e.TimeLeft):
+                self._told = time.monotonic()
         line = _line(event)
         if line:
             print(one_line(line), file=self._stream, flush=True)

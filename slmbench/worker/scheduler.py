@@ -133,7 +133,7 @@ class _Scheduler:
 
     def _measure_block(self, block: Sequence[CaseState], deadline: float | None) -> None:
         wave_s = 0.0
-        while live := [state for state in block if not state.done(self._settings)]:
+        while live := self._live(block):
             begin = time.monotonic()
             # A wave that would overshoot by more than half of itself is not begun; every case gets one.
             if deadline and begin + wave_s / 2 > deadline and all(state.sampled_loads for state in live):
@@ -145,6 +145,11 @@ class _Scheduler:
             waves = max((state.loads_left(self._settings) for state in block), default=0)
             left = waves * wave_s if deadline is None else min(waves * wave_s, deadline - time.monotonic())
             self._observer(e.TimeLeft(time.monotonic() - self._began, max(0.0, left)))
+
+    def _live(self, block: Sequence[CaseState]) -> list[CaseState]:
+        """Return the cases that the next wave is of: those not done, and their groups."""
+        wanting = {state.planned.group_key for state in block if not state.done(self._settings)}
+        return [s for s in block if s.planned.group_key in wanting and s.can_go_on(self._settings)]
 
     def _judge(self, state: CaseState) -> None:
         state.judge(self._settings)

@@ -70,17 +70,20 @@ class CaseState:
         targets = settings.targets()
         return {metric: enough and width <= targets[metric] for metric, (_, width) in self.intervals.items()}
 
-    def done(self, settings: MeasureSettings) -> bool:
-        """Return whether the case needs no further load."""
+    def can_go_on(self, settings: MeasureSettings) -> bool:
+        """Return whether the case may be loaded once more."""
         if self.failure or self.planned.case.simulate:
             # A simulated accelerator is proven, never timed.
-            return True
+            return False
         if settings.repeat:
-            return len(counted(self.samples)) >= settings.repeat
-        if self.sampled_loads >= settings.max_loads:
-            return True
+            return len(counted(self.samples)) < settings.repeat
+        return self.sampled_loads < settings.max_loads
+
+    def done(self, settings: MeasureSettings) -> bool:
+        """Return whether the case needs no further load."""
         found = self.converged(settings)
-        return bool(found) and all(found.values())
+        sure = not settings.repeat and bool(found) and all(found.values())
+        return sure or not self.can_go_on(settings)
 
     def rounds_wanted(self, settings: MeasureSettings) -> int:
         """Return how many samples the next load is to take."""

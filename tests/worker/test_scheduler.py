@@ -27,6 +27,7 @@ from slmbench.records import (
 from slmbench.worker import events as e
 from slmbench.worker.planned import MeasureSettings, PlannedCase
 from slmbench.worker.scheduler import measure
+from slmbench.worker.state import CaseState
 
 MakePlan = Callable[..., PlannedCase]
 
@@ -244,3 +245,26 @@ def test_a_plan_must_have_cases_of_different_keys(tmp_path: Path, planned: MakeP
         measure([], tmp_path, quick)
     with pytest.raises(BadInputError, match="same key"):
         measure([planned("a"), planned("a")], tmp_path, quick)
+
+
+def test_the_arms_of_a_case_are_loaded_side_by_side(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    """One arm is sure at once, the other never is: the sure one goes on with it, a stranger does not."""
+    sure, unsure = (planned("a", case={"arm": arm}) for arm in ("base", "new"))
+    stranger = planned("b")
+    settings = replace(quick, repeat=None, min_loads=2, max_loads=4, budget_s=60, foreign_load_bound=100.0)
+    widths = {sure.key: 0.0, stranger.key: 0.0, unsure.key: 1.0}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            CaseState,
+            "judge",
+            lambda self, _settings: self.intervals.update(ttft=(1.0, widths[self.key])),
+        )
+        measured = measure([sure, unsure, stranger], tmp_path, settings)
+    assert {key: outcome.loads for key, outcome in measured.outcomes.items()} == {
+        sure.key: 4,
+        unsure.key: 4,
+        stranger.key: 2,
+    }
+    rounds = {key: {s.round for s in records(tmp_path, SampleRecord) if s.case == key} for key in widths}
+    assert rounds[sure.key] == rounds[unsure.key]

@@ -1,0 +1,44 @@
+"""A planned case from a few words, for the benchmarks."""
+
+from __future__ import annotations
+
+from slmbench.backend import load_backend
+from slmbench.case import Case, Workload
+from slmbench.checkpoint import resolve
+from slmbench.export.build import ensure_artifact
+from slmbench.paths import cache_dir
+from slmbench.worker.planned import PlannedCase
+
+
+def planned_case(
+    model: str, backend_name: str, *, input_tokens: int, output_tokens: int, threads: int | None = None, arm: str = ""
+) -> PlannedCase:
+    """Export the model for the backend in fp32 where the store lacks it; return the case on the CPU.
+
+    ``arm`` tells the keys of identical cases apart.
+    """
+    backend, checkpoint = load_backend(backend_name), resolve(model)
+    spec = next(s for s in backend.artifact_specs(checkpoint, "fp32", "cpu") if s.exporter in ("slmbench", "none"))
+    artifact = ensure_artifact(checkpoint, spec, progress=print)
+    case = Case(
+        checkpoint=model,
+        backend=backend_name,
+        device="cpu",
+        format=spec.format,
+        exporter=spec.exporter,
+        weight_precision="fp32",
+        compute_precision="fp32",
+        threads=threads,
+        workload=Workload(input_tokens=input_tokens, output_tokens=output_tokens),
+        arm=arm or None,
+    )
+    options = backend.options_type.model_validate(
+        {"threads": threads, "engine_cache": str(cache_dir() / "engines" / backend_name)}
+    )
+    return PlannedCase(
+        case=case,
+        checkpoint=checkpoint,
+        artifact=artifact.folder,
+        artifact_id=artifact.manifest.artifact_id,
+        options=options.model_dump(mode="json"),
+    )

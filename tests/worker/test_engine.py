@@ -1,0 +1,64 @@
+"""A real engine behind the whole path: plan, worker, proof, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slmbench.backend import load_backend
+from slmbench.case import Case, Workload
+from slmbench.checkpoint import resolve
+from slmbench.columns import read_columns
+from slmbench.records import CaseInfo, RunRecord, read_run, write_run
+from slmbench.worker.planned import MeasureSettings, PlannedCase
+from slmbench.worker.scheduler import measure
+
+openvino = pytest.importorskip("openvino")
+
+
+def planned(model: str) -> PlannedCase:
+    from slmbench.export.build import ensure_artifact
+
+    backend, checkpoint = load_backend("openvino"), resolve(model)
+    spec = next(s for s in backend.artifact_specs(checkpoint, "fp32", "cpu") if s.exporter == "slmbench")
+    artifact = ensure_artifact(checkpoint, spec, progress=print)
+    case = Case(
+        checkpoint=model,
+        backend="openvino",
+        device="cpu",
+        format="openvino",
+        exporter="slmbench",
+        weight_precision="fp32",
+        compute_precision="fp32",
+        workload=Workload(input_tokens=24, output_tokens=6),
+    )
+    return PlannedCase(case=case, checkpoint=checkpoint, artifact=artifact.folder, artifact_id=spec.format)
+
+
+@pytest.mark.slow
+def test_a_pair_on_openvino(tmp_path: Path) -> None:
+    plan = [planned("mu-tiny"), planned("dec-tiny")]
+    infos = tuple(CaseInfo(case=p.case, checkpoint=p.checkpoint, engine="openvino") for p in plan)
+    record = RunRecord(run_id="r", slmbench_version="0", created="", seed=0, plan_digest="", cases=infos)
+    write_run(tmp_path, record)
+    measured = measure(plan, tmp_path, MeasureSettings(repeat=4, foreign_load_bound=100.0))
+    run = read_run(tmp_path)
+    assert not run.failures
+    assert {outcome.loads for outcome in measured.outcomes.values()} == {4}
+    for load in run.loads:
+        assert load.agreement == 1.0
+        assert load.agreement_tokens > 0
+        assert (load.executed_on, load.compute_precision) == ("cpu", "fp32")
+        assert load.load_ns > 0
+        assert load.first_inference_ns > 0
+    encoder = [s for s in run.samples if s.case.startswith("mu-tiny|")]
+    for sample in encoder:
+        assert {"encode", "first_step"} <= set(sample.phases_ns)
+        assert sum(sample.phases_ns.values()) <= sample.token_ns[0]
+        assert len(sample.token_ns) == 6
+        assert all(a < b for a, b in zip(sample.token_ns, sample.token_ns[1:], strict=False))
+    # The readers of a run agree with its writer.
+    assert {key: len(columns) for key, columns in read_columns(tmp_path).samples.items()} == {p.key: 4 for p in plan}
+    for memory in run.memory:
+        assert 20e6 < memory.peak_rss_bytes < 3e9
