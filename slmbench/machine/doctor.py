@@ -20,6 +20,8 @@ from slmbench.measure.conditions import CpuClock, CpuReading, foreign_cores, on_
 OBSERVE_S = 1.0
 #: Above this share of a core, others' work moves our numbers (measured: see docs/methodology.md).
 FOREIGN_LOAD_CORES = 0.06
+#: Other processes that are named.
+HEAVIEST = 3
 HOT_C = 90.0
 MINIMUM_AVAILABLE_BYTES = 4 * 2**30
 SLOW_CLOCK_NS = 1000.0
@@ -83,7 +85,7 @@ def look(observe_s: float = OBSERVE_S, sys_root: Path = SYS) -> Sight:
     end, later = clock.read(), _process_seconds(ours)
     span = end.at - begin.at
     used = [(pid, (now - seconds.get(pid, ("", 0.0))[1]) / span, name) for pid, (name, now) in later.items()]
-    heaviest = sorted(used, key=lambda entry: entry[1], reverse=True)[:3]
+    heaviest = sorted(used, key=lambda entry: entry[1], reverse=True)[:HEAVIEST]
     count = _throttle_count(sys_root)
     return Sight(
         fingerprint=collect(),

@@ -83,7 +83,8 @@ def test_the_worst_comes_first() -> None:
     assert [finding.severity for finding in judge(sight)] == ["wrong", "noise", "note"]
 
 
-def test_a_busy_process_is_seen_by_name() -> None:
+def test_a_busy_process_is_seen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HEAVIEST", 100)  # the machine that runs the tests may be busy with others
     # The doctor's own children are its own: the burner is started through a process that leaves it behind.
     code = (
         "import subprocess, sys; burner = [sys.executable, '-c', 'while True: pass'];"
@@ -96,7 +97,8 @@ def test_a_busy_process_is_seen_by_name() -> None:
     finally:
         psutil.Process(pid).kill()
     assert sight.foreign_load > 0.3
-    assert pid in [found for _, found, _ in sight.heaviest]
+    assert pid in [found for _, found, cores in sight.heaviest if cores > 0.1]
+    assert [cores for _, _, cores in sight.heaviest] == sorted((c for _, _, c in sight.heaviest), reverse=True)
     assert "foreign load" in [finding.name for finding in judge(sight)]
 
 
