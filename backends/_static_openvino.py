@@ -35,7 +35,8 @@ class OpenVinoStaticSession(StaticSession):
         super().__init__(artifact.manifest.checkpoint, artifact.manifest.spec)
         self._device, self._simulated = device, options.simulate and engine_name == "NPU"
         core = ov.Core()
-        if options.engine_cache is not None:
+        # A blob that NPUW reads back forgets the precision its CPU submodels were compiled for.
+        if options.engine_cache is not None and not self._simulated:
             core.set_property({"CACHE_DIR": options.engine_cache})
         cpu = _cpu_properties(options)
         if self._simulated:
