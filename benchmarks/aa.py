@@ -1,6 +1,6 @@
 """A/A: one case under two names. An honest interval of the ratio covers 1; one over samples of one load does not.
 
-    python benchmarks/aa.py [--model mu-tiny] [--backend openvino] [--runs 20] [--budget 60]
+    python benchmarks/aa.py [--model mu-tiny] [--backend openvino] [--runs 20] [--loads 12]
 
 Two designs, in turn, with the same number of samples:
 - slmbench's: several loads of each name, the interval over loads;
@@ -69,8 +69,10 @@ def main() -> None:
         min_loads=given.loads, max_loads=given.loads, rounds=given.rounds, budget_s=3600.0, foreign_load_bound=100.0
     )
     one = replace(several, min_loads=1, max_loads=1, rounds=given.loads * given.rounds)
-    covered = {(design, metric): [] for design in ("loads", "samples") for metric in METRICS}
-    widths = {place: [] for place in covered}
+    covered: dict[tuple[str, str], list[bool]] = {
+        (design, metric): [] for design in ("loads", "samples") for metric in METRICS
+    }
+    widths: dict[tuple[str, str], list[float]] = {place: [] for place in places}
     seconds = []
     for run in range(given.runs):
         begin = time.monotonic()

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from _case import planned_case
 
+from slmbench.backend import Session
 from slmbench.stats import Interval, median_interval
 from slmbench.worker import events as e
 from slmbench.worker import protocol as p
@@ -49,6 +50,7 @@ class BareOrNot(Service):
     def bare(self, seed: int) -> p.Sampled:
         """Call the session and nothing else."""
         session = self.session
+        assert isinstance(session, Session)
         ids = np.random.default_rng(seed).integers(10, 400, (self.work.batch, self.work.input_tokens))
         stamps = []
         begin = perf_counter_ns()

@@ -6,12 +6,11 @@ A figure that cannot be told from a sample is None (or an empty array), never ze
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.records import Run, SampleRecord
+from slmbench.records import SampleRecord
 
 Floats = NDArray[np.float64]
 
@@ -80,11 +79,6 @@ METRICS: dict[str, Callable[[SampleRecord], float | None]] = {
 }
 
 
-def percentile(values: Floats, percent: int) -> float | None:
-    """Return the percentile, or None where there are too few values for it (see ``PERCENTILE_NEEDS``)."""
-    return float(np.percentile(values, percent)) if len(values) >= PERCENTILE_NEEDS[percent] else None
-
-
 def counted(samples: Iterable[SampleRecord]) -> list[SampleRecord]:
     """Return the samples that count, in order: of a sample and its retake, the one with less foreign load.
 
@@ -141,56 +135,3 @@ def drift(samples: Sequence[SampleRecord], metric: str) -> float | None:
     if third < 3:
         return None
     return float(np.median(values[-third:]) / np.median(values[:third])) - 1
-
-
-@dataclass(frozen=True)
-class CaseMetrics:
-    """What a case's samples say, in the shape that intervals and tables are made from."""
-
-    samples: int
-    #: Metric to its values, one array a load; metrics without a figure are absent.
-    loads: dict[str, list[Floats]]
-    #: Parts of the first token's time ("encode", "first_step", ...) to their values, one array a load, in ns.
-    phases: dict[str, list[Floats]]
-    #: "p50", "p90", "p99" and "max" of the gaps between tokens, in ns; None where there are too few.
-    itl: dict[str, float | None]
-    #: Label to how many samples carry it: "foreign_load", "retaken", "outlier".
-    flags: dict[str, int]
-    #: Change from the first third to the last, per metric, where it is beyond ``DRIFT_BOUND``.
-    drift: dict[str, float]
-
-
-def case_metrics(run: Run, case_key: str) -> CaseMetrics:
-    """Return the metrics of one case of a run. A case without samples has empty figures."""
-    taken = [sample for sample in run.samples if sample.case == case_key]
-    samples = counted(taken)
-    loads = {metric: values for metric in METRICS if (values := by_load(samples, metric))}
-    gaps = np.concatenate([itl_ns(sample) for sample in samples]) if samples else np.empty(0)
-    flags: dict[str, int] = {}
-    for flag in (flag for sample in taken for flag in sample.flags):
-        flags[flag] = flags.get(flag, 0) + 1
-    if far := outliers(samples):
-        flags["outlier"] = len(far)
-    return CaseMetrics(
-        samples=len(samples),
-        loads=loads,
-        phases=_phases(samples),
-        itl={
-            **{f"p{percent}": percentile(gaps, percent) for percent in PERCENTILE_NEEDS},
-            "max": float(gaps.max()) if len(gaps) else None,
-        },
-        flags=flags,
-        drift={m: d for m in ("ttft", "tpot") if (d := drift(samples, m)) is not None and abs(d) > DRIFT_BOUND},
-    )
-
-
-def _phases(samples: Sequence[SampleRecord]) -> dict[str, list[Floats]]:
-    names = dict.fromkeys(name for sample in samples for name in sample.phases_ns)
-    phases = {}
-    for name in names:
-        loads: dict[int, list[float]] = {}
-        for sample in samples:
-            if name in sample.phases_ns:
-                loads.setdefault(sample.load, []).append(float(sample.phases_ns[name]))
-        phases[name] = [np.array(loads[load]) for load in sorted(loads)]
-    return phases

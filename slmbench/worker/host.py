@@ -19,7 +19,7 @@ from typing import IO, TypeVar
 import psutil
 from pydantic import ValidationError
 
-from slmbench import __version__
+from slmbench._version import __version__
 from slmbench.errors import BadInputError, SlmbenchError, one_line
 from slmbench.worker import protocol as p
 

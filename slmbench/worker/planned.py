@@ -88,7 +88,7 @@ class MeasureSettings:
     foreign_load_bound: float = 0.06
     #: Share of the free memory that live workers may fill together.
     memory_share: float = 0.8
-    open_timeout_s: float = 1800.0
+    open_timeout_s: float = 900.0
     #: A sample may take this many times the last warm-up's time, and never less than the floor.
     sample_timeout_factor: float = 20.0
     sample_timeout_floor_s: float = 60.0

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from slmbench import __version__
+from slmbench._version import __version__
 from slmbench.artifact import Artifact, GoldenPrompt, read_artifact
 from slmbench.backend import Backend, LoopSession, Session, SessionOptions, load_backend
 from slmbench.case import Case

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from slmbench.measure.metrics import DRIFT_BOUND, by_load, counted, drift
+from slmbench.measure.metrics import DRIFT_BOUND, by_load, counted, drift, outliers
 from slmbench.records import FailureRecord, LoadRecord, MemoryRecord, Outcome, SampleRecord
 from slmbench.stats import hierarchical_interval, relative_half_width
 from slmbench.worker.planned import MeasureSettings, PlannedCase
@@ -119,6 +119,8 @@ class CaseState:
             change = drift(samples, metric)
             if change is not None and abs(change) > DRIFT_BOUND:
                 yield f"{metric} drifted by {change:+.0%} from the first third of the samples to the last"
+        if far := outliers(samples):
+            yield f"{len(far)} of {len(samples)} samples are outliers (kept)"
         restless = sum(not record.stationary for record in self.loads)
         if restless:
             yield f"{restless} of {len(self.loads)} loads were not stationary after their warm-up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from slmbench.records import (
     write_run,
 )
 from slmbench.worker import events as e
-from slmbench.worker.planned import MeasureSettings, PlannedCase
+from slmbench.worker.planned import MeasureSettings, PlannedCase, tokens_to_avoid
 from slmbench.worker.scheduler import measure
 from slmbench.worker.state import CaseState
 
@@ -88,6 +89,7 @@ def test_idle_workers_are_suspended(tmp_path: Path, planned: MakePlan, quick: Me
         assert len(states) == 3
 
 
+@pytest.mark.slow
 def test_a_case_stops_when_its_intervals_are_narrow(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
     settings = replace(quick, repeat=None, ttft_target=0.9, tpot_target=0.9, budget_s=60, foreign_load_bound=100.0)
     measured = measure([planned("a", ttft_ms=20, step_ms=20)], tmp_path, settings)
@@ -247,6 +249,7 @@ def test_a_plan_must_have_cases_of_different_keys(tmp_path: Path, planned: MakeP
         measure([planned("a"), planned("a")], tmp_path, quick)
 
 
+@pytest.mark.slow
 def test_the_arms_of_a_case_are_loaded_side_by_side(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
     """One arm is sure at once, the other never is: the sure one goes on with it, a stranger does not."""
     sure, unsure = (planned("a", case={"arm": arm}) for arm in ("base", "new"))
@@ -268,3 +271,25 @@ def test_the_arms_of_a_case_are_loaded_side_by_side(tmp_path: Path, planned: Mak
     }
     rounds = {key: {s.round for s in records(tmp_path, SampleRecord) if s.case == key} for key in widths}
     assert rounds[sure.key] == rounds[unsure.key]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for another interpreter")
+def test_each_arm_runs_under_its_own_interpreter(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    plan = []
+    for arm in ("base", "new"):
+        script = tmp_path / arm
+        script.write_text(f'#!/bin/sh\necho ran >> {tmp_path / arm}.log\nexec {sys.executable} "$@"\n')
+        script.chmod(0o755)
+        plan.append(replace(planned("a", case={"arm": arm}), python=str(script)))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    measured = measure(plan, folder, replace(quick, repeat=2))
+    assert [outcome.loads for outcome in measured.outcomes.values()] == [2, 2]
+    # A survey and two loads each.
+    assert [(tmp_path / f"{arm}.log").read_text().split() for arm in ("base", "new")] == [["ran"] * 3] * 2
+
+
+def test_both_sides_of_a_pair_avoid_each_others_special_tokens(planned: MakePlan) -> None:
+    one, other = planned("a"), planned("b")
+    checkpoint = other.checkpoint.model_copy(update={"eos_token_ids": (7, 8), "decoder_start_token_id": 9})
+    assert tokens_to_avoid([one, replace(other, checkpoint=checkpoint)]) == {1000: (0, 1, 7, 8, 9)}
