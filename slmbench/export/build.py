@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from slmbench.artifact import (
     GOLDEN_NAME,
@@ -29,6 +31,7 @@ from slmbench.artifact import (
 from slmbench.catalog import export_bytes
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
+from slmbench.export.golden import make_golden, reference_versions
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
 from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact
@@ -120,7 +123,6 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
     try:
         golden = _golden(checkpoint, spec, progress)
         (folder / GOLDEN_NAME).write_text(golden.model_dump_json(), encoding="utf-8")
-        gc.collect()
         exported = route(spec).writer()(checkpoint, spec, folder, progress)
         progress("hashing the files")
         _write_manifest(checkpoint, spec, folder, exported, time.perf_counter() - began)
@@ -131,13 +133,26 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
 
 
 def _golden(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:
-    from slmbench.export.golden import make_golden
+    """Return the golden record, kept from an export to another format where the same libraries made it."""
+    kept = cache_dir() / "golden" / f"{checkpoint.digest[:32]}-{spec.input_tokens}-{spec.output_tokens}.json"
+    with contextlib.suppress(OSError, ValidationError):
+        record = GoldenRecord.model_validate_json(kept.read_bytes())
+        if record.versions == reference_versions():
+            return record
     from slmbench.export.load import load_model
 
     progress("loading the reference")
     model = load_model(checkpoint)
     progress("generating the golden record")
-    return make_golden(model, checkpoint, input_tokens=spec.input_tokens, output_tokens=spec.output_tokens)
+    record = make_golden(model, checkpoint, input_tokens=spec.input_tokens, output_tokens=spec.output_tokens)
+    del model
+    gc.collect()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    # Two exports may write it at once: each its own file, the last rename wins, both are the same.
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    part.write_text(record.model_dump_json(), encoding="utf-8")
+    part.replace(kept)
+    return record
 
 
 def _write_manifest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,18 @@ def make_golden(
         count = min(TOKENS, output_tokens or TOKENS)
         tokens, margins = _generate(model, checkpoint, ids, count)
         prompts.append(GoldenPrompt(input_ids=tuple(int(i) for i in ids), tokens=tuple(tokens), margins=tuple(margins)))
-    return GoldenRecord(prompts=tuple(prompts), versions={n: version(n) for n in ("torch", "transformers")})
+    return GoldenRecord(prompts=tuple(prompts), versions=reference_versions())
+
+
+def reference_versions() -> dict[str, str]:
+    """Return the versions of the libraries that make a record; "none" for one that is not installed."""
+    found = {}
+    for name in ("torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
 
 
 def golden_prompts(checkpoint: Checkpoint, input_tokens: int | None = None) -> list[NDArray[np.int64]]:

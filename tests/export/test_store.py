@@ -83,6 +83,25 @@ def test_the_stored_artifact_is_used(cache: Path, checkpoint: Checkpoint) -> Non
     assert artifact.folder.stat().st_ino == before
 
 
+def test_the_reference_runs_once_for_all_formats(cache: Path, checkpoint: Checkpoint) -> None:
+    spec = SPEC.model_copy(update={"weight_precision": "fp16"})
+    said = Said()
+    half = ensure_artifact(checkpoint, spec, progress=said)
+    assert said.has("drawing the weights")
+    assert not said.has("reference")
+    full = find_artifact(checkpoint, SPEC)
+    assert full is not None
+    assert half.golden() == full.golden()
+    # A record of other versions, or a damaged one, is made anew.
+    (kept,) = (cache / "golden").iterdir()
+    for text in (kept.read_text().replace('"torch":"', '"torch":"0.'), "{"):
+        kept.write_text(text)
+        ensure_artifact(checkpoint, SPEC, progress=said, force=True)
+        assert said.has("loading the reference")
+        said.clear()
+        assert kept.read_text() == full.golden().model_dump_json()
+
+
 def test_force_exports_anew(cache: Path, checkpoint: Checkpoint) -> None:
     said = Said()
     before = find_artifact(checkpoint, SPEC)
