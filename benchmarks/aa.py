@@ -69,9 +69,8 @@ def main() -> None:
         min_loads=given.loads, max_loads=given.loads, rounds=given.rounds, budget_s=3600.0, foreign_load_bound=100.0
     )
     one = replace(several, min_loads=1, max_loads=1, rounds=given.loads * given.rounds)
-    covered: dict[tuple[str, str], list[bool]] = {
-        (design, metric): [] for design in ("loads", "samples") for metric in METRICS
-    }
+    places = [(design, metric) for design in ("loads", "samples") for metric in METRICS]
+    covered: dict[tuple[str, str], list[bool]] = {place: [] for place in places}
     widths: dict[tuple[str, str], list[float]] = {place: [] for place in places}
     seconds = []
     for run in range(given.runs):
@@ -79,12 +78,12 @@ def main() -> None:
         by_design = {"loads": samples_of(plan, replace(several, seed=run))}
         seconds.append(time.monotonic() - begin)
         by_design["samples"] = samples_of(plan, replace(one, seed=run))
-        for design, metric in covered:
+        for design, metric in places:
             interval = (over_loads if design == "loads" else over_samples)(by_design[design], metric)
             covered[design, metric].append(covers(interval))
             widths[design, metric].append(stats.relative_half_width(interval))
         told = []
-        for place in covered:
+        for place in places:
             verdict = "covers" if covered[place][-1] else "MISSES"
             told.append(f"{' '.join(place)} {verdict} ±{widths[place][-1]:.1%}")
         print(f"run {run + 1}: {'  '.join(told)}", flush=True)
@@ -92,7 +91,7 @@ def main() -> None:
         f"{given.model} on {given.backend}, fp32, {given.input_tokens} in, {given.output_tokens} out; {given.runs} runs"
     )
     print(f"over loads: {given.loads} loads of {given.rounds}, {np.median(seconds):.0f} s a run")
-    for design, metric in covered:
+    for design, metric in places:
         hits, width = sum(covered[design, metric]), np.median(widths[design, metric])
         print(f"  over {design:8} {metric}: {hits} of {given.runs} cover 1, half-width {width:.2%} (median)")
 
