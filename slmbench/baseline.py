@@ -45,6 +45,9 @@ class _Case(_Strict):
     attention_path: str | None
     executed_on: str | None
     decode_weight_bytes: int | None
+    first_token_flops: float | None
+    step_flops: float | None
+    step_bytes: float | None
     disturbed: float
     failure: str | None
     metrics: dict[str, _Evidence]
@@ -108,6 +111,9 @@ def _case_of(found: SideCase) -> _Case:
         attention_path=model.attention_path,
         executed_on=model.executed_on,
         decode_weight_bytes=model.decode_weight_bytes,
+        first_token_flops=model.first_token_flops,
+        step_flops=model.step_flops,
+        step_bytes=model.step_bytes,
         disturbed=round(found.disturbed, 4),
         failure=found.failure,
         metrics={
@@ -180,6 +186,9 @@ def _side_case(entry: _Case) -> SideCase:
             attention_path=entry.attention_path,
             executed_on=entry.executed_on,
             decode_weight_bytes=entry.decode_weight_bytes,
+            first_token_flops=entry.first_token_flops,
+            step_flops=entry.step_flops,
+            step_bytes=entry.step_bytes,
         ),
         evidence={name: _evidence(entry, name) for name in entry.metrics},
         failure=entry.failure,

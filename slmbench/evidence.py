@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench import stats
+from slmbench import explain, stats
 from slmbench.case import Case
 from slmbench.columns import Floats, RunColumns, SampleColumns
 from slmbench.errors import BadInputError, NotComparableError, nearest
@@ -109,6 +109,10 @@ class Model:
     attention_path: str | None = None
     executed_on: str | None = None
     decode_weight_bytes: int | None = None
+    #: Operations up to the first token and of one step, and bytes one step moves; None from an older baseline.
+    first_token_flops: float | None = None
+    step_flops: float | None = None
+    step_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Side:
     """One side of a comparison: a run, one arm of it, or a baseline."""
 
     name: str
-    #: Of the run it comes from: sides of one run were interleaved.
+    #: Of the run it comes from, with its time: sides of one run were interleaved.
     run_id: str
     arm: str | None
     #: By key without the arm: what the other side calls the same case.
@@ -172,7 +176,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None) -> Side:
         raise NotComparableError(f"{run.folder}: an empty run: {what}, so there is nothing to judge")
     return Side(
         name=name,
-        run_id=run.record.run_id,
+        run_id=f"{run.record.run_id} of {run.record.created}",
         arm=arm,
         cases=cases,
         machine=run.record.machines.get(arm or "", {}),
@@ -193,7 +197,18 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
         found = evidence_of(metric, columns, loads)
         if found is not None:
             evidence[metric.name] = found
-    model = Model(
+    return SideCase(
+        case=info.case,
+        model=model_of(info, loads),
+        evidence=evidence,
+        failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
+        disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
+    )
+
+
+def model_of(info: CaseInfo, loads: list[LoadRecord]) -> Model:
+    """Return what a run says of a case's model; the path and the device are those of its last load."""
+    return Model(
         family=info.checkpoint.family,
         parameter_count=info.checkpoint.parameter_count,
         digest=info.checkpoint.digest,
@@ -201,20 +216,32 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
         attention_path=loads[-1].attention_path if loads else info.case.attention,
         executed_on=loads[-1].executed_on if loads else None,
         decode_weight_bytes=info.decode_weight_bytes,
+        **_costs(info),
     )
-    return SideCase(
-        case=info.case,
-        model=model,
-        evidence=evidence,
-        failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
-        disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
-    )
+
+
+KV_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0}
+
+
+def _costs(info: CaseInfo) -> dict[str, float]:
+    """Return what the model must compute and move: see :mod:`slmbench.explain`."""
+    phases = explain.phases(info.checkpoint, info.case.workload, kv_bytes=KV_BYTES[info.case.compute_precision])
+    costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
+    for step in phases:
+        if step.name == "decode_step":
+            costs["step_flops"] = step.flops
+            if info.decode_weight_bytes is not None:
+                costs["step_bytes"] = info.decode_weight_bytes + step.kv_read_bytes + step.kv_written_bytes
+    return costs
 
 
 def evidence_of(metric: Metric, columns: SampleColumns | None, loads: list[LoadRecord]) -> Evidence | None:
     """Return what a case's loads say about a metric, or None where nothing was measured."""
     if metric.of_load is not None:
-        values = np.array([metric.of_load(record) for record in loads])
+        # The first opening only proves the case and warms caches; those that were sampled are like each other.
+        sampled = set(columns.load.tolist()) if columns is not None else set()
+        alike = [record for record in loads if record.load in sampled] or loads
+        values = np.array([metric.of_load(record) for record in alike])
         if values.size == 0 or np.any(values <= 0):
             return None
         return Evidence(np.log(values), np.zeros(values.size), np.ones(values.size, dtype=np.int64))

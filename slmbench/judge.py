@@ -101,7 +101,9 @@ def compare_sides(
     unjudged = _refusal(base, new, found)
     if unjudged and not allow_different_machine:
         raise NotComparableError(unjudged)
-    raw = _raw_judgements(base, new, common, metrics or gates.metrics(), gates, noise_floor or {})
+    # The floor is of runs at different times; sides that were interleaved share what disturbs.
+    floor = {} if base.run_id == new.run_id else noise_floor or {}
+    raw = _raw_judgements(base, new, common, metrics or gates.metrics(), gates, floor)
     judgements = _with_verdicts(raw, base, new, gates) if not unjudged else raw
     failed = {k: new.cases[k].failure or "no figures" for k in common if _is_failed(base.cases[k], new.cases[k])}
     if not raw and not failed:
@@ -143,7 +145,7 @@ def machine_differences(base: Side, new: Side, cases: Sequence[SideCase]) -> lis
     Hard are those that make runs not comparable. Within one run, arms differ in software on purpose; and a
     distribution that no case in common uses decides nothing: both are soft.
     """
-    before, after = _fingerprint(base), _fingerprint(new)
+    before, after = fingerprint_of(base), fingerprint_of(new)
     if before is None or after is None:
         return []
     one_run = base.run_id == new.run_id
@@ -154,7 +156,8 @@ def machine_differences(base: Side, new: Side, cases: Sequence[SideCase]) -> lis
     ]
 
 
-def _fingerprint(side: Side) -> Fingerprint | None:
+def fingerprint_of(side: Side) -> Fingerprint | None:
+    """Return the machine a side ran on, None where the run kept none that can be read."""
     try:
         return Fingerprint.model_validate(side.machine)
     except ValidationError:
@@ -169,7 +172,7 @@ def _is_used(difference: Difference, engines: set[str]) -> bool:
 
 def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
     for side in (base, new):
-        if _fingerprint(side) is None:
+        if fingerprint_of(side) is None:
             return f"{side.name}: the machine it ran on is not recorded (or not readably), so it cannot be compared"
     hard = [str(difference) for difference in found if difference.hard]
     if not hard:

@@ -39,21 +39,23 @@ def check(
     """
     from slmbench.report.commands import CheckRequest, run_check
 
-    code = run_check(
-        CheckRequest(
-            new=new,
-            baseline=baseline,
-            gate=gate,
-            gates=gates,
-            metrics=tuple(metric or ()),
-            where=tuple(where or ()),
-            budget_s=budget if until_conclusive else None,
-            allow_missing=allow_missing,
-            allow_different_machine=allow_different_machine,
-            junit=junit,
-            summary=summary,
-            annotations=annotations,
-            as_json=as_json,
-        )
+    request = CheckRequest(
+        new=new,
+        baseline=baseline,
+        gate=gate,
+        gates=gates,
+        metrics=tuple(metric or ()),
+        where=tuple(where or ()),
+        budget_s=budget if until_conclusive else None,
+        allow_missing=allow_missing,
+        allow_different_machine=allow_different_machine,
+        junit=junit,
+        summary=summary,
+        annotations=annotations,
+        as_json=as_json,
     )
-    raise typer.Exit(code)
+    if until_conclusive:
+        from slmbench.resample import sampler
+
+        raise typer.Exit(run_check(request, sampler(new)))
+    raise typer.Exit(run_check(request))

@@ -7,21 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slmbench.errors import ExitCode
-from slmbench.evidence import Side
 from slmbench.judge import Comparison, exit_code
 from slmbench.records import write_whole
 from slmbench.report.comparison import headline
 from slmbench.report.formats import job_summary, junit_xml
 
-#: Judges a side with that share of the check's alpha.
-Judge = Callable[[Side, float], Comparison]
-#: Takes more samples within so many seconds and returns the side anew; None when it cannot take any more.
-SampleMore = Callable[[float], Side | None]
+#: Reads and judges both sides with that share of the check's alpha.
+Judge = Callable[[float], Comparison]
+#: Takes more samples of the new side within so many seconds; False when it cannot take any more.
+SampleMore = Callable[[float], bool]
 
 
 def judge_until_conclusive(
     judge: Judge,
-    new: Side,
     sample_more: SampleMore,
     budget_s: float,
     *,
@@ -34,13 +32,12 @@ def judge_until_conclusive(
     """
     end = clock() + budget_s
     share = 0.5
-    comparison = judge(new, share)
+    comparison = judge(share)
     while exit_code([comparison]) == ExitCode.INCONCLUSIVE and clock() < end:
-        more = sample_more(end - clock())
-        if more is None:
+        if not sample_more(end - clock()):
             break
         share /= 2
-        comparison = judge(more, share)
+        comparison = judge(share)
     return comparison
 
 

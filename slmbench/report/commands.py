@@ -11,7 +11,7 @@ from slmbench.baseline import read_baseline, save_baseline
 from slmbench.errors import BadInputError, ExitCode, one_line
 from slmbench.evidence import Side, metric_named
 from slmbench.gates import Gates, parse_share, read_gates
-from slmbench.judge import Comparison, compare_sides, exit_code
+from slmbench.judge import Comparison, compare_sides, exit_code, fingerprint_of
 from slmbench.records import write_whole
 from slmbench.report.check import SampleMore, judge_until_conclusive, last_line, write_outputs
 from slmbench.report.comparison import (
@@ -89,6 +89,7 @@ def compare(request: CompareRequest) -> list[Comparison]:
             other,
             gates=gates,
             metrics=metrics or None,
+            noise_floor=noise_floor(base),
             allow_different_machine=request.allow_different_machine,
         )
         for other in others
@@ -161,23 +162,24 @@ def run_check(request: CheckRequest, sample_more: SampleMore | None = None) -> E
     """
     metrics = [metric_named(name).name for name in request.metrics]
     gates = _gates(request.gates, request.gate)
-    base, new = where(read_sides([request.baseline, request.new]), request.where)
 
-    def judge(side: Side, share: float) -> Comparison:
+    def judge(share: float) -> Comparison:
+        base, new = where(read_sides([request.baseline, request.new]), request.where)
         return compare_sides(
             base,
-            side,
+            new,
             gates=replace(gates, alpha=gates.alpha * share),
             metrics=metrics or None,
+            noise_floor=noise_floor(base),
             allow_different_machine=request.allow_different_machine,
         )
 
     if request.budget_s is None:
-        comparison = judge(new, 1.0)
+        comparison = judge(1.0)
     elif sample_more is None:
         raise BadInputError(f"--until-conclusive: {request.new} cannot be sampled on; it takes a run's folder")
     else:
-        comparison = judge_until_conclusive(judge, new, sample_more, request.budget_s)
+        comparison = judge_until_conclusive(judge, sample_more, request.budget_s)
     code = exit_code([comparison], allow_missing=request.allow_missing)
     write_outputs(comparison, junit=request.junit, summary=request.summary)
     _print_check(comparison, code, request)
@@ -236,3 +238,11 @@ def show(file: Path) -> None:
     console = make_console()
     console.print(Text(f"from {side.run_id.removeprefix('baseline of ')}, {side.created}"))
     console.print(table)
+
+
+def noise_floor(side: Side) -> dict[str, float]:
+    """Return how far identical runs lie apart on the side's machine, by metric; empty where never calibrated."""
+    from slmbench.machine.noise import noise_floors
+
+    fingerprint = fingerprint_of(side)
+    return noise_floors(fingerprint) if fingerprint else {}

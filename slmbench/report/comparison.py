@@ -229,13 +229,18 @@ def _with_reasons(pair: Pair) -> str:
 
 
 def _behind(pair: Pair) -> str:
-    encoder, decoder = pair.encoder.model, pair.decoder.model
-    if not encoder.decode_weight_bytes or not decoder.decode_weight_bytes:
-        return ""
-    return (
-        f"weights read a token: {encoder.decode_weight_bytes / 1e6:.0f} MB against "
-        f"{decoder.decode_weight_bytes / 1e6:.0f} MB"
-    )
+    """Return the FLOPs and bytes of both, which the ratios can be held against."""
+    sides = [pair.encoder.model, pair.decoder.model]
+    parts = []
+    flops = [model.first_token_flops for model in sides]
+    if all(flops):
+        first, second = (f"{value / 1e9:.3g}" for value in flops if value)
+        parts.append(f"up to the first token {first} against {second} GFLOP")
+    moved = [model.step_bytes for model in sides]
+    if all(moved):
+        first, second = (f"{value / 1e6:.3g}" for value in moved if value)
+        parts.append(f"a step moves {first} against {second} MB")
+    return ", ".join(parts)
 
 
 def comparison_table(

@@ -29,7 +29,7 @@ from slmbench.report.comparison import (
 )
 from slmbench.report.crossover import curves_of
 from slmbench.report.pairs import pair_sentences, pairs_of, sides_of
-from slmbench.report.table import decode_step_bytes, limits_of_case
+from slmbench.report.table import limits_of_case
 from slmbench.report.text import TextTable, number, size, text_table
 
 if TYPE_CHECKING:
@@ -208,9 +208,9 @@ def _limit_rows(run: RunColumns, sides: Sequence[Side]) -> Iterator[dict[str, An
         for case in side.cases.values():
             info, tpot = infos[case.case.key], case.evidence.get("tpot")
             limits = limits_of_case(info, run.record.limits)
-            if tpot is None or limits is None:
+            step_bytes = case.model.step_bytes
+            if tpot is None or limits is None or step_bytes is None:
                 continue
-            step_bytes = decode_step_bytes(info)
             batch = info.case.workload.batch
             yield {
                 "case": _named(side, case),
@@ -258,6 +258,9 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
         yield "agreement with the reference", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
     for memory in run.memory.get(info.case.key, []):
         yield "peak memory (RSS)", size(memory.peak_rss_bytes)
+    outcome = run.record.outcomes.get(info.case.key)
+    for warning in outcome.warnings if outcome else ():
+        yield "warning", warning
     columns = run.samples.get(info.case.key)
     if columns is not None and len(columns):
         yield "samples disturbed by others", f"{columns.disturbed.mean():.0%}"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmbench.case import Case
-from slmbench.checkpoint import Checkpoint
 from slmbench.columns import Floats, RunColumns, SampleColumns, columns_of
-from slmbench.evidence import METRICS, NANO, Evidence, evidence_of
+from slmbench.evidence import METRICS, NANO, Evidence, evidence_of, model_of
 from slmbench.measure.metrics import DRIFT_BOUND, PERCENTILE_NEEDS
 from slmbench.records import CaseInfo, FailureRecord, LoadRecord, Run
 from slmbench.stats import Interval
@@ -28,7 +27,6 @@ PROOF_FAILURES = ("wrong tokens", "wrong device", "wrong precision", "short gene
 
 #: Columns of words, and those of words or nothing.
 TEXT_COLUMNS = ("arm", "executed_on", "attention", "threads", "bandwidth_note", "converged", "failure")
-_COMPUTE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _EMPTY = Interval(math.nan, math.nan, math.nan)
 
 
@@ -126,6 +124,7 @@ def _figures(samples: SampleColumns | None, loads: list[LoadRecord], case: Case)
     row |= _bounded("prefill_tps", intervals["ttft"].inverse().scaled(work.batch * work.input_tokens))
     row |= _gap_percentiles(samples)
     row["load_s"] = intervals["load"].mid
+    row["first_load_s"] = loads[0].load_ns * NANO if loads else math.nan
     row["compile_s"] = _median([load.compile_ns * NANO for load in loads if load.compile_ns is not None])
     row["first_inference_s"] = intervals["first_inference"].mid
     return row | _bounded("energy_per_token_j", intervals["energy"])
@@ -156,35 +155,15 @@ def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
     return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
 
 
-def decode_step_bytes(info: CaseInfo) -> float:
-    """Return the bytes one decode step must read: the weights once, and the K/V halfway through the answer."""
-    if info.decode_weight_bytes is None:
-        return math.nan
-    return info.decode_weight_bytes + _kv_bytes(info.checkpoint, info.case)
-
-
-def _kv_bytes(checkpoint: Checkpoint, case: Case) -> float:
-    sizes, work = checkpoint.geometry, case.workload
-    answered = work.output_tokens / 2
-    per_token = 2 * sizes.kv_heads * sizes.head_dim * _COMPUTE_BYTES[case.compute_precision]
-    windows = sizes.windows or (None,) * sizes.decoder_layers
-    if checkpoint.family == "encoder-decoder":
-        own = sum(min(answered, window or answered) for window in windows)
-        cells = own + sizes.decoder_layers * work.input_tokens
-    else:
-        length = work.input_tokens + answered
-        cells = sum(min(length, window or length) for window in windows)
-    return work.batch * cells * per_token
-
-
 def _use(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> tuple[float, str | None]:
     """Return how much of the engine's read bandwidth decoding uses, and what explains a share that needs it."""
     from slmbench.machine.limits import bandwidth_use
 
     kept = limits_of_case(info, limits)
-    if kept is None or not figures["tpot_s"] > 0:
+    step_bytes = model_of(info, []).step_bytes
+    if kept is None or step_bytes is None or not figures["tpot_s"] > 0:
         return math.nan, None
-    use = bandwidth_use(decode_step_bytes(info), figures["tpot_s"] / NANO, kept)
+    use = bandwidth_use(step_bytes, figures["tpot_s"] / NANO, kept)
     return (use.share, use.explanation) if use else (math.nan, None)
 
 

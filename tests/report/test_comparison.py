@@ -234,20 +234,38 @@ def test_sampling_on_ends_when_it_can_tell_and_spends_its_alpha(tmp_path: Path) 
         return read_side(str(make_run([speed], seed=loads).write(tmp_path / f"new-{loads}")))
 
     base = read_side(str(make_run([Speed(loads=20, between=0.03)], seed=99).write(tmp_path / "base")))
+    loads = iter([1, 8, 16, 32])
     shares: list[float] = []
 
-    def judge(new: Side, share: float) -> Comparison:
+    def judge(share: float) -> Comparison:
         shares.append(share)
-        return compare_sides(base, new)
+        return compare_sides(base, side(next(loads)))
 
-    looks = iter([8, 16, 32])
-    ended = judge_until_conclusive(judge, side(1), lambda seconds: side(next(looks)), 1e9)
+    ended = judge_until_conclusive(judge, lambda seconds: True, 1e9)
     assert ended.judgements[0].verdict == "regressed"
     assert shares == [0.5**look for look in range(1, len(shares) + 1)]
     assert len(shares) > 1
-    shares.clear()
-    judge_until_conclusive(judge, side(1), lambda seconds: None, 1e9)
-    assert len(shares) == 1
+
+
+def test_sampling_on_ends_where_nothing_more_can_be_had(tmp_path: Path) -> None:
+    single = read_side(str(make_run([Speed(loads=1)]).write(tmp_path / "run")))
+    looks: list[float] = []
+
+    def judge(share: float) -> Comparison:
+        looks.append(share)
+        return compare_sides(single, single)
+
+    judge_until_conclusive(judge, lambda seconds: False, 1e9)
+    assert len(looks) == 1
+    looks.clear()
+    times, granted = iter([0.0, 1.0, 2.0, 11.0]), []
+
+    def sample_more(seconds: float) -> bool:
+        granted.append(seconds)
+        return True
+
+    judge_until_conclusive(judge, sample_more, 10.0, clock=lambda: next(times))
+    assert (looks, granted) == ([0.5, 0.25], [8.0])
 
 
 def test_neither_compare_nor_check_loads_torch_or_an_engine(runs: tuple[str, str]) -> None:

@@ -1,0 +1,43 @@
+"""Sampling a finished run on, for a check that cannot tell yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slmbench.columns import read_columns
+from slmbench.records import RUN_NAME, RunRecord
+from slmbench.report.check import SampleMore
+from slmbench.request import RunRequest
+from slmbench.runner import execute
+
+#: Half-width of the 95 % intervals to aim for next, as a share of the widest there is.
+_NARROWER = 0.6
+#: Where to begin when no half-width is known.
+_FIRST_TARGET = 0.02
+
+
+def sampler(name: str) -> SampleMore | None:
+    """Return what takes more samples of the run ``RUN`` or ``RUN@ARM`` of that name, None where it is no run."""
+    path = Path(name) if Path(name).exists() else Path(name.rpartition("@")[0])
+    folder = path if path.is_dir() else path.parent
+    if not (folder / RUN_NAME).is_file():
+        return None
+
+    def sample_more(seconds: float) -> bool:
+        before = read_columns(folder, keep_tokens=False)
+        execute(narrower_request(before.record, folder, seconds))
+        return read_columns(folder, keep_tokens=False).sample_count > before.sample_count
+
+    return sample_more
+
+
+def narrower_request(record: RunRecord, folder: Path, seconds: float) -> RunRequest:
+    """Return the request that goes on with a run for so long, towards narrower intervals than it has."""
+    options: dict[str, Any] = {**record.options, "resume": folder, "budget_s": seconds}
+    if options.get("repeat"):
+        options["repeat"] *= 2
+    else:
+        widths = [w for outcome in record.outcomes.values() for w in outcome.half_width.values() if w is not None]
+        options["precision_target"] = _NARROWER * max(widths, default=_FIRST_TARGET / _NARROWER)
+    return RunRequest.model_validate(options)
