@@ -1,0 +1,291 @@
+"""Sessions over dynamic ONNX graphs on ONNX Runtime's CPU provider: our own loop, nothing allocated in it.
+
+Self-attention K/V live in one buffer of full length per layer, bound as past and as present at once: a step writes
+its row and copies nothing. Two bindings are kept, for the prompt and for steps; of a step's inputs only the mask is
+bound anew, since its length is what tells ``GroupQueryAttention`` the position. Worker threads spin between steps
+(ONNX Runtime's default), as they do in its own generation loop.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.artifact import Artifact, Role
+from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.terms import Device
+
+from ._cpu import default_threads
+from ._static_onnxruntime import base_settings
+
+_PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
+_CPU = "CPUExecutionProvider"
+
+
+class Graph:
+    """One ONNX Runtime session, and what its ports say."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime as ort
+
+        ort.disable_telemetry_events()
+        began = perf_counter_ns()
+        try:
+            self.session = ort.InferenceSession(path, base_settings(threads), providers=[_CPU], enable_fallback=0)
+        except Exception as error:  # ONNX Runtime's exceptions have no common class but this
+            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {_first_line(error)}") from error
+        self.session.disable_fallback()
+        self.load_ns = perf_counter_ns() - began
+        self.inputs = {port.name: port for port in self.session.get_inputs()}
+        self.outputs = [port.name for port in self.session.get_outputs()]
+        limit = self.session.get_modelmeta().custom_metadata_map.get("slmbench.max_positions")
+        self.max_positions = int(limit) if limit else None
+
+    def nodes(self) -> Counter[str]:
+        """Return the nodes by provider."""
+        found: Counter[str] = Counter()
+        for part in self.session.get_provider_graph_assignment_info():
+            found[part.ep_name] += len(part.get_nodes())
+        return found
+
+    def operators(self) -> set[str]:
+        """Return the kinds of operators in the graph."""
+        parts = self.session.get_provider_graph_assignment_info()
+        return {node.op_type for part in parts for node in part.get_nodes()}
+
+
+def _first_line(error: Exception) -> str:
+    return one_line(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
+
+
+def bind(binding: Any, name: str, array: NDArray[Any], *, shape: tuple[int, ...] | None = None) -> None:
+    """Bind an input to an array's memory, or to the beginning of it seen in another shape."""
+    binding.bind_input(name, "cpu", 0, array.dtype.type, shape or array.shape, array.ctypes.data)
+
+
+def bind_out(binding: Any, name: str, array: NDArray[Any], *, shape: tuple[int, ...] | None = None) -> None:
+    """Bind an output to an array's memory, or to the beginning of it seen in another shape."""
+    binding.bind_output(name, "cpu", 0, array.dtype.type, shape or array.shape, array.ctypes.data)
+
+
+class OnnxRuntimeSession:
+    """What sessions of both families share. Not thread-safe."""
+
+    #: The graph that runs at every step.
+    _step_role: Role
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Create a session for each graph.
+
+        Raises:
+            CannotRunError: ONNX Runtime refuses a graph.
+        """
+        checkpoint = artifact.manifest.checkpoint
+        self._device, self._threads = device, options.threads or default_threads()
+        self._geometry, self._name = checkpoint.geometry, checkpoint.name
+        self._suppressed = np.array(checkpoint.eos_token_ids, dtype=np.int64)
+        self._graphs = {role: Graph(artifact.graph(role), self._threads) for role in artifact.manifest.graphs}
+        self._phases_ns: dict[str, int] = {}
+        self._batch = self._input = self._output = 0
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Check the shape against what the graphs hold, and remember it.
+
+        Raises:
+            BadInputError: the graphs have positions for fewer tokens.
+        """
+        decoder_only = "model" in self._graphs
+        longest = input_tokens + output_tokens if decoder_only else max(input_tokens, output_tokens)
+        for graph in self._graphs.values():
+            if graph.max_positions is not None and longest > graph.max_positions:
+                raise BadInputError(
+                    f"{self._name}: the graph has positions for {graph.max_positions} tokens, {longest} were asked for"
+                )
+        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+
+    def _check(self, input_ids: Tokens) -> None:
+        batch, length = input_ids.shape
+        if batch != self._batch or length > self._input:
+            raise BadInputError(
+                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
+            )
+
+    def _self_kv(self, graph: Graph, length: int) -> dict[str, NDArray[np.float32]]:
+        """Return zeroed K/V buffers ``[B, kv, length, d]`` by the names of the past inputs."""
+        sizes = self._geometry
+        shape = (self._batch, sizes.kv_heads, length, sizes.head_dim)
+        return {name: np.zeros(shape, np.float32) for name in graph.inputs if name.startswith("past_key_values.")}
+
+    def _bind_kv(self, binding: Any, buffers: dict[str, NDArray[np.float32]]) -> None:
+        for name, buffer in buffers.items():
+            bind(binding, name, buffer)
+            bind_out(binding, name.replace("past_key_values.", "present."), buffer)
+
+    def _next_tokens(self) -> Tokens:
+        """Return the best token of each row, ends of sequence aside."""
+        logits = self._logits[:, -1]
+        logits[:, self._suppressed] = -np.inf
+        return logits.argmax(axis=-1)  # type: ignore[no-any-return]
+
+    _logits: NDArray[np.float32]
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return the parts of the last start, in ns."""
+        return dict(self._phases_ns)
+
+    def placement(self) -> Placement:
+        """Return the providers that nodes are assigned to, as the sessions recorded it."""
+        nodes: Counter[str] = sum((graph.nodes() for graph in self._graphs.values()), Counter())
+        others = sorted(name for name in nodes if name != _CPU)
+        return Placement(self._device, "+".join(others) or "cpu", dict(nodes))
+
+    def compute_precision(self) -> str:
+        """Return the precision of the K/V and logits, which is that of everything between."""
+        types = {port.type for name, port in self._graphs[self._step_role].inputs.items() if "key" in name}
+        return "+".join(sorted(_PRECISION.get(one, one) for one in types))
+
+    def threads(self) -> int:
+        """Return the threads within an operator, as the session reports them."""
+        return int(self._graphs[self._step_role].session.get_session_options().intra_op_num_threads)
+
+    def attention_path(self) -> str:
+        """Return "GroupQueryAttention" where self-attention and its K/V update are that operator, else "unfused"."""
+        found = "GroupQueryAttention" in self._graphs[self._step_role].operators()
+        return "GroupQueryAttention" if found else "unfused"
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load": ONNX Runtime reads, optimises and prepacks in one."""
+        return {"load": sum(graph.load_ns for graph in self._graphs.values())}
+
+    def close(self) -> None:
+        """Free sessions, bindings and buffers."""
+        self.__dict__.clear()
+
+
+class DecoderOnlySession(OnnxRuntimeSession):
+    """One graph for the prompt and for steps."""
+
+    _step_role: Role = "model"
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the K/V buffers of full length and both bindings."""
+        super().reserve(batch, input_tokens, output_tokens)
+        graph = self._graphs["model"]
+        total = input_tokens + output_tokens
+        self._kv = self._self_kv(graph, total)
+        self._logits = np.zeros((batch, 1, self._geometry.vocab_size), np.float32)
+        self._ids = np.zeros((batch, 1), np.int64)
+        # Masks of growing length are the beginnings of one buffer: rows of ones look the same at any length.
+        self._ones = np.ones(batch * total, np.int64)
+        self._prompt, self._step = graph.session.io_binding(), graph.session.io_binding()
+        for binding in (self._prompt, self._step):
+            self._bind_kv(binding, self._kv)
+            bind_out(binding, "logits", self._logits)
+        bind(self._step, "input_ids", self._ids)
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Prefill the prompts ``[B, S]``.
+
+        A padded batch comes padded on the left; the operator wants rows to begin with their first token and to
+        know their lengths, so rows are turned.
+        """
+        self._check(input_ids)
+        batch, length = input_ids.shape
+        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        self._lengths: Tokens | None = None
+        mask = self._ones
+        if attention_mask is not None and not attention_mask.all():
+            self._lengths = attention_mask.sum(axis=1)
+            ids = np.stack([np.roll(row, count) for row, count in zip(ids, self._lengths, strict=True)])
+            mask = self._mask_of(length)
+        bind(self._prompt, "input_ids", ids)
+        bind(self._prompt, "attention_mask", mask, shape=(batch, length))
+        self._graphs["model"].session.run_with_iobinding(self._prompt)
+        self._length = length
+        return self._next_tokens()
+
+    def _mask_of(self, length: int) -> Tokens:
+        """Return the mask ``[B, length]`` of rows that begin with their first token."""
+        assert self._lengths is not None
+        return (np.arange(length) < self._lengths[:, None]).astype(np.int64)
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next."""
+        self._ids[:, 0] = tokens
+        self._length += 1
+        mask = self._ones
+        if self._lengths is not None:
+            self._lengths = self._lengths + 1
+            mask = self._mask_of(self._length)
+        bind(self._step, "attention_mask", mask, shape=(self._batch, self._length))
+        self._graphs["model"].session.run_with_iobinding(self._step)
+        return self._next_tokens()
+
+
+class EncoderDecoderSession(OnnxRuntimeSession):
+    """An encoder graph that writes the cross K/V where the decoder graph reads them."""
+
+    _step_role: Role = "decoder"
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Create both sessions."""
+        super().__init__(artifact, device, options)
+        self._start_token = artifact.manifest.checkpoint.decoder_start_token_id or 0
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make self and cross K/V buffers of full length and both bindings."""
+        super().reserve(batch, input_tokens, output_tokens)
+        encoder, decoder = self._graphs["encoder"], self._graphs["decoder"]
+        sizes = self._geometry
+        count = batch * sizes.kv_heads * input_tokens * sizes.head_dim
+        self._cross = {name: np.zeros(count, np.float32) for name in encoder.outputs}
+        self._kv = self._self_kv(decoder, output_tokens)
+        self._logits = np.zeros((batch, 1, sizes.vocab_size), np.float32)
+        self._ids, self._position = np.zeros((batch, 1), np.int64), np.zeros(1, np.int64)
+        self._prompt, self._step = encoder.session.io_binding(), decoder.session.io_binding()
+        self._bind_kv(self._step, self._kv)
+        bind_out(self._step, "logits", self._logits)
+        bind(self._step, "input_ids", self._ids)
+        bind(self._step, "position", self._position)
+        self._encoded = 0
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
+        self._check(input_ids)
+        began = perf_counter_ns()
+        batch, length = input_ids.shape
+        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        self._mask = np.ones((batch, length), np.int64)
+        if attention_mask is not None:
+            self._mask[:] = attention_mask
+        bind(self._prompt, "input_ids", ids)
+        bind(self._prompt, "attention_mask", self._mask)
+        bind(self._step, "encoder_attention_mask", self._mask)
+        if length != self._encoded:
+            self._bind_cross(length)
+        self._graphs["encoder"].session.run_with_iobinding(self._prompt)
+        encoded = perf_counter_ns()
+        self._position[0] = -1
+        token = self.step(np.full(batch, self._start_token, dtype=np.int64))
+        self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        return token
+
+    def _bind_cross(self, length: int) -> None:
+        shape = (self._batch, self._geometry.kv_heads, length, self._geometry.head_dim)
+        for name, buffer in self._cross.items():
+            bind_out(self._prompt, name, buffer, shape=shape)
+            bind(self._step, name, buffer, shape=shape)
+        self._encoded = length
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next."""
+        self._ids[:, 0] = tokens
+        self._position += 1
+        self._graphs["decoder"].session.run_with_iobinding(self._step)
+        return self._next_tokens()

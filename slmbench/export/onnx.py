@@ -1,0 +1,114 @@
+"""slmbench's own ONNX route: dynamic layout for ONNX Runtime, both families, built block by block."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from slmbench.artifact import ArtifactSpec, Role
+from slmbench.checkpoint import Checkpoint
+from slmbench.errors import CannotRunError
+from slmbench.explain import decode_weights
+from slmbench.export.quiet import silence_telemetry
+from slmbench.export.route import Exported, Progress
+
+ARCHITECTURES = frozenset(
+    {"t5", "bart", "marian", "t5gemma", "llama", "mistral", "qwen3", "phi3", "gemma3_text", "smollm3"}
+)
+ATTENTION = "GroupQueryAttention"
+#: Angles are stored for so many positions at most: a table for 131,072 would outweigh a small model.
+MAX_POSITIONS = 32768
+_BITS = {"fp32": 32.0, "int8": 8.5, "int4": 4.5}
+
+
+def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return why this route cannot write the artifact, or None."""
+    if checkpoint.architecture not in ARCHITECTURES:
+        return (
+            f"slmbench's ONNX exporter does not know the architecture '{checkpoint.architecture}'; "
+            f"it knows {', '.join(sorted(ARCHITECTURES))}"
+        )
+    if spec.weight_precision not in _BITS:
+        return (
+            f"ONNX Runtime on CPUs has no {spec.weight_precision} kernels for these graphs; "
+            f"weights can be {', '.join(_BITS)}"
+        )
+    return None
+
+
+def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
+    """Write ``model.onnx`` (decoder-only), or ``encoder.onnx`` and ``decoder.onnx``, with their weights beside them.
+
+    Raises:
+        CannotRunError: torch or onnx-ir is missing, or a variant of the architecture has no blocks.
+    """
+    silence_telemetry()
+    try:
+        import onnx_ir  # noqa: F401
+
+        from slmbench.export import onnx_encdec, onnx_graph
+        from slmbench.export.load import load_model
+        from slmbench.export.onnx_blocks import describe
+    except ImportError as error:
+        raise CannotRunError(f"{error.name} is needed to export to ONNX: pip install 'slmbench[cpu]'") from error
+    progress("loading the weights")
+    model = load_model(checkpoint)
+    positions = checkpoint.geometry.max_total_tokens or checkpoint.geometry.max_input_tokens or MAX_POSITIONS
+    network = describe(model, checkpoint.architecture, min(positions, MAX_POSITIONS))
+    del model
+    if network.encoder is None:
+        graphs: dict[Role, Any] = {"model": onnx_graph.decoder_only(network)}
+        once = None
+    else:
+        graphs = {"encoder": onnx_encdec.encoder(network), "decoder": onnx_encdec.decoder(network)}
+        once = not recomputed_products(graphs["decoder"])
+    for role, graph in graphs.items():
+        progress(f"writing {role}.onnx in {spec.weight_precision}")
+        _save(graph, folder / f"{role}.onnx", spec.weight_precision)
+    del graphs, network
+    gc.collect()
+    bytes_read = round(decode_weights(checkpoint.geometry) * _BITS[spec.weight_precision] / 8)
+    roles: dict[Role, str] = {"model": "model.onnx"}
+    if checkpoint.family == "encoder-decoder":
+        roles = {"encoder": "encoder.onnx", "decoder": "decoder.onnx"}
+    return Exported(roles, ATTENTION, once, bytes_read)
+
+
+def _save(graph: Any, path: Path, precision: str) -> None:
+    import onnx_ir as ir
+
+    if precision == "fp32":
+        ir.save(graph, path, external_data=f"{path.name}.data")
+        return
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    bits = {"int8": 8, "int4": 4}[precision]
+    config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=bits)
+    quantizer = MatMulNBitsQuantizer(ir.to_proto(graph), algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(path), use_external_data_format=True)
+
+
+def recomputed_products(graph: Any) -> list[str]:
+    """Return the names of products over encoder states that every decoder step computes; none is the proof.
+
+    What depends on the encoder's output (``cross.*``, ``encoder_*``) and not on the decoder's own tokens could be
+    computed once a prompt; a matrix product with weights among it is computed anew at each step.
+    """
+    from_encoder: set[str] = set()
+    from_tokens: set[str] = set()
+    products = []
+    for value in graph.graph.inputs:
+        encoded = value.name.startswith(("encoder_", "cross."))
+        (from_encoder if encoded else from_tokens).add(value.name)
+    for node in graph.graph:
+        sources = {value.name for value in node.inputs if value is not None}
+        made = {value.name for value in node.outputs}
+        if sources & from_tokens:
+            from_tokens |= made
+        elif sources & from_encoder:
+            from_encoder |= made
+            if node.op_type in ("MatMul", "Gemm", "MatMulNBits", "FusedMatMul"):
+                products.append(node.name or node.op_type)
+    return products
