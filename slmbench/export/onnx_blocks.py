@@ -343,8 +343,9 @@ def _bart(model: Any, max_positions: int) -> Network:
     config = model.config
 
     def attention(module: Any) -> Attention:
-        parts = (_linear(one) for one in (module.q_proj, module.k_proj, module.v_proj, module.out_proj))
-        return Attention(*parts, module.num_heads, module.num_heads, module.head_dim, module.head_dim**-0.5)
+        query, key, value = (_linear(one) for one in (module.q_proj, module.k_proj, module.v_proj))
+        heads, size = module.num_heads, module.head_dim
+        return Attention(query, key, value, _linear(module.out_proj), heads, heads, size, size**-0.5)
 
     def stack(side: Any) -> Stack:
         embedding, positions = side.embed_tokens, _array(side.embed_positions.weight)
@@ -376,8 +377,9 @@ def _t5(model: Any, max_positions: int) -> Network:
     config = model.config
 
     def attention(module: Any) -> Attention:
-        parts = (_linear(one) for one in (module.q, module.k, module.v, module.o))
-        return Attention(*parts, module.n_heads, module.n_heads, module.key_value_proj_dim, 1.0)
+        query, key, value = (_linear(one) for one in (module.q, module.k, module.v))
+        heads = module.n_heads
+        return Attention(query, key, value, _linear(module.o), heads, heads, module.key_value_proj_dim, 1.0)
 
     def mlp(module: Any) -> FeedForward:
         activation = _activation(config.dense_act_fn)

@@ -23,7 +23,7 @@ from slmbench.export.onnx_graph import (
 
 
 def encoder(network: Network) -> Any:
-    """Return the encoder graph: ``input_ids``, ``attention_mask`` ``[B, N]`` → ``cross.i.key|value`` ``[B, kv, N, d]``."""
+    """Return the encoder graph: ``input_ids``, ``attention_mask`` ``[B, N]`` → cross K/V ``[B, kv, N, d]``."""
     b = Builder()
     stack = network.encoder
     assert stack is not None
@@ -47,7 +47,7 @@ def encoder(network: Network) -> Any:
         assert isinstance(block, Attention)
         for part, linear in (("key", block.key), ("value", block.value)):
             split = b.op("Reshape", b.linear(states, linear), b.const([0, 0, block.kv_heads, block.head_dim]))
-            shape = ["batch", block.kv_heads, "length", block.head_dim]
+            shape: list[int | str] = ["batch", block.kv_heads, "length", block.head_dim]
             heads = b.op("Transpose", split, perm=[0, 2, 1, 3])
             outputs.append(b.named(heads, f"cross.{index}.{part}", "FLOAT", shape))
     return b.model([input_ids, mask], outputs, _limits(network))

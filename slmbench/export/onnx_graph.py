@@ -346,7 +346,7 @@ def kv_inputs(b: Builder, stack: Stack, prefix: str, length: str) -> list[Any]:
         block = layer.attention.block
         assert isinstance(block, Attention)
         for part in ("key", "value"):
-            shape = ["batch", block.kv_heads, length, block.head_dim]
+            shape: list[int | str] = ["batch", block.kv_heads, length, block.head_dim]
             found.append(b.input(f"{prefix}.{index}.{part}", "FLOAT", shape))
     return found
 
@@ -361,7 +361,7 @@ def _finish(b: Builder, network: Network, states: Any, inputs: list[Any], presen
         block = layer.attention.block
         assert isinstance(block, Attention)
         for offset, part in enumerate(("key", "value")):
-            shape = ["batch", block.kv_heads, "total", block.head_dim]
+            shape: list[int | str] = ["batch", block.kv_heads, "total", block.head_dim]
             outputs.append(b.named(presents[2 * index + offset], f"present.{index}.{part}", "FLOAT", shape))
     metadata = {} if network.max_positions is None else {"slmbench.max_positions": str(network.max_positions)}
     return b.model(inputs, outputs, metadata)
