@@ -14,14 +14,12 @@ from slmbench.stats import Estimate, Interval
 
 #: What a pair is judged by, and how its sentence says faster, slower and equal.
 _WORDS = {
-    "ttft": (
-        "reaches its first token {} sooner",
-        "reaches its first token {} later",
-        "reaches its first token as soon",
-    ),
-    "tpot": ("decodes {} faster", "decodes {} slower", "decodes as fast"),
-    "e2e": ("answers in whole {} sooner", "answers in whole {} later", "answers in whole as soon"),
+    "ttft": ("reaches its first token", "sooner", "later", "as soon"),
+    "tpot": ("decodes", "faster", "slower", "as fast"),
+    "e2e": ("answers in whole", "sooner", "later", "as soon"),
 }
+#: A difference that may be larger than this is unknown, not absent.
+_EQUAL_WITHIN = 0.10
 PAIR_METRICS = tuple(_WORDS)
 
 
@@ -135,19 +133,22 @@ def _fastest(cases: list[SideCase], metric: str) -> SideCase | None:
 
 
 def _phrase(ratio: PairRatio) -> str:
-    faster, slower, equal = _WORDS[ratio.metric]
+    verb, faster, slower, equal = _WORDS[ratio.metric]
     speedup = ratio.speedup
     if not speedup.known:
-        better = speedup.mid >= 1
-        figure = f"about {max(speedup.mid, 1 / speedup.mid):.2f}x"
-        return (faster if better else slower).format(figure) + " [one load: no interval]"
+        word = faster if speedup.mid >= 1 else slower
+        return f"{verb} about {max(speedup.mid, 1 / speedup.mid):.2f}x {word} [one load: no interval]"
     if speedup.low > 1:
-        return faster.format(f"{speedup.mid:.2f}x") + _bounds(speedup)
+        return f"{verb} {speedup.mid:.2f}x {faster}{_bounds(speedup)}"
     if speedup.high < 1:
         inverse = speedup.inverse()
-        return slower.format(f"{inverse.mid:.2f}x") + _bounds(inverse)
+        return f"{verb} {inverse.mid:.2f}x {slower}{_bounds(inverse)}"
     largest = max(speedup.high, 1 / speedup.low) - 1
-    return f"{equal} (no difference larger than {_percent_up(largest)})"
+    if largest > _EQUAL_WITHIN:
+        return (
+            f"{verb} between {1 / speedup.low:.2f}x {slower} and {speedup.high:.2f}x {faster} (too few loads to tell)"
+        )
+    return f"{verb} {equal} (no difference larger than {_percent_up(largest)})"
 
 
 def _against(ratios: list[PairRatio]) -> str:

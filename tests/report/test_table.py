@@ -178,7 +178,7 @@ def test_sentences_say_which_way_round_it_is(tmp_path: Path) -> None:
     def sentence(**changes: float) -> str:
         speeds = [
             Speed(model="mu", family="encoder-decoder", loads=10, **{"ttft_ms": 100.0, "tpot_ms": 10.0, **changes}),
-            Speed(model="dec", loads=10),
+            Speed(model="dec", loads=10, between=changes.get("between", 0.015)),
         ]
         (text,) = pair_sentences(columns_of(read_run(make_run(speeds).write(tmp_path / str(changes)))))
         return text
@@ -197,6 +197,9 @@ def test_sentences_say_which_way_round_it_is(tmp_path: Path) -> None:
     assert "x slower [" in later
     equal = sentence()
     assert "as soon (no difference larger than" in equal
+    unknown = sentence(between=0.2)
+    assert "(too few loads to tell)" in unknown
+    assert " later and " in unknown
 
 
 def test_a_pair_is_judged_against_the_best_decoder_path(tmp_path: Path) -> None:
