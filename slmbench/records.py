@@ -48,13 +48,16 @@ class LoadRecord(_Record):
 
     type: Literal["load"] = "load"
     case: str
-    #: Counts the openings of this case from 0.
+    #: Counts the openings of this case from 0. The first is the survey: alone on the machine, without the engine's
+    #: cache, proven with every golden prompt, not sampled.
     load: int
     pid: int
     load_ns: int
     #: None where the engine does not tell compiling from loading.
     compile_ns: int | None = None
     first_inference_ns: int
+    #: Whether the engine could take compiled blobs from a cache: its compile time is then no compile time.
+    engine_cache: bool = False
     warmups: int
     #: False when the warm-up count ran out before two consecutive generations agreed.
     stationary: bool

@@ -35,13 +35,23 @@ def open_case(
 ) -> tuple[LoadRecord, float]:
     """Open a case in a fresh worker and prove it; return its record and the seconds that one sample may take.
 
-    A survey is proven with every golden prompt and not warmed up; a load that is to be sampled, with the first.
+    A survey opens without the engine's cache, so that its compile time is one; it is proven with every golden
+    prompt and not warmed up. A load that is to be sampled is proven with the first prompt.
 
     Raises:
         WorkerError: it cannot be opened, or shows something else than what was asked.
     """
     started = now()
-    opened = worker.ask(_open_request(planned, settings, avoid), p.Opened, settings.open_timeout_s)
+    options = planned.options | {"engine_cache": None} if survey else planned.options
+    request = p.Open(
+        case=planned.case,
+        artifact=planned.artifact,
+        options=options,
+        seed=settings.seed,
+        avoid=avoid[planned.checkpoint.geometry.vocab_size],
+        tokenizer=planned.tokenizer,
+    )
+    opened = worker.ask(request, p.Opened, settings.open_timeout_s)
     proven = worker.ask(p.Prove(full=survey), p.Proven, settings.open_timeout_s)
     _check(planned, proven)
     if survey:
@@ -55,6 +65,7 @@ def open_case(
         load_ns=opened.load_ns,
         compile_ns=opened.compile_ns,
         first_inference_ns=opened.first_inference_ns,
+        engine_cache=options.get("engine_cache") is not None,
         warmups=warm.generations,
         stationary=warm.stationary,
         agreement=proven.agreement,
@@ -85,17 +96,6 @@ def measure_memory(worker: Worker, planned: PlannedCase, settings: MeasureSettin
         peak_rss_bytes=poller.peak_rss_bytes,
         peak_uss_bytes=poller.peak_uss_bytes,
         device_bytes=poller.peak_device_bytes,
-    )
-
-
-def _open_request(planned: PlannedCase, settings: MeasureSettings, avoid: Mapping[int, tuple[int, ...]]) -> p.Open:
-    return p.Open(
-        case=planned.case,
-        artifact=planned.artifact,
-        options=planned.options,
-        seed=settings.seed,
-        avoid=avoid[planned.checkpoint.geometry.vocab_size],
-        tokenizer=planned.tokenizer,
     )
 
 

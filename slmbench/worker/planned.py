@@ -83,7 +83,7 @@ class MeasureSettings:
     max_loads: int = 30
     #: Samples of a case in one load.
     rounds: int = 5
-    max_warmups: int = 8
+    max_warmups: int = 5
     #: Cores of foreign load above which a sample is marked and taken again.
     foreign_load_bound: float = 0.06
     #: Share of the free memory that live workers may fill together.

@@ -43,6 +43,8 @@ def measure(
     if ended := finished(folder):
         return ended
     states, next_round = restore(plan, folder)
+    for state in states:
+        state.judge(settings)
     with SampleWriter(folder) as writer:
         scheduler = _Scheduler(states, folder, settings, observer or _unobserved, writer, next_round)
         blocks = scheduler.run()
@@ -98,7 +100,7 @@ class _Scheduler:
         self._observer(e.Blocked(tuple(tuple(s.key for s in block) for block in blocks)))
         self._began = time.monotonic()
         for index, block in enumerate(blocks):
-            self._measure_block(block, self._block_deadline(block, blocks[index:]))
+            self._measure_block(block, self._block_deadline(blocks[index:]))
         self._observer(e.Ended())
         return tuple(tuple(state.key for state in block) for block in blocks)
 
@@ -119,17 +121,18 @@ class _Scheduler:
 
     def _blocks(self) -> list[list[CaseState]]:
         by_key = {state.key: state for state in self._states}
-        wanting = [state for state in self._states if not state.done(self._settings)]
-        memory = [state.memory for state in wanting if state.memory]
+        timed = [state for state in self._states if not state.failure and not state.planned.case.simulate]
         room = self._settings.memory_share * available_bytes()
-        return [[by_key[key] for key in block] for block in make_blocks(memory, room)]
+        blocks = make_blocks([state.memory for state in timed if state.memory], room)
+        return [[by_key[key] for key in block] for block in blocks]
 
-    def _block_deadline(self, block: Sequence[CaseState], left: Sequence[Sequence[CaseState]]) -> float | None:
-        """Return when the block must end: it gets the share of the remaining budget that its cases are."""
+    def _block_deadline(self, left: Sequence[Sequence[CaseState]]) -> float | None:
+        """Return when the first of the blocks left must end: it gets its share, by cases, of the budget left."""
         if self._budget_s is None:
             return None
+        wanting = [sum(not state.done(self._settings) for state in block) for block in left]
         remaining = self._budget_s - (time.monotonic() - self._began)
-        return time.monotonic() + remaining * len(block) / sum(map(len, left))
+        return time.monotonic() + remaining * wanting[0] / max(1, sum(wanting))
 
     def _measure_block(self, block: Sequence[CaseState], deadline: float | None) -> None:
         wave_s = 0.0

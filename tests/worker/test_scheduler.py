@@ -38,7 +38,8 @@ def records(folder: Path, kind: type) -> list:
 
 
 def test_every_case_is_surveyed_loaded_and_sampled(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
-    measured = measure([planned("a"), planned("b", ttft_ms=5)], tmp_path, quick)
+    plan = [planned("a", engine_cache=str(tmp_path)), planned("b", ttft_ms=5)]
+    measured = measure(plan, tmp_path, quick)
     assert {key.split("|")[0] for key in measured.outcomes} == {"a", "b"}
     samples = records(tmp_path, SampleRecord)
     counted = [s for s in samples if "retaken" not in s.flags]
@@ -50,6 +51,8 @@ def test_every_case_is_surveyed_loaded_and_sampled(tmp_path: Path, planned: Make
     assert {r.agreement for r in loads} == {1.0}
     # The survey compares all golden tokens, a later load the first prompt's.
     assert [r.agreement_tokens for r in loads if r.case.startswith("a|")] == [12, 6, 6, 6, 6]
+    # Nor does the survey take compiled blobs from the engine's cache.
+    assert [r.engine_cache for r in loads if r.case.startswith("a|")] == [False, True, True, True, True]
     assert len(records(tmp_path, MemoryRecord)) == 2
     assert len(measured.blocks) == 1
     slow = [s.token_ns[0] for s in samples if s.case.startswith("b|")]
@@ -96,6 +99,9 @@ def test_a_case_stops_when_its_intervals_are_narrow(tmp_path: Path, planned: Mak
     (outcome,) = measured.outcomes.values()
     assert outcome.loads == 3
     assert outcome.converged == {"ttft": True, "tpot": True}
+    assert len(records(tmp_path, SampleRecord)) == 6
+    # A killed host may not have come to say so: who resumes finds that nothing is missing.
+    assert measure([planned("a", ttft_ms=20, step_ms=20)], tmp_path, settings) == measured
     assert len(records(tmp_path, SampleRecord)) == 6
     assert outcome.half_width["ttft"] is not None
     assert outcome.half_width["ttft"] < 0.9
