@@ -348,6 +348,15 @@ def comparison_report(comparisons: Sequence[Comparison]) -> str:
     return page.render()
 
 
+def chart_page(title: str, specs: Sequence[dict[str, Any]], table: TextTable) -> str:
+    """Return charts and a table as one HTML file."""
+    page = _Page(title=title, subtitle="", sentences=list(table.notes) or [title])
+    page.tables.append(_html_table("Figures", table, []))
+    for spec in specs:
+        page.add_chart(title, "", spec)
+    return page.render()
+
+
 def _mood(comparisons: Sequence[Comparison]) -> str:
     found = {judgement.verdict for comparison in comparisons for judgement in comparison.judgements}
     if "regressed" in found or any(comparison.failed for comparison in comparisons):
