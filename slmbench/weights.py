@@ -34,6 +34,8 @@ _BITS = {
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 #: Tensors that an architecture may tie with one another, by the end of their names.
 _EMBEDDINGS = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "lm_head.out_proj.weight")
+#: Constants that are saved with the weights.
+_BUFFERS = ("final_logits_bias", "inv_freq")
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _inspect(files: list[Path], tensors: list[tuple[Path, Tensor]]) -> Weights:
     count = 0
     for _, tensor in tensors:
         content = embeddings.get(tensor.name)
-        if tensor.dtype.startswith(("F", "BF")) and (content is None or content not in seen):
+        is_parameter = tensor.dtype.startswith(("F", "BF")) and not tensor.name.endswith(_BUFFERS)
+        if is_parameter and (content is None or content not in seen):
             count += tensor.elements
         if content is not None:
             seen.add(content)

@@ -12,11 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from slmbench import catalog
 from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage
 from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export import build, support
 from slmbench.export.build import ensure_artifact
+from slmbench.export.golden import make_golden
+from slmbench.export.load import load_model
 from slmbench.export.store import artifacts_dir, find_artifact, list_artifacts, remove, select
 from slmbench.export.support import choose_exporter, make_spec
 
@@ -251,6 +254,23 @@ def test_a_local_checkpoint_is_linked_not_copied(cache: Path, checkpoint: Checkp
     assert again.folder != stored.folder
     assert _weights(again).samefile(folder / "model.safetensors")
     assert [p.tokens for p in again.golden().prompts] == [p.tokens for p in stored.golden().prompts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in catalog.names() if n.endswith("-tiny")])
+def test_written_weights_are_a_checkpoint_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What the torch route writes can be read as a folder: same sizes, ties, special tokens and answers."""
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
+    checkpoint = resolve(name)
+    written = ensure_artifact(checkpoint, SPEC, progress=Said())
+    local = resolve(str(written.folder))
+    assert local.parameter_count == checkpoint.parameter_count
+    for field in ("family", "architecture", "geometry", "eos_token_ids", "pad_token_id", "decoder_start_token_id"):
+        assert getattr(local, field) == getattr(checkpoint, field), field
+    golden = make_golden(load_model(local), local)
+    assert [prompt.tokens for prompt in golden.prompts] == [prompt.tokens for prompt in written.golden().prompts]
 
 
 def test_half_precision_halves_the_weights(cache: Path, checkpoint: Checkpoint) -> None:
