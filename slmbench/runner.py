@@ -18,7 +18,7 @@ from slmbench._version import __version__
 from slmbench.artifact import Artifact, ArtifactSpec, read_artifact
 from slmbench.backend import load_backend
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, nearest
+from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError, nearest
 from slmbench.paths import cache_dir
 from slmbench.plan import Plan, PlannedCell
 from slmbench.prompts import Prompts
@@ -98,7 +98,12 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
     artifacts = _artifacts(plan, request, say or _silent)
-    record = _same_plan(folder, plan) if request.resume else _run_record(folder, plan, request, artifacts)
+    if request.resume:
+        record = _same_plan(folder, plan)
+    else:
+        record = _run_record(folder, plan, request, artifacts).model_copy(
+            update={"limits": _limits(plan, say or _silent)}
+        )
     write_run(folder, record)
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts[cell.checkpoint, cell.spec], prompts, arms) for cell in plan.cells]
@@ -233,6 +238,30 @@ def _described(plan: Plan, arms: Mapping[str, str], folder: Path) -> dict[str, D
         arm: describe(python, distributions, folder / "logs" / f"describe-{arm or 'run'}.log")
         for arm, python in pythons.items()
     }
+
+
+def _limits(plan: Plan, say: Say) -> dict[str, dict[str, Any]]:
+    """Return what each engine can do at best on its devices, measured now where it is not known yet.
+
+    Without them the table lacks a column; so an engine whose limits cannot be measured stops nothing.
+    """
+    from slmbench.machine.limits import limits_of
+
+    found = {}
+    wanted = {
+        (cell.engine, cell.case.device, cell.case.backend, cell.case.threads)
+        for cell in plan.cells
+        if not cell.case.simulate
+    }
+    for engine, device, backend, threads in sorted(wanted, key=str):
+        if f"{engine}|{device}" in found:
+            continue
+        say(f"what {engine} can do at best on the {device}")
+        try:
+            found[f"{engine}|{device}"] = limits_of(backend, device, threads).model_dump(mode="json")
+        except SlmbenchError as error:
+            say(f"not measured: {error}")
+    return found
 
 
 def _silent(_: object) -> None:

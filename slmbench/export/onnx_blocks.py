@@ -351,7 +351,7 @@ def _bart(model: Any, max_positions: int) -> Network:
         embedding, positions = side.embed_tokens, _array(side.embed_positions.weight)
         # BART's table begins with two rows that are no positions.
         positions = positions[getattr(side.embed_positions, "offset", 0) :]
-        scale = getattr(embedding, "embed_scale", None) or getattr(side, "embed_scale", 1.0)
+        scale = float(getattr(embedding, "embed_scale", None) or getattr(side, "embed_scale", 1.0))
         layers = []
         for layer in side.layers:
             cross = None
@@ -366,7 +366,7 @@ def _bart(model: Any, max_positions: int) -> Network:
                 )
             )
         norm = _layer_norm(side.layernorm_embedding) if hasattr(side, "layernorm_embedding") else None
-        return Stack(_array(embedding.weight), float(scale), layers, None, positions, norm)
+        return Stack(_array(embedding.weight), scale, layers, None, positions, norm)
 
     head = Linear(_linear(model.lm_head).weight, _array(model.final_logits_bias)[0])
     positions = min(max_positions, config.max_position_embeddings)
