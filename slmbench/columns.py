@@ -7,7 +7,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from operator import gt
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +162,7 @@ def _lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                raw = from_json(line)
+                raw = from_json(line, cache_strings="keys")
             except ValueError as error:
                 if not line.endswith(b"\n"):
                     warnings.append(f"{path}:{number}: the last line was cut off and is left out")
@@ -175,7 +174,11 @@ def _lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any
 
 
 def _raw(sample: SampleRecord) -> dict[str, Any]:
-    return {**dict(sample), "conditions": {"foreign_load": sample.conditions.foreign_load}}
+    return {
+        **dict(sample),
+        "token_ns": list(sample.token_ns),
+        "conditions": {"foreign_load": sample.conditions.foreign_load},
+    }
 
 
 _INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "batch")
@@ -249,7 +252,7 @@ class _Builder:
             raise BadInputError(f"{self._source}:{number}: token_ns: a sample without tokens")
         if stamps[0] <= 0:
             raise BadInputError(f"{self._source}:{number}: token_ns: a time of {stamps[0]} ns; times are positive")
-        if any(map(gt, stamps, stamps[1:])):
+        if stamps != sorted(stamps):
             raise BadInputError(f"{self._source}:{number}: token_ns: time runs backwards")
         if len(stamps) > 1 and stamps[-1] == stamps[0]:
             raise BadInputError(f"{self._source}:{number}: token_ns: {len(stamps)} tokens in no time")
