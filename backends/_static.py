@@ -76,7 +76,6 @@ class StaticSession(ABC):
         self._step_role: Role = "decoder" if self._encoder_decoder else "decode"
         self._phases: dict[str, int] = {}
         self._slot = self._position = -1
-        self._first_slot = 0
 
     @abstractmethod
     def _run(self, role: Role) -> None:
@@ -93,7 +92,8 @@ class StaticSession(ABC):
         self._prompt_mask = first[layout.CROSS_MASK if self._encoder_decoder else layout.PROMPT_MASK]
         self._prompt_position = first.get(layout.POSITION)
         self._step_ids, self._step_position = step[layout.INPUT_IDS], step.get(layout.POSITION, np.zeros(1))
-        self._slot_mask = step[layout.SLOT_MASK].reshape(-1)
+        self._merges = layout.SLOT_MASK in step
+        self._slot_mask = _row(step.get(layout.SLOT_MASK), self._length)
         self._self_mask = _row(step.get(layout.SELF_MASK), self._length)
         self._window_mask = _row(step.get(layout.WINDOW_MASK), self._length)
         self._first_logits, self._step_logits = _row(first.get(layout.LOGITS)), _row(step[layout.LOGITS])
@@ -149,18 +149,18 @@ class StaticSession(ABC):
         slot = self._slot + 1
         if slot >= self._length:
             raise CannotRunError(f"the graph's K/V buffers are full: it was built for {self._output_tokens} new tokens")
-        if slot > self._first_slot:
-            self._slot_mask[slot - 1] = 0
-        self._slot_mask[slot] = 1
-        self._self_mask[slot] = 0
-        if slot >= self._window:
-            self._window_mask[slot - self._window] = self._hidden
-        self._window_mask[slot] = 0
         self._step_ids[0, 0] = tokens[0]
         self._position += 1
         self._step_position[0] = self._position
         self._slot = slot
+        if slot >= self._window:
+            self._window_mask[slot - self._window] = self._hidden
+        if self._merges:
+            self._slot_mask[slot - 1] = 0
+            self._slot_mask[slot] = 1
+            self._self_mask[slot] = self._window_mask[slot] = 0
         self._run(self._step_role)
+        self._self_mask[slot] = self._window_mask[slot] = 0
         for past, new in self._slots:
             past[:, slot] = new
         return self._choose(self._step_logits)
@@ -186,14 +186,13 @@ class StaticSession(ABC):
         self._slot_mask.fill(0)
         if self._encoder_decoder:
             self._slot = self._position = -1
-            self._first_slot = 0
             return
         if self._prompt_position is not None:
             self._prompt_position.fill(0)
             self._prompt_position[0, place] = np.arange(count)
         self._self_mask[place] = 0
         self._window_mask[max(bound - count, bound - self._window) : bound] = 0
-        self._slot, self._position, self._first_slot = bound - 1, count - 1, bound
+        self._slot, self._position = bound - 1, count - 1
 
     def _choose(self, logits: Buffer) -> Tokens:
         logits[self._eos] = -np.inf

@@ -7,17 +7,19 @@ where a query may look, :func:`mask_value` where it may not. Ports are found by 
 Encoder-decoder
     ``encoder``: ``input_ids[1,N]`` (padded on the right), ``cross_mask[1,1,1,N]`` →
     ``cross.i.key|value[1,H,N,d]`` of every layer.
-    ``decoder``: ``input_ids[1,1]``, ``position[1]``, ``slot_mask[1,1,K,1]``, ``self_mask[1,1,1,K]``,
-    ``cross_mask``, ``past.i.key|value[1,H,K,d]``, ``cross.i.key|value`` → ``logits[1,1,V]``,
-    ``new.i.key|value[1,H,1,d]``.
+    ``decoder``: ``input_ids[1,1]``, ``position[1]``, ``self_mask[1,1,1,K]``, ``cross_mask``,
+    ``past.i.key|value[1,H,K,d]``, ``cross.i.key|value`` → ``logits[1,1,V]``, ``new.i.key|value[1,H,1,d]``.
 Decoder-only, with L = N + K
     ``model`` (the prompt): ``input_ids[1,N]`` (padded on the left), ``position[1,N]``, ``prompt_mask[1,1,1,N]`` →
     ``logits[1,1,V]`` of the last position, ``past.i.key|value[1,H,L,d]``, zero beyond N.
     ``decode``: as ``decoder`` with L for K and without the cross ports.
 
-``slot_mask`` is 1 in the row that the new token's K/V belong to, else 0: the graph merges
-``past·(1 − slot) + new·slot`` and the host writes ``new`` into its own ``past`` afterwards. Where layers look
-back over a window shorter than the sequence, ``window_mask`` stands beside ``self_mask`` with the same shape.
+A step attends to the past and to its own token, gives that token's K/V as ``new``, and the host writes them into
+its ``past`` afterwards: no K/V is copied in the graph. ``self_mask`` therefore shows the tokens before this one.
+Networks with attention code of their own (T5) need one tensor: there is ``slot_mask[1,1,K,1]`` too, 1 in the row
+that the new token belongs to, the graph merges ``past·(1 − slot) + new·slot``, and ``self_mask`` shows that row.
+Where layers look back over a window shorter than the sequence, ``window_mask`` stands beside ``self_mask`` with
+the same shape.
 """
 
 from __future__ import annotations

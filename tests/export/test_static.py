@@ -74,6 +74,13 @@ def test_bytes_of_a_step_are_those_of_its_matrices() -> None:
     assert make("mu-tiny").manifest.decode_weight_bytes < 4 * checkpoint.parameter_count / 2
 
 
+def test_only_networks_with_attention_of_their_own_merge_kv() -> None:
+    """A merge copies all K/V at every step; it is there where nothing else fits, and nowhere else."""
+    assert "slot_mask" in Graphs(make("t5-tiny")).inputs("decoder")
+    assert "slot_mask" not in Graphs(make("mu-tiny")).inputs("decoder")
+    assert "slot_mask" not in Graphs(make("llama-tiny")).inputs("decode")
+
+
 def test_the_network_is_left_as_it_was() -> None:
     import torch
 
@@ -129,6 +136,9 @@ class Graphs:
             for role in artifact.manifest.graphs
         }
 
+    def inputs(self, role: Any) -> set[str]:
+        return {port.name for port in self.sessions[role].get_inputs()}
+
     def __call__(self, role: Any, feeds: dict[str, Any]) -> dict[str, Any]:
         session = self.sessions[role]
         names = [port.name for port in session.get_outputs()]
@@ -168,6 +178,8 @@ def generate(run: Graphs, checkpoint: Checkpoint, prompt: GoldenPrompt) -> list[
         visible[..., (0 if encoder_decoder else INPUT_TOKENS - count) : slot + 1] = 0
         narrow = visible.copy()
         narrow[..., : max(slot - window + 1, 0)] = hidden
+        if "slot_mask" not in run.inputs("decoder" if encoder_decoder else "decode"):
+            visible[..., slot] = narrow[..., slot] = hidden
         step = {"input_ids": np.array([[token]]), "position": np.array([seen]), "slot_mask": slots}
         masks = {"self_mask": visible, "window_mask": narrow}
         new = run("decoder" if encoder_decoder else "decode", {**feeds, **step, **masks, **past})
