@@ -146,6 +146,7 @@ def _changed_ns(folder: Path) -> int:
     return (folder / MANIFEST_NAME).stat().st_mtime_ns
 
 
+# The time of change is part of the key: a manifest written anew is looked at anew.
 @lru_cache(maxsize=1024)
-def _damage_by_hash(folder: Path, manifest_changed_ns: int) -> str | None:  # noqa: ARG001 (part of the key)
+def _damage_by_hash(folder: Path, manifest_changed_ns: int) -> str | None:
     return damage(read_artifact(folder), hashes=True)

@@ -18,7 +18,7 @@ from slmbench.weights import INDEX_NAME, weight_files
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:  # noqa: ARG001 (one signature for all routes)
+def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why torch does not run this spec, or None."""
     if spec.weight_precision not in _BYTES:
         return f"the torch format has no {spec.weight_precision} weights; it has {', '.join(_BYTES)}"
