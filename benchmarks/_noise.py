@@ -20,6 +20,8 @@ from slmbench.evidence import Evidence, log_ratio, side_of
 from slmbench.judge import verdict_of
 
 METRICS = ("ttft", "tpot")
+#: A quiet machine: how loads of one model differ (CV over 12 restarts of a 135M model), and samples of one load.
+BETWEEN, WITHIN = 0.017, 0.008
 Values = np.ndarray
 
 
@@ -63,6 +65,12 @@ def _pairs(base: Evidence, new: Evidence) -> Iterator[tuple[Values, Values]]:
         _, left, right = np.intersect1d(old_rounds, young_rounds, return_indices=True)
         if left.size:
             yield old[left], young[right]
+
+
+def simulated(loads: int, rng: np.random.Generator) -> Check:
+    """Draw one case and metric on a quiet machine, two runs apart."""
+    sides = [[[np.exp(rng.normal(0, BETWEEN) + rng.normal(0, WITHIN, 5)) for _ in range(loads)]] for _ in range(2)]
+    return Check(sides[0], sides[1], interleaved=False)
 
 
 def draw_interleaved(recordings: Sequence[Recording], loads: int, rng: np.random.Generator) -> Check:

@@ -13,19 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from _noise import Check, draw_interleaved, mann_whitney, mean_of_five, read_recordings, verdicts
+from _noise import Check, draw_interleaved, mann_whitney, mean_of_five, read_recordings, simulated, verdicts
 
-#: Seen on the reference machine (docs/methodology.md): between loads, and between samples of one.
-BETWEEN, WITHIN = 0.017, 0.008
 Draw = Callable[[int, np.random.Generator], Check]
-
-
-def simulated(loads: int, rng: np.random.Generator) -> Check:
-    """Draw one case and metric on a quiet machine, two runs apart."""
-    sides = [
-        [[np.exp(rng.normal(0, BETWEEN) + rng.normal(0, WITHIN, 5)) for _ in range(loads)]] for _ in range(2)
-    ]  # fmt: skip
-    return Check(sides[0], sides[1], interleaved=False)
 
 
 def main() -> None:

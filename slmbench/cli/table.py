@@ -15,9 +15,17 @@ def table(
     run: Annotated[Path, typer.Argument(help="A run's folder, or its run.json or samples.jsonl.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON, in SI units.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
+    format: Annotated[
+        str | None, typer.Option(help="Print it for another tool: bencher, github-smaller or github-bigger.")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Also write table.md, table.csv and report.html.")] = False,
 ) -> None:
     """Make a run's tables again from its samples."""
+    if format:
+        from slmbench.report.commands import export
+
+        typer.echo(export(str(run), format))
+        return
     from slmbench.columns import read_columns
     from slmbench.report import print_run, run_table, write_reports
     from slmbench.report.text import make_console

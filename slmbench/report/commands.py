@@ -24,7 +24,7 @@ from slmbench.report.comparison import (
     print_comparison,
     sorted_rows,
 )
-from slmbench.report.formats import annotation_lines
+from slmbench.report.formats import EXPORT_FORMATS, annotation_lines, export_side
 from slmbench.report.sides import read_side, read_sides, where
 from slmbench.report.text import escape_markdown, make_console
 
@@ -238,6 +238,19 @@ def show(file: Path) -> None:
     console = make_console()
     console.print(Text(f"from {side.run_id.removeprefix('baseline of ')}, {side.created}"))
     console.print(table)
+
+
+def export(name: str, kind: str) -> str:
+    """Return a run in another tool's format.
+
+    Raises:
+        BadInputError: not a run, or an unknown format.
+        NotComparableError: an empty run.
+    """
+    for known in EXPORT_FORMATS:
+        if kind == known:
+            return export_side(read_side(name), known)
+    raise BadInputError(f"--format {kind}: unknown. Known: {', '.join(EXPORT_FORMATS)}.")
 
 
 def noise_floor(side: Side) -> dict[str, float]:

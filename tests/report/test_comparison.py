@@ -194,6 +194,14 @@ def test_github_action_benchmark_format_has_times_and_rates(runs: tuple[str, str
     assert {type(value) for entry in times.values() for value in entry.values()} == {str, float}
 
 
+def test_a_run_is_printed_for_other_tools(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["table", runs[0], "--format", "bencher"]) == ExitCode.OK
+    jsonschema.validate(json.loads(capsys.readouterr().out), BMF_SCHEMA)
+    assert run_main(["table", runs[0], "--format", "github-bigger"]) == ExitCode.OK
+    assert {entry["unit"] for entry in json.loads(capsys.readouterr().out)} == {"tokens/s"}
+    assert run_main(["table", runs[0], "--format", "xml"]) == ExitCode.BAD_INPUT
+
+
 def test_junit_counts_regressions_as_failures_and_the_untold_as_errors(comparison: Comparison, tmp_path: Path) -> None:
     root = ElementTree.fromstring(junit_xml([comparison]))
     suite = root[0]

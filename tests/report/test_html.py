@@ -1,0 +1,138 @@
+"""The HTML reports: offline, escaped, and alive in a browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import Speed, make_run
+
+from slmbench.columns import read_columns
+from slmbench.judge import compare_sides
+from slmbench.report.crossover import crossovers, curves_of
+from slmbench.report.html import comparison_report, run_report
+from slmbench.report.sides import read_side
+from slmbench.report.table import run_table
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+SPEEDS = [
+    Speed(model=model, family=family, backend=backend, engine=backend, attention=path, input_tokens=length, ttft_ms=ms)
+    for length, slow, quick in ((32, 5, 7), (128, 20, 17), (512, 80, 55))
+    for backend, path in (("openvino", "SDPA"), ("onnxruntime", "GroupQueryAttention"))
+    for model, family, ms in (("mu-small", "encoder-decoder", quick), ("dec-small", "decoder-only", slow))
+]
+
+
+def report_of(folder: Path) -> str:
+    run = read_columns(folder)
+    return run_report(run, run_table(run))
+
+
+def without_scripts(text: str) -> str:
+    """Return a page without what its scripts say: vega's own source has HTML in strings."""
+    return re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.DOTALL)
+
+
+def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    text = without_scripts(report_of(make_run(SPEEDS).write(tmp_path / "run")))
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", text)
+    assert "default-src 'none'" in text
+    assert "@import" not in text
+    assert text.index("reaches its first token") < text.index("<table")
+
+
+def test_names_cannot_break_out(tmp_path: Path) -> None:
+    text = report_of(make_run([Speed(model=HOSTILE)]).write(tmp_path / "run"))
+    assert HOSTILE not in text
+    assert "<img" not in without_scripts(text)
+    assert text.count("<script") == text.count("</script>") == 3
+    assert "&lt;/script&gt;" in text
+
+
+def test_the_same_run_makes_the_same_report(tmp_path: Path) -> None:
+    folder = make_run(SPEEDS).write(tmp_path / "run")
+    assert report_of(folder) == report_of(folder)
+
+
+def test_an_empty_run_has_a_report(tmp_path: Path) -> None:
+    assert "Nothing was measured" in report_of(make_run([]).write(tmp_path / "run"))
+
+
+def test_curves_cross_where_the_faster_family_changes(tmp_path: Path) -> None:
+    side = read_side(str(make_run([s for s in SPEEDS if s.backend == "openvino"]).write(tmp_path / "run")))
+    (crossing,) = crossovers(curves_of(side))
+    assert 32 < crossing.length < 128
+    assert crossing.text == "openvino fp32/fp32"
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield launched
+        launched.close()
+
+
+def opened(browser: Any, path: Path, scheme: str = "light") -> tuple[Any, list[str]]:
+    page = browser.new_page(color_scheme=scheme)
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: troubles.append(request.url) if not request.url.startswith("file:") else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready=yes]", timeout=30_000)
+    return page, troubles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_run_report_works_in_a_browser(tmp_path: Path, browser: Any, scheme: str) -> None:
+    folder = make_run(SPEEDS).write(tmp_path / "run")
+    file = tmp_path / "report.html"
+    file.write_text(report_of(folder), encoding="utf-8")
+    page, troubles = opened(browser, file, scheme)
+    assert page.locator(".chart svg").count() >= 5
+    page.locator("input[type=search]").fill("openvino 512")
+    assert page.locator("#table-1 tbody tr:visible").count() == 2
+    assert page.locator("output").inner_text() == "2 of 12 rows"
+    page.locator("input[type=search]").fill("")
+    head = page.locator("#table-1 th", has_text="ttft ms").first
+    head.locator("button").click()
+    cells = page.locator("#table-1 tbody tr td.right:nth-child(5)").all_inner_texts()
+    assert head.get_attribute("aria-sort") == "ascending"
+    figures = [float(re.split(r"[ \[]", text)[0]) for text in cells if "[" in text]
+    assert figures == sorted(figures)
+    page.locator("#table-1 tbody tr a").first.click()
+    assert page.locator("details[open]").count() == 1
+    assert "compute precision read back" in page.locator("details[open]").inner_text()
+    page.locator(".chart select").first.select_option("32 / 32")
+    ink = page.evaluate("getComputedStyle(document.querySelector('.chart svg text')).fill")
+    assert ink == page.evaluate("getComputedStyle(document.body).color")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert troubles == []
+
+
+@pytest.mark.slow
+def test_a_comparison_report_works_in_a_browser(tmp_path: Path, browser: Any) -> None:
+    base = read_side(str(make_run([Speed(loads=8), Speed(model=HOSTILE)], seed=1).write(tmp_path / "a")))
+    new = read_side(str(make_run([Speed(loads=8, ttft_ms=115), Speed(model=HOSTILE)], seed=2).write(tmp_path / "b")))
+    file = tmp_path / "compare.html"
+    file.write_text(comparison_report([compare_sides(base, new)]), encoding="utf-8")
+    page, troubles = opened(browser, file)
+    assert "1 regressed" in page.locator(".verdict").inner_text()
+    assert page.locator(".verdict.regressed").count() == 1
+    assert page.locator("td.v-regressed").inner_text() == "▲ regressed"
+    page.locator(".chart svg .role-legend-symbol").first.click()
+    assert troubles == []
