@@ -127,8 +127,8 @@ def _execute(request: RunRequest, as_json: bool) -> int:
 
 
 def _preview(request: RunRequest, as_json: bool) -> int:
+    from slmbench.cli._preview import print_estimate
     from slmbench.estimate import estimate
-    from slmbench.report.preview import print_estimate
     from slmbench.request import plan_request
     from slmbench.runner import measure_settings
 

@@ -49,7 +49,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
 
         from slmbench.export import onnx_encdec, onnx_graph
         from slmbench.export.load import load_model
-        from slmbench.export.onnx_blocks import describe
+        from slmbench.export.onnx_describe import describe
     except ImportError as error:
         raise CannotRunError(f"{error.name} is needed to export to ONNX: pip install 'slmbench[cpu]'") from error
     progress("loading the weights")

@@ -1,0 +1,35 @@
+"""``slmbench run --dry-run``: the cases and what they will take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slmbench.errors import one_line
+from slmbench.report.text import make_console
+from slmbench.worker.progress import duration
+
+if TYPE_CHECKING:
+    from slmbench.estimate import Estimate
+
+
+def print_estimate(costs: Estimate) -> None:
+    """Print the cases of a plan, what is left out, and the costs."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = make_console()
+    table = Table(box=None, header_style="bold")
+    table.add_column("case")
+    table.add_column("one generation, about", justify="right")
+    for case in costs.cases:
+        table.add_row(Text(one_line(case.key)), duration(case.sample_s))
+    console.print(table)
+    for line in costs.left_out:
+        console.print(Text(f"left out: {one_line(line)}", style="yellow"))
+    for line in costs.exports:
+        console.print(Text(f"to export: {one_line(line)}"))
+    console.print(
+        f"{len(costs.cases)} cases. About {duration(costs.export_s)} of exporting, {duration(costs.measure_s)} of "
+        f"measuring; {costs.disk_bytes / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of memory with "
+        f"all cases live, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
+    )
