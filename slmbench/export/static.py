@@ -17,7 +17,7 @@ from typing import Any
 from slmbench import static_layout as layout
 from slmbench.artifact import ArtifactSpec, Role
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import BadInputError, CannotRunError, SlmbenchError
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.route import Exported, Progress
 from slmbench.export.static_graphs import Graph, static_graphs
 
@@ -62,10 +62,14 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
 
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
-    """Return why there is no static artifact of this kind (one line), or None when there is."""
+    """Return why there is no static artifact of this kind (one line), or None when there is.
+
+    Raises:
+        BadInputError: bounds or a target that no machine could export to.
+    """
     try:
         check(checkpoint, spec)
-    except SlmbenchError as error:
+    except CannotRunError as error:
         return str(error)
     return None
 

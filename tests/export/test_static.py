@@ -120,9 +120,10 @@ def test_what_has_no_static_graph_is_refused(
     spec = {"format": "onnx", "layout": "static", "input_tokens": 16, "output_tokens": 8} | fields
     with pytest.raises(error, match=text):
         static.write(resolve(name), ArtifactSpec.model_validate(spec), tmp_path, lambda _: None)
-    reason = static.refusal(resolve(name), ArtifactSpec.model_validate(spec))
-    assert reason is not None
-    assert text in reason
+    if error is CannotRunError:
+        reason = static.refusal(resolve(name), ArtifactSpec.model_validate(spec))
+        assert reason is not None
+        assert text in reason
 
 
 class Graphs:
