@@ -56,7 +56,7 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
 def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     case, key = info.case, info.case.key
     loads, samples = run.loads.get(key, []), run.samples.get(key)
-    failure = _failure(run.failures.get(key, []), samples)
+    failure = _failure(run.failures.get(key, []), samples, proven_only=case.simulate and bool(loads))
     hidden = case.simulate or (loads and loads[-1].executed_on in STAND_INS)
     figures_wanted = not hidden and not (failure and failure.split(":")[0] in PROOF_FAILURES)
     figures = _figures(samples if figures_wanted else None, loads if figures_wanted else [], case)
@@ -105,9 +105,12 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
     }
 
 
-def _failure(failures: list[FailureRecord], samples: SampleColumns | None) -> str | None:
+def _failure(failures: list[FailureRecord], samples: SampleColumns | None, *, proven_only: bool) -> str | None:
     if failures:
         return f"{failures[-1].reason}: {failures[-1].message}"
+    if proven_only:
+        # A simulated accelerator is proven, never timed.
+        return None
     return "not measured: the run ended before it" if samples is None else None
 
 
