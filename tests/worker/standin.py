@@ -150,7 +150,10 @@ def fail(fault: str) -> None:
     elif fault == "memory":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        import psutil
+
+        limit = psutil.Process().memory_info().vms + (256 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         hoard = []
         while True:
             hoard.append(bytearray(64 << 20))

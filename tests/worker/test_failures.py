@@ -50,7 +50,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def run_all(folder: Path, planned: MakePlan, settings: MeasureSettings) -> list:
     plan = [planned("good"), *(planned(name, **options) for name, (options, _, _) in FAULTS.items()), planned("too")]
-    measure(plan, folder, replace(settings, open_timeout_s=4, repeat=1))
+    measure(plan, folder, replace(settings, open_timeout_s=6, repeat=1))
     return list(read_samples(folder / SAMPLES_NAME, []))
 
 
