@@ -25,8 +25,8 @@ from slmbench.export.route import Exported, Progress
 #: Those whose golden tokens come out (windows aside); the builder knows more names than it gets right.
 ARCHITECTURES = frozenset({"llama", "mistral", "phi3", "qwen3"})
 ATTENTION = "GroupQueryAttention"
-#: Bits a weight, the scales of blocks of 32 included.
-_BITS = {"fp32": 32.0, "int4": 4.5}
+#: Bits a weight, a float32 scale for every 32 included.
+_BITS = {"fp32": 32.0, "int4": 5.0}
 #: What is kept of the builder's output; the rest are tokenizer files.
 _KEPT = ("model.onnx", "model.onnx.data", "genai_config.json")
 

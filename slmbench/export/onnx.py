@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ ARCHITECTURES = frozenset(
 ATTENTION = "GroupQueryAttention"
 #: Angles are stored for so many positions at most: a table for 131,072 would outweigh a small model.
 MAX_POSITIONS = 32768
-_BITS = {"fp32": 32.0, "int8": 8.5, "int4": 4.5}
+#: Bits a weight, float32 scales of blocks included; embedding and LM head as everything else.
+_BITS = {"fp32": 32.0, "int8": 8.5, "int4": 5.0}
 
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
@@ -45,7 +47,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     """
     silence_telemetry()
     try:
-        import onnx_ir  # noqa: F401
+        import onnx_ir
 
         from slmbench.export import onnx_encdec, onnx_graph
         from slmbench.export.load import load_model
@@ -57,15 +59,18 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     positions = checkpoint.geometry.max_total_tokens or checkpoint.geometry.max_input_tokens or MAX_POSITIONS
     network = describe(model, checkpoint.architecture, min(positions, MAX_POSITIONS))
     del model
+    bits = {"fp32": None, "int8": 8, "int4": 4}[spec.weight_precision]
     if network.encoder is None:
-        graphs: dict[Role, Any] = {"model": onnx_graph.decoder_only(network)}
+        config = _genai_config(checkpoint, network.max_positions or MAX_POSITIONS)
+        (folder / "genai_config.json").write_text(config, encoding="utf-8")
+        graphs: dict[Role, Any] = {"model": onnx_graph.decoder_only(network, bits)}
         once = None
     else:
-        graphs = {"encoder": onnx_encdec.encoder(network), "decoder": onnx_encdec.decoder(network)}
+        graphs = {"encoder": onnx_encdec.encoder(network, bits), "decoder": onnx_encdec.decoder(network, bits)}
         once = not recomputed_products(graphs["decoder"])
     for role, graph in graphs.items():
         progress(f"writing {role}.onnx in {spec.weight_precision}")
-        _save(graph, folder / f"{role}.onnx", spec.weight_precision)
+        onnx_ir.save(graph, folder / f"{role}.onnx", external_data=f"{role}.onnx.data")
     del graphs, network
     gc.collect()
     bytes_read = round(decode_weights(checkpoint.geometry) * _BITS[spec.weight_precision] / 8)
@@ -75,19 +80,39 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     return Exported(roles, ATTENTION, once, bytes_read)
 
 
-def _save(graph: Any, path: Path, precision: str) -> None:
-    import onnx_ir as ir
-
-    if precision == "fp32":
-        ir.save(graph, path, external_data=f"{path.name}.data")
-        return
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-
-    bits = {"int8": 8, "int4": 4}[precision]
-    config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=bits)
-    quantizer = MatMulNBitsQuantizer(ir.to_proto(graph), algo_config=config)
-    quantizer.process()
-    quantizer.model.save_model_to_file(str(path), use_external_data_format=True)
+def _genai_config(checkpoint: Checkpoint, positions: int) -> str:
+    """Return what onnxruntime-genai wants to know of a graph beside it."""
+    sizes = checkpoint.geometry
+    parts = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value"}
+    ends: dict[str, object] = {"eos_token_id": list(checkpoint.eos_token_ids)} if checkpoint.eos_token_ids else {}
+    model: dict[str, object] = {
+        # It chooses the generic decoder loop, whatever the architecture.
+        "type": "llama",
+        "context_length": positions,
+        "vocab_size": sizes.vocab_size,
+        "pad_token_id": checkpoint.pad_token_id,
+        **ends,
+        "decoder": {
+            "filename": "model.onnx",
+            "session_options": {"provider_options": []},
+            "hidden_size": sizes.width,
+            "head_size": sizes.head_dim,
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.kv_heads,
+            "num_hidden_layers": sizes.decoder_layers,
+            "inputs": {
+                "input_ids": "input_ids",
+                "attention_mask": "attention_mask",
+                **{f"past_{part}_names": name for part, name in parts.items()},
+            },
+            "outputs": {
+                "logits": "logits",
+                **{f"present_{part}_names": f"present.%d.{part}" for part in parts},
+            },
+        },
+    }
+    search = {"max_length": positions, "do_sample": False, "num_beams": 1, "past_present_share_buffer": True}
+    return json.dumps({"model": model, "search": search}, indent=1)
 
 
 def recomputed_products(graph: Any) -> list[str]:

@@ -22,9 +22,9 @@ from slmbench.export.onnx_graph import (
 )
 
 
-def encoder(network: Network) -> Any:
+def encoder(network: Network, bits: int | None = None) -> Any:
     """Return the encoder graph: ``input_ids``, ``attention_mask`` ``[B, N]`` → cross K/V ``[B, kv, N, d]``."""
-    b = Builder()
+    b = Builder(bits)
     stack = network.encoder
     assert stack is not None
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
@@ -102,13 +102,13 @@ def _self_attention(b: Builder, x: Any, sublayer: Sublayer, positions: Any, padd
     return b.linear(out, out_matrix)
 
 
-def decoder(network: Network) -> Any:
+def decoder(network: Network, bits: int | None = None) -> Any:
     """Return the decoder graph.
 
     ``input_ids`` ``[B, S]``, ``position`` ``[1]`` (tokens already in the self K/V), ``encoder_attention_mask``
     ``[B, N]``, past self K/V, cross K/V → ``logits`` ``[B, 1, V]`` of the last position, present self K/V.
     """
-    b = Builder()
+    b = Builder(bits)
     stack = network.decoder
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
     position = b.input("position", "INT64", [1])

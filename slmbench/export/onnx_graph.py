@@ -7,7 +7,7 @@ K/V heads become rows of the query there, which costs nothing since its rows do 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,49 @@ OPSETS = {"": 21, MS: 1}
 IR_VERSION = 10
 
 
-class Builder:
-    """Nodes and weights of one graph. Equal weights (by memory) are stored once."""
+#: Weights that share a float32 scale, by bits.
+BLOCK = {4: 32, 8: 64}
 
-    def __init__(self) -> None:
+
+def blocks_of(length: int, bits: int) -> int:
+    """Return how many blocks a row of that length takes."""
+    return -(-length // BLOCK[bits])
+
+
+def quantise(rows: NDArray[Any], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return a matrix ``[out, in]`` as ``MatMulNBits`` reads it: blocks ``[out, blocks, bytes]``, scales.
+
+    Symmetric about ``2^(bits-1)``; a block's value of largest magnitude falls on code 0 exactly, so that no code is
+    wasted on the side that it is not on. Two codes of 4 bits share a byte, the first in its lower half.
+    """
+    size, half = BLOCK[bits], 2 ** (bits - 1)
+    count = blocks_of(rows.shape[1], bits)
+    padded = np.zeros((len(rows), count * size), np.float32)
+    padded[:, : rows.shape[1]] = rows
+    blocks = padded.reshape(len(rows), count, size)
+    high, low = blocks.max(axis=2), blocks.min(axis=2)
+    scales = np.where(high > -low, high, low) / np.float32(-half)
+    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
+    blocks *= inverse[..., None]
+    np.rint(blocks, out=blocks)
+    blocks += half
+    codes: NDArray[np.uint8] = np.clip(blocks, 0, 2 * half - 1, out=blocks).astype(np.uint8)
+    if bits == 4:
+        codes = codes[..., 0::2] | np.left_shift(codes[..., 1::2], 4, dtype=np.uint8)
+    return codes, scales
+
+
+class Builder:
+    """Nodes and weights of one graph. Equal weights (by memory) are stored once.
+
+    With ``bits``, matrices are quantised to so many in blocks of rows, symmetrically, and activations to 8 bits on
+    the fly (``MatMulNBits``, accuracy level 4); an embedding is looked up in the same bytes that a tied LM head reads.
+    """
+
+    def __init__(self, bits: int | None = None) -> None:
         import onnx_ir as ir
 
-        self._ir = ir
+        self._ir, self._bits = ir, bits
         self.tape = ir.tape.Tape()
         self._weights: dict[tuple[Any, ...], Any] = {}
         self._count = 0
@@ -53,17 +89,72 @@ class Builder:
 
     def weight(self, values: NDArray[Any]) -> Any:
         """Return the initializer for an array; its bytes are laid out when the file is written, not before."""
-        key = (values.__array_interface__["data"][0], values.shape, values.strides)
+        return self._lazy("weight", values, values.shape, values.dtype, np.ascontiguousarray)
+
+    def _lazy(
+        self,
+        kind: str,
+        values: NDArray[Any],
+        shape: tuple[int, ...],
+        dtype: Any,
+        make: Callable[[NDArray[Any]], NDArray[Any]],
+    ) -> Any:
+        key = (kind, values.__array_interface__["data"][0], values.shape, values.strides)
         if key not in self._weights:
             self._count += 1
-            name, shape = f"weight.{self._count}", self._ir.Shape(values.shape)
-            dtype = self._ir.DataType.from_numpy(values.dtype)
+            name = f"{kind}.{self._count}"
             tensor = self._ir.LazyTensor(
-                lambda: self._ir.Tensor(np.ascontiguousarray(values)), dtype=dtype, shape=shape, name=name
+                lambda: self._ir.Tensor(make(values)),
+                dtype=self._ir.DataType.from_numpy(np.dtype(dtype)),
+                shape=self._ir.Shape(shape),
+                name=name,
             )
             # The array is kept with its key: a freed one's memory could be another's.
             self._weights[key] = (self.tape.initializer(tensor, name), values)
         return self._weights[key][0]
+
+    def quantised(self, rows: NDArray[Any]) -> tuple[Any, Any]:
+        """Return the initializers of a matrix ``[out, in]``: blocks uint8 ``[out, blocks, bytes]``, scales."""
+        bits = self._bits
+        assert bits is not None
+        count = blocks_of(rows.shape[1], bits)
+        shape = (len(rows), count, BLOCK[bits] * bits // 8)
+        return (
+            self._lazy("blocks", rows, shape, np.uint8, lambda values: quantise(values, bits)[0]),
+            self._lazy("scales", rows, shape[:2], np.float32, lambda values: quantise(values, bits)[1]),
+        )
+
+    def gather_rows(self, table: NDArray[Any], indices: Any) -> Any:
+        """Return rows of a table ``[rows, width]``, quantised where the graph's matrices are."""
+        if self._bits is None:
+            return self.op("Gather", self.weight(table), indices)
+        blocks, scales = self.quantised(table)
+        flat = self.op("Reshape", blocks, self.const([len(table), -1]))
+        size = BLOCK[self._bits]
+        found = self.op(
+            "GatherBlockQuantized",
+            *(flat, indices, scales),
+            domain=MS,
+            bits=self._bits,
+            block_size=size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        padded = blocks_of(table.shape[1], self._bits) * size
+        if padded == table.shape[1]:
+            return found
+        return self.op("Slice", found, self.const([0]), self.const([table.shape[1]]), self.const([2]))
+
+    def product(self, x: Any, rows: NDArray[Any]) -> Any:
+        """Return ``x @ rows.T`` for ``x`` ``[B, S, in]`` and a quantised matrix ``[out, in]``."""
+        assert self._bits is not None
+        attributes = {"K": rows.shape[1], "N": len(rows), "bits": self._bits, "block_size": BLOCK[self._bits]}
+        return self.op("MatMulNBits", x, *self.quantised(rows), domain=MS, accuracy_level=4, **attributes)
+
+    @property
+    def quantises(self) -> bool:
+        """Tell whether matrices are quantised."""
+        return self._bits is not None
 
     def const(self, values: Any, dtype: Any = np.int64) -> Any:
         """Return a small constant; equal ones are stored once."""
@@ -101,7 +192,10 @@ class Builder:
 
     def linear(self, x: Any, linear: Linear) -> Any:
         """Return ``x @ weight + bias``."""
-        product = self.op("MatMul", x, self.weight(linear.weight))
+        if self._bits is None:
+            product = self.op("MatMul", x, self.weight(linear.weight))
+        else:
+            product = self.product(x, linear.weight.T)
         return product if linear.bias is None else self.op("Add", product, self.weight(linear.bias))
 
     def norm(self, x: Any, norm: Norm) -> Any:
@@ -156,7 +250,7 @@ class Flow:
 
 def embed(b: Builder, stack: Stack, input_ids: Any, positions: Any) -> Any:
     """Return embeddings ``[B, S, width]``; ``positions`` ``[S]`` are looked up where the stack has a table."""
-    x = b.op("Gather", b.weight(stack.embedding), input_ids)
+    x = b.gather_rows(stack.embedding, input_ids)
     if stack.embedding_scale != 1.0:
         x = b.op("Mul", x, b.const(stack.embedding_scale, np.float32))
     if stack.positions is not None:
@@ -299,7 +393,7 @@ def logits(b: Builder, states: Any, head: Head, embedding: NDArray[Any]) -> Any:
         states = b.op("Mul", states, b.const(head.scale, np.float32))
     weight = head.linear.weight
     tied = weight.T.shape == embedding.shape and np.shares_memory(weight, embedding)
-    if tied:
+    if tied and not b.quantises:
         flat = b.op("Reshape", states, b.const([-1, embedding.shape[1]]))
         inputs = [flat, b.weight(embedding)]
         if head.linear.bias is not None:
@@ -313,9 +407,9 @@ def logits(b: Builder, states: Any, head: Head, embedding: NDArray[Any]) -> Any:
     return found
 
 
-def decoder_only(network: Network) -> Any:
+def decoder_only(network: Network, bits: int | None = None) -> Any:
     """Return the graph of a decoder-only network: prompt and steps, names as onnxruntime-genai knows them."""
-    b = Builder()
+    b = Builder(bits)
     stack = network.decoder
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
     mask = b.input("attention_mask", "INT64", ["batch", "total"])
