@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +103,39 @@ def test_openvinos_own_choice_of_precision_is_not_ours(make_static: Callable[...
         make_static("t5-tiny"), "cpu", SessionOptions(threads=1, compute_precision="bf16")
     )
     assert bf16.compute_precision() == "bf16"
+
+
+@pytest.mark.slow
+def test_a_simulated_run_proves_and_gives_no_times(tmp_path: Path) -> None:
+    from slmbench.cli import run_main
+    from slmbench.records import read_run
+
+    arguments = ["run", "--model", "t5-tiny", "--model", "llama-tiny", "--backend", "openvino", "--device", "npu"]
+    assert (
+        run_main([*arguments, "--simulate", "--input-tokens", "48", "--output-tokens", "24", "--out", str(tmp_path)])
+        == 0
+    )
+    run = read_run(tmp_path)
+    assert {load.executed_on for load in run.loads} == {"npuw-cpu"}
+    assert {load.agreement for load in run.loads} == {1.0}
+    assert not run.samples
+    assert not run.failures
+    table = (tmp_path / "table.csv").read_text()
+    assert "simulated: no times" in table
+
+
+@pytest.mark.usefixtures("npu_is_absent")
+def test_a_run_on_an_absent_npu_ends_with_5_and_a_line_a_candidate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slmbench.cli import run_main
+
+    backends = ["--backend", "openvino", "--backend", "onnxruntime"]
+    code = run_main(
+        ["run", "--model", "t5-tiny", *backends, "--device", "npu", "--precision", "fp16", "--out", str(tmp_path / "x")]
+    )
+    assert code == 5
+    told = capsys.readouterr().err
+    assert "t5-tiny on openvino: looked for an Intel NPU" in told
+    assert "t5-tiny on onnxruntime: looked for" in told
+    assert not (tmp_path / "x").exists()
