@@ -128,11 +128,13 @@ def decoder(network: Network, bits: int | None = None) -> Any:
     flow = Flow(b, embed(b, stack, input_ids, queries))
     presents: list[Any] = []
     for index, layer in enumerate(stack.layers):
+        block = layer.attention.block
+        assert isinstance(block, Attention)
         past = (pasts[2 * index], pasts[2 * index + 1])
         x = flow.normed(layer.attention.before)
-        out, *present = cached_attention(b, x, layer.attention.block, past, lengths, bias)  # type: ignore[arg-type]
+        attended, *present = cached_attention(b, x, block, past, lengths, bias)
         presents += present
-        flow.add(out, layer.attention)
+        flow.add(b.linear(attended, block.out), layer.attention)
         assert layer.cross is not None
         x = flow.normed(layer.cross.before)
         cross = (crosses[2 * index], crosses[2 * index + 1])

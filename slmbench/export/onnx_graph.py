@@ -238,6 +238,10 @@ class Flow:
         self._pending = None
         return normed
 
+    def select(self, pick: Callable[[Any], Any]) -> None:
+        """Go on with the rows that ``pick`` returns."""
+        self._x = pick(self.total())
+
     def add(self, out: Any, sublayer: Sublayer) -> None:
         """Add a block's output, with the normalisations that the sublayer has."""
         if sublayer.after is not None:
@@ -279,7 +283,7 @@ def _activate(b: Builder, x: Any, kind: str) -> Any:
 def cached_attention(
     b: Builder, x: Any, block: Attention, past: tuple[Any, Any], lengths: tuple[Any, Any], bias: Any
 ) -> tuple[Any, Any, Any]:
-    """Return the output of causal self-attention over a K/V cache, and the present K and V.
+    """Return causal self-attention over a K/V cache before its output matrix, and the present K and V.
 
     ``lengths``: per row the last position (int32 ``[B]``) and the total length (int32 scalar).
     """
@@ -308,8 +312,8 @@ def cached_attention(
     inputs = [query, key, value, *past, *lengths, cos, sin]
     if bias is not None:
         inputs += [None, bias]
-    out, present_key, present_value = b.ops("GroupQueryAttention", 3, *inputs, domain=MS, **attributes)
-    return b.linear(out, block.out), present_key, present_value
+    attended, present_key, present_value = b.ops("GroupQueryAttention", 3, *inputs, domain=MS, **attributes)
+    return attended, present_key, present_value
 
 
 def _bias(linear: Linear) -> NDArray[np.float32]:
@@ -417,20 +421,29 @@ def decoder_only(network: Network, bits: int | None = None) -> Any:
     last = b.op("Sub", b.op("ReduceSum", mask, b.const([1]), keepdims=0), b.const(1))
     total = b.op("Cast", b.op("Gather", b.op("Shape", mask), b.const(1)), to=6)
     lengths = (b.op("Cast", last, to=6), total)
-    flow = Flow(b, embed(b, stack, input_ids, None))
-    for index, layer in enumerate(stack.layers):
-        past = (pasts[2 * index], pasts[2 * index + 1])
-        x = flow.normed(layer.attention.before)
-        out, *present = cached_attention(b, x, layer.attention.block, past, lengths, None)  # type: ignore[arg-type]
-        presents += present
-        flow.add(out, layer.attention)
-        x = flow.normed(layer.feed_forward.before)
-        flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
     # Rows of a padded batch end at places of their own; a step has one place.
     width = b.op("Sub", b.op("Gather", b.op("Shape", input_ids), b.const(1)), b.const(1))
     row = b.op("Unsqueeze", b.op("Min", last, width), b.const([1]))
-    states = b.op("Unsqueeze", b.op("GatherND", flow.total(), row, batch_dims=1), b.const([1]))
-    return _finish(b, network, states, [input_ids, mask, *pasts], presents)
+
+    def last_position(x: Any) -> Any:
+        return b.op("Unsqueeze", b.op("GatherND", x, row, batch_dims=1), b.const([1]))
+
+    flow = Flow(b, embed(b, stack, input_ids, None))
+    for index, layer in enumerate(stack.layers):
+        block = layer.attention.block
+        assert isinstance(block, Attention)
+        x = flow.normed(layer.attention.before)
+        past = (pasts[2 * index], pasts[2 * index + 1])
+        attended, *present = cached_attention(b, x, block, past, lengths, None)
+        presents += present
+        if layer is stack.layers[-1]:
+            # Behind the last layer's K/V nothing depends on the other positions.
+            attended = last_position(attended)
+            flow.select(last_position)
+        flow.add(b.linear(attended, block.out), layer.attention)
+        x = flow.normed(layer.feed_forward.before)
+        flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
+    return _finish(b, network, flow.total(), [input_ids, mask, *pasts], presents)
 
 
 def kv_inputs(b: Builder, stack: Stack, prefix: str, length: str) -> list[Any]:
