@@ -26,7 +26,7 @@ class GenaiNpuSession:
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         """Take the artifact; it is compiled by :meth:`reserve`, when its bounds are known."""
         self._artifact, self._options = artifact, options
-        self._eos = set(artifact.manifest.checkpoint.eos_token_ids)
+        self._eos = artifact.manifest.checkpoint.eos_token_ids
         self._pipeline: Any = None
         self._bounds = (0, 0)
         self._load_ns = 0
@@ -85,10 +85,12 @@ class GenaiNpuSession:
             raise BadInputError(
                 f"prompts of shape {input_ids.shape} were given, 1 of {self._bounds[0]} tokens at most is reserved"
             )
-        config = openvino_genai.GenerationConfig()
-        config.max_new_tokens = config.min_new_tokens = output_tokens
-        config.stop_token_ids = self._eos
-        config.do_sample = False
+        config = openvino_genai.GenerationConfig(max_new_tokens=output_tokens, do_sample=False)
+        if self._eos:
+            # Up to the smallest number of tokens, those that end a sequence have probability 0.
+            config.set_eos_token_id(self._eos[0])
+            config.stop_token_ids = set(self._eos)
+            config.min_new_tokens = output_tokens
         stamps: list[int] = []
         result = self._pipeline.generate(ov.Tensor(np.ascontiguousarray(input_ids)), config, _stamper(stamps))
         return np.array(result.tokens, dtype=np.int64), stamps[: len(result.tokens[0])]
