@@ -15,7 +15,7 @@ from typing import Any
 from slmbench.artifact import ArtifactSpec
 from slmbench.checkpoint import Checkpoint, Geometry
 from slmbench.errors import CannotRunError
-from slmbench.export.openvino_graph import compress, cross_kv_once, decode_weight_bytes, make_stateful
+from slmbench.export.openvino_graph import cross_kv_once, make_stateful, write_compressed
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
 
@@ -23,6 +23,8 @@ ARCHITECTURES = frozenset(
     {"t5", "bart", "marian", "t5gemma", "llama", "mistral", "qwen3", "phi3", "gemma3_text", "smollm3"}
 )
 ATTENTION = "SDPA, stateful"
+#: Soft-capped scores (T5Gemma) fit no fused operator.
+ATTENTION_CAPPED = "soft-capped, stateful"
 
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
@@ -51,35 +53,30 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         raise CannotRunError(f"{error.name} is needed to export to OpenVINO: pip install 'slmbench[cpu]'") from error
     progress("loading the weights")
     network = wrapper.prepare(load_model(checkpoint))
+    attention = ATTENTION_CAPPED if wrapper.is_capped(network) else ATTENTION
     if checkpoint.family == "decoder-only":
         progress("converting")
         model = _decoder_only(wrapper.DecoderOnly(network), checkpoint.geometry)
         del network
         bytes_read = _save(model, spec, folder / "openvino_model.xml", progress)
-        return Exported({"model": "openvino_model.xml"}, ATTENTION, None, bytes_read)
+        return Exported({"model": "openvino_model.xml"}, attention, None, bytes_read)
     progress("converting the encoder")
     encoder = _encoder(wrapper.Encoder(network), checkpoint.geometry)
     _save(encoder, spec, folder / "openvino_encoder_model.xml", progress)
     del encoder
+    gc.collect()
     progress("converting the decoder")
     decoder = _decoder(wrapper.DecoderStep(network), checkpoint.geometry)
     del network
     once = cross_kv_once(decoder)
     bytes_read = _save(decoder, spec, folder / "openvino_decoder_model.xml", progress)
     graphs = {"encoder": "openvino_encoder_model.xml", "decoder": "openvino_decoder_model.xml"}
-    return Exported(graphs, ATTENTION, once, bytes_read)  # type: ignore[arg-type]
+    return Exported(graphs, attention, once, bytes_read)  # type: ignore[arg-type]
 
 
 def _save(model: Any, spec: ArtifactSpec, path: Path, progress: Progress) -> int:
-    import openvino as ov
-
     progress(f"writing {path.name} in {spec.weight_precision}")
-    model = compress(model, spec.weight_precision)
-    bytes_read = decode_weight_bytes(model)
-    ov.save_model(model, str(path), compress_to_fp16=spec.weight_precision == "fp16")
-    del model
-    gc.collect()
-    return bytes_read // 2 if spec.weight_precision == "fp16" else bytes_read
+    return write_compressed(model, spec.weight_precision, path)
 
 
 def _convert(module: Any, example: tuple[Any, ...], inputs: list[str], outputs: list[str]) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from slmbench.errors import CannotRunError
 from slmbench.terms import Precision
 
 #: Constants of fewer elements are shapes, norms and biases: too small to count or to convert.
@@ -33,6 +35,40 @@ def make_stateful(model: Any, kv_heads: int, head_dim: int) -> Any:
             op.set_arguments([ops.broadcast(ops.constant(0.0, dtype="float32"), shape).output(0)])
     model.validate_nodes_and_infer_types()
     return model
+
+
+#: What may stand between the LM head and the logits: it works on each position by itself.
+_ELEMENTWISE = {"Add", "Divide", "Multiply", "Tanh"}
+_FIXED = {"Constant", "Convert"}
+
+
+def keep_last_position(model: Any) -> None:
+    """Let the LM head see the last position only: ``logits`` become ``[batch, 1, vocabulary]``.
+
+    Raises:
+        CannotRunError: the logits are no matrix product.
+    """
+    from openvino import opset13 as ops
+
+    node = model.output("logits").get_node().input_value(0).get_node()
+    while node.get_type_name() in _ELEMENTWISE:
+        # Of two operands the constant one (a bias, a scale) is not the way to the head.
+        node = next(v.get_node() for v in node.input_values() if v.get_node().get_type_name() not in _FIXED)
+    if node.get_type_name() != "MatMul":
+        raise CannotRunError(f"the logits are made by {node.get_type_name()}, not by a matrix product")
+    last = ops.slice(node.input_value(0), [-1], [2**63 - 1], [1], [1])
+    node.input(0).replace_source_output(last.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def write_compressed(model: Any, precision: Precision, path: Path) -> int:
+    """Write the model with weights of the given precision; return the bytes of them that a decode step reads."""
+    import openvino as ov
+
+    model = compress(model, precision)
+    bytes_read = decode_weight_bytes(model)
+    ov.save_model(model, str(path), compress_to_fp16=precision == "fp16")
+    return bytes_read // 2 if precision == "fp16" else bytes_read
 
 
 def compress(model: Any, precision: Precision) -> Any:

@@ -33,6 +33,12 @@ def prepare(model: Any) -> Any:
     return model
 
 
+def is_capped(model: Any) -> bool:
+    """Tell whether the network squashes attention scores with tanh, for which no engine has a fused operator."""
+    configs = (getattr(model.config, "decoder", None), model.config)
+    return any(getattr(config, "attn_logit_softcapping", None) for config in configs)
+
+
 def _attention(
     module: Any,
     query: Tensor,
