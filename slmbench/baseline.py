@@ -64,6 +64,8 @@ class Baseline(_Strict):
     machine: dict[str, Any]
     versions: dict[str, str]
     pairs: list[tuple[str, str]]
+    #: What the run was asked: `slmbench check` without a run asks it again.
+    options: dict[str, Any] = {}
     cases: list[_Case]
 
 
@@ -86,6 +88,7 @@ def save_baseline(side: Side, path: Path) -> None:
         machine=side.machine,
         versions=side.versions,
         pairs=list(side.pairs),
+        options={name: value for name, value in side.options.items() if value not in (None, [], False)},
         cases=[_case_of(case) for case in side.cases.values()],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +175,7 @@ def read_baseline(path: Path) -> Side:
         versions=baseline.versions,
         created=baseline.created,
         pairs=tuple(baseline.pairs),
+        options=baseline.options,
     )
 
 

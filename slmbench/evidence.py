@@ -144,6 +144,12 @@ class Side:
     created: str = ""
     warnings: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+    #: What the run was asked, without what is of its place and time: enough to ask it again.
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+#: Options that belong to one run's place and time.
+_OF_ONE_RUN = ("out", "resume", "arms")
 
 
 def matching_key(case: Case) -> str:
@@ -184,6 +190,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None) -> Side:
         created=run.record.created,
         warnings=tuple(run.warnings),
         pairs=run.record.pairs,
+        options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
     )
 
 

@@ -1,13 +1,17 @@
-"""Sampling a finished run on, for a check that cannot tell yet."""
+"""Measuring for a check: a baseline's run once more, or a finished run on when it cannot be told yet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from slmbench.columns import read_columns
+from slmbench.errors import BadInputError
 from slmbench.records import RUN_NAME, RunRecord
 from slmbench.report.check import SampleMore
+from slmbench.report.sides import read_side
 from slmbench.request import RunRequest
 from slmbench.runner import execute
 
@@ -15,6 +19,24 @@ from slmbench.runner import execute
 _NARROWER = 0.6
 #: Where to begin when no half-width is known.
 _FIRST_TARGET = 0.02
+
+
+def run_again(baseline: str) -> Path:
+    """Measure what a baseline measured, here and now; return the run's folder.
+
+    Raises:
+        BadInputError: it does not say what it measured, or that cannot be asked any more.
+        CannotRunError: nothing of it can run here.
+    """
+    side = read_side(baseline)
+    if not side.options:
+        raise BadInputError(f"{baseline}: does not say what was measured; run it yourself and name the run")
+    try:
+        request = RunRequest.model_validate(side.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"{baseline}: options: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return execute(request).folder
 
 
 def sampler(name: str) -> SampleMore | None:

@@ -12,8 +12,10 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def check(
-    new: Annotated[str, typer.Argument(help="The run to judge: its folder, or RUN@ARM.")],
     baseline: Annotated[str, typer.Option(help="A baseline file, a run, or RUN@ARM.")],
+    new: Annotated[
+        str | None, typer.Argument(help="The run to judge: its folder, or RUN@ARM.  [default: measure now]")
+    ] = None,
     gate: Annotated[str | None, typer.Option(help="The slowdown that fails.  [default: 5%]")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: ttft, tpot and the gates']")] = None,
@@ -39,6 +41,10 @@ def check(
     """
     from slmbench.report.commands import CheckRequest, run_check
 
+    if new is None:
+        from slmbench.resample import run_again
+
+        new = str(run_again(baseline))
     request = CheckRequest(
         new=new,
         baseline=baseline,

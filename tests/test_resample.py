@@ -1,0 +1,90 @@
+"""Measuring for a check: the same again, and on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import Speed, edit_json, make_run
+
+from slmbench import resample
+from slmbench.baseline import read_baseline, save_baseline
+from slmbench.cli import run_main
+from slmbench.errors import BadInputError, ExitCode
+from slmbench.records import Outcome, read_run_record
+from slmbench.report.sides import read_side
+from slmbench.request import RunRequest
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = make_run([Speed(loads=8)]).write(tmp_path / "run")
+    options = RunRequest(models=("dec-small",), backends=("openvino",), out=Path("somewhere"), seed=3)
+    edit_json(folder / "run.json", options=options.model_dump(mode="json"))
+    return folder
+
+
+def test_a_baseline_remembers_what_was_asked_but_not_where(run: Path, tmp_path: Path) -> None:
+    save_baseline(read_side(str(run)), tmp_path / "base.json")
+    options = read_baseline(tmp_path / "base.json").options
+    assert RunRequest.model_validate(options) == RunRequest(models=("dec-small",), backends=("openvino",), seed=3)
+    assert "somewhere" not in (tmp_path / "base.json").read_text(encoding="utf-8")
+
+
+def test_check_without_a_run_measures_what_the_baseline_did(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RunRequest] = []
+
+    class Result:
+        folder = run
+
+    def execute(request: RunRequest) -> Any:
+        asked.append(request)
+        return Result
+
+    monkeypatch.setattr(resample, "execute", execute)
+    save_baseline(read_side(str(run)), tmp_path / "base.json")
+    assert run_main(["check", "--baseline", str(tmp_path / "base.json")]) == ExitCode.OK
+    assert asked[0].models == ("dec-small",)
+    edit_json(tmp_path / "base.json", options={"modles": ["x"]})
+    with pytest.raises(BadInputError, match="modles"):
+        resample.run_again(str(tmp_path / "base.json"))
+    edit_json(tmp_path / "base.json", options={})
+    with pytest.raises(BadInputError, match="does not say what was measured"):
+        resample.run_again(str(tmp_path / "base.json"))
+
+
+def test_going_on_aims_for_narrower_intervals_or_more_samples(run: Path) -> None:
+    record = read_run_record(run / "run.json")
+    outcome = Outcome(loads=8, half_width={"ttft": 0.05, "tpot": None})
+    request = resample.narrower_request(record.model_copy(update={"outcomes": {"x": outcome}}), run, 60)
+    assert request.precision_target == pytest.approx(0.03)
+    assert (request.budget_s, request.resume, request.seed) == (60, run, 3)
+    fixed = record.model_copy(update={"options": {**record.options, "repeat": 5}})
+    assert resample.narrower_request(fixed, run, 60).repeat == 10
+
+
+def test_sampling_on_says_whether_there_was_more(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(request: RunRequest) -> None:
+        assert request.resume == run
+        lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        with (run / "samples.jsonl").open("a", encoding="utf-8") as file:
+            file.write(next(line for line in lines if '"type":"sample"' in line))
+
+    more = resample.sampler(str(run))
+    assert more is not None
+    monkeypatch.setattr(resample, "execute", execute)
+    assert more(10.0)
+    monkeypatch.setattr(resample, "execute", lambda request: None)
+    assert not more(10.0)
+    assert resample.sampler("nowhere") is None
+
+
+def test_until_conclusive_needs_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_baseline(replace(read_side(str(run)), name="x"), tmp_path / "base.json")
+    arguments = ["check", "--baseline", str(run), str(tmp_path / "base.json"), "--until-conclusive"]
+    assert run_main(arguments) == ExitCode.BAD_INPUT
+    assert "cannot be sampled on" in capsys.readouterr().err
