@@ -59,7 +59,6 @@ class OnnxRuntimeStaticSession(StaticSession):
         """
         super().__init__(checkpoint, spec)
         self._device = device
-        self._compute_precision = options.compute_precision
         self._threads = options.threads or default_threads()
         self._pool = BufferPool()
         self._sessions: dict[Role, Any] = {}
