@@ -173,6 +173,11 @@ class DecoderOnlySession(OnnxRuntimeSession):
 
     _step_role: Role = "model"
 
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Create the session."""
+        super().__init__(artifact, device, options)
+        self._takes_padding = artifact.manifest.spec.exporter != "genai"
+
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make the K/V buffers of full length and both bindings."""
         super().reserve(batch, input_tokens, output_tokens)
@@ -194,6 +199,10 @@ class DecoderOnlySession(OnnxRuntimeSession):
 
         A padded batch comes padded on the left; the operator wants rows to begin with their first token and to
         know their lengths, so rows are turned.
+
+        Raises:
+            BadInputError: a shape beyond what is reserved.
+            CannotRunError: a padded batch for a graph that has no place for it.
         """
         self._check(input_ids)
         batch, length = input_ids.shape
@@ -201,6 +210,11 @@ class DecoderOnlySession(OnnxRuntimeSession):
         self._lengths: Tokens | None = None
         mask = self._ones
         if attention_mask is not None and not attention_mask.all():
+            if not self._takes_padding:
+                raise CannotRunError(
+                    "graphs of onnxruntime-genai's builder give logits of the last column: prompts of one batch must "
+                    "be equally long; slmbench's own graphs take unequal ones (--exporter slmbench)"
+                )
             self._lengths = attention_mask.sum(axis=1)
             ids = np.stack([np.roll(row, count) for row, count in zip(ids, self._lengths, strict=True)])
             mask = self._mask_of(length)
