@@ -7,18 +7,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from slmbench.columns import read_columns
+from slmbench.columns import RunColumns, read_columns
 from slmbench.errors import BadInputError
-from slmbench.records import RUN_NAME, RunRecord
+from slmbench.records import RUN_NAME, write_run
 from slmbench.report.check import SampleMore
 from slmbench.report.sides import read_side
-from slmbench.request import RunRequest
+from slmbench.request import RunRequest, requested_suite
 from slmbench.runner import execute
 
 #: Half-width of the 95 % intervals to aim for next, as a share of the widest there is.
 _NARROWER = 0.6
-#: Where to begin when no half-width is known.
-_FIRST_TARGET = 0.02
+#: A target wider than this tells nothing at any gate.
+_WIDEST_TARGET = 0.02
 
 
 def run_again(baseline: str) -> Path:
@@ -48,18 +48,22 @@ def sampler(name: str) -> SampleMore | None:
 
     def sample_more(seconds: float) -> bool:
         before = read_columns(folder, keep_tokens=False)
-        execute(narrower_request(before.record, folder, seconds))
+        # A run that has ended is not gone on with; this one is under way again.
+        write_run(folder, before.record.model_copy(update={"finished": None}))
+        execute(narrower_request(before, seconds))
         return read_columns(folder, keep_tokens=False).sample_count > before.sample_count
 
     return sample_more
 
 
-def narrower_request(record: RunRecord, folder: Path, seconds: float) -> RunRequest:
+def narrower_request(run: RunColumns, seconds: float) -> RunRequest:
     """Return the request that goes on with a run for so long, towards narrower intervals than it has."""
-    options: dict[str, Any] = {**record.options, "resume": folder, "budget_s": seconds}
-    if options.get("repeat"):
-        options["repeat"] *= 2
-    else:
-        widths = [w for outcome in record.outcomes.values() for w in outcome.half_width.values() if w is not None]
-        options["precision_target"] = _NARROWER * max(widths, default=_FIRST_TARGET / _NARROWER)
-    return RunRequest.model_validate(options)
+    options: dict[str, Any] = {**run.record.options, "resume": run.folder, "budget_s": seconds, "repeat": None}
+    widths = [w for outcome in run.record.outcomes.values() for w in outcome.half_width.values() if w is not None]
+    options["precision_target"] = min(_NARROWER * max(widths, default=1.0), _WIDEST_TARGET)
+    request = RunRequest.model_validate(options)
+    if requested_suite(request).repeat is None:
+        return request
+    # The suite asks for a fixed number of samples and knows no target: twice as many as there are.
+    most = max((int(columns.counted().sum()) for columns in run.samples.values()), default=1)
+    return request.model_copy(update={"repeat": 2 * most})

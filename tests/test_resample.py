@@ -12,6 +12,7 @@ from synthetic import Speed, edit_json, make_run
 from slmbench import resample
 from slmbench.baseline import read_baseline, save_baseline
 from slmbench.cli import run_main
+from slmbench.columns import read_columns
 from slmbench.errors import BadInputError, ExitCode
 from slmbench.records import Outcome, read_run_record
 from slmbench.report.sides import read_side
@@ -57,19 +58,32 @@ def test_check_without_a_run_measures_what_the_baseline_did(
         resample.run_again(str(tmp_path / "base.json"))
 
 
-def test_going_on_aims_for_narrower_intervals_or_more_samples(run: Path) -> None:
-    record = read_run_record(run / "run.json")
-    outcome = Outcome(loads=8, half_width={"ttft": 0.05, "tpot": None})
-    request = resample.narrower_request(record.model_copy(update={"outcomes": {"x": outcome}}), run, 60)
-    assert request.precision_target == pytest.approx(0.03)
-    assert (request.budget_s, request.resume, request.seed) == (60, run, 3)
-    fixed = record.model_copy(update={"options": {**record.options, "repeat": 5}})
-    assert resample.narrower_request(fixed, run, 60).repeat == 10
+def test_going_on_aims_for_narrower_intervals(run: Path) -> None:
+    columns = read_columns(run)
+    options = {**columns.record.options, "repeat": 5}
+    outcome = Outcome(loads=8, half_width={"ttft": 0.015, "tpot": None})
+    record = columns.record.model_copy(update={"outcomes": {"x": outcome}, "options": options})
+    request = resample.narrower_request(replace(columns, record=record), 60)
+    assert request.precision_target == pytest.approx(0.009)
+    assert (request.budget_s, request.resume, request.seed, request.repeat) == (60, run, 3, None)
+    assert resample.narrower_request(columns, 60).precision_target == 0.02  # nothing is known yet
+
+
+def test_going_on_with_a_suite_of_fixed_size_doubles_it(run: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "fixed.yaml"
+    suite.write_text(
+        "name: fixed\ncheckpoints: [dec-tiny]\nbackends: [openvino]\nrepeat: 3\n"
+        "workloads:\n  - {input_tokens: 8, output_tokens: 2}\n",
+        encoding="utf-8",
+    )
+    edit_json(run / "run.json", options=RunRequest(suite=str(suite)).model_dump(mode="json"))
+    assert resample.narrower_request(read_columns(run), 60).repeat == 2 * 8 * 4
 
 
 def test_sampling_on_says_whether_there_was_more(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(request: RunRequest) -> None:
         assert request.resume == run
+        assert read_run_record(run / "run.json").finished is None
         lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         with (run / "samples.jsonl").open("a", encoding="utf-8") as file:
             file.write(next(line for line in lines if '"type":"sample"' in line))

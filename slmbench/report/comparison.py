@@ -15,7 +15,7 @@ from slmbench.evidence import METRICS, Side
 from slmbench.judge import Comparison, Judgement
 from slmbench.report.pairs import Pair, pairs_of, parameters
 from slmbench.report.sides import FIELDS
-from slmbench.report.text import EMPTY, Column, TextTable, escape_markdown, folded, markdown_table, print_table
+from slmbench.report.text import EMPTY, Column, TextTable, escape_markdown, folded, markdown_table, number, print_table
 from slmbench.stats import Interval
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _ratio(row: Row) -> str:
 def _verdict(row: Row) -> str:
     text = f"{MARKS[row['verdict']]} {row['verdict']}"
     if row["verdict"] == "inconclusive" and math.isfinite(row["detectable"]):
-        return f"{text} (sees {row['detectable'] * 100:.2g} %)"
+        return f"{text} (sees {number(row['detectable'] * 100, 2)} %)"
     return text
 
 
@@ -215,7 +215,7 @@ def seen(judgement: Judgement) -> str:
     """Return the smallest slowdown that would have been called one, as text."""
     if not math.isfinite(judgement.detectable):
         return "no slowdown would have been seen"
-    return f"a slowdown of {judgement.detectable * 100:.2g} % or more would have been seen"
+    return f"a slowdown of {number(judgement.detectable * 100, 2)} % or more would have been seen"
 
 
 def pair_lines(sides: Sequence[Side]) -> list[str]:
