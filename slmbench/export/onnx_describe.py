@@ -85,6 +85,11 @@ def _layer_norm(module: Any) -> Norm:
 
 
 def _rope(inverse_frequencies: Any, scaling: float, positions: int) -> Rope:
+    rotated = 2 * len(inverse_frequencies)
+    if rotated % 16:
+        raise CannotRunError(
+            f"ONNX Runtime's GroupQueryAttention rotates multiples of 16 sizes of a head, this checkpoint {rotated}"
+        )
     angles = np.outer(np.arange(positions, dtype=np.float64), _array(inverse_frequencies).astype(np.float64))
     return Rope((np.cos(angles) * scaling).astype(np.float32), (np.sin(angles) * scaling).astype(np.float32))
 
@@ -92,7 +97,7 @@ def _rope(inverse_frequencies: Any, scaling: float, positions: int) -> Rope:
 def _check_rope(rotary: Any) -> None:
     kind = getattr(rotary, "rope_type", "default")
     for one in kind.values() if isinstance(kind, dict) else [kind]:
-        if one not in ("default", "linear", "llama3", "longrope"):
+        if one not in ("default", "linear", "llama3", "longrope", "yarn"):
             raise CannotRunError(f"slmbench's ONNX exporter does not know the rope type '{one}'")
 
 
@@ -164,6 +169,8 @@ def _gated(mlp: Any, activation: Activation) -> FeedForward:
 
 def _gemma(model: Any, max_positions: int) -> Network:
     config, inner = model.config, model.model
+    if config.use_bidirectional_attention:
+        raise CannotRunError("slmbench's ONNX exporter does not know Gemma 3's use_bidirectional_attention")
     _check_rope(inner.rotary_emb)
     ropes = {
         kind: _rope(
