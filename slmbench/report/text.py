@@ -123,6 +123,36 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
+#: Flags as letters, for terminals: how a flag begins, and its letter.
+_LETTERS = {
+    "not converged": "C",
+    "stopped early": "S",
+    "one load": "1",
+    "foreign load": "L",
+    "warm-up": "W",
+    "ttft drifts": "D",
+    "tpot drifts": "D",
+    "simulated": "X",
+}
+_MEANINGS = {
+    "C": "interval wider than its target",
+    "S": "failed after some samples",
+    "1": "one load, no interval",
+    "L": "other processes disturbed samples",
+    "W": "warm-up not stationary",
+    "D": "drifts from first to last third",
+}
+
+
+def _letters(row: Mapping[str, Any]) -> str:
+    found = {letter: None for flag, letter in _LETTERS.items() if flag in row["flags"]}
+    return "".join(found) or EMPTY
+
+
+def _for_terminals(columns: Sequence[Column]) -> list[Column]:
+    return [replace(c, cell=_letters, foldable=False) if c.header == "flags" else c for c in columns]
+
+
 def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     """Return the run table as text. Columns whose rows all agree are folded into ``common``.
 
@@ -130,12 +160,15 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     """
     all_rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
     rows = [row for row in all_rows if _has_figures(row)]
-    table = folded(COLUMNS, rows, width)
+    table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width)
     notes = [
         f"{row['model']} on {row['backend']} ({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
         for row in all_rows
         if row["failure"] or row not in rows
     ]
+    if width:
+        used = [letter for letter in _MEANINGS if any(letter in _letters(row) for row in rows)]
+        notes += [f"Flags: {'; '.join(f'{letter} {_MEANINGS[letter]}' for letter in used)}"] if used else []
     notes += sorted(
         {f"Bandwidth use, {row['model']}: {row['bandwidth_note']}" for row in rows if row["bandwidth_note"]}
     )

@@ -120,6 +120,15 @@ def test_one_load_has_no_interval_and_drift_is_flagged(tmp_path: Path) -> None:
     assert "ttft drifts" in row_of(make_run([Speed(loads=6)], drift=0.08, seed=2), tmp_path)["flags"]
 
 
+def test_flags_are_letters_on_a_terminal_and_words_in_files(tmp_path: Path) -> None:
+    made = make_run([Speed(loads=1, flags=("foreign_load",)), Speed(model="other")])
+    lines = shown(made, tmp_path).splitlines()
+    assert next(line for line in lines if line.startswith("dec-small")).split()[-1] == "1L"
+    assert "Flags: 1 one load, no interval; L other processes disturbed samples" in lines
+    run = read_columns(tmp_path / "run")
+    assert "foreign load in 100% of samples" in table_markdown(run, run_table(run))
+
+
 def test_a_case_that_did_not_converge_says_so(tmp_path: Path) -> None:
     made = make_run([Speed()])
     outcome = Outcome(loads=6, converged={"ttft": False, "tpot": True})
