@@ -92,7 +92,7 @@ class GenaiNpuSession:
             config.stop_token_ids = set(self._eos)
             config.min_new_tokens = output_tokens
         stamps: list[int] = []
-        result = self._pipeline.generate(ov.Tensor(np.ascontiguousarray(input_ids)), config, _stamper(stamps))
+        result = self._pipeline.generate(ov.Tensor(np.ascontiguousarray(input_ids)), config, make_stamper(stamps))
         return np.array(result.tokens, dtype=np.int64), stamps[: len(result.tokens[0])]
 
     def placement(self) -> Placement:
@@ -121,7 +121,7 @@ class GenaiNpuSession:
         self._bounds = (0, 0)
 
 
-def _stamper(stamps: list[int]) -> Callable[[Any], Any]:
+def make_stamper(stamps: list[int]) -> Callable[[Any], Any]:
     """Return a streamer that notes when each token reached the host."""
     import openvino_genai
 

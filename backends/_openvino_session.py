@@ -22,7 +22,7 @@ from ._cpu import default_threads
 from ._static_openvino import executed_on
 
 _HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 #: The operator that OpenVINO's CPU plugin makes of attention; where it reads a state, it updates it as well.
 _FUSED, _STATE = "ScaledDotProductAttention", "MemoryInput"
 
@@ -130,10 +130,8 @@ class OpenVinoSession:
 
     def compute_precision(self) -> str:
         """Return the inference precision that the compiled graphs report."""
-        found = {
-            graph.model.get_property("INFERENCE_PRECISION_HINT").get_type_name() for graph in self._graphs.values()
-        }
-        return "+".join(sorted(_PRECISION.get(name, name) for name in found))
+        hints = (graph.model.get_property("INFERENCE_PRECISION_HINT") for graph in self._graphs.values())
+        return "+".join(sorted({PRECISION.get(hint.get_type_name(), hint.get_type_name()) for hint in hints}))
 
     def threads(self) -> int:
         """Return the CPU threads of the step graph; 0 on a GPU."""
