@@ -20,7 +20,7 @@ from slmbench.terms import Family
 #: Seed of all random weights. A change of it, or of the way weights are drawn, changes every digest.
 WEIGHTS_SEED = 20250123
 #: Version of the way ``slmbench.export.load`` draws weights from the seed; part of every digest.
-WEIGHTS_SCHEME = 1
+WEIGHTS_SCHEME = 2
 
 #: Two checkpoints of a pair differ in parameters by at most this share.
 PAIR_TOLERANCE = 0.02

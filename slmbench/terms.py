@@ -29,11 +29,12 @@ DEFAULT_COMPUTE: dict[Precision, ComputePrecision] = {
 }
 
 #: A golden token counts in `agreement` only where the reference's top-1 margin (logit difference between the
-#: first and the second choice, in units of the logits' standard deviation) exceeds this. fp32: rounding only.
+#: first and the second choice, in units of the logits' standard deviation) exceeds this. fp32: rounding only. The
+#: others: about the largest margin at which rounding of weights or activations was seen to change a choice.
 MARGIN_TOLERANCE: dict[str, float] = {
     "fp32": 1e-3,
-    "fp16": 1e-2,
-    "bf16": 8e-2,
-    "int8": 1e-1,
+    "fp16": 3e-2,
+    "bf16": 2e-1,
+    "int8": 2.5e-1,
     "int4": 0.0,
 }
