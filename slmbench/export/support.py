@@ -37,7 +37,7 @@ class RouteEntry:
 _TORCH = ("torch", "transformers")
 _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ("openvino", "slmbench", "dynamic"): RouteEntry("slmbench.export.openvino", (*_TORCH, "openvino", "nncf")),
-    ("onnx", "slmbench", "dynamic"): RouteEntry("slmbench.export.onnx", (*_TORCH, "onnx", "onnxscript")),
+    ("onnx", "slmbench", "dynamic"): RouteEntry("slmbench.export.onnx", (*_TORCH, "onnx-ir")),
     ("openvino", "optimum", "dynamic"): RouteEntry(
         "slmbench.export.optimum", (*_TORCH, "optimum-intel", "openvino", "nncf")
     ),
