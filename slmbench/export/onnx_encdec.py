@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from slmbench.export.onnx_blocks import Attention, Linear, Network, Stack, Sublayer
+from slmbench.export.onnx_blocks import Attention, Network, Stack, Sublayer
+from slmbench.export.onnx_builder import MS, Builder, Flow
 from slmbench.export.onnx_graph import (
-    MS,
-    Builder,
-    Flow,
-    _finish,
     attend,
     cached_attention,
     distance_bias,
     embed,
     feed_forward,
+    finish,
     grouped_rows,
     kv_inputs,
 )
@@ -142,7 +140,7 @@ def decoder(network: Network, bits: int | None = None) -> Any:
         x = flow.normed(layer.feed_forward.before)
         flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
     states = b.op("Slice", flow.total(), b.const([-1]), b.const([2**31 - 1]), b.const([1]))
-    return _finish(b, network, states, [input_ids, position, mask, *pasts, *crosses], presents)
+    return finish(b, network, states, [input_ids, position, mask, *pasts, *crosses], presents)
 
 
 def _cross_attention(b: Builder, x: Any, sublayer: Sublayer, cross: tuple[Any, Any], padding: Any) -> Any:
@@ -155,6 +153,3 @@ def _cross_attention(b: Builder, x: Any, sublayer: Sublayer, cross: tuple[Any, A
 
 def _limits(network: Network) -> dict[str, str]:
     return {} if network.max_positions is None else {"slmbench.max_positions": str(network.max_positions)}
-
-
-__all__ = ["Linear", "decoder", "encoder"]

@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("onnx_ir", reason="exporting needs slmbench[export]")
 
 from slmbench.export.onnx import recomputed_products
-from slmbench.export.onnx_graph import BLOCK, Builder, quantise
+from slmbench.export.onnx_builder import BLOCK, Builder, quantise
 
 
 def export(name: str, precision: str = "fp32", exporter: str = "slmbench") -> Artifact:
