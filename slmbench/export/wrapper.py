@@ -49,7 +49,7 @@ def _attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend; ``query`` [B, H, S, d], ``key`` and ``value`` [B, kv, T, d], mask bool [B, 1, S, T]."""
+    """Attend; ``query`` [B, H, S, d], ``key`` and ``value`` [B, kv, T, d], additive mask [B, 1, S, T]."""
     # From the module, not from shapes: a tracer would take those for variables.
     groups = getattr(module, "num_key_value_groups", 1)
     if groups > 1:
@@ -60,7 +60,7 @@ def _attention(
         # Capping stands between the product and the softmax: no fused operator has a place for it.
         scores = torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) * softcap
         if attention_mask is not None:
-            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+            scores = scores + attention_mask
         out = scores.softmax(-1) @ value
     return out.transpose(1, 2), None
 
@@ -104,7 +104,7 @@ def _t5_attention(
         if self.has_relative_attention_bias:
             position_bias = self.compute_bias(length, key.shape[2], past_seen_tokens=past)
         if mask is not None:
-            position_bias = position_bias + torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+            position_bias = position_bias + mask
     out = scaled_dot_product_attention(query, key, value, attn_mask=position_bias, scale=1.0)
     return self.o(out.transpose(1, 2).reshape(batch, length, self.inner_dim)), position_bias
 
@@ -139,14 +139,24 @@ def _tensors(cache: Any) -> tuple[Tensor, ...]:
 
 
 def causal_mask(attention_mask: Tensor, length: int, window: int | None = None) -> Tensor:
-    """Return bool [B, 1, S, T] for the last ``length`` of T positions: tokens, not in the future, in the window."""
-    total = attention_mask.shape[1]
-    keys = torch.arange(total)
-    queries = (torch.arange(length) + (total - length)).unsqueeze(1)
+    """Return the additive mask [B, 1, S, T] of the last ``length`` of T positions.
+
+    0 for tokens that are not in the future, nor before the window; the most negative number for others. The order of
+    operations is transformers' own: openvino-genai finds a window by it, and computes without it otherwise.
+    """
+    batch, total = attention_mask.shape
+    keys = torch.arange(total)[None, None, None, :]
+    queries = (torch.arange(length) + (total - length))[None, None, :, None]
+    every = torch.ones((), dtype=torch.bool)
     seen = keys <= queries
     if window is not None:
-        seen = seen & (keys > queries - window)
-    return seen & (attention_mask != 0)[:, None, None, :]
+        seen = every & (keys > queries + (-window)) & seen
+    seen = (every & seen) & (attention_mask != 0)[:, None, None, :]
+    return _additive(seen.expand(batch, 1, length, total))
+
+
+def _additive(mask: Tensor) -> Tensor:
+    return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
 
 
 def _by_layer_type(config: Any, mask: Tensor, windowed: Any) -> Any:
@@ -204,10 +214,12 @@ class Encoder(torch.nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """Run the encoder, and project its states once for every decoder layer."""
         encoder, length = self.model.get_encoder(), input_ids.shape[1]
-        full = (attention_mask != 0)[:, None, None, :].expand(-1, -1, length, -1)
+        tokens = (attention_mask != 0)[:, None, None, :].expand(-1, -1, length, -1)
         positions = torch.arange(length)
         distance = (positions[:, None] - positions[None, :]).abs()
-        mask = _by_layer_type(encoder.config, full, lambda window: full & (distance <= window))
+        mask = _by_layer_type(
+            encoder.config, _additive(tokens), lambda window: _additive(tokens & (distance <= window))
+        )
         states = encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return tuple(tensor for layer in decoder_layers(self.model) for tensor in _cross_kv(layer, states))
 
@@ -235,7 +247,7 @@ class DecoderStep(torch.nn.Module):
         masks = _by_layer_type(
             decoder.config, causal_mask(every, length), lambda window: causal_mask(every, length, window)
         )
-        cross_mask = (encoder_attention_mask != 0)[:, None, None, :].expand(-1, -1, length, -1)
+        cross_mask = _additive((encoder_attention_mask != 0)[:, None, None, :].expand(-1, -1, length, -1))
         extra: dict[str, Any] = {}
         if isinstance(masks, dict):
             extra["position_ids"] = (torch.arange(length) + before).unsqueeze(0).expand(batch, -1)
