@@ -1,7 +1,18 @@
-"""openvino-genai's own generation loop on the CPU or a GPU, with paged attention or with SDPA."""
+"""Sessions of openvino-genai: paged attention stepped by us, and its stateful pipeline with a streamer.
+
+Both take token ids, so that neither a tokenizer nor a configuration file need lie beside the graph. What the engine
+compiled is private to its pipelines, but at log level 3 they print the compiled model's properties: that print is
+what is read back here, of the very model that runs.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import Any
 
@@ -15,74 +26,62 @@ from slmbench.terms import Device
 
 from ._openvino_npu_genai import make_stamper
 from ._openvino_session import PRECISION, device_properties
-from ._static_openvino import executed_on
 
-PAGED, SDPA = "paged", "SDPA"
-_ATTENTION_BACKEND = {PAGED: "PA", SDPA: "SDPA"}
-#: A prompt up to this length is read in one go; longer ones in parts, as the pipeline's scheduler does.
-_MAX_BATCHED_TOKENS = 65536
+_ENGINE_NAMES = {"cpu": "CPU", "gpu": "GPU"}
+#: The heading under which each pipeline prints its compiled model, and what slmbench calls its attention.
+_PATHS = {"LLM with Paged Attention": "paged", "Stateful LLM model": "SDPA"}
+_LOG_LEVEL, _LOG_INFO = "OPENVINO_LOG_LEVEL", "3"
+#: More tokens than any prompt has: a prompt is computed in one piece, as openvino-genai's LLMPipeline does too.
+_WHOLE_PROMPT = 2**31
 
 
-class GenaiSession:
-    """An LLM pipeline over token ids. Batch 1, greedy.
+class GenaiSession(ABC):
+    """What both pipelines share. Not thread-safe; opening redirects the process's standard output for a moment."""
 
-    The pipeline shows nothing of the models it compiles. Precision, threads and device are read back from a graph of
-    one product that OpenVINO compiles with the very same properties; the pipeline is told one device by name, so it
-    has no other to fall back to.
-    """
-
-    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions, engine_name: str) -> None:
-        """Compile the pipeline.
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Load and compile the artifact.
 
         Raises:
-            CannotRunError: openvino-genai does not take the graph or a property.
+            CannotRunError: openvino-genai refuses the graph or a property.
         """
         silence_telemetry()
-        import openvino_genai
-
-        self._device, self._path = device, options.attention or PAGED
-        self._eos = artifact.manifest.checkpoint.eos_token_ids
+        self._device = device
+        checkpoint = artifact.manifest.checkpoint
+        self._eos, self._vocabulary = checkpoint.eos_token_ids, checkpoint.geometry.vocab_size
+        engine_name = _ENGINE_NAMES[device]
         properties = device_properties(options, engine_name)
-        self._compiled = _one_product(engine_name, properties)
-        self._bounds = (0, 0)
-        extra: dict[str, Any] = {"ATTENTION_BACKEND": _ATTENTION_BACKEND[self._path]}
-        if self._path == PAGED:
-            scheduler = openvino_genai.SchedulerConfig()
-            # A repeated prompt would be answered from the cache instead of being read.
-            scheduler.enable_prefix_caching = False
-            scheduler.max_num_batched_tokens = _MAX_BATCHED_TOKENS
-            extra["scheduler_config"] = scheduler
+        artifact.graph("model")
         began = perf_counter_ns()
         try:
-            self._pipeline: Any = openvino_genai.LLMPipeline(str(artifact.folder), engine_name, **properties, **extra)
+            with _printed() as text:
+                self._pipeline: Any = self._open(str(artifact.folder), engine_name, properties)
         except RuntimeError as error:
             reason = one_line(str(error).strip().splitlines()[-1])
-            raise CannotRunError(f"{artifact.folder}: openvino-genai does not compile it: {reason}") from error
+            raise CannotRunError(f"{artifact.folder}: openvino-genai does not load it: {reason}") from error
         self._load_ns = perf_counter_ns() - began
+        self._compiled = _properties_in("".join(text))
+        self._batch = self._input = self._output = 0
+
+    @abstractmethod
+    def _open(self, folder: str, engine_name: str, properties: dict[str, Any]) -> Any:
+        """Return the pipeline."""
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
-        """Remember the bounds; the pipeline keeps buffers of its own.
+        """Remember the shape: the engine allocates by itself, while warm-up runs."""
+        self._batch, self._input, self._output = batch, input_tokens, output_tokens
 
-        Raises:
-            BadInputError: more than one prompt at a time.
-        """
-        if batch != 1:
-            raise BadInputError(f"openvino_genai stamps the tokens of 1 prompt at a time, {batch} are asked for")
-        self._bounds = (input_tokens, output_tokens)
+    def _check(self, input_ids: Tokens, output_tokens: int) -> None:
+        batch, length = input_ids.shape
+        if batch != self._batch or length + output_tokens > self._input + self._output:
+            raise BadInputError(
+                f"{batch}x{length} tokens and {output_tokens} more were given, "
+                f"{self._batch}x{self._input} and {self._output} are reserved"
+            )
 
-    def generate(self, input_ids: Tokens, output_tokens: int) -> tuple[Tokens, list[int]]:
-        """Generate greedily from one prompt ``[1, input]``, ends of sequence suppressed.
-
-        Raises:
-            BadInputError: a shape beyond what was reserved.
-        """
-        import openvino as ov
+    def _config(self, output_tokens: int) -> Any:
+        """Return a greedy configuration for exactly so many tokens."""
         import openvino_genai
 
-        if input_ids.shape[0] != 1 or input_ids.shape[1] > self._bounds[0]:
-            raise BadInputError(
-                f"prompts of shape {input_ids.shape} were given, 1 of {self._bounds[0]} tokens at most is reserved"
-            )
         config = openvino_genai.GenerationConfig(max_new_tokens=output_tokens, do_sample=False)
         if self._eos:
             # Up to the smallest number of tokens, those that end a sequence have probability 0.
@@ -90,31 +89,30 @@ class GenaiSession:
             config.stop_token_ids = set(self._eos)
             config.min_new_tokens = output_tokens
         else:
-            config.set_eos_token_id(0)
+            # One must be named; none of the vocabulary ends a sequence.
+            config.set_eos_token_id(self._vocabulary)
             config.ignore_eos = True
-        stamps: list[int] = []
-        result = self._pipeline.generate(ov.Tensor(np.ascontiguousarray(input_ids)), config, make_stamper(stamps))
-        return np.array(result.tokens, dtype=np.int64), stamps[: len(result.tokens[0])]
+        return config
 
     def placement(self) -> Placement:
-        """Return the one device that the pipeline was told."""
-        return Placement(self._device, executed_on(self._compiled))
+        """Return the device that the compiled model names; its nodes are private to the pipeline."""
+        return Placement(self._device, self._compiled.get("EXECUTION_DEVICES", "unknown").split(".")[0].lower())
 
     def compute_precision(self) -> str:
-        """Return what OpenVINO makes of the precision asked for, on this device."""
-        name = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        """Return the inference precision that the compiled model names."""
+        name = self._compiled.get("INFERENCE_PRECISION_HINT", "unknown")
         return str(PRECISION.get(name, name))
 
     def threads(self) -> int:
-        """Return the threads that OpenVINO takes with these properties; 0 on a GPU."""
-        return int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if self._device == "cpu" else 0
+        """Return the CPU threads that the compiled model names; 0 on a GPU."""
+        return int(self._compiled.get("INFERENCE_NUM_THREADS", "0")) if self._device == "cpu" else 0
 
     def attention_path(self) -> str:
-        """Return "paged" or "SDPA", as the pipeline was told; it fails where it cannot."""
-        return self._path
+        """Return "paged" or "SDPA", by the pipeline that compiled the model."""
+        return _PATHS.get(self._compiled.get("Model", ""), "unknown")
 
     def load_phases_ns(self) -> dict[str, int]:
-        """Return "load": the pipeline reads, transforms and compiles in one."""
+        """Return "load": reading, transforming and compiling, which the pipeline does in one."""
         return {"load": self._load_ns}
 
     def close(self) -> None:
@@ -122,10 +120,114 @@ class GenaiSession:
         self._pipeline = None
 
 
-def _one_product(engine_name: str, properties: dict[str, Any]) -> Any:
-    import openvino as ov
-    from openvino import opset13 as ops
+class PagedSession(GenaiSession):
+    """Continuous batching over paged attention, what openvino-genai runs by default; prefixes are not kept."""
 
-    left = ops.parameter([1, 8], np.float32)
-    model = ov.Model([ops.matmul(left, ops.constant(np.eye(8, dtype=np.float32)), False, False)], [left])
-    return ov.Core().compile_model(model, engine_name, properties)
+    _requests = 0
+
+    def _open(self, folder: str, engine_name: str, properties: dict[str, Any]) -> Any:
+        import openvino_genai
+
+        scheduler = openvino_genai.SchedulerConfig()
+        # A repeated prompt would be answered from the cache instead of being read.
+        scheduler.enable_prefix_caching = False
+        scheduler.max_num_batched_tokens = _WHOLE_PROMPT
+        return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, engine_name, properties)
+
+    def generate(self, input_ids: Tokens, output_tokens: int) -> tuple[Tokens, list[int]]:
+        """Generate greedily from prompts ``[batch, input]``; a stamp is when the last row had its token.
+
+        Raises:
+            BadInputError: the shape is beyond what is reserved.
+        """
+        import openvino as ov
+
+        self._check(input_ids, output_tokens)
+        pipeline, config = self._pipeline, self._config(output_tokens)
+        handles = []
+        for row in input_ids:
+            ids = ov.Tensor(np.ascontiguousarray(row[None], dtype=np.int64))
+            handles.append(pipeline.add_request(self._requests, ids, config))
+            self._requests += 1
+        rows: list[list[int]] = [[] for _ in handles]
+        stamps: list[int] = []
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
+            for handle, row_tokens in zip(handles, rows, strict=True):
+                if handle.can_read():
+                    (given,) = handle.read().values()
+                    row_tokens.extend(given.generated_ids)
+            if min(map(len, rows)) > len(stamps):
+                stamps.append(perf_counter_ns())
+        return np.array([row_tokens[: len(stamps)] for row_tokens in rows], dtype=np.int64), stamps
+
+
+class StatefulSession(GenaiSession):
+    """The stateful pipeline: the K/V are the graph's own states, attention is OpenVINO's fused SDPA. Batch 1."""
+
+    def _open(self, folder: str, engine_name: str, properties: dict[str, Any]) -> Any:
+        import openvino_genai
+
+        return openvino_genai.LLMPipeline(folder, engine_name, ATTENTION_BACKEND="SDPA", **properties)
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Remember the shape.
+
+        Raises:
+            BadInputError: more than one prompt: the pipeline streams one alone, so tokens could not be stamped.
+        """
+        if batch != 1:
+            raise BadInputError(f"openvino-genai's SDPA pipeline streams 1 prompt at a time, {batch} are asked")
+        super().reserve(batch, input_tokens, output_tokens)
+
+    def generate(self, input_ids: Tokens, output_tokens: int) -> tuple[Tokens, list[int]]:
+        """Generate greedily from one prompt ``[1, input]``.
+
+        Raises:
+            BadInputError: the shape is beyond what is reserved.
+        """
+        import openvino as ov
+
+        self._check(input_ids, output_tokens)
+        stamps: list[int] = []
+        ids = ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64))
+        result = self._pipeline.generate(ids, self._config(output_tokens), make_stamper(stamps))
+        return np.array(result.tokens, dtype=np.int64), stamps
+
+
+@contextmanager
+def _printed() -> Iterator[list[str]]:
+    """Let openvino-genai print what it compiles, and give that text when the block is left without an error.
+
+    It prints from C++, so the file descriptor itself is turned to a file.
+    """
+    text: list[str] = []
+    before = os.environ.get(_LOG_LEVEL)
+    sys.stdout.flush()
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(1)
+        os.environ[_LOG_LEVEL] = _LOG_INFO
+        os.dup2(file.fileno(), 1)
+        try:
+            yield text
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+            if before is None:
+                del os.environ[_LOG_LEVEL]
+            else:
+                os.environ[_LOG_LEVEL] = before
+            file.seek(0)
+            text.append(file.read().decode(errors="replace"))
+
+
+def _properties_in(printed: str) -> dict[str, str]:
+    """Return the properties of the compiled model in openvino-genai's print, and "Model", its heading."""
+    found: dict[str, str] = {}
+    for line in printed.splitlines():
+        name, colon, value = line.partition(": ")
+        if name == "Model":
+            found = {"Model": value.strip()}
+        elif colon and found and name.startswith("  "):
+            found[name.strip()] = value.strip()
+    return found
