@@ -146,7 +146,8 @@ def _artifacts(plan: Plan, request: RunRequest, say: Say) -> dict[tuple[Checkpoi
 
 def _export(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
     say(f"exporting {checkpoint.name} to {spec.label()}")
-    command = [sys.executable, "-m", "slmbench", "export", _reference(checkpoint), "--json"]
+    # -P: a folder named slmbench where the user stands is not the package.
+    command = [sys.executable, "-P", "-m", "slmbench", "export", _reference(checkpoint), "--json"]
     command += ["--format", spec.format, "--precision", spec.weight_precision, "--exporter", spec.exporter]
     command += ["--layout", spec.layout]
     if spec.layout == "static":

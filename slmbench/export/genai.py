@@ -104,7 +104,7 @@ def _byte_tokenizer() -> Any:
 
 
 def _build(source: Path, target: Path, cache: Path, precision: str) -> None:
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target)]
+    command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target)]
     command += ["-p", precision, "-e", "cpu", "-c", str(cache)]
     # "hf_token=false": it would look for the user's token otherwise.
     command += ["--extra_options", "prune_lm_head=true", "hf_token=false"]

@@ -76,7 +76,7 @@ def ask_backend(name: str, timeout_s: float = TIMEOUT_S) -> list[DeviceRow] | st
     """Return a backend's rows, or why it gave none (one line)."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "devices.json"
-        command = [sys.executable, "-m", "slmbench.machine.devices", name, str(output)]
+        command = [sys.executable, "-P", "-m", "slmbench.machine.devices", name, str(output)]
         try:
             done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired:

@@ -284,7 +284,7 @@ def _run_process(request: ProbeRequest) -> tuple[list[ProbeResult], str]:
     with tempfile.TemporaryDirectory() as folder:
         output, log = Path(folder) / "results.jsonl", Path(folder) / "log.txt"
         output.touch()
-        command = [sys.executable, "-m", "slmbench.machine.probe", request.model_dump_json(), str(output)]
+        command = [sys.executable, "-P", "-m", "slmbench.machine.probe", request.model_dump_json(), str(output)]
         with log.open("wb") as sink:
             try:
                 code: int | None = subprocess.run(

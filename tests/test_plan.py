@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slmbench.checkpoint import resolve
+from slmbench.errors import BadInputError, CannotRunError
+from slmbench.plan import Plan, PlanOptions, make_plan, missing_distribution
+from slmbench.request import RunRequest, plan_request, requested_suite
+from slmbench.suite import Suite
+
+
+def plan(options: PlanOptions | None = None, **fields: object) -> Plan:
+    suite = Suite.model_validate(
+        {"name": "s", "workloads": [{"input_tokens": 8, "output_tokens": 4}], "backends": ["openvino"], **fields}
+    )
+    return make_plan(suite, {name: resolve(name) for name in suite.all_checkpoints()}, options or PlanOptions())
+
+
+def test_one_comparison_one_exporter() -> None:
+    alone = plan(checkpoints=["llama-tiny"])
+    assert {cell.spec.exporter for cell in alone.cells} == {"optimum"}
+    together = plan(pairs=[("mu-tiny", "dec-tiny")])
+    assert {cell.spec.exporter for cell in together.cells} == {"slmbench"}
+
+
+def test_a_backend_without_the_family_is_left_out_with_the_reason() -> None:
+    made = plan(pairs=[("mu-tiny", "dec-tiny")], backends=["openvino", "openvino_genai"])
+    assert [out.checkpoint for out in made.left_out] == ["mu-tiny"]
+    assert "encoder-decoder" in made.left_out[0].reason
+    assert len(made.cells) == 3
+
+
+def test_every_attention_path_is_a_case_when_all_are_asked_for() -> None:
+    made = plan(checkpoints=["dec-tiny"], backends=["openvino_genai"], attention="all")
+    assert [cell.case.attention for cell in made.cells] == ["paged", "SDPA"]
+
+
+def test_arms_multiply_cases_and_keys_differ() -> None:
+    made = plan(PlanOptions(arms=("a", "b")), checkpoints=["dec-tiny"])
+    assert len({cell.case.key for cell in made.cells}) == 2
+
+
+def test_nothing_to_measure_names_every_reason() -> None:
+    with pytest.raises(CannotRunError) as caught:
+        plan(checkpoints=["mu-tiny"], backends=["openvino_genai"])
+    assert "mu-tiny on openvino_genai" in str(caught.value)
+
+
+def test_a_pair_of_one_family_is_refused() -> None:
+    with pytest.raises(BadInputError, match="an encoder-decoder and then a decoder-only"):
+        plan(pairs=[("dec-tiny", "mu-tiny")])
+
+
+def test_the_digest_follows_cases_and_weights() -> None:
+    assert plan(checkpoints=["dec-tiny"]).digest() == plan(checkpoints=["dec-tiny"]).digest()
+    assert plan(checkpoints=["dec-tiny"]).digest() != plan(checkpoints=["mu-tiny"]).digest()
+
+
+def test_text_prompts_have_a_length_for_each_checkpoint() -> None:
+    options = PlanOptions(prompts_digest="abcd1234", prompt_tokens={"mu-tiny": 7, "dec-tiny": 9})
+    made = plan(
+        options,
+        pairs=[("mu-tiny", "dec-tiny")],
+        workloads=[{"input_tokens": [8, 16], "output_tokens": 4}],
+    )
+    assert {cell.case.checkpoint: cell.case.workload.input_tokens for cell in made.cells} == {
+        "mu-tiny": 7,
+        "dec-tiny": 9,
+    }
+    assert len(made.cells) == 2
+
+
+def test_backend_options_are_checked_by_the_backends_own_type() -> None:
+    made = plan(PlanOptions(backend_options=(("kv_cache", "u8"),)), checkpoints=["dec-tiny"])
+    assert made.cells[0].options["kv_cache"] == "u8"
+    with pytest.raises(BadInputError, match="option 'kv_cash' of openvino"):
+        plan(PlanOptions(backend_options=(("kv_cash", "u8"),)), checkpoints=["dec-tiny"])
+
+
+def test_a_missing_distribution_comes_with_the_remedy() -> None:
+    class Absent:
+        distributions = ("no-such-distribution",)
+
+    assert "pip install" in (missing_distribution(Absent()) or "")  # type: ignore[arg-type]
+
+
+def test_the_default_request_is_the_quick_suite() -> None:
+    suite = requested_suite(RunRequest())
+    assert suite.name == "quick"
+    assert suite.pairs == [("mu-small", "dec-small")]
+
+
+def test_models_replace_the_suites_checkpoints_and_keep_its_workloads() -> None:
+    suite = requested_suite(RunRequest(models=("t5-tiny",), output_tokens=(5,)))
+    assert suite.all_checkpoints() == ["t5-tiny"]
+    assert suite.workloads[0].input_tokens == [128, 512]
+    assert suite.workloads[0].output_tokens == [5]
+
+
+def test_a_catalog_model_has_no_tokenizer_for_text(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("hello\n")
+    with pytest.raises(BadInputError, match="a catalog model has no tokenizer"):
+        plan_request(RunRequest(models=("t5-tiny",), prompts=tmp_path / "p.txt"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"models": ("t5-small", "t5-base"), "revision": "main"}, "--revision goes with exactly one"),
+        ({"arms": (("a", "/no/such"), ("b", "/no/such"))}, "no such interpreter"),
+        ({"threads": 100_000}, "threads asked for"),
+        ({"output_tokens": (0,)}, "greater than 0"),
+        ({"scale": "tiny"}, "no scale 'tiny'"),
+    ],
+)
+def test_wrong_requests_say_what_is_wrong(fields: dict[str, object], part: str) -> None:
+    with pytest.raises(BadInputError, match=part):
+        plan_request(RunRequest.model_validate(fields))

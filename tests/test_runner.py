@@ -1,0 +1,102 @@
+"""A run as a user makes it: from the request to the files in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import slmbench
+from slmbench.cli import run_main
+from slmbench.errors import BadInputError
+from slmbench.records import read_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> slmbench.runner.RunResult:
+    """The tiny pair on two engines, once for all tests here."""
+    return slmbench.run(
+        pairs=[("mu-tiny", "dec-tiny")],
+        backends=["openvino", "onnxruntime"],
+        input_tokens=[32],
+        output_tokens=[8],
+        repeat=6,
+        out=tmp_path_factory.mktemp("runs") / "one",
+    )
+
+
+@pytest.mark.slow
+def test_a_run_leaves_all_its_files_and_every_case_is_proven(finished: slmbench.runner.RunResult) -> None:
+    for name in ("run.json", "samples.jsonl", "table.md", "table.csv", "report.html"):
+        assert (finished.folder / name).stat().st_size > 0, name
+    run = finished.run
+    assert not run.failures
+    assert run.record.finished
+    assert len(run.record.cases) == 4
+    assert {load.agreement for load in run.loads} == {1.0}
+    assert {load.executed_on for load in run.loads} == {"cpu"}
+    assert {load.compute_precision for load in run.loads} == {"fp32"}
+    assert all(len(sample.token_ns) == 8 for sample in run.samples)
+    encoders = [sample for sample in run.samples if sample.case.startswith("mu-tiny")]
+    assert all({"encode", "first_step"} <= set(sample.phases_ns) for sample in encoders)
+
+
+@pytest.mark.slow
+def test_the_table_has_the_columns_people_need(finished: slmbench.runner.RunResult) -> None:
+    table = finished.table()
+    assert len(table) == 4
+    assert (table["ttft_s"] > 0).all()
+    assert (table["ttft_s_low"] <= table["ttft_s"]).all()
+    text = (finished.folder / "table.md").read_text()
+    assert "mu-tiny" in text
+    assert "first token" in text
+
+
+@pytest.mark.slow
+def test_a_folder_with_a_run_in_it_is_not_written_over(finished: slmbench.runner.RunResult) -> None:
+    before = (finished.folder / "samples.jsonl").read_bytes()
+    with pytest.raises(BadInputError, match="is not empty"):
+        slmbench.run(models=["dec-tiny"], backends=["openvino"], out=finished.folder)
+    assert (finished.folder / "samples.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_resuming_a_finished_run_measures_nothing_more(finished: slmbench.runner.RunResult) -> None:
+    before = (finished.folder / "samples.jsonl").read_bytes()
+    slmbench.run(resume=finished.folder)
+    assert (finished.folder / "samples.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_resuming_with_another_plan_is_refused(finished: slmbench.runner.RunResult) -> None:
+    with pytest.raises(BadInputError, match="what it measures has changed"):
+        slmbench.run(models=["dec-tiny"], backends=["openvino"], resume=finished.folder)
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_on_finished_runs(
+    finished: slmbench.runner.RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = tmp_path / "baseline.json"
+    folder = str(finished.folder)
+    assert run_main(["table", folder]) == 0
+    assert run_main(["compare", folder, folder]) == 0
+    assert run_main(["baseline", "save", folder, "--out", str(baseline)]) == 0
+    assert run_main(["check", "--baseline", str(baseline), folder]) in (0, 4)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_json_on_stdout_is_nothing_but_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = "run --model llama-tiny --backend onnxruntime --input-tokens 8 --output-tokens 3 --repeat 1 --json"
+    code = run_main([*arguments.split(), "--out", str(tmp_path / "r")])
+    (row,) = json.loads(capfd.readouterr().out)
+    assert code == 0
+    assert row["model"] == "llama-tiny"
+    assert len(read_run(tmp_path / "r").samples) == 1
+
+
+def test_unknown_options_of_the_api_name_the_nearest() -> None:
+    with pytest.raises(BadInputError, match="Did you mean backends"):
+        slmbench.run(backnds=["openvino"])
