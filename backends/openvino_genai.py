@@ -60,11 +60,6 @@ class OpenVinoGenaiBackend:
             return openvino_npu.refusal(options)
         if options.attention not in (None, *self.attention_paths):
             return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
-        if options.attention == "paged" and _loses_windows(checkpoint, spec):
-            return (
-                "openvino-genai's paged attention does not find the sliding window in slmbench's graph and would give "
-                "wrong tokens; use --exporter optimum, or SDPA attention"
-            )
         return None
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> LoopSession:
@@ -87,15 +82,5 @@ class OpenVinoGenaiBackend:
         statuses = [status for status in self.devices() if status.device == device]
         if not any(status.available for status in statuses):
             raise CannotRunError("; ".join(f"{status.detail}; {status.remedy}" for status in statuses))
-        best = "SDPA" if _loses_windows(manifest.checkpoint, manifest.spec) else "paged"
-        kind = PagedSession if (options.attention or best) == "paged" else StatefulSession
+        kind = StatefulSession if options.attention == "SDPA" else PagedSession
         return kind(artifact, device, options)
-
-
-def _loses_windows(checkpoint: Checkpoint, spec: ArtifactSpec) -> bool:
-    """Tell whether paged attention would let windowed layers see everything.
-
-    openvino-genai recognises a window by the shape of the mask's subgraph, and knows optimum-intel's, not ours
-    (2026.4.1: no golden token of Mistral and Gemma 3 behind the window came out).
-    """
-    return spec.exporter == "slmbench" and any(window is not None for window in checkpoint.geometry.windows)
