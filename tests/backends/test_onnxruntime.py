@@ -132,3 +132,16 @@ def test_the_builders_graph_refuses_padding() -> None:
     mask[0, :3] = 0
     with pytest.raises(CannotRunError, match="equally long"):
         session.start(np.full((2, 8), 5), mask)
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny"])
+def test_steps_beyond_what_is_reserved_are_refused(name: str) -> None:
+    session = open_session(artifact_of(name), 1, 8, 3)
+    tokens = session.start(np.full((1, 8), 5))
+    for _ in range(2):
+        tokens = session.step(tokens)
+    # A decoder-only prompt takes its places, and so does every token that is fed.
+    if resolve(name).family == "decoder-only":
+        tokens = session.step(tokens)
+    with pytest.raises(BadInputError, match="beyond the 8 \\+ 3 tokens"):
+        session.step(tokens)
