@@ -52,7 +52,14 @@ def _attention(
     """Attend; ``query`` [B, H, S, d], ``key`` and ``value`` [B, kv, T, d], additive mask [B, 1, S, T]."""
     # From the module, not from shapes: a tracer would take those for variables.
     groups = getattr(module, "num_key_value_groups", 1)
-    if groups > 1:
+    batch, heads, length, size = query.shape
+    folded = groups > 1 and "Cross" in type(module).__name__
+    if folded:
+        # All queries see the same encoder positions: those that share a K/V head stand in one matrix, and the
+        # encoder's K/V, which may be long, are not repeated at every step. The mask is [B, 1, 1, N].
+        query = query.reshape(batch, heads // groups, -1, size)
+    elif groups > 1:
+        # In this form engines find self-attention with its K/V update, and repeat nothing.
         key, value = _repeat(key, groups), _repeat(value, groups)
     if softcap is None:
         out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
@@ -62,6 +69,8 @@ def _attention(
         if attention_mask is not None:
             scores = scores + attention_mask
         out = scores.softmax(-1) @ value
+    if folded:
+        out = out.reshape(batch, heads, length, size)
     return out.transpose(1, 2), None
 
 
@@ -247,7 +256,7 @@ class DecoderStep(torch.nn.Module):
         masks = _by_layer_type(
             decoder.config, causal_mask(every, length), lambda window: causal_mask(every, length, window)
         )
-        cross_mask = _additive((encoder_attention_mask != 0)[:, None, None, :].expand(-1, -1, length, -1))
+        cross_mask = _additive((encoder_attention_mask != 0)[:, None, None, :])
         extra: dict[str, Any] = {}
         if isinstance(masks, dict):
             extra["position_ids"] = (torch.arange(length) + before).unsqueeze(0).expand(batch, -1)
