@@ -138,16 +138,31 @@ class _Scheduler:
         wave_s = 0.0
         while live := self._live(block):
             begin = time.monotonic()
-            # A wave that would overshoot by more than half of itself is not begun; every case gets one.
-            if deadline and begin + wave_s / 2 > deadline and all(state.sampled_loads for state in live):
+            # A wave that would overshoot by more than half of itself is not begun, but for the loads without which
+            # there is no interval at all.
+            if deadline and begin + wave_s / 2 > deadline and not self._loads_owed(live):
                 return
-            self._wave(live, deadline)
+            self._wave(live, self._wave_deadline(live, deadline))
             wave_s = time.monotonic() - begin
             for state in live:
                 self._judge(state)
             waves = max((state.loads_left(self._settings) for state in block), default=0)
             left = waves * wave_s if deadline is None else min(waves * wave_s, deadline - time.monotonic())
             self._observer(e.TimeLeft(time.monotonic() - self._began, max(0.0, left)))
+
+    def _loads_owed(self, live: Sequence[CaseState]) -> int:
+        """Return how many more loads the case with the fewest needs before its interval is believed."""
+        least = self._settings.min_loads
+        if self._settings.repeat is not None:
+            least = min(least, self._settings.repeat)
+        return max(0, least - min(state.sampled_loads for state in live))
+
+    def _wave_deadline(self, live: Sequence[CaseState], deadline: float | None) -> float | None:
+        """Return when the next wave must end: the loads still owed share what is left of the budget."""
+        if deadline is None:
+            return None
+        now_s = time.monotonic()
+        return now_s + max(0.0, deadline - now_s) / max(1, self._loads_owed(live))
 
     def _live(self, block: Sequence[CaseState]) -> list[CaseState]:
         """Return the cases that the next wave is of: those not done, and their groups."""
