@@ -50,17 +50,21 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend; ``query`` [B, H, S, d], ``key`` and ``value`` [B, kv, T, d], additive mask [B, 1, S, T]."""
-    # From the module, not from shapes: a tracer would take those for variables.
+    # From the module, not from shapes: a tracer would take those for variables, and engines know less of the graph.
     groups = getattr(module, "num_key_value_groups", 1)
-    batch, heads, length, size = query.shape
+    batch, _, length, _ = query.shape
     folded = groups > 1 and "Cross" in type(module).__name__
     if folded:
         # All queries see the same encoder positions: those that share a K/V head stand in one matrix, and the
         # encoder's K/V, which may be long, are not repeated at every step. The mask is [B, 1, 1, N].
+        heads, size = module.config.num_attention_heads, module.head_dim
         query = query.reshape(batch, heads // groups, -1, size)
     elif groups > 1:
         # In this form engines find self-attention with its K/V update, and repeat nothing.
         key, value = _repeat(key, groups), _repeat(value, groups)
+    if softcap is None and not getattr(module, "is_causal", True):
+        # OpenVINO splits attention without a state; with the scale on the queries it transposes no keys.
+        query, scaling = query * scaling, 1.0
     if softcap is None:
         out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
     else:
