@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from slmbench.suite import parse_suite, suite_names
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_suite_in_the_docs_is_a_suite() -> None:
+    text = (DOCS / "suites.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    suite = parse_suite(example, "docs/suites.md")
+    assert suite.scaled("small").all_checkpoints() == ["mu-small", "dec-small", "t5-tiny"]
+    for name in suite_names():
+        assert f"`{name}`" in text, name
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
