@@ -72,6 +72,26 @@ class Builder:
             kind, list(inputs), attributes=attributes or None, domain=domain, num_outputs=count
         )
 
+    def choose(self, condition: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+        """Return what the first function adds where a boolean scalar is true, else what the second does.
+
+        Only the chosen one is computed. Each adds one float32 node, without weights of its own.
+        """
+        ir, outer = self._ir, self.tape
+        branches = {}
+        for name, make in (("then", then), ("else", otherwise)):
+            self.tape = ir.tape.Tape()
+            try:
+                found = make()
+                self._count += 1
+                # Names of a branch must differ from those around it.
+                found.name = found.producer().name = f"{name}.{self._count}"
+                found.type = ir.TensorType(ir.DataType.FLOAT)
+                branches[f"{name}_branch"] = ir.Graph([], [found], nodes=self.tape.nodes, name=found.name)
+            finally:
+                self.tape = outer
+        return self.op("If", condition, **branches)
+
     def weight(self, values: NDArray[Any]) -> Any:
         """Return the initializer for an array; its bytes are laid out when the file is written, not before."""
         return self._lazy("weight", values, values.shape, values.dtype, np.ascontiguousarray)

@@ -30,11 +30,13 @@ def encoder(network: Network, bits: int | None = None) -> Any:
     length = b.op("Gather", b.op("Shape", input_ids), b.const(1))
     positions = b.op("Range", b.const(0), length, b.const(1))
     padding = b.op("Cast", mask, to=6)
+    unpadded = b.op("Cast", b.op("ReduceMin", mask, keepdims=0), to=9)
     biases = _Biases(b, stack, positions)
     flow = Flow(b, embed(b, stack, input_ids, positions))
     for layer in stack.layers:
         x = flow.normed(layer.attention.before)
-        flow.add(_self_attention(b, x, layer.attention, positions, padding, biases), layer.attention)
+        attended = _self_attention(b, x, layer.attention, positions, (padding, unpadded), biases)
+        flow.add(attended, layer.attention)
         x = flow.normed(layer.feed_forward.before)
         flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
     states = flow.normed(stack.last_norm)
@@ -84,8 +86,10 @@ class _Biases:
         return b.op("Unsqueeze", b.op("Mul", far, b.const(-1e30, np.float32)), b.const([0, 1]))
 
 
-def _self_attention(b: Builder, x: Any, sublayer: Sublayer, positions: Any, padding: Any, biases: _Biases) -> Any:
-    block = sublayer.block
+def _self_attention(
+    b: Builder, x: Any, sublayer: Sublayer, positions: Any, masks: tuple[Any, Any], biases: _Biases
+) -> Any:
+    block, (padding, unpadded) = sublayer.block, masks
     assert isinstance(block, Attention)
     query_matrix, out_matrix = grouped_rows(block)
     query, key, value = b.linear(x, query_matrix), b.linear(x, block.key), b.linear(x, block.value)
@@ -96,7 +100,8 @@ def _self_attention(b: Builder, x: Any, sublayer: Sublayer, positions: Any, padd
             b.op("RotaryEmbedding", one, batched, cos, sin, domain=MS, num_heads=heads)
             for one, heads in ((query, block.heads), (key, block.kv_heads))
         )
-    out = attend(b, query, key, value, block, padding=padding, bias=biases.of(block), kv_axes=3)
+    bias = biases.of(block)
+    out = attend(b, query, key, value, block, padding=padding, bias=bias, kv_axes=3, unpadded=unpadded)
     return b.linear(out, out_matrix)
 
 
