@@ -96,13 +96,15 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     _check_pairs(suite, checkpoints)
     _check_threads(suite.threads)
     backends = {name: load_backend(name) for name in dict.fromkeys(suite.backends)}
+    absent = {(name, device): absence(backends[name], device, options) for name in backends for device in suite.devices}
     exporters = _exporters(suite, backends, checkpoints)
     cells: list[PlannedCell] = []
     left_out: dict[LeftOut, None] = {}
     for cell in _cells(suite, options):
         checkpoint, backend = checkpoints[cell.checkpoint], backends[cell.backend]
         _check_lengths(checkpoint, cell)
-        spec = _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
+        reason = absent[cell.backend, cell.device]
+        spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
         found = spec if isinstance(spec, str) else _runnable(suite, backend, checkpoint, cell, spec, options)
         if isinstance(found, str):
             left_out[LeftOut(cell.checkpoint, cell.backend, cell.device, found)] = None
@@ -177,9 +179,6 @@ def _choose_spec(
     requested: str,
 ) -> ArtifactSpec | str:
     """Return the artifact for the cell, or why there is none."""
-    missing = missing_distribution(backend)
-    if missing:
-        return missing
     specs = backend.artifact_specs(checkpoint, cell.weight_precision, cell.device)
     if not specs:
         return f"{backend.name} takes no {checkpoint.family} in {cell.weight_precision} on {cell.device}"
@@ -256,6 +255,22 @@ def session_options(
         known = ", ".join(set(backend.options_type.model_fields) - set(SessionOptions.model_fields)) or "none"
         name = ".".join(map(str, first["loc"]))
         raise BadInputError(f"option '{name}' of {backend.name}: {first['msg']} (its own options: {known})") from error
+
+
+def absence(backend: Backend, device: Device, options: PlanOptions) -> str | None:
+    """Return why the backend cannot run on the device here, and what to do; None when it can.
+
+    A CPU is there wherever the engine is installed, so the engine is not imported to ask; a simulation needs no device.
+    """
+    missing = missing_distribution(backend)
+    if missing or device == "cpu" or options.simulate:
+        return missing
+    found = [status for status in backend.devices() if status.device == device]
+    if not found:
+        return f"{backend.name} drives no {device}"
+    if any(status.available for status in found):
+        return None
+    return "; ".join(f"{status.detail}; {status.remedy}" for status in found)
 
 
 def missing_distribution(backend: Backend) -> str | None:

@@ -86,6 +86,17 @@ def test_a_missing_distribution_comes_with_the_remedy() -> None:
     assert "pip install" in (missing_distribution(Absent()) or "")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("device", ["gpu", "npu"])
+def test_a_device_that_is_not_there_is_named_with_what_was_looked_for(device: str) -> None:
+    from slmbench.backend import load_backend
+
+    if any(one.available and one.device == device for one in load_backend("openvino").devices()):
+        pytest.skip(f"this machine has a {device}")
+    with pytest.raises(CannotRunError, match="looked for") as caught:
+        plan(checkpoints=["dec-tiny"], devices=[device])
+    assert caught.value.exit_code == 5
+
+
 def test_the_default_request_is_the_quick_suite() -> None:
     suite = requested_suite(RunRequest())
     assert suite.name == "quick"
