@@ -70,8 +70,8 @@ class TorchSession:
 
     def _count_step(self) -> None:
         self._steps += 1
-        if self._steps > self._output:
-            raise BadInputError(f"step {self._steps} was asked, {self._output} output tokens are reserved")
+        if self._steps >= self._output:
+            raise BadInputError(f"token {self._steps + 1} was asked, {self._output} are reserved")
 
     def _next_tokens(self, logits: Any) -> Tokens:
         """Return the best token of each row of ``[B, 1, V]``, ends of sequence aside."""
@@ -213,7 +213,7 @@ class TorchEncoderDecoder(TorchSession):
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make the K/V buffers of self-attention."""
         super().reserve(batch, input_tokens, output_tokens)
-        self._self_kv = self._cache(output_tokens + 1)
+        self._self_kv = self._cache(output_tokens)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
