@@ -31,7 +31,8 @@ def export(name: str, precision: str = "fp32", exporter: str = "slmbench") -> Ar
 def restore(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     if bits == 4:
         codes = np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:2], -1)
-    return (codes.astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]
+    restored: np.ndarray = (codes.astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]
+    return restored
 
 
 @settings(max_examples=50, deadline=None)
@@ -108,6 +109,30 @@ def test_genai_reads_our_sizes() -> None:
     assert config["context_length"] == sizes.max_total_tokens
     assert config["decoder"]["num_key_value_heads"] == sizes.kv_heads
     assert config["eos_token_id"] == list(resolve("llama-tiny").eos_token_ids)
+
+
+def test_the_last_layer_is_computed_for_the_last_position_only() -> None:
+    import onnx_ir as ir
+
+    selected: set[str] = set()
+    products = []
+    for node in ir.load(export("llama-tiny").graph("model")).graph:
+        behind = bool({value.name for value in node.inputs if value is not None} & selected)
+        if behind or node.op_type == "GatherND":
+            selected |= {value.name for value in node.outputs if value.name is not None}
+        if behind and node.op_type in ("MatMul", "Gemm"):
+            products.append(node)
+    # Attention's output matrix, gate, up, down and the LM head; every other product is over the whole prompt.
+    assert len(products) == 5
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("bart-tiny", 2), ("mu-tiny", 4), ("t5-tiny", 0), ("t5gemma-tiny", 0)])
+def test_encoders_without_biases_choose_unmasked_attention(name: str, chosen: int) -> None:
+    """One choice a layer; a bias (T5's, or a window's) or a cap on scores rules out attention block by block."""
+    import onnx_ir as ir
+
+    graph = ir.load(export(name).graph("encoder")).graph
+    assert sum(node.op_type == "If" for node in graph) == chosen
 
 
 def test_our_decoders_compute_no_cross_kv() -> None:
