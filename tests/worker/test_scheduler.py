@@ -111,9 +111,10 @@ def test_a_spent_budget_leaves_a_case_not_converged(tmp_path: Path, planned: Mak
     settings = replace(quick, repeat=None, ttft_target=1e-9, tpot_target=1e-9, budget_s=0.01)
     measured = measure([planned("a"), planned("b")], tmp_path, settings)
     for outcome in measured.outcomes.values():
-        assert outcome.loads == 1
+        # Fewer loads than these would have no interval.
+        assert outcome.loads == settings.min_loads
         assert outcome.converged == {"ttft": False, "tpot": False}
-        assert outcome.half_width == {"ttft": None, "tpot": None}
+        assert all((width or 0) > settings.ttft_target for width in outcome.half_width.values())
     # Every case has figures, however small the budget.
     assert {s.case for s in records(tmp_path, SampleRecord)} == set(measured.outcomes)
 
