@@ -14,7 +14,7 @@ from typing import Any
 
 from slmbench.artifact import ArtifactSpec
 from slmbench.checkpoint import Checkpoint, Geometry
-from slmbench.errors import CannotRunError
+from slmbench.errors import CannotRunError, one_line
 from slmbench.export.openvino_graph import cross_kv_once, make_stateful, write_compressed
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
@@ -94,8 +94,8 @@ def _convert(module: Any, example: tuple[Any, ...], inputs: list[str], outputs: 
             warnings.simplefilter("ignore")
             model = ov.convert_model(module.eval(), example_input=example)
     except Exception as error:  # the frontend raises whatever the traced network raises
-        first = str(error).strip().splitlines()
-        raise CannotRunError(f"OpenVINO cannot convert the network: {first[0] if first else error!r}") from error
+        first = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise CannotRunError(f"OpenVINO cannot convert the network: {one_line(first)[:300]}") from error
     for ports, names in ((model.inputs, inputs), (model.outputs, outputs)):
         if len(ports) != len(names):
             raise CannotRunError(f"the converted graph has {len(ports)} ports where {len(names)} are expected")

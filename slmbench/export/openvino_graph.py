@@ -110,7 +110,8 @@ def _to_bf16(model: Any) -> Any:
             continue
         consumers = list(op.output(0).get_target_inputs())
         packed = ov.Tensor(np.ascontiguousarray(_round_to_bf16(values)), ov.Shape(values.shape), ov.Type.bf16)
-        wide = ops.convert(ov.op.Constant(packed), "f32")
+        # A copy of its own: a tensor made of an array does not keep the array alive.
+        wide = ops.convert(ov.op.Constant(packed, shared_memory=False), "f32")
         wide.get_rt_info()["decompression_0"] = ""
         wide.set_friendly_name(op.get_friendly_name())
         for consumer in consumers:
