@@ -99,7 +99,7 @@ class OpenVinoSession:
             role: _Compiled(core, artifact.graph(role), engine_name, properties) for role in artifact.manifest.graphs
         }
         self._phases_ns: dict[str, int] = {}
-        self._batch = self._input = self._output = 0
+        self._batch = self._input = self._output = self._left = 0
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""
@@ -111,6 +111,12 @@ class OpenVinoSession:
             raise BadInputError(
                 f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
             )
+        self._left = self._output
+
+    def _count_token(self) -> None:
+        if self._left == 0:
+            raise BadInputError(f"token {self._output + 1} was asked, {self._output} are reserved")
+        self._left -= 1
 
     def _next_tokens(self, request: Any) -> Tokens:
         """Return the best token of each row, ends of sequence aside; logits are ``[B, 1, V]`` in place."""
@@ -195,6 +201,7 @@ class DecoderOnlySession(OpenVinoSession):
         import openvino as ov
 
         self._check(input_ids)
+        self._count_token()
         batch, length = input_ids.shape
         request = self._request
         request.reset_state()
@@ -220,6 +227,7 @@ class DecoderOnlySession(OpenVinoSession):
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next."""
+        self._count_token()
         self._step_ids[:, 0] = tokens
         self._step_positions += 1
         self._length += 1
@@ -293,6 +301,7 @@ class EncoderDecoderSession(OpenVinoSession):
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next."""
+        self._count_token()
         self._step_ids[:, 0] = tokens
         self._decoder.infer()
         return self._next_tokens(self._decoder)

@@ -137,6 +137,9 @@ def test_shapes_beyond_what_is_reserved_are_refused(name: str) -> None:
     for shape in ((1, 9), (2, 8)):
         with pytest.raises(BadInputError, match=f"{shape[0]}x{shape[1]} was given, 1x8 at most"):
             session.start(np.full(shape, 5))
+    generate(session, np.full((1, 8), 5), count=4)
+    with pytest.raises(BadInputError, match="token 5 was asked, 4 are reserved"):
+        session.step(np.array([5]))
 
 
 def test_a_property_that_the_engine_refuses_is_told() -> None:
