@@ -107,7 +107,8 @@ def test_bf16_is_read_back_and_computes(name: str) -> None:
     logits = {}
     for precision in ("fp32", "bf16"):
         session: Any = open_session(artifact, compute_precision=precision)
-        pick, kept = session._next_tokens, []
+        pick = session._next_tokens
+        kept: list[Any] = []
         session._next_tokens = lambda found, pick=pick, kept=kept: (kept.append(found.float()), pick(found))[1]
         session.start(np.full((1, 8), 7))
         assert session.compute_precision() == precision
@@ -176,7 +177,7 @@ def test_shapes_beyond_what_is_reserved_are_refused(name: str) -> None:
 
 
 def test_a_window_is_a_view_of_the_buffer() -> None:
-    from slmbench.backends._torch_cache import BufferedLayer
+    from slmbench.backends._torch_cache import BufferedLayer  # type: ignore[import-not-found]
 
     layer = BufferedLayer(12, window=4)
     states = torch.arange(24.0).reshape(1, 1, 12, 2)
@@ -201,9 +202,9 @@ def test_what_torch_lacks_is_told() -> None:
     assert not statuses["npu"].available
     assert "openvino" in statuses["npu"].remedy
     for device in ("gpu", "npu"):
-        if not statuses[device].available:  # type: ignore[index]
+        if not statuses[device].available:
             with pytest.raises(CannotRunError):
-                backend.open(artifact, device, backend.options_type())  # type: ignore[arg-type]
+                backend.open(artifact, device, backend.options_type())
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path: Any) -> None:
