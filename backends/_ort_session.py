@@ -2,8 +2,8 @@
 
 Self-attention K/V live in one buffer of full length per layer, bound as past and as present at once: a step writes
 its row and copies nothing. Two bindings are kept, for the prompt and for steps; of a step's inputs only the mask is
-bound anew, since its length is what tells ``GroupQueryAttention`` the position. Worker threads spin between steps
-(ONNX Runtime's default), as they do in its own generation loop.
+bound anew, since its length is what tells ``GroupQueryAttention`` the position. Where a model is one session, its
+threads spin between steps (ONNX Runtime's default), as they do in its own generation loop.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _CPU = "CPUExecutionProvider"
 class Graph:
     """One ONNX Runtime session, and what its ports say."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, alone: bool) -> None:
         import onnxruntime as ort
 
         ort.disable_telemetry_events()
         began = perf_counter_ns()
         try:
-            self.session = ort.InferenceSession(path, base_settings(threads), providers=[_CPU], enable_fallback=0)
+            settings = base_settings(threads, alone=alone)
+            self.session = ort.InferenceSession(path, settings, providers=[_CPU], enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no common class but this
             raise CannotRunError(f"{path}: ONNX Runtime does not take it: {_first_line(error)}") from error
         self.session.disable_fallback()
@@ -91,7 +92,9 @@ class OnnxRuntimeSession:
         self._device, self._threads = device, options.threads or default_threads()
         self._geometry, self._name = checkpoint.geometry, checkpoint.name
         self._ends = [token for token in checkpoint.eos_token_ids if token < self._geometry.vocab_size]
-        self._graphs = {role: Graph(artifact.graph(role), self._threads) for role in artifact.manifest.graphs}
+        roles = artifact.manifest.graphs
+        alone = len(roles) == 1
+        self._graphs = {role: Graph(artifact.graph(role), self._threads, alone=alone) for role in roles}
         self._phases_ns: dict[str, int] = {}
         self._batch = self._input = self._output = 0
 

@@ -181,6 +181,7 @@ class _Scheduler:
             for state in self._shuffled(live):
                 if worker := self._load(state, stack):
                     workers[state.key] = (state, worker)
+            self._conditions.settle()
             for index in range(max(quota.values())):
                 if index and deadline and time.monotonic() > deadline:
                     return
