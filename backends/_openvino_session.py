@@ -6,11 +6,13 @@ writes a few numbers and calls ``infer``. The state of the graph holds the self-
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slmbench.artifact import Artifact, Role
 from slmbench.backend import Placement, SessionOptions, Tokens
@@ -37,6 +39,13 @@ class OpenVinoOptions(SessionOptions):
     dynamic_quantization: int = 0
     #: Whether threads are pinned to cores.
     pinning: bool = True
+
+
+def compute_refusal(options: SessionOptions) -> str | None:
+    """Return why OpenVINO does not compute what the options ask for, or None."""
+    if options.compute_precision in _HINT:
+        return None
+    return f"OpenVINO computes in {', '.join(_HINT)}, not in {options.compute_precision}"
 
 
 def device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
@@ -75,6 +84,27 @@ class _Compiled:
         self.names = {name for port in self.model.inputs for name in port.get_names()}
 
 
+class StepIds:
+    """An input ``[B, 1]`` of int64, one number a row, written in place."""
+
+    def __init__(self, batch: int) -> None:
+        import openvino as ov
+
+        self._array = np.zeros((batch, 1), dtype=np.int64)
+        self._flat = self._array.data.cast("B").cast("q")
+        self.tensor = ov.Tensor(self._array, shared_memory=True)
+
+    def put(self, numbers: Tokens) -> None:
+        """Write ``[B]`` numbers."""
+        for row, number in enumerate(numbers.tolist()):
+            self._flat[row] = number
+
+    def advance(self) -> None:
+        """Add one to each."""
+        for row, number in enumerate(self._flat):
+            self._flat[row] = number + 1
+
+
 class OpenVinoSession:
     """What sessions of both families share. Not thread-safe."""
 
@@ -92,7 +122,8 @@ class OpenVinoSession:
 
         self._device = device
         checkpoint = artifact.manifest.checkpoint
-        self._suppressed = np.array(checkpoint.eos_token_ids, dtype=np.int64)
+        self._vocabulary = checkpoint.geometry.vocab_size
+        self._ends = [token for token in checkpoint.eos_token_ids if token < self._vocabulary]
         core = ov.Core()
         properties = device_properties(options, engine_name)
         self._graphs: dict[Role, _Compiled] = {
@@ -103,7 +134,18 @@ class OpenVinoSession:
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""
+        import openvino as ov
+
         self._batch, self._input, self._output = batch, input_tokens, output_tokens
+        self._ids = StepIds(batch)
+        # Logits are written here, where they are looked at without asking for them at every step. A graph that gives
+        # those of every position makes this larger; a step's are at its beginning.
+        request = self._graphs[self._step_role].request
+        width = request.get_compiled_model().output(0).get_partial_shape()[2]
+        self._width = width.get_length() if width.is_static else self._vocabulary
+        self._logits = ov.Tensor(ov.Type.f32, ov.Shape([batch, 1, self._width]))
+        request.set_output_tensor(0, self._logits)
+        self._rows: NDArray[np.float32] | None = None
 
     def _check(self, input_ids: Tokens) -> None:
         batch, length = input_ids.shape
@@ -118,11 +160,23 @@ class OpenVinoSession:
             raise BadInputError(f"token {self._output + 1} was asked, {self._output} are reserved")
         self._left -= 1
 
-    def _next_tokens(self, request: Any) -> Tokens:
-        """Return the best token of each row, ends of sequence aside; logits are ``[B, 1, V]`` in place."""
-        logits = request.get_output_tensor(0).data[:, -1]
-        logits[:, self._suppressed] = -np.inf
+    def _first_tokens(self) -> Tokens:
+        """Return the best token of each row after a prompt, ends of sequence aside."""
+        logits = self._logits.data[:, -1]
+        logits[:, self._ends] = -np.inf
+        self._rows = None
         return logits.argmax(axis=-1)  # type: ignore[no-any-return]
+
+    def _next_tokens(self) -> Tokens:
+        """Return the best token of each row after a step, ends of sequence aside."""
+        if self._rows is None:
+            self._rows = self._logits.data[:, -1]
+            self._flat = self._logits.data.data.cast("B").cast("f")
+            self._no_choice = [row * self._width + end for row in range(self._batch) for end in self._ends]
+        # Between two steps the weights have passed through the cache: what is least to look up is quickest by far.
+        for place in self._no_choice:
+            self._flat[place] = -math.inf
+        return self._rows.argmax(axis=-1)  # type: ignore[no-any-return]
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""
@@ -182,16 +236,15 @@ class DecoderOnlySession(OpenVinoSession):
         self._request = graph.request
         self._has_positions = "position_ids" in graph.names
         total = input_tokens + output_tokens
-        self._step_ids = np.zeros((batch, 1), dtype=np.int64)
-        self._step_positions = np.zeros((batch, 1), dtype=np.int64)
+        self._positions = StepIds(batch)
         # Masks of growing length are views of one buffer: rows of ones look the same at any length.
         self._ones = np.ones(batch * total, dtype=np.int64)
         self._step_tensors = [
             ov.Tensor(self._ones[: batch * length].reshape(batch, length), shared_memory=True)
             for length in range(1, total + 1)
         ]
-        self._ids_tensor = ov.Tensor(self._step_ids, shared_memory=True)
-        self._positions_tensor = ov.Tensor(self._step_positions, shared_memory=True)
+        names = [port.get_names() for port in graph.model.inputs]
+        self._mask_index = next(i for i, found in enumerate(names) if "attention_mask" in found)
         if "beam_idx" in graph.names:
             self._request.set_tensor("beam_idx", ov.Tensor(np.arange(batch, dtype=np.int32)))
         self._mask: Tokens | None = None
@@ -214,11 +267,11 @@ class DecoderOnlySession(OpenVinoSession):
             request.set_tensor("position_ids", ov.Tensor(positions))
         request.infer()
         self._length = length
-        self._step_positions[:, 0] = positions[:, -1]
-        token = self._next_tokens(request)
-        request.set_tensor("input_ids", self._ids_tensor)
+        self._positions.put(positions[:, -1])
+        token = self._first_tokens()
+        request.set_tensor("input_ids", self._ids.tensor)
         if self._has_positions:
-            request.set_tensor("position_ids", self._positions_tensor)
+            request.set_tensor("position_ids", self._positions.tensor)
         return token
 
     def _padded(self, attention_mask: Tokens) -> Tokens:
@@ -228,12 +281,12 @@ class DecoderOnlySession(OpenVinoSession):
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next."""
         self._count_token()
-        self._step_ids[:, 0] = tokens
-        self._step_positions += 1
+        self._ids.put(tokens)
+        self._positions.advance()
         self._length += 1
-        self._request.set_tensor("attention_mask", self._step_mask())
+        self._request.set_input_tensor(self._mask_index, self._step_mask())
         self._request.infer()
-        return self._next_tokens(self._request)
+        return self._next_tokens()
 
     def _step_mask(self) -> Any:
         if self._mask is None:
@@ -271,10 +324,8 @@ class EncoderDecoderSession(OpenVinoSession):
         import openvino as ov
 
         super().reserve(batch, input_tokens, output_tokens)
-        self._step_ids = np.zeros((batch, 1), dtype=np.int64)
-        self._ids_tensor = ov.Tensor(self._step_ids, shared_memory=True)
-        self._ids_name = "input_ids" if "input_ids" in self._graphs["decoder"].names else "decoder_input_ids"
-        self._decoder.set_tensor(self._ids_name, self._ids_tensor)
+        name = "input_ids" if "input_ids" in self._graphs["decoder"].names else "decoder_input_ids"
+        self._decoder.set_tensor(name, self._ids.tensor)
         if "beam_idx" in self._graphs["decoder"].names:
             self._decoder.set_tensor("beam_idx", ov.Tensor(np.arange(batch, dtype=np.int32)))
 
@@ -302,6 +353,6 @@ class EncoderDecoderSession(OpenVinoSession):
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next."""
         self._count_token()
-        self._step_ids[:, 0] = tokens
+        self._ids.put(tokens)
         self._decoder.infer()
-        return self._next_tokens(self._decoder)
+        return self._next_tokens()

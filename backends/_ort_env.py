@@ -1,10 +1,12 @@
-"""Which distribution owns the module ``onnxruntime``."""
+"""Which distribution owns the module ``onnxruntime``, and what its CPU kernels compute in."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from slmbench.backend import SessionOptions
 from slmbench.errors import CannotRunError
+from slmbench.terms import ComputePrecision, Precision
 
 #: They install the same folder: the last one installed wins, and pip does not notice.
 _OWNERS = (
@@ -43,3 +45,20 @@ def check_owner() -> None:
             f"{' and '.join(found)} are both installed and own the same module 'onnxruntime', so it is unknown which "
             f"one runs: pip uninstall -y {' '.join(found)}, then install the one you want"
         )
+
+
+def cpu_compute(weights: Precision) -> ComputePrecision:
+    """Return what a product is computed in on the CPU.
+
+    Quantised weights are ``MatMulNBits`` at accuracy level 4, by our builder as by onnxruntime-genai's: activations are
+    quantised to 8 bits.
+    """
+    return "int8" if weights in ("int8", "int4") else "fp32"
+
+
+def cpu_refusal(weights: Precision, options: SessionOptions) -> str | None:
+    """Return why the CPU does not compute what the options ask for, or None."""
+    only = cpu_compute(weights)
+    if options.compute_precision == only:
+        return None
+    return f"ONNX Runtime computes {weights} weights in {only} on CPUs, not in {options.compute_precision}"

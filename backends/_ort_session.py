@@ -163,7 +163,9 @@ class OnnxRuntimeSession:
         return Placement(self._device, "+".join(others) or "cpu", dict(nodes))
 
     def compute_precision(self) -> str:
-        """Return the precision of the K/V and logits, which is that of everything between."""
+        """Return int8 where products quantise their input, else the type of the K/V: that of everything between."""
+        if "MatMulNBits" in self._graphs[self._step_role].operators():
+            return "int8"
         types = {port.type for name, port in self._graphs[self._step_role].inputs.items() if "key" in name}
         return "+".join(sorted(_PRECISION.get(one, one) for one in types))
 

@@ -8,12 +8,12 @@ from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, LoopSession, ProbeGraph, ProbeShape, Session, SessionOptions
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
-from slmbench.terms import ComputePrecision, Device, Precision
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
 from . import _probe_onnxruntime, onnxruntime_qnn
 from ._cpu import cpu_status
 from ._cuda import cuda_status
-from ._ort_env import check_owner
+from ._ort_env import check_owner, cpu_compute, cpu_refusal
 from ._ort_session import DecoderOnlySession, EncoderDecoderSession
 from ._static_onnxruntime import OnnxRuntimeStaticSession
 
@@ -49,9 +49,13 @@ class OnnxRuntimeBackend:
         if device == "gpu":
             status = cuda_status()
             return None if status.available else f"{status.detail}; {status.remedy}"
-        if options.compute_precision != "fp32":
-            return f"ONNX Runtime computes in fp32 on CPUs; it has no {options.compute_precision} kernels there"
-        return None
+        return cpu_refusal(spec.weight_precision, options)
+
+    def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
+        """Return int16 for the HTP's int8 weights, and what the CPU's kernels compute in."""
+        if device == "npu":
+            return "int16" if weights == "int8" else DEFAULT_COMPUTE[weights]
+        return cpu_compute(weights)
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Create the sessions."""

@@ -14,10 +14,10 @@ from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, T
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.quiet import silence_telemetry
-from slmbench.terms import Device, Precision
+from slmbench.terms import ComputePrecision, Device, Precision
 
 from ._cpu import cpu_status, default_threads
-from ._ort_env import check_owner
+from ._ort_env import check_owner, cpu_compute, cpu_refusal
 
 _CONFIG = "genai_config.json"
 _PRECISION = {np.dtype(np.float32): "fp32", np.dtype(np.float16): "fp16"}
@@ -55,9 +55,11 @@ class OnnxRuntimeGenaiBackend:
             return f"slmbench runs onnxruntime-genai on the CPU only, not on {device}"
         if spec.format != "onnx" or spec.layout != "dynamic":
             return f"onnxruntime-genai takes dynamic ONNX graphs, not {spec.label()}"
-        if options.compute_precision != "fp32":
-            return f"ONNX Runtime computes in fp32 on CPUs; it has no {options.compute_precision} kernels there"
-        return None
+        return cpu_refusal(spec.weight_precision, options)
+
+    def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
+        """Return what ONNX Runtime's kernels on the CPU compute in."""
+        return cpu_compute(weights)
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the model."""
@@ -97,6 +99,7 @@ class OnnxRuntimeGenaiSession:
         self._engine: Any = onnxruntime_genai
         checkpoint = artifact.manifest.checkpoint
         self._device, self._threads, self._name = device, options.threads or default_threads(), checkpoint.name
+        self._weights = artifact.manifest.spec.weight_precision
         self._batch = self._input = 0
         self._generator: Any = None
         self._last = np.zeros(0, dtype=np.int64)
@@ -188,7 +191,11 @@ class OnnxRuntimeGenaiSession:
         return Placement(self._device, str(self._model.device_type).lower())
 
     def compute_precision(self) -> str:
-        """Return the type of the K/V that the last inference wrote."""
+        """Return int8 where products quantise their input (the engine does not tell: what both builders write), else
+        the type of the K/V that the last inference wrote.
+        """
+        if cpu_compute(self._weights) != "fp32":
+            return cpu_compute(self._weights)
         found = self._generator.get_output("present.0.key").dtype
         return _PRECISION.get(found, str(found))
 

@@ -16,11 +16,11 @@ from slmbench.backend import (
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
 from slmbench.quiet import silence_telemetry
-from slmbench.terms import ComputePrecision, Device, Precision
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
 from . import _probe_openvino, openvino_npu
 from ._cpu import cpu_status
-from ._openvino_session import DecoderOnlySession, EncoderDecoderSession, OpenVinoOptions
+from ._openvino_session import DecoderOnlySession, EncoderDecoderSession, OpenVinoOptions, compute_refusal
 from ._static_openvino import OpenVinoStaticSession
 
 _ENGINE_NAMES: dict[Device, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
@@ -78,7 +78,11 @@ class OpenVinoBackend:
         """Return why this combination cannot run, or None."""
         if device == "npu":
             return openvino_npu.refusal(options)
-        return None
+        return compute_refusal(options)
+
+    def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
+        """Return fp16 on the NPU, which knows no other."""
+        return "fp16" if device == "npu" and not simulate else DEFAULT_COMPUTE[weights]
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Compile the artifact for the device."""

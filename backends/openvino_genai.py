@@ -11,12 +11,12 @@ from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, LoopSession, SessionOptions
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
-from slmbench.terms import Device, Precision
+from slmbench.terms import ComputePrecision, Device, Precision
 
 from . import openvino_npu
 from ._openvino_genai_session import PagedSession, StatefulSession
 from ._openvino_npu_genai import GenaiNpuSession
-from ._openvino_session import OpenVinoOptions
+from ._openvino_session import OpenVinoOptions, compute_refusal
 from .openvino import OpenVinoBackend
 
 _REMEDY = "pip install 'slmbench[cpu]'"
@@ -60,7 +60,11 @@ class OpenVinoGenaiBackend:
             return openvino_npu.refusal(options)
         if options.attention not in (None, *self.attention_paths):
             return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
-        return None
+        return compute_refusal(options)
+
+    def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
+        """Return what the openvino backend would."""
+        return OpenVinoBackend().default_compute(weights, device, simulate=simulate)
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> LoopSession:
         """Let openvino-genai load the artifact.

@@ -46,8 +46,8 @@ class TorchBackend:
         """Return why this combination cannot run, or None."""
         if device == "npu":
             return "torch drives no NPU that slmbench knows; use --backend openvino or onnxruntime"
-        if options.compute_precision == "int16":
-            return "torch computes in fp32, fp16 and bf16, not in int16"
+        if options.compute_precision in ("int16", "int8"):
+            return f"torch computes in fp32, fp16 and bf16, not in {options.compute_precision}"
         return None
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:

@@ -170,6 +170,14 @@ class Backend(Protocol):
         """
 
 
+@runtime_checkable
+class ComputeDefault(Protocol):
+    """What a backend may have besides :class:`Backend`: a compute precision of its own where nobody asks for one."""
+
+    def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
+        """Return what weights of that precision are computed in on that device (or in its simulation)."""
+
+
 @dataclass(frozen=True)
 class ProbeShape:
     """A chain of matrix products: ``rows`` rows through ``layers`` different matrices ``[width, width]``."""

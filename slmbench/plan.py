@@ -13,12 +13,12 @@ import psutil
 from pydantic import ValidationError
 
 from slmbench.artifact import ArtifactSpec
-from slmbench.backend import Backend, SessionOptions, load_backend
+from slmbench.backend import Backend, ComputeDefault, SessionOptions, load_backend
 from slmbench.case import Case, Workload
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.suite import Cell, Suite
-from slmbench.terms import Device, Exporter, Format, Precision
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,11 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     left_out: dict[LeftOut, None] = {}
     for cell in _cells(suite, options):
         checkpoint, backend = checkpoints[cell.checkpoint], backends[cell.backend]
+        compute = cell.compute_precision or default_compute(backend, cell, options)
         _check_lengths(checkpoint, cell)
         reason = absent[cell.backend, cell.device]
         spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
-        found = spec if isinstance(spec, str) else _runnable(suite, backend, checkpoint, cell, spec, options)
+        found = spec if isinstance(spec, str) else _runnable(suite, backend, checkpoint, cell, spec, compute, options)
         if isinstance(found, str):
             left_out[LeftOut(cell.checkpoint, cell.backend, cell.device, found)] = None
         else:
@@ -199,7 +200,13 @@ def _bounded(spec: ArtifactSpec, cell: Cell) -> ArtifactSpec:
 
 
 def _runnable(
-    suite: Suite, backend: Backend, checkpoint: Checkpoint, cell: Cell, spec: ArtifactSpec, options: PlanOptions
+    suite: Suite,
+    backend: Backend,
+    checkpoint: Checkpoint,
+    cell: Cell,
+    spec: ArtifactSpec,
+    compute: ComputePrecision,
+    options: PlanOptions,
 ) -> list[PlannedCell] | str:
     """Return the cell's cases (one an attention path and arm), or why it cannot run."""
     paths: Sequence[str | None] = [options.attention]
@@ -207,7 +214,7 @@ def _runnable(
         paths = backend.attention_paths
     cells = []
     for path in paths:
-        opened_with = session_options(backend, cell, suite, options, path)
+        opened_with = session_options(backend, compute, suite, options, path)
         refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
         if refusal:
             return refusal
@@ -220,7 +227,7 @@ def _runnable(
                 layout=spec.layout,
                 exporter=spec.exporter,
                 weight_precision=cell.weight_precision,
-                compute_precision=cell.compute_precision,
+                compute_precision=compute,
                 workload=cell.workload,
                 attention=path,
                 threads=suite.threads,
@@ -232,10 +239,17 @@ def _runnable(
     return cells
 
 
+def default_compute(backend: Backend, cell: Cell, options: PlanOptions) -> ComputePrecision:
+    """Return what the backend computes the cell's weights in where nobody says."""
+    if isinstance(backend, ComputeDefault):
+        return backend.default_compute(cell.weight_precision, cell.device, simulate=options.simulate)
+    return DEFAULT_COMPUTE[cell.weight_precision]
+
+
 def session_options(
-    backend: Backend, cell: Cell, suite: Suite, options: PlanOptions, attention: str | None
+    backend: Backend, compute: ComputePrecision, suite: Suite, options: PlanOptions, attention: str | None
 ) -> SessionOptions:
-    """Return the options a session of this cell is opened with, checked by the backend's own type.
+    """Return the options a session is opened with, checked by the backend's own type.
 
     Raises:
         BadInputError: a backend option that this backend does not have, or a value it does not take.
@@ -244,7 +258,7 @@ def session_options(
         return backend.options_type.model_validate(
             {
                 **dict(options.backend_options),
-                "compute_precision": cell.compute_precision,
+                "compute_precision": compute,
                 "threads": suite.threads,
                 "attention": attention,
                 "simulate": options.simulate,

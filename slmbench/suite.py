@@ -20,7 +20,6 @@ from slmbench.case import Workload
 from slmbench.errors import BadInputError, nearest
 from slmbench.terms import (
     COMPUTE_PRECISIONS,
-    DEFAULT_COMPUTE,
     PRECISIONS,
     ComputePrecision,
     Device,
@@ -33,8 +32,8 @@ MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 20
 
 
-def parse_precision(text: str) -> tuple[Precision, ComputePrecision]:
-    """Return weight and compute precision of ``WEIGHTS`` or ``WEIGHTS/COMPUTE``.
+def parse_precision(text: str) -> tuple[Precision, ComputePrecision | None]:
+    """Return weight and compute precision of ``WEIGHTS`` or ``WEIGHTS/COMPUTE``; None where the backend may choose.
 
     Raises:
         BadInputError: either is unknown.
@@ -42,7 +41,8 @@ def parse_precision(text: str) -> tuple[Precision, ComputePrecision]:
     weights, _, compute = text.partition("/")
     if weights not in PRECISIONS:
         raise BadInputError(f"unknown precision '{weights}'. Known: {', '.join(PRECISIONS)}.")
-    compute = compute or DEFAULT_COMPUTE[weights]
+    if not compute:
+        return weights, None
     if compute not in COMPUTE_PRECISIONS:
         raise BadInputError(f"unknown compute precision '{compute}'. Known: {', '.join(COMPUTE_PRECISIONS)}.")
     return weights, compute
@@ -187,7 +187,8 @@ class Cell:
     backend: str
     device: Device
     weight_precision: Precision
-    compute_precision: ComputePrecision
+    #: None: the backend's choice.
+    compute_precision: ComputePrecision | None
     workload: Workload
 
 

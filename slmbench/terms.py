@@ -8,8 +8,9 @@ Family = Literal["encoder-decoder", "decoder-only"]
 Format = Literal["openvino", "onnx", "torch"]
 Layout = Literal["dynamic", "static"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-#: int16: activations quantised to 16 bits, as Qualcomm's HTP has them beside int8 weights.
-ComputePrecision = Literal["fp32", "fp16", "bf16", "int16"]
+#: int16, int8: activations quantised to that many bits before they meet quantised weights, as Qualcomm's HTP (16) and
+#: ONNX Runtime's ``MatMulNBits`` (8) do.
+ComputePrecision = Literal["fp32", "fp16", "bf16", "int16", "int8"]
 Exporter = Literal["slmbench", "optimum", "genai", "none"]
 Device = Literal["cpu", "gpu", "npu"]
 
@@ -19,7 +20,8 @@ COMPUTE_PRECISIONS: tuple[ComputePrecision, ...] = get_args(ComputePrecision)
 EXPORTERS: tuple[Exporter, ...] = get_args(Exporter)
 DEVICES: tuple[Device, ...] = get_args(Device)
 
-#: Weights of fewer bits than any arithmetic unit here computes in are expanded; fp32 is the exact choice.
+#: What is computed in where nobody says: neither the user nor the backend (``ComputeDefault``). Weights of fewer bits
+#: are expanded; fp32 is the exact choice.
 DEFAULT_COMPUTE: dict[Precision, ComputePrecision] = {
     "fp32": "fp32",
     "fp16": "fp16",

@@ -37,6 +37,18 @@ def test_every_attention_path_is_a_case_when_all_are_asked_for() -> None:
     assert [cell.case.attention for cell in made.cells] == ["paged", "SDPA"]
 
 
+def test_what_nobody_says_is_computed_as_the_engine_does() -> None:
+    made = plan(checkpoints=["mu-tiny"], backends=["openvino", "onnxruntime"], precisions=["int8"])
+    assert {c.case.backend: c.case.compute_precision for c in made.cells} == {"openvino": "fp32", "onnxruntime": "int8"}
+
+
+def test_a_compute_precision_that_an_engine_does_not_have_is_refused() -> None:
+    with pytest.raises(CannotRunError, match="int8 weights in int8 on CPUs, not in fp32"):
+        plan(checkpoints=["mu-tiny"], backends=["onnxruntime"], precisions=["int8/fp32"])
+    with pytest.raises(CannotRunError, match="fp32, fp16, bf16, not in int8"):
+        plan(checkpoints=["mu-tiny"], backends=["openvino"], precisions=["int8/int8"])
+
+
 def test_arms_multiply_cases_and_keys_differ() -> None:
     made = plan(PlanOptions(arms=("a", "b")), checkpoints=["dec-tiny"])
     assert len({cell.case.key for cell in made.cells}) == 2

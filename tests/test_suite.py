@@ -66,8 +66,8 @@ def test_unknown_suite_names_the_nearest() -> None:
         load_suite("quik")
 
 
-@pytest.mark.parametrize(("text", "expected"), [("int4", ("int4", "fp32")), ("bf16", ("bf16", "bf16"))])
-def test_compute_precision_has_a_stated_default(text: str, expected: tuple[str, str]) -> None:
+@pytest.mark.parametrize(("text", "expected"), [("int4", ("int4", None)), ("bf16/fp32", ("bf16", "fp32"))])
+def test_a_compute_precision_may_be_left_to_the_backend(text: str, expected: tuple[str, str | None]) -> None:
     assert parse_precision(text) == expected
 
 

@@ -169,9 +169,10 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     if width:
         used = [letter for letter in _MEANINGS if any(letter in _letters(row) for row in rows)]
         notes += [f"Flags: {'; '.join(f'{letter} {_MEANINGS[letter]}' for letter in used)}"] if used else []
-    notes += sorted(
-        {f"Bandwidth use, {row['model']}: {row['bandwidth_note']}" for row in rows if row["bandwidth_note"]}
-    )
+    if "bandwidth use" in [*table.headers, *table.common]:
+        # One example a model and engine explains the others.
+        explained = {(r["model"], r["engine"]): r["bandwidth_note"] for r in rows if r["bandwidth_note"]}
+        notes += [f"Bandwidth use, {model} on {engine}: {note}" for (model, engine), note in sorted(explained.items())]
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
 
 

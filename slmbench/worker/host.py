@@ -66,13 +66,12 @@ class Worker:
     """One running worker. Use it as a context manager: on leaving, the process is gone, whatever happened."""
 
     def __init__(self, log: Path, *, python: str | None = None, command: list[str] | None = None) -> None:
-        """Start a worker and wait for its first line.
+        """Start a worker; its first line is waited for when it is first asked, so that others can work meanwhile.
 
         ``python`` is the interpreter to run (this one by default); ``command`` replaces the whole command line.
 
         Raises:
-            BadInputError: the interpreter cannot be started, has no slmbench, or one that speaks another protocol.
-            WorkerError: it died or hung before it spoke.
+            BadInputError: the interpreter cannot be started.
         """
         self.log = log
         self._python = python or sys.executable
@@ -86,11 +85,23 @@ class Worker:
         self._requests: IO[bytes] = self._process.stdin
         self._reader = threading.Thread(target=_pump, args=(self._process.stdout, self._lines), daemon=True)
         self._reader.start()
+        self._greeted = False
+
+    def greet(self) -> None:
+        """Wait for the worker's first line, once.
+
+        Raises:
+            BadInputError: the interpreter has no slmbench, or one that speaks another protocol.
+            WorkerError: it died or hung before it spoke.
+        """
+        if self._greeted:
+            return
         try:
-            self._greet()
+            self._hear_hello()
         except BaseException:
             self.kill()
             raise
+        self._greeted = True
 
     def _spawn(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         # A group of its own: Ctrl-C reaches the host alone, which then ends its workers in order.
@@ -106,7 +117,7 @@ class Worker:
         except OSError as error:
             raise BadInputError(f"{self._python}: cannot be started: {error.strerror}") from error
 
-    def _greet(self) -> None:
+    def _hear_hello(self) -> None:
         deadline = time.monotonic() + HELLO_TIMEOUT_S
         while True:
             line = self._next_line(deadline, "start")
@@ -147,8 +158,10 @@ class Worker:
 
         Raises:
             WorkerError: the worker says so, died, or gave no answer within ``timeout_s`` (then it is killed).
+            BadInputError: as :meth:`greet`.
         """
         self.resume()
+        self.greet()
         try:
             self._requests.write(request.model_dump_json().encode() + b"\n")
         except OSError:
@@ -205,7 +218,7 @@ class Worker:
 
     def close(self) -> None:
         """End the worker: politely if it lives, by force if it does not listen."""
-        if self.alive:
+        if self.alive and self._greeted:
             try:
                 self.ask(p.Close(), p.Closed, CLOSE_TIMEOUT_S)
                 self._process.wait(CLOSE_TIMEOUT_S)

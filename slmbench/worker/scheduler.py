@@ -178,9 +178,14 @@ class _Scheduler:
         quota = {state.key: state.rounds_wanted(self._settings) for state in live}
         with ExitStack() as stack:
             workers: dict[str, tuple[CaseState, Worker]] = {}
-            for state in self._shuffled(live):
-                if worker := self._load(state, stack):
-                    workers[state.key] = (state, worker)
+            order = self._shuffled(live)
+            started = [stack.enter_context(start_worker(order[0].planned, self._folder))]
+            for index, state in enumerate(order):
+                if index + 1 < len(order):
+                    # The next one's interpreter starts while this one loads.
+                    started.append(stack.enter_context(start_worker(order[index + 1].planned, self._folder)))
+                if self._load(state, started[index]):
+                    workers[state.key] = (state, started[index])
             self._conditions.settle()
             for index in range(max(quota.values())):
                 if index and deadline and time.monotonic() > deadline:
@@ -195,23 +200,24 @@ class _Scheduler:
         Random(f"{self._settings.seed}/{self._round}").shuffle(order)
         return order
 
-    def _load(self, state: CaseState, stack: ExitStack) -> Worker | None:
-        """Open the case for a wave and leave its worker suspended; None when it failed."""
+    def _load(self, state: CaseState, worker: Worker) -> bool:
+        """Open the case for a wave and leave its worker suspended; False when it failed."""
         load = state.next_load
         self._observer(e.Opening(state.key, load, survey=False))
         try:
-            worker = stack.enter_context(start_worker(state.planned, self._folder))
+            worker.greet()
             self._conditions.track(worker.pid)
             record, state.sample_timeout_s = open_case(
                 worker, state.planned, load, self._settings, self._avoid, survey=False
             )
         except WorkerError as failure:
+            worker.kill()
             self._fail(state, load, failure)
-            return None
+            return False
         worker.suspend()
         self._write(state, record)
         self._observer(e.Ready(state.key, record))
-        return worker
+        return True
 
     def _sample(self, state: CaseState, worker: Worker) -> bool:
         """Take one sample, and once more if foreign load disturbed it; False when the worker is lost."""

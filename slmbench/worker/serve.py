@@ -143,7 +143,8 @@ class _OpenCase:
         whole = time.perf_counter_ns() - begin
         phases = self.session.load_phases_ns()
         self._reserve_workload()
-        first = self._generate(Stream.WARM_UP, 0, 0)
+        # One step beside the first token, which is all that is told of it: the rest belongs to the warm-up.
+        first = self._generate(Stream.WARM_UP, 0, 0, most=2)
         # What is alive now lives as long as the worker: no later collection has to walk over it.
         gc.collect()
         gc.freeze()
@@ -166,10 +167,11 @@ class _OpenCase:
         work = self.case.workload
         self.session.reserve(work.batch, work.input_tokens, work.output_tokens)
 
-    def _generate(self, stream: Stream, group: int, index: int) -> Generation:
+    def _generate(self, stream: Stream, group: int, index: int, *, most: int | None = None) -> Generation:
         work = self.case.workload
+        count = work.output_tokens if most is None else min(most, work.output_tokens)
         ids = self.source.draw(stream, group, index, batch=work.batch, length=work.input_tokens)
-        return generate(self.session, ids, None, work.output_tokens, self.eos)
+        return generate(self.session, ids, None, count, self.eos)
 
     def _prove(self, *, full: bool) -> p.Proven:
         # Placement first: it speaks of the inference before it, which was the workload's.
