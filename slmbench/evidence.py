@@ -14,7 +14,7 @@ from slmbench.case import Case
 from slmbench.columns import Floats, RunColumns, SampleColumns
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.records import CaseInfo, LoadRecord
-from slmbench.terms import Family
+from slmbench.terms import ComputePrecision, Family
 
 NANO = 1e-9
 
@@ -227,7 +227,8 @@ def model_of(info: CaseInfo, loads: list[LoadRecord]) -> Model:
     )
 
 
-KV_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0}
+#: Bytes of an element of K or V by compute precision; where only products quantise their input, K/V stay fp32.
+KV_BYTES: dict[ComputePrecision, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int16": 2.0, "int8": 4.0}
 
 
 def _costs(info: CaseInfo) -> dict[str, float]:

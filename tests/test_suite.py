@@ -28,7 +28,7 @@ def test_lists_multiply() -> None:
     cells = list(suite.cells())
     assert len(cells) == len(set(cells)) == 3 * 2 * 2 * 2
     assert {c.checkpoint for c in cells} == {"a", "b", "c"}
-    assert {(c.weight_precision, c.compute_precision) for c in cells} == {("fp32", "fp32"), ("int8", "bf16")}
+    assert {(c.weight_precision, c.compute_precision) for c in cells} == {("fp32", None), ("int8", "bf16")}
 
 
 @pytest.mark.parametrize(

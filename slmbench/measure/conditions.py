@@ -107,15 +107,15 @@ class ConditionsReader:
         """Count the process as ours from now on."""
         self._cpu.track(pid)
 
-    def settle(self) -> None:
-        """Forget what was, and wait until the foreign load can be told again.
+    def settle(self, wait_s: float) -> None:
+        """Forget what was, and wait: after ``MINIMUM_SPAN_S`` the foreign load of a short sample can be told again.
 
         To be called once workers have been started or ended: a process's time before it was tracked, and its last
         moments, cannot be told from foreign load.
         """
         self._history.clear()
         self.before()
-        time.sleep(MINIMUM_SPAN_S)
+        time.sleep(wait_s)
 
     def before(self) -> None:
         """Note the moment before a sample."""

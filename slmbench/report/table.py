@@ -26,7 +26,7 @@ STAND_INS = ("npuw-cpu", "htp-emulator")
 PROOF_FAILURES = ("wrong tokens", "wrong device", "wrong precision", "short generation", "cannot run")
 
 #: Columns of words, and those of words or nothing.
-TEXT_COLUMNS = ("arm", "executed_on", "attention", "threads", "bandwidth_note", "converged", "failure")
+TEXT_COLUMNS = ("arm", "executed_on", "attention", "threads", "bandwidth_note", "compute_note", "converged", "failure")
 _EMPTY = Interval(math.nan, math.nan, math.nan)
 
 
@@ -61,7 +61,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     figures_wanted = not hidden and not (failure and failure.split(":")[0] in PROOF_FAILURES)
     figures = _figures(samples if figures_wanted else None, loads if figures_wanted else [], case)
     memory = run.memory.get(key, []) if figures_wanted else []
-    bandwidth_use, explanation = _use(info, figures, run.record.limits)
+    bandwidth_use, bandwidth_note, compute_use, compute_note = _uses(info, figures, run.record.limits)
     row = {
         **_identity(info, loads),
         "loads": len(np.unique(samples.load)) if samples is not None else 0,
@@ -71,7 +71,9 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
         "bandwidth_use": bandwidth_use,
-        "bandwidth_note": explanation,
+        "bandwidth_note": bandwidth_note,
+        "compute_use": compute_use,
+        "compute_note": compute_note,
         "converged": _converged(run, key),
         "failure": failure,
     }
@@ -158,16 +160,22 @@ def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
     return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
 
 
-def _use(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> tuple[float, str | None]:
-    """Return how much of the engine's read bandwidth decoding uses, and what explains a share that needs it."""
-    from slmbench.machine.limits import bandwidth_use
+def _uses(
+    info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]
+) -> tuple[float, str | None, float, str | None]:
+    """Return how much of the engine's read bandwidth decoding uses, how much of its matrix rate the first token, and
+    after each what explains a share that needs it.
+    """
+    from slmbench.machine.limits import bandwidth_use, compute_use
 
-    kept = limits_of_case(info, limits)
-    step_bytes = model_of(info, []).step_bytes
-    if kept is None or step_bytes is None or not figures["tpot_s"] > 0:
-        return math.nan, None
-    use = bandwidth_use(step_bytes, figures["tpot_s"] / NANO, kept)
-    return (use.share, use.explanation) if use else (math.nan, None)
+    kept, model = limits_of_case(info, limits), model_of(info, [])
+    read = made = None
+    if kept and model.step_bytes is not None and figures["tpot_s"] > 0:
+        read = bandwidth_use(model.step_bytes, figures["tpot_s"] / NANO, kept)
+    if kept and model.first_token_flops is not None and figures["ttft_s"] > 0:
+        made = compute_use(model.first_token_flops, figures["ttft_s"] / NANO, kept, info.case.compute_precision)
+    shares = [(use.share, use.explanation) if use else (math.nan, None) for use in (read, made)]
+    return (*shares[0], *shares[1])
 
 
 def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:

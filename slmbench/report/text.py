@@ -119,6 +119,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("mJ / token", lambda r: number(r["energy_per_token_j"] * 1e3), weight=4, foldable=True),
     Column("agreement", lambda r: share(r["agreement"]), weight=6, foldable=True),
     Column("bandwidth use", lambda r: share(r["bandwidth_use"]), weight=3, foldable=True),
+    Column("compute use", lambda r: share(r["compute_use"]), weight=2, foldable=True),
     Column("flags", lambda r: r["flags"] or EMPTY, numeric=False, weight=8, foldable=True),
 )
 
@@ -169,10 +170,11 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     if width:
         used = [letter for letter in _MEANINGS if any(letter in _letters(row) for row in rows)]
         notes += [f"Flags: {'; '.join(f'{letter} {_MEANINGS[letter]}' for letter in used)}"] if used else []
-    if "bandwidth use" in [*table.headers, *table.common]:
-        # One example a model and engine explains the others.
-        explained = {(r["model"], r["engine"]): r["bandwidth_note"] for r in rows if r["bandwidth_note"]}
-        notes += [f"Bandwidth use, {model} on {engine}: {note}" for (model, engine), note in sorted(explained.items())]
+    for header, key in (("bandwidth use", "bandwidth_note"), ("compute use", "compute_note")):
+        if header in [*table.headers, *table.common]:
+            # One example a model and engine explains the others.
+            explained = {(row["model"], row["engine"]): row[key] for row in rows if row[key]}
+            notes += [f"{header}, {model} on {engine}: {note}" for (model, engine), note in sorted(explained.items())]
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
 
 

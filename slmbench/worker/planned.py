@@ -9,6 +9,7 @@ from typing import Any
 
 from slmbench.case import Case
 from slmbench.checkpoint import Checkpoint
+from slmbench.measure.conditions import MINIMUM_SPAN_S
 from slmbench.records import Outcome
 
 
@@ -86,6 +87,8 @@ class MeasureSettings:
     max_warmups: int = 5
     #: Cores of foreign load above which a sample is marked and taken again.
     foreign_load_bound: float = 0.06
+    #: Seconds to wait after workers were started; foreign load of the first samples is told over no less.
+    settle_s: float = MINIMUM_SPAN_S
     #: Share of the free memory that live workers may fill together.
     memory_share: float = 0.8
     open_timeout_s: float = 900.0

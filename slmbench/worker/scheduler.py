@@ -186,7 +186,7 @@ class _Scheduler:
                     started.append(stack.enter_context(start_worker(order[index + 1].planned, self._folder)))
                 if self._load(state, started[index]):
                     workers[state.key] = (state, started[index])
-            self._conditions.settle()
+            self._conditions.settle(self._settings.settle_s)
             for index in range(max(quota.values())):
                 if index and deadline and time.monotonic() > deadline:
                     return

@@ -64,6 +64,23 @@ def test_tokens_survive_int8(name: str) -> None:
     assert found.equal >= 0.95 * found.compared > 0
 
 
+def test_two_sessions_of_a_model_do_not_spin_against_each_other() -> None:
+    def stops(name: str) -> set[str]:
+        graphs = open_session(artifact_of(name))._graphs.values()
+        return {g.session.get_session_options().get_session_config_entry("session.force_spinning_stop") for g in graphs}
+
+    assert stops("t5-tiny") == {"1"}
+    with pytest.raises(RuntimeError, match="not found"):
+        stops("llama-tiny")
+
+
+def test_quantised_products_are_not_called_fp32() -> None:
+    assert open_session(artifact_of("llama-tiny")).compute_precision() == "fp32"
+    session = open_session(artifact_of("llama-tiny", "int8"))
+    session.start(np.full((1, 4), 5))
+    assert session.compute_precision() == "int8"
+
+
 @pytest.mark.parametrize("name", quick(TINY))
 def test_a_padded_batch_gives_what_each_prompt_gives_alone(name: str) -> None:
     """Rows of three lengths; encoder-decoders are padded on the right, decoder-only on the left."""

@@ -72,6 +72,14 @@ def test_a_short_sample_is_judged_over_a_span_long_enough_for_the_tick(monkeypat
     assert reader.after().foreign_load == pytest.approx(0.5)
 
 
+def test_what_was_before_settling_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = [CpuReading(0, 0, 0, 0), CpuReading(2, 2, 0, 0), CpuReading(2.5, 2, 0, 0), CpuReading(2.6, 2, 0, 0)]
+    reader = scripted(readings, monkeypatch)
+    reader.settle(0)
+    reader.before()
+    assert reader.after().foreign_load == 0
+
+
 def test_no_figure_while_the_span_is_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = scripted([CpuReading(0, 0, 0, 0), CpuReading(0.1, 0, 0, 0), CpuReading(0.2, 0.2, 0, 0)], monkeypatch)
     reader.before()

@@ -15,6 +15,7 @@ from rich.console import Console
 from synthetic import PAIR, Made, Speed, make_run
 
 from slmbench.columns import columns_of, read_columns
+from slmbench.evidence import model_of
 from slmbench.records import FailureRecord, Outcome, read_run
 from slmbench.report import print_run, run_table, write_reports
 from slmbench.report.pairs import pair_sentences
@@ -30,7 +31,7 @@ LIMITS = {
         "machine": "x",
         "measured": "today",
         "bandwidth": [{"footprint_bytes": 2**28, "bytes_per_s": 30e9}],
-        "matrix": {},
+        "matrix": {"fp32": {"flops_per_s": 3e12, "effective": "fp32"}},
     }
 }
 
@@ -62,13 +63,16 @@ def test_figures_are_what_the_samples_say(tmp_path: Path) -> None:
     assert row["encode_s"] + row["first_step_s"] == pytest.approx(row["ttft_s"], rel=0.01)
     assert (row["loads"], row["samples"], row["agreement"], row["converged"]) == (4, 20, 1.0, True)
     assert 0 < row["bandwidth_use"] < 1
+    rate = LIMITS["openvino|cpu"]["matrix"]["fp32"]["flops_per_s"]
+    flops = model_of(run.record.cases[0], []).first_token_flops
+    assert row["compute_use"] == pytest.approx(flops / row["ttft_s"] / rate)
 
 
 def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
     row = row_of(make_run([Speed(output_tokens=2, loads=2, rounds=3)]), tmp_path)
     assert math.isnan(row["itl_p90_s"])  # 6 gaps, 36 are needed
     assert math.isfinite(row["itl_p50_s"])
-    for name in ("encode_s", "ttft_text_s", "energy_per_token_j", "bandwidth_use"):
+    for name in ("encode_s", "ttft_text_s", "energy_per_token_j", "bandwidth_use", "compute_use"):
         assert math.isnan(row[name])
 
 

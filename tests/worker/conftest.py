@@ -122,4 +122,4 @@ def planned(artifact: Path) -> MakePlan:
 @pytest.fixture
 def quick() -> MeasureSettings:
     """Return settings of a run that ends in seconds, whatever the noise."""
-    return MeasureSettings(repeat=4, rounds=2, max_warmups=2, sample_timeout_floor_s=5, open_timeout_s=30)
+    return MeasureSettings(repeat=4, rounds=2, max_warmups=2, settle_s=0, sample_timeout_floor_s=5, open_timeout_s=30)
