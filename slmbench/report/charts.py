@@ -14,7 +14,7 @@ import numpy as np
 from slmbench.columns import RunColumns
 from slmbench.evidence import METRICS, Side, SideCase
 from slmbench.judge import Comparison
-from slmbench.report.crossover import Curve, crossovers
+from slmbench.report.crossover import Crossover, Curve, crossovers
 from slmbench.report.pairs import Pair
 
 Spec = dict[str, Any]
@@ -223,13 +223,24 @@ def ttft_over_input(curves: Sequence[Curve]) -> Spec | None:
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=""), y2="high:Q")
     layers = [line, bars, dots]
     for index, found in enumerate(crossovers(long)):
-        marked = alt.Chart(
-            alt.Data(values=[{"input": found.length, "text": f"{found.length:.0f} tokens, {found.text}"}])
-        )
+        marked = alt.Chart(alt.Data(values=[_crossing_mark(found)]))
+        layers.append(marked.mark_rect(color=GREEN, opacity=0.12).encode(x="low:Q", x2="high:Q"))
         layers.append(marked.mark_rule(strokeDash=[4, 4], color=GREEN, strokeWidth=2).encode(x="input:Q"))
         text = marked.mark_text(align="left", dx=6, dy=4 + 15 * index, baseline="top", fontSize=12)
         layers.append(text.encode(x="input:Q", y=alt.value(0), text="text:N"))
     return _spec(alt.layer(*layers), height=340)
+
+
+def _crossing_mark(found: Crossover) -> dict[str, Any]:
+    """Return where to draw a crossover and its interval; an open side has none."""
+    length = found.length
+    between = f" [{length.low:.0f}, {length.high:.0f}]" if length.known else ""
+    return {
+        "input": length.mid,
+        "low": length.low if length.known else length.mid,
+        "high": length.high if length.known else length.mid,
+        "text": f"{length.mid:.0f} tokens{between}, {found.text}",
+    }
 
 
 def against_limits(rows: Rows) -> Spec | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from slmbench.evidence import Side, SideCase
+from slmbench.report.pairs import Pair
 from slmbench.stats import Interval
 from slmbench.terms import Family
 
@@ -28,7 +29,8 @@ class Curve:
 class Crossover:
     """A length at which two curves cross."""
 
-    length: float
+    #: In tokens; see :func:`crossings`.
+    length: Interval
     #: Engine and precision.
     text: str
 
@@ -72,11 +74,86 @@ def crossovers(curves: Sequence[Curve]) -> list[Crossover]:
         for encoder in curves
         for decoder in curves
         if encoder.family == "encoder-decoder" and decoder.family == "decoder-only" and encoder.group == decoder.group
-        for length in _crossings(encoder, decoder)
+        for length in crossings(
+            {x: _over(decoder.points[x], y) for x, y in encoder.points.items() if x in decoder.points}
+        )
     ]
 
 
-def _crossings(first: Curve, second: Curve) -> list[float]:
-    common = [length for length in first.points if length in second.points]
-    gaps = [(math.log(x), math.log(first.points[x].mid / second.points[x].mid)) for x in common]
-    return [math.exp(x0 + (x1 - x0) * y0 / (y0 - y1)) for (x0, y0), (x1, y1) in pairwise(gaps) if y0 * y1 < 0]
+def crossings(speedups: Mapping[int, Interval]) -> list[Interval]:
+    """Return the lengths at which a speed-up passes 1, each with its 95 % interval.
+
+    ``speedups`` has them by length, rising. Between two lengths the figure and its bounds are straight lines on
+    logarithmic axes. The interval holds the lengths about the crossing at which 1 is not excluded, as in Fieller's
+    theorem; a side on which 1 is never excluded is open (NaN).
+    """
+    known = {x: y for x, y in speedups.items() if y.mid > 0}
+    lengths = [math.log(x) for x in known]
+    mids, lows, highs = ([math.log(getattr(y, name)) for y in known.values()] for name in ("mid", "low", "high"))
+    bounds = _zeros(lengths, lows) + _zeros(lengths, highs)
+    found = []
+    for zero in _zeros(lengths, mids):
+        below, above = [x for x in bounds if x < zero], [x for x in bounds if x > zero]
+        low, high = max(below, default=math.nan), min(above, default=math.nan)
+        found.append(Interval(math.exp(low), math.exp(zero), math.exp(high)))
+    return found
+
+
+def _zeros(x: Sequence[float], y: Sequence[float]) -> list[float]:
+    steps = pairwise(zip(x, y, strict=True))
+    return [x0 + (x1 - x0) * y0 / (y0 - y1) for (x0, y0), (x1, y1) in steps if y0 * y1 < 0]
+
+
+def _over(above: Interval, below: Interval) -> Interval:
+    """Return the quotient of two independent figures."""
+    mid = above.mid / below.mid
+    width = math.hypot(math.log(above.high / above.mid), math.log(below.high / below.mid))
+    return Interval(mid * math.exp(-width), mid, mid * math.exp(width))
+
+
+#: What is asked of a pair over the input length, and how an answer says it.
+_QUESTIONS = {
+    "ttft": ("reach their first token", "reaches its first token"),
+    "e2e": ("answer in whole", "answers in whole"),
+}
+
+
+def crossover_sentences(pairs: Iterable[Pair]) -> list[str]:
+    """Return for each pair, engine, precision and output length where the sooner family changes with the input.
+
+    Nothing where fewer than three lengths were measured: two tell a direction, not a crossover.
+    """
+    groups: dict[tuple[str, ...], dict[int, Pair]] = {}
+    for pair in pairs:
+        case, work = pair.encoder.case, pair.encoder.case.workload
+        precision = f"{case.weight_precision}/{case.compute_precision}"
+        where = f"{work.output_tokens} out on {pair.engine} {precision}" + (f", arm {pair.arm}" if pair.arm else "")
+        names = (case.checkpoint, pair.decoder.case.checkpoint)
+        groups.setdefault((*names, where, case.device, str(work.batch)), {})[work.input_tokens] = pair
+    return [
+        _answer(metric, encoder, decoder, where, {x: found[x].ratios[metric].speedup for x in sorted(found)})
+        for (encoder, decoder, where, *_), found in groups.items()
+        for metric in _QUESTIONS
+        if len(found) > 2 and all(metric in pair.ratios for pair in found.values())
+    ]
+
+
+def _answer(metric: str, encoder: str, decoder: str, where: str, speedups: dict[int, Interval]) -> str:
+    found = crossings(speedups)
+    first, last = min(speedups), max(speedups)
+    if not found:
+        sooner = encoder if speedups[first].mid > 1 else decoder
+        return (
+            f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({where}): "
+            f"{sooner} {_QUESTIONS[metric][1]} sooner throughout"
+        )
+    places = ", ".join(_place(length, first, last) for length in found)
+    before, after = (decoder, encoder) if speedups[first].mid < 1 else (encoder, decoder)
+    then = f": below, {before} is sooner, above, {after}" if len(found) == 1 else ""
+    return f"{encoder} and {decoder} {_QUESTIONS[metric][0]} equally soon at {places} ({where}){then}"
+
+
+def _place(length: Interval, first: int, last: int) -> str:
+    low = f"{length.low:.0f}" if math.isfinite(length.low) else f"below {first}"
+    high = f"{length.high:.0f}" if math.isfinite(length.high) else f"above {last}"
+    return f"{length.mid:.0f} tokens in [{low}, {high}]"

@@ -28,7 +28,8 @@ from slmbench.report.comparison import (
     rows_of,
 )
 from slmbench.report.crossover import curves_of
-from slmbench.report.pairs import pair_sentences, pairs_of, sides_of
+from slmbench.report.pairs import pairs_of, sides_of
+from slmbench.report.sentences import run_sentences
 from slmbench.report.table import limits_of_case
 from slmbench.report.text import TextTable, number, size, text_table
 
@@ -105,7 +106,7 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     page = _Page(
         title=f"slmbench: {record.suite or 'run'}",
         subtitle=_run_subtitle(run),
-        sentences=pair_sentences(run) or _plain_sentences(frame),
+        sentences=run_sentences(run) or _plain_sentences(frame),
         warnings=list(run.warnings),
     )
     ids = {info.case.key: f"case-{index}" for index, info in enumerate(record.cases, 1)}

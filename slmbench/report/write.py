@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slmbench.columns import RunColumns, columns_of
 from slmbench.errors import one_line
 from slmbench.records import Run, write_whole
-from slmbench.report.pairs import pair_sentences
+from slmbench.report.sentences import run_sentences
 from slmbench.report.table import run_table
 from slmbench.report.text import escape_markdown, markdown_table, print_table, text_table
 
@@ -48,7 +48,7 @@ def table_markdown(run: RunColumns, frame: pd.DataFrame) -> str:
         lines += [escape_markdown(f"Every row has {common}."), ""]
     if table.rows:
         lines += [markdown_table(table.headers, table.rows, table.numeric)]
-    lines += [f"- {escape_markdown(line)}" for line in [*pair_sentences(run), *table.notes, *run.warnings]]
+    lines += [f"- {escape_markdown(line)}" for line in [*run_sentences(run), *table.notes, *run.warnings]]
     return "\n".join([*lines, "", LEGEND, ""])
 
 
@@ -58,5 +58,5 @@ def print_run(console: Console, run: Run | RunColumns) -> None:
 
     columns = columns_of(run) if isinstance(run, Run) else run
     print_table(console, text_table(run_table(columns), width=console.width))
-    for line in [*pair_sentences(columns), *columns.warnings]:
+    for line in [*run_sentences(columns), *columns.warnings]:
         console.print(Text(one_line(line)))
