@@ -18,6 +18,7 @@ from slmbench._version import __version__
 from slmbench.artifact import Artifact, ArtifactSpec, read_artifact
 from slmbench.backend import load_backend
 from slmbench.checkpoint import Checkpoint
+from slmbench.children import child_environment
 from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError, nearest
 from slmbench.paths import cache_dir
 from slmbench.plan import Plan, PlannedCell
@@ -26,6 +27,7 @@ from slmbench.records import RUN_NAME, CaseInfo, Run, RunRecord, read_run, read_
 from slmbench.request import RunRequest, plan_request
 from slmbench.suite import Suite
 from slmbench.worker.describe import describe
+from slmbench.worker.host import explain_exit
 from slmbench.worker.planned import MeasureSettings, PlannedCase
 from slmbench.worker.protocol import Described
 
@@ -119,13 +121,18 @@ def _run_folder(request: RunRequest, suite: Suite) -> Path:
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{suite.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not request.resume and any(folder.iterdir()):
+        if not request.resume and not _unused(folder):
             raise BadInputError(f"{folder}: is not empty; choose another --out, or --resume {folder}")
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise BadInputError(f"{folder}: cannot be written")
     return folder
+
+
+def _unused(folder: Path) -> bool:
+    """Return whether a run may begin here: nothing is there but the logs of one that ended before it began."""
+    return all(entry.name == "logs" for entry in folder.iterdir())
 
 
 def _artifacts(plan: Plan, request: RunRequest, say: Say) -> dict[tuple[Checkpoint, ArtifactSpec], Artifact]:
@@ -158,9 +165,11 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say
         command += ["--offline"]
     if request.trust_remote_code:
         command += ["--trust-remote-code"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     if done.returncode != 0:
         reason = _error_line(done.stderr) or f"the exporter ended with code {done.returncode}"
+        if done.returncode < 0:
+            reason = explain_exit(done.returncode, "the exporter")[1]
         raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
     return read_artifact(Path(json.loads(done.stdout)["folder"]))
 

@@ -31,7 +31,11 @@ def verify(as_json: _Json = False) -> None:
 
     stored = list_artifacts(hashes=True)
     _print(stored, as_json)
-    damaged = [item for item in stored if item.problem]
+    damaged = [item for item in stored if item.problem and not item.unfinished]
+    if any(item.unfinished for item in stored):
+        typer.echo(
+            "unfinished: it is being written, or its writer was killed; the next export of it removes that"
+        )
     if damaged:
         raise CannotRunError(f"{len(damaged)} of {len(stored)} damaged; `slmbench cache clean --damaged` removes them")
 
@@ -47,10 +51,12 @@ def clean(
     from slmbench.export.store import remove, select
 
     chosen = select(ids or [], everything=everything, damaged=damaged)
-    size = sum(item.size_bytes for item in chosen)
-    if not dry_run:
-        size = remove(chosen)
-    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(chosen)} artifacts, {size / 1e6:.1f} MB")
+    gone = chosen if dry_run else remove(chosen)
+    size = sum(item.size_bytes for item in gone)
+    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)} artifacts, {size / 1e6:.1f} MB")
+    for item in chosen:
+        if item not in gone:
+            typer.echo(f"{item.folder.name} stays: another process is writing it")
 
 
 def _print(stored: list[Stored], as_json: bool) -> None:

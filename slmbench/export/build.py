@@ -34,7 +34,7 @@ from slmbench.errors import CannotRunError
 from slmbench.export.golden import make_golden, reference_versions
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
-from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact
+from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact, lock_of
 from slmbench.export.support import choose_exporter, installed_versions, refusal, route
 from slmbench.paths import cache_dir
 
@@ -62,7 +62,7 @@ def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Pro
     store = artifacts_dir()
     store.mkdir(parents=True, exist_ok=True)
     artifact_id = spec.artifact_id(checkpoint.digest)
-    with _locked(cache_dir() / "locks" / f"{artifact_id}.lock", checkpoint, progress):
+    with _locked(lock_of(artifact_id), checkpoint, progress):
         found = None if force else find_artifact(checkpoint, spec, note=progress)
         return found or _export(checkpoint, spec, store / artifact_id, progress)
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from slmbench.artifact import MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError
@@ -27,6 +29,11 @@ def artifacts_dir() -> Path:
     return cache_dir() / "artifacts"
 
 
+def lock_of(artifact_id: str) -> Path:
+    """Return the lock file of an artifact: who holds it writes or removes it."""
+    return cache_dir() / "locks" / f"{artifact_id}.lock"
+
+
 @dataclass(frozen=True)
 class Stored:
     """One folder of the store, whole or not."""
@@ -37,6 +44,16 @@ class Stored:
     artifact: Artifact | None
     #: What is wrong with it; None when nothing was found.
     problem: str | None
+
+    @property
+    def unfinished(self) -> bool:
+        """Return whether it is being written, or was when the writer was killed; the next export removes the latter."""
+        return self.folder.name.startswith(UNFINISHED)
+
+    @property
+    def lock(self) -> Path:
+        """Return the lock that its writer holds."""
+        return lock_of(self.folder.name.removeprefix(UNFINISHED).split("-")[0])
 
     def summary(self) -> dict[str, Any]:
         """Return what a listing shows of it."""
@@ -110,19 +127,25 @@ def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = Fals
     return list(chosen.values())
 
 
-def remove(stored: list[Stored]) -> int:
-    """Remove the folders and return how many bytes that freed.
+def remove(stored: list[Stored]) -> list[Stored]:
+    """Remove the folders and return those that are gone; what another process is writing stays.
 
     Raises:
         BadInputError: a folder outside the store.
     """
-    freed = 0
+    gone = []
     for item in stored:
         if item.folder.parent != artifacts_dir():
             raise BadInputError(f"{item.folder} is not in the artifact store")
-        shutil.rmtree(item.folder)
-        freed += item.size_bytes
-    return freed
+        item.lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(item.lock, timeout=0):
+                if item.folder.exists():
+                    shutil.rmtree(item.folder)
+        except Timeout:
+            continue
+        gone.append(item)
+    return gone
 
 
 def _folders() -> Iterator[Path]:

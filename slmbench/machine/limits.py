@@ -24,6 +24,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slmbench.backend import Backend, LimitsProbe, load_backend, load_backends
+from slmbench.children import child_environment
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine.cpu import physical_cores
 from slmbench.machine.fingerprint import collect
@@ -288,7 +289,7 @@ def _run_process(request: ProbeRequest) -> tuple[list[ProbeResult], str]:
         with log.open("wb") as sink:
             try:
                 code: int | None = subprocess.run(
-                    command, stdout=sink, stderr=sink, timeout=TIMEOUT_S, check=False
+                    command, stdout=sink, stderr=sink, timeout=TIMEOUT_S, check=False, env=child_environment()
                 ).returncode
             except subprocess.TimeoutExpired:
                 code = None

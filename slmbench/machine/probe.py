@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from slmbench.backend import LimitsProbe, ProbeGraph, ProbeShape, load_backend
+from slmbench.children import follow_host
 from slmbench.errors import SlmbenchError, one_line
 from slmbench.measure.conditions import ConditionsReader
 from slmbench.terms import ComputePrecision, Device
@@ -109,4 +110,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    follow_host()
     main(sys.argv[1:])

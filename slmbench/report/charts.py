@@ -234,13 +234,9 @@ def ttft_over_input(curves: Sequence[Curve]) -> Spec | None:
 def _crossing_mark(found: Crossover) -> dict[str, Any]:
     """Return where to draw a crossover and its interval; an open side has none."""
     length = found.length
-    between = f" [{length.low:.0f}, {length.high:.0f}]" if length.known else ""
-    return {
-        "input": length.mid,
-        "low": length.low if length.known else length.mid,
-        "high": length.high if length.known else length.mid,
-        "text": f"{length.mid:.0f} tokens{between}, {found.text}",
-    }
+    low, high = (length.low, length.high) if length.known else (length.mid, length.mid)
+    between = f" [{low:.0f}, {high:.0f}]" if length.known else ""
+    return {"input": length.mid, "low": low, "high": high, "text": f"{length.mid:.0f} tokens{between}, {found.text}"}
 
 
 def against_limits(rows: Rows) -> Spec | None:

@@ -20,7 +20,8 @@ def main(service: type[Service] | None = None) -> int:
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (pathlib is not imported yet, and starting is timed)
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        from slmbench.worker.serve import Service, die_with_host, serve
+        from slmbench.children import die_with_host
+        from slmbench.worker.serve import Service, serve
 
         die_with_host()
         serve(requests, replies, (service or Service)())

@@ -247,20 +247,20 @@ class Worker:
             self.kill()
 
 
-def explain_exit(code: int) -> tuple[str, str]:
-    """Return reason and message for a worker's exit code as ``subprocess`` gives it."""
+def explain_exit(code: int, who: str = "the worker") -> tuple[str, str]:
+    """Return reason and message for a process's exit code as ``subprocess`` gives it."""
     if sys.platform != "win32" and code < 0:
         name = _signal_name(-code)
         if -code == signal.SIGKILL:
             free = psutil.virtual_memory().available / 2**30
             return (
                 "killed",
-                f"the worker was killed ({name}); most likely the system ran out of memory ({free:.1f} GiB free now)",
+                f"{who} was killed ({name}); most likely the system ran out of memory ({free:.1f} GiB free now)",
             )
-        return "crashed", f"the worker died of {name}"
+        return "crashed", f"{who} died of {name}"
     if sys.platform == "win32" and code >= 0xC0000000:
-        return "crashed", f"the worker died of exception 0x{code:08X}"
-    return "crashed", f"the worker ended by itself with exit code {code}"
+        return "crashed", f"{who} died of exception 0x{code:08X}"
+    return "crashed", f"{who} ended by itself with exit code {code}"
 
 
 def _signal_name(number: int) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import os
 import platform
-import signal
 import sys
 import time
 import traceback
@@ -27,22 +25,6 @@ from slmbench.measure.inputs import PromptSource, Stream, pad_batch
 from slmbench.measure.proof import agreement, tolerance_of
 from slmbench.measure.warmup import warm_up
 from slmbench.worker import protocol as p
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_host() -> None:
-    """End this process when the host ends, however that happens.
-
-    A closed pipe ends the service loop everywhere. A worker that is suspended, or deep in an engine, cannot see
-    that: Linux kills it for us. On other POSIX systems the worker's process group is orphaned with its host, and
-    the system sends SIGHUP and SIGCONT to the stopped members of such a group.
-    """
-    if sys.platform == "linux":
-        host = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != host:
-            os._exit(0)
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, service: Service) -> None:

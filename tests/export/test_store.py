@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from slmbench import catalog
 from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage
@@ -185,6 +186,17 @@ def test_leftovers_of_a_killed_export_are_swept(cache: Path, checkpoint: Checkpo
     assert not leftover.exists()
 
 
+def test_what_another_process_writes_is_not_removed(cache: Path, checkpoint: Checkpoint) -> None:
+    folder = artifacts_dir() / f".writing-{SPEC.artifact_id(checkpoint.digest)}-abc"
+    folder.mkdir()
+    (written,) = [stored for stored in list_artifacts() if stored.unfinished]
+    with FileLock(written.lock):
+        assert remove([written]) == []
+        assert folder.exists()
+    assert remove([written]) == [written]
+    assert not folder.exists()
+
+
 @pytest.mark.slow
 def test_of_two_processes_one_exports_and_one_waits(tmp_path: Path) -> None:
     code = (
@@ -235,7 +247,7 @@ def test_list_select_and_remove(cache: Path, checkpoint: Checkpoint) -> None:
     (broken,) = select([], damaged=True)
     assert broken.problem is not None
     assert "config.json" in broken.problem
-    assert remove([broken]) == broken.size_bytes
+    assert remove([broken]) == [broken]
     assert list_artifacts() == []
 
 

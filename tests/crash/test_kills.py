@@ -1,0 +1,144 @@
+"""A run is killed at a random moment, from export to report, and nothing is lost.
+
+Like a database's crash test: after every kill each finished sample is on disk, nothing is half-written, the run can
+be resumed to its end, and resuming it again does nothing. ``SLMBENCH_KILLS=100 pytest tests/crash`` is the long form.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from slmbench.columns import read_columns
+from slmbench.records import RUN_NAME, SAMPLES_NAME
+
+pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
+pytest.importorskip("torch", reason="exporting needs slmbench[cpu]")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
+
+KILLS = int(os.environ.get("SLMBENCH_KILLS", "5"))
+OPTIONS = ["--pair", "mu-tiny,dec-tiny", "--backend", "onnxruntime", "--repeat", "3"]
+OPTIONS += ["--input-tokens", "16", "--output-tokens", "4"]
+#: A whole run takes longer than this nowhere; a kill falls anywhere into it.
+TIMEOUT_S = 180
+
+
+@dataclass
+class Bench:
+    """A cache and a results folder of its own."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "run"
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "SLMBENCH_CACHE": str(self.root / "cache")}
+        with (self.root / "output.txt").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "slmbench", *arguments],
+                env=environment,
+                cwd=self.root,
+                stdout=output,
+                stderr=output,
+                process_group=0,
+            )
+
+    def call(self, *arguments: str) -> int:
+        return self.start(*arguments).wait(TIMEOUT_S)
+
+    def output(self) -> str:
+        return (self.root / "output.txt").read_text(errors="replace")
+
+    def samples(self) -> bytes:
+        """Return the whole lines of the samples on disk."""
+        path = self.folder / SAMPLES_NAME
+        data = path.read_bytes() if path.exists() else b""
+        return data[: data.rfind(b"\n") + 1]
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def strike(process: subprocess.Popen[bytes], how: str) -> None:
+    """Kill host, a worker or both; or end it as a person or a system would."""
+    children = workers_of(process.pid)
+    if how in ("worker", "both") and children:
+        random.choice(children).send_signal(signal.SIGKILL)
+    if how in ("host", "both"):
+        process.send_signal(signal.SIGKILL)
+    elif how == "terminate":
+        process.send_signal(signal.SIGTERM)
+    elif how == "Ctrl-C twice":
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+    process.wait(TIMEOUT_S)
+    psutil.wait_procs(children, timeout=10)
+    assert not [child for child in children if child.is_running()], "a worker outlived its host"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The cache of an undisturbed run, and how long one takes that knows the limits but has no artifacts."""
+    bench = Bench(tmp_path_factory.mktemp("whole"))
+    assert bench.call("run", *OPTIONS, "--out", str(bench.folder)) == 0, bench.output()
+    shutil.rmtree(bench.root / "cache" / "artifacts")
+    begin = time.monotonic()
+    assert bench.call("run", *OPTIONS, "--out", str(bench.root / "again")) == 0, bench.output()
+    return bench.root / "cache", time.monotonic() - begin
+
+
+@pytest.fixture
+def bench(tmp_path: Path, whole: tuple[Path, float]) -> Bench:
+    """A fresh cache, but for the limits: measuring them is longer than all the rest."""
+    shutil.copytree(whole[0] / "limits", tmp_path / "cache" / "limits")
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["host", "worker", "both", "terminate", "Ctrl-C twice"])
+@pytest.mark.parametrize("number", range(max(1, KILLS // 5)))
+def test_nothing_is_lost(how: str, number: int, whole: tuple[Path, float], bench: Bench) -> None:
+    rng = random.Random(f"{how}/{number}")
+    process = bench.start("run", *OPTIONS, "--out", str(bench.folder))
+    time.sleep(rng.uniform(0, whole[1]))
+    strike(process, how)
+
+    before = bench.samples()
+    for line in before.splitlines():
+        json.loads(line)
+    assert "Traceback" not in bench.output(), bench.output()
+    assert bench.call("cache", "verify") == 0, bench.output()
+
+    # Before there is a run there is nothing to resume; the same command starts it.
+    begun = (bench.folder / RUN_NAME).exists()
+    again = ["run", "--resume", str(bench.folder)] if begun else ["run", *OPTIONS, "--out", str(bench.folder)]
+    code = bench.call(*again)
+    killed_worker = how == "worker" and code == 5
+    assert code == 0 or killed_worker, bench.output()
+    assert bench.samples().startswith(before)
+    run = read_columns(bench.folder)
+    assert {case.case.checkpoint for case in run.record.cases} == {"mu-tiny", "dec-tiny"}
+    assert run.record.finished
+    assert not run.warnings
+
+    after = bench.samples()
+    assert bench.call("run", "--resume", str(bench.folder)) == code, bench.output()
+    assert bench.samples() == after
+    assert "Traceback" not in bench.output(), bench.output()
