@@ -16,7 +16,7 @@ from synthetic import PAIR, Made, Speed, make_run
 
 from slmbench.columns import columns_of, read_columns
 from slmbench.evidence import model_of
-from slmbench.records import FailureRecord, Outcome, read_run
+from slmbench.records import FailureRecord, LoadRecord, Outcome, read_run
 from slmbench.report import print_run, run_table, write_reports
 from slmbench.report.pairs import pair_sentences
 from slmbench.report.text import bounded, number
@@ -66,6 +66,17 @@ def test_figures_are_what_the_samples_say(tmp_path: Path) -> None:
     rate = LIMITS["openvino|cpu"]["matrix"]["fp32"]["flops_per_s"]
     flops = model_of(run.record.cases[0], []).first_token_flops
     assert row["compute_use"] == pytest.approx(flops / row["ttft_s"] / rate)
+
+
+def test_a_blob_from_the_cache_is_no_compile_time(tmp_path: Path) -> None:
+    made, number = make_run([Speed(loads=3, rounds=2)]), 0
+    for index, line in enumerate(made.lines):
+        if isinstance(line, LoadRecord):
+            cold = number == 0
+            update = {"compile_ns": 900_000_000 if cold else 100_000_000, "engine_cache": not cold}
+            made.lines[index], number = line.model_copy(update=update), number + 1
+    assert number == 3
+    assert row_of(made, tmp_path)["compile_s"] == pytest.approx(0.9)
 
 
 def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
