@@ -115,6 +115,7 @@ def test_a_run_report_works_in_a_browser(tmp_path: Path, browser: Any, scheme: s
     figures = [float(re.split(r"[ \[]", text)[0]) for text in cells if "[" in text]
     assert figures == sorted(figures)
     page.locator("#table-1 tbody tr a").first.click()
+    page.wait_for_selector("details[open]")
     assert page.locator("details[open]").count() == 1
     assert "compute precision read back" in page.locator("details[open]").inner_text()
     page.locator("#chart-1 select").select_option("32 / 32")

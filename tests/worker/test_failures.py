@@ -31,7 +31,7 @@ FAULTS: dict[str, tuple[dict, str, str]] = {
     "cannot": ({"fault": "cannot", "fault_at": -1}, "cannot run", "no driver; install one"),
     "memory": ({"fault": "memory"}, "error", "out of memory"),
     "hang": ({"fault": "hang", "fault_at": 1}, "timeout", "no answer to prove in time"),
-    "eos": ({"fault": "eos"}, "short generation", "end of sequence at token 1 of 4"),
+    "eos": ({"fault": "eos"}, "short generation", "end of sequence at token 1"),
     "tokens": ({"wrong_tokens": 1}, "wrong tokens", "12 of 12 golden tokens differ"),
     "device": ({"executed_on": "htp-emulator"}, "wrong device", "asked for cpu, executed on htp-emulator"),
     "precision": ({"computes_in": "bf16"}, "wrong precision", "asked to compute in fp32, the engine computes in bf16"),

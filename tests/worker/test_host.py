@@ -168,7 +168,9 @@ def test_no_worker_outlives_its_host(number: int, tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys, pickle
+import signal, sys, pickle
+# Whoever runs the tests in the background has it ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from slmbench.worker.scheduler import measure
 plan, settings = pickle.loads(Path(sys.argv[2]).read_bytes())
