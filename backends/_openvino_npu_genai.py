@@ -125,7 +125,7 @@ def make_stamper(stamps: list[int]) -> Callable[[Any], Any]:
     """Return a streamer that notes when each token reached the host."""
     import openvino_genai
 
-    class Stamper(openvino_genai.StreamerBase):  # type: ignore[misc]
+    class Stamper(openvino_genai.StreamerBase):  # type: ignore[misc]  # the package has no types
         def write(self, token: int | list[int]) -> Any:
             now = perf_counter_ns()
             stamps.extend([now] * (len(token) if isinstance(token, list) else 1))

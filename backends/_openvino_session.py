@@ -165,7 +165,7 @@ class OpenVinoSession:
         logits = self._logits.data[:, -1]
         logits[:, self._ends] = -np.inf
         self._rows = None
-        return logits.argmax(axis=-1)  # type: ignore[no-any-return]
+        return logits.argmax(axis=-1)  # type: ignore[no-any-return]  # argmax is typed Any
 
     def _next_tokens(self) -> Tokens:
         """Return the best token of each row after a step, ends of sequence aside."""
@@ -176,7 +176,7 @@ class OpenVinoSession:
         # Between two steps the weights have passed through the cache: what is least to look up is quickest by far.
         for place in self._no_choice:
             self._flat[place] = -math.inf
-        return self._rows.argmax(axis=-1)  # type: ignore[no-any-return]
+        return self._rows.argmax(axis=-1)  # type: ignore[no-any-return]  # argmax is typed Any
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""

@@ -150,7 +150,7 @@ class OnnxRuntimeSession:
         """Return the best token of each row, ends of sequence aside."""
         for place in self._no_choice:
             self._flat[place] = -math.inf
-        return self._rows.argmax(axis=-1)  # type: ignore[no-any-return]
+        return self._rows.argmax(axis=-1)  # type: ignore[no-any-return]  # argmax is typed Any
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""

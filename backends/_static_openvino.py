@@ -86,7 +86,7 @@ class OpenVinoStaticSession(StaticSession):
                     tensor = ov.Tensor(port.element_type, port.shape)
                     self._pool.put(name, shape, tensor)
                 set_tensor(index, tensor)
-                memory[name] = tensor.data  # type: ignore[attr-defined]
+                memory[name] = tensor.data  # type: ignore[attr-defined]  # a Tensor, held as object
         return memory
 
     def _run(self, role: Role) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.cache_utils import CacheLayerMixin
 
 
-class BufferedLayer(CacheLayerMixin):  # type: ignore[misc]
+class BufferedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
     """Room for ``length`` positions; nothing is copied or allocated after the first update.
 
     With a ``window`` a query attends to the last ``window`` positions only, as a view of the same buffer.

@@ -77,7 +77,7 @@ class TorchSession:
         """Return the best token of each row of ``[B, 1, V]``, ends of sequence aside."""
         last = logits[:, -1].index_fill(1, self._suppressed, float("-inf"))
         self._logits_dtype = str(logits.dtype)
-        return last.argmax(-1).cpu().numpy()  # type: ignore[no-any-return]
+        return last.argmax(-1).cpu().numpy()  # type: ignore[no-any-return]  # argmax is typed Any
 
     def _tensor(self, values: Tokens) -> Any:
         import torch
