@@ -81,6 +81,17 @@ def test_quantised_products_are_not_called_fp32() -> None:
     assert session.compute_precision() == "int8"
 
 
+@pytest.mark.parametrize("exporter", ["slmbench", "genai"])
+def test_quantised_products_round_their_input_to_8_bits(exporter: str) -> None:
+    """What the compute precision says rests on this attribute, which a session does not tell."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(artifact_of("llama-tiny", "int4", exporter).graph("model"), load_external_data=False)
+    products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    levels = {a.i for node in products for a in node.attribute if a.name == "accuracy_level"}
+    assert products
+    assert levels == {4}
+
+
 @pytest.mark.parametrize("name", quick(TINY))
 def test_a_padded_batch_gives_what_each_prompt_gives_alone(name: str) -> None:
     """Rows of three lengths; encoder-decoders are padded on the right, decoder-only on the left."""
