@@ -142,6 +142,12 @@ def _answer(metric: str, encoder: str, decoder: str, where: str, speedups: dict[
     found = crossings(speedups)
     first, last = min(speedups), max(speedups)
     if not found:
+        unsure = [str(x) for x, y in speedups.items() if not (y.low > 1 or y.high < 1)]
+        if unsure:
+            return (
+                f"{encoder} and {decoder}: no crossover was seen between {first} and {last} tokens in ({where}), and "
+                f"none is excluded: which {_QUESTIONS[metric][1]} sooner is not known at {', '.join(unsure)} in"
+            )
         sooner = encoder if speedups[first].mid > 1 else decoder
         return (
             f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({where}): "

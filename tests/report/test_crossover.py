@@ -54,9 +54,9 @@ def test_every_interval_holds_its_length(mids: list[float], width: float) -> Non
         assert not found.high < found.mid
 
 
-def sentences(tmp_path: Path, times: dict[int, tuple[float, float]]) -> list[str]:
+def sentences(tmp_path: Path, times: dict[int, tuple[float, float]], between: float = 0.015) -> list[str]:
     speeds = [
-        replace(speed, input_tokens=length, ttft_ms=ms, tpot_ms=1)
+        replace(speed, input_tokens=length, ttft_ms=ms, tpot_ms=1, between=between)
         for length, both in times.items()
         for speed, ms in zip(SPEEDS, both, strict=True)
     ]
@@ -74,6 +74,11 @@ def test_no_crossover_is_said_as_well(tmp_path: Path) -> None:
     said = sentences(tmp_path, {32: (4, 5), 128: (17, 20), 512: (55, 80)})
     (line,) = [s for s in said if "do not cross between 32 and 512" in s and "reaches its first" in s]
     assert line.endswith(f"{PAIR[0]} reaches its first token sooner throughout")
+
+
+def test_what_the_intervals_do_not_exclude_is_not_denied(tmp_path: Path) -> None:
+    said = sentences(tmp_path, {32: (3, 9), 128: (17, 50), 512: (55, 160)}, between=1.5)
+    assert not [s for s in said if "sooner throughout" in s]
 
 
 def test_two_lengths_are_no_crossover(tmp_path: Path) -> None:
