@@ -161,9 +161,11 @@ def noise_floors(recordings: Sequence[Recording], loads: int, rng: np.random.Gen
 
 def halves(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
     """Split recordings by parity of blocks of ten loads: one part to calibrate with, one to check with."""
-    first = [[p for i, p in enumerate(r.pairs) if i // 10 % 2 == 0] for r in recordings]
-    second = [[p for i, p in enumerate(r.pairs) if i // 10 % 2 == 1] for r in recordings]
-    return tuple(
-        [Recording(r.case, r.metric, pairs) for r, pairs in zip(recordings, part, strict=True)]
-        for part in (first, second)
-    )  # type: ignore[return-value]
+
+    def part(parity: int) -> list[Recording]:
+        return [
+            Recording(r.case, r.metric, [pair for i, pair in enumerate(r.pairs) if i // 10 % 2 == parity])
+            for r in recordings
+        ]
+
+    return part(0), part(1)

@@ -197,11 +197,15 @@ def main() -> None:
             ours = artifact_of(options.model, "slmbench", options.precision)
             if "graph" in options.only:
                 theirs = artifact_of(options.model, "genai", options.precision)
-                sides["graph"] = tuple(opener("onnxruntime", a, options.threads) for a in (ours, theirs))  # type: ignore[assignment]
+                sides["graph"] = (
+                    opener("onnxruntime", ours, options.threads),
+                    opener("onnxruntime", theirs, options.threads),
+                )
             if "loop" in options.only:
-                sides["loop"] = tuple(
-                    opener(name, ours, options.threads) for name in ("onnxruntime", "onnxruntime_genai")
-                )  # type: ignore[assignment]
+                sides["loop"] = (
+                    opener("onnxruntime", ours, options.threads),
+                    opener("onnxruntime_genai", ours, options.threads),
+                )
         if "cross" in options.only:
             whole = artifact_of(options.pair, "slmbench", "fp32")
             variant = recomputing(whole, Path(folder))

@@ -22,9 +22,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """Root-mean-square (``bias`` None) or layer normalisation."""
+    """Root-mean-square normalisation where ``bias`` is None, else layer normalisation."""
 
-    kind: Literal["rms", "layer"]
     weight: Array
     bias: Array | None
     epsilon: float

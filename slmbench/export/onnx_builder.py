@@ -205,18 +205,18 @@ class Builder:
 
     def norm(self, x: Any, norm: Norm) -> Any:
         """Return ``x`` normalised along its last axis."""
-        if norm.kind == "rms":
+        if norm.bias is None:
             kind, weights = "SimplifiedLayerNormalization", [self.weight(norm.weight)]
         else:
-            kind, weights = "LayerNormalization", [self.weight(norm.weight), self.weight(norm.bias)]  # type: ignore[arg-type]
+            kind, weights = "LayerNormalization", [self.weight(norm.weight), self.weight(norm.bias)]
         return self.op(kind, x, *weights, axis=-1, epsilon=norm.epsilon)
 
     def add_norm(self, x: Any, y: Any, norm: Norm) -> tuple[Any, Any]:
         """Return ``x + y`` normalised, and ``x + y``, by one node."""
-        if norm.kind == "rms":
+        if norm.bias is None:
             kind, weights = "SkipSimplifiedLayerNormalization", [self.weight(norm.weight)]
         else:
-            kind, weights = "SkipLayerNormalization", [self.weight(norm.weight), self.weight(norm.bias)]  # type: ignore[arg-type]
+            kind, weights = "SkipLayerNormalization", [self.weight(norm.weight), self.weight(norm.bias)]
         normed, _, _, total = self.ops(kind, 4, x, y, *weights, domain=MS, epsilon=norm.epsilon)
         return normed, total
 

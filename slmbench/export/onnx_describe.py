@@ -77,11 +77,11 @@ def _activation(config_name: str) -> Activation:
 
 def _rms(module: Any, *, plus_one: bool = False) -> Norm:
     epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
-    return Norm("rms", _array(module.weight) + np.float32(plus_one), None, float(epsilon or 0.0))
+    return Norm(_array(module.weight) + np.float32(plus_one), None, float(epsilon or 0.0))
 
 
 def _layer_norm(module: Any) -> Norm:
-    return Norm("layer", _array(module.weight), _array(module.bias), float(module.eps))
+    return Norm(_array(module.weight), _array(module.bias), float(module.eps))
 
 
 def _rope(inverse_frequencies: Any, scaling: float, positions: int) -> Rope:

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from slmbench.artifact import ArtifactSpec
+from slmbench.artifact import ArtifactSpec, Role
 from slmbench.checkpoint import Checkpoint, Geometry
 from slmbench.errors import CannotRunError, one_line
 from slmbench.export.openvino_graph import cross_kv_once, make_stateful, write_compressed
@@ -70,8 +70,8 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     del network
     once = cross_kv_once(decoder)
     bytes_read = _save(decoder, spec, folder / "openvino_decoder_model.xml", progress)
-    graphs = {"encoder": "openvino_encoder_model.xml", "decoder": "openvino_decoder_model.xml"}
-    return Exported(graphs, attention, once, bytes_read)  # type: ignore[arg-type]
+    graphs: dict[Role, str] = {"encoder": "openvino_encoder_model.xml", "decoder": "openvino_decoder_model.xml"}
+    return Exported(graphs, attention, once, bytes_read)
 
 
 def _save(model: Any, spec: ArtifactSpec, path: Path, progress: Progress) -> int:

@@ -61,7 +61,6 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     figures_wanted = not hidden and not (failure and failure.split(":")[0] in PROOF_FAILURES)
     figures = _figures(samples if figures_wanted else None, loads if figures_wanted else [], case)
     memory = run.memory.get(key, []) if figures_wanted else []
-    bandwidth_use, bandwidth_note, compute_use, compute_note = _uses(info, figures, run.record.limits)
     row = {
         **_identity(info, loads),
         "loads": len(np.unique(samples.load)) if samples is not None else 0,
@@ -70,10 +69,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "peak_memory_bytes": max((m.peak_uss_bytes or m.peak_rss_bytes for m in memory), default=math.nan),
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
-        "bandwidth_use": bandwidth_use,
-        "bandwidth_note": bandwidth_note,
-        "compute_use": compute_use,
-        "compute_note": compute_note,
+        **_uses(info, figures, run.record.limits),
         "converged": _converged(run, key),
         "failure": failure,
     }
@@ -162,11 +158,9 @@ def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
     return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
 
 
-def _uses(
-    info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]
-) -> tuple[float, str | None, float, str | None]:
+def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> dict[str, float | str | None]:
     """Return how much of the engine's read bandwidth decoding uses, how much of its matrix rate the first token, and
-    after each what explains a share that needs it.
+    for each what explains a share that needs it.
     """
     from slmbench.machine.limits import bandwidth_use, compute_use
 
@@ -176,8 +170,12 @@ def _uses(
         read = bandwidth_use(model.step_bytes, figures["tpot_s"] / NANO, kept)
     if kept and model.first_token_flops is not None and figures["ttft_s"] > 0:
         made = compute_use(model.first_token_flops, figures["ttft_s"] / NANO, kept, info.case.compute_precision)
-    shares = [(use.share, use.explanation) if use else (math.nan, None) for use in (read, made)]
-    return (*shares[0], *shares[1])
+    return {
+        "bandwidth_use": read.share if read else math.nan,
+        "bandwidth_note": read.explanation if read else None,
+        "compute_use": made.share if made else math.nan,
+        "compute_note": made.explanation if made else None,
+    }
 
 
 def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:
