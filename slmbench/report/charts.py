@@ -14,7 +14,7 @@ import numpy as np
 from slmbench.columns import RunColumns
 from slmbench.evidence import METRICS, Side, SideCase
 from slmbench.judge import Comparison
-from slmbench.report.crossover import Crossover, Curve, crossovers
+from slmbench.report.crossover import Crossover, Curve
 from slmbench.report.pairs import Pair
 
 Spec = dict[str, Any]
@@ -185,8 +185,8 @@ def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> S
     return _spec(chart, height=300)
 
 
-def ttft_over_input(curves: Sequence[Curve]) -> Spec | None:
-    """Return the time to first token against the input length, one line a model, with where they cross.
+def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) -> Spec | None:
+    """Return the time to first token against the input length, one line a model, with where pairs cross.
 
     None where no model was measured at two lengths.
     """
@@ -222,7 +222,7 @@ def ttft_over_input(curves: Sequence[Curve]) -> Spec | None:
     )
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=""), y2="high:Q")
     layers = [line, bars, dots]
-    for index, found in enumerate(crossovers(long)):
+    for index, found in enumerate(crossovers):
         marked = alt.Chart(alt.Data(values=[_crossing_mark(found)]))
         layers.append(marked.mark_rect(color=GREEN, opacity=0.12).encode(x="low:Q", x2="high:Q"))
         layers.append(marked.mark_rule(strokeDash=[4, 4], color=GREEN, strokeWidth=2).encode(x="input:Q"))
@@ -236,7 +236,7 @@ def _crossing_mark(found: Crossover) -> dict[str, Any]:
     length = found.length
     low, high = (length.low, length.high) if length.known else (length.mid, length.mid)
     between = f" [{low:.0f}, {high:.0f}]" if length.known else ""
-    return {"input": length.mid, "low": low, "high": high, "text": f"{length.mid:.0f} tokens{between}, {found.text}"}
+    return {"input": length.mid, "low": low, "high": high, "text": f"{length.mid:.0f} tokens{between}, {found.where}"}
 
 
 def against_limits(rows: Rows) -> Spec | None:

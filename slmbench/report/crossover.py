@@ -31,8 +31,8 @@ class Crossover:
 
     #: In tokens; see :func:`crossings`.
     length: Interval
-    #: Engine and precision.
-    text: str
+    #: Engine and precision; see :class:`Lead`.
+    where: str
 
 
 def curves_of(side: Side) -> list[Curve]:
@@ -64,20 +64,44 @@ def curves_of(side: Side) -> list[Curve]:
     ]
 
 
-def crossovers(curves: Sequence[Curve]) -> list[Crossover]:
-    """Return where an encoder-decoder's curve crosses a decoder-only's of the same group.
+@dataclass(frozen=True)
+class Lead:
+    """How many times faster a pair's encoder-decoder is in one metric, over the input length."""
 
-    Between two measured lengths both are taken as straight lines on logarithmic axes.
+    metric: str
+    encoder: str
+    decoder: str
+    #: Engine, precision, and what else tells it from the pair's other leads.
+    where: str
+    #: Input tokens to the speed-up, lengths rising.
+    speedups: dict[int, Interval]
+
+
+def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
+    """Return the leads of pairs in a metric that each of them has: one a pair, engine, precision and output length.
+
+    A first token knows nothing of the answer's length: of several output lengths the longest stands for all.
     """
+    groups: dict[tuple[str, ...], dict[int, Pair]] = {}
+    for pair in pairs:
+        case, work = pair.encoder.case, pair.encoder.case.workload
+        where = f"{pair.engine} {case.weight_precision}/{case.compute_precision}"
+        where += f", arm {pair.arm}" if pair.arm else ""
+        where = where if metric == "ttft" else f"{work.output_tokens} out on {where}"
+        key = (case.checkpoint, pair.decoder.case.checkpoint, where, case.device, str(work.batch))
+        found = groups.setdefault(key, {})
+        kept = found.get(work.input_tokens)
+        if metric in pair.ratios and (kept is None or kept.encoder.case.workload.output_tokens < work.output_tokens):
+            found[work.input_tokens] = pair
     return [
-        Crossover(length, f"{encoder.group[0]} {encoder.group[2]}")
-        for encoder in curves
-        for decoder in curves
-        if encoder.family == "encoder-decoder" and decoder.family == "decoder-only" and encoder.group == decoder.group
-        for length in crossings(
-            {x: _over(decoder.points[x], y) for x, y in encoder.points.items() if x in decoder.points}
-        )
+        Lead(metric, encoder, decoder, where, {x: found[x].ratios[metric].speedup for x in sorted(found)})
+        for (encoder, decoder, where, *_), found in groups.items()
     ]
+
+
+def crossovers(pairs: Iterable[Pair]) -> list[Crossover]:
+    """Return the input lengths at which a pair's first tokens come equally soon."""
+    return [Crossover(length, lead.where) for lead in leads_of(pairs, "ttft") for length in crossings(lead.speedups)]
 
 
 def crossings(speedups: Mapping[int, Interval]) -> list[Interval]:
@@ -104,13 +128,6 @@ def _zeros(x: Sequence[float], y: Sequence[float]) -> list[float]:
     return [x0 + (x1 - x0) * y0 / (y0 - y1) for (x0, y0), (x1, y1) in steps if y0 * y1 < 0]
 
 
-def _over(above: Interval, below: Interval) -> Interval:
-    """Return the quotient of two independent figures."""
-    mid = above.mid / below.mid
-    width = math.hypot(math.log(above.high / above.mid), math.log(below.high / below.mid))
-    return Interval(mid * math.exp(-width), mid, mid * math.exp(width))
-
-
 #: What is asked of a pair over the input length, and how an answer says it.
 _QUESTIONS = {
     "ttft": ("reach their first token", "reaches its first token"),
@@ -119,44 +136,35 @@ _QUESTIONS = {
 
 
 def crossover_sentences(pairs: Iterable[Pair]) -> list[str]:
-    """Return for each pair, engine, precision and output length where the sooner family changes with the input.
+    """Return for each lead of the pairs where the sooner family changes with the input.
 
     Nothing where fewer than three lengths were measured: two tell a direction, not a crossover.
     """
-    groups: dict[tuple[str, ...], dict[int, Pair]] = {}
-    for pair in pairs:
-        case, work = pair.encoder.case, pair.encoder.case.workload
-        precision = f"{case.weight_precision}/{case.compute_precision}"
-        where = f"{work.output_tokens} out on {pair.engine} {precision}" + (f", arm {pair.arm}" if pair.arm else "")
-        names = (case.checkpoint, pair.decoder.case.checkpoint)
-        groups.setdefault((*names, where, case.device, str(work.batch)), {})[work.input_tokens] = pair
-    return [
-        _answer(metric, encoder, decoder, where, {x: found[x].ratios[metric].speedup for x in sorted(found)})
-        for (encoder, decoder, where, *_), found in groups.items()
-        for metric in _QUESTIONS
-        if len(found) > 2 and all(metric in pair.ratios for pair in found.values())
-    ]
+    known = list(pairs)
+    return [_answer(lead) for metric in _QUESTIONS for lead in leads_of(known, metric) if len(lead.speedups) > 2]
 
 
-def _answer(metric: str, encoder: str, decoder: str, where: str, speedups: dict[int, Interval]) -> str:
+def _answer(lead: Lead) -> str:
+    encoder, decoder, speedups = lead.encoder, lead.decoder, lead.speedups
+    together, alone = _QUESTIONS[lead.metric]
     found = crossings(speedups)
     first, last = min(speedups), max(speedups)
     if not found:
         unsure = [str(x) for x, y in speedups.items() if not (y.low > 1 or y.high < 1)]
         if unsure:
             return (
-                f"{encoder} and {decoder}: no crossover was seen between {first} and {last} tokens in ({where}), and "
-                f"none is excluded: which {_QUESTIONS[metric][1]} sooner is not known at {', '.join(unsure)} in"
+                f"{encoder} and {decoder}: no crossover was seen between {first} and {last} tokens in ({lead.where}), "
+                f"and none is excluded: which {alone} sooner is not known at {', '.join(unsure)} in"
             )
         sooner = encoder if speedups[first].mid > 1 else decoder
         return (
-            f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({where}): "
-            f"{sooner} {_QUESTIONS[metric][1]} sooner throughout"
+            f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({lead.where}): "
+            f"{sooner} {alone} sooner throughout"
         )
     places = ", ".join(_place(length, first, last) for length in found)
     before, after = (decoder, encoder) if speedups[first].mid < 1 else (encoder, decoder)
     then = f": below, {before} is sooner, above, {after}" if len(found) == 1 else ""
-    return f"{encoder} and {decoder} {_QUESTIONS[metric][0]} equally soon at {places} ({where}){then}"
+    return f"{encoder} and {decoder} {together} equally soon at {places} ({lead.where}){then}"
 
 
 def _place(length: Interval, first: int, last: int) -> str:

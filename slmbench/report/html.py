@@ -27,7 +27,7 @@ from slmbench.report.comparison import (
     pair_lines,
     rows_of,
 )
-from slmbench.report.crossover import curves_of
+from slmbench.report.crossover import crossovers, curves_of
 from slmbench.report.pairs import pairs_of, sides_of
 from slmbench.report.sentences import run_sentences
 from slmbench.report.table import limits_of_case
@@ -185,8 +185,10 @@ def _add_run_charts(page: _Page, run: RunColumns, sides: Sequence[Side]) -> None
     )
     page.add_chart(
         "Time to first token against input length",
-        "Both axes logarithmic; the dashed line is where the faster family changes.",
-        charts.ttft_over_input([curve for side in sides for curve in curves_of(side)]),
+        "Both axes logarithmic; a dashed line is where the sooner family of a pair changes.",
+        charts.ttft_over_input(
+            [curve for side in sides for curve in curves_of(side)], crossovers([pair for _, pair in pairs])
+        ),
     )
     by_case = {case.case.key: (_named(side, case), case) for side in sides for case in side.cases.values()}
     page.add_chart("Gap before each token", "Median over all samples.", charts.token_gaps(run, by_case))

@@ -54,10 +54,16 @@ def test_every_interval_holds_its_length(mids: list[float], width: float) -> Non
         assert not found.high < found.mid
 
 
-def sentences(tmp_path: Path, times: dict[int, tuple[float, float]], between: float = 0.015) -> list[str]:
+def sentences(
+    tmp_path: Path,
+    times: dict[int, tuple[float, float]],
+    between: float = 0.015,
+    output_tokens: tuple[int, ...] = (32,),
+) -> list[str]:
     speeds = [
-        replace(speed, input_tokens=length, ttft_ms=ms, tpot_ms=1, between=between)
+        replace(speed, input_tokens=length, output_tokens=asked, ttft_ms=ms, tpot_ms=1, between=between)
         for length, both in times.items()
+        for asked in output_tokens
         for speed, ms in zip(SPEEDS, both, strict=True)
     ]
     return run_sentences(read_columns(make_run(speeds).write(tmp_path / "run")))
@@ -67,7 +73,13 @@ def test_the_crossover_is_said(tmp_path: Path) -> None:
     said = sentences(tmp_path, {32: (7, 5), 128: (17, 20), 512: (55, 80)})
     (line,) = [s for s in said if "reach their first token equally soon at" in s]
     assert line.endswith(f"below, {PAIR[1]} is sooner, above, {PAIR[0]}")
-    assert "(32 out on openvino fp32/fp32)" in line
+    assert "(openvino fp32/fp32)" in line
+
+
+def test_a_first_token_is_told_once_whatever_the_length_of_the_answers(tmp_path: Path) -> None:
+    said = sentences(tmp_path, {32: (7, 5), 128: (17, 20), 512: (55, 80)}, output_tokens=(8, 32))
+    assert len([s for s in said if "reach their first token equally soon at" in s]) == 1
+    assert {"8 out on", "32 out on"} <= {part for s in said for part in ("8 out on", "32 out on") if f"({part}" in s}
 
 
 def test_no_crossover_is_said_as_well(tmp_path: Path) -> None:

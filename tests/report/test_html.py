@@ -13,8 +13,9 @@ from synthetic import Speed, make_run
 
 from slmbench.columns import read_columns
 from slmbench.judge import compare_sides
-from slmbench.report.crossover import crossovers, curves_of
+from slmbench.report.crossover import crossovers
 from slmbench.report.html import comparison_report, run_report
+from slmbench.report.pairs import pairs_of
 from slmbench.report.sides import read_side
 from slmbench.report.table import run_table
 
@@ -64,10 +65,10 @@ def test_an_empty_run_has_a_report(tmp_path: Path) -> None:
 
 def test_curves_cross_where_the_faster_family_changes(tmp_path: Path) -> None:
     side = read_side(str(make_run([s for s in SPEEDS if s.backend == "openvino"]).write(tmp_path / "run")))
-    (crossing,) = crossovers(curves_of(side))
+    (crossing,) = crossovers(pairs_of(side))
     assert 32 < crossing.length.mid < 128
     assert crossing.length.low < crossing.length.mid < crossing.length.high
-    assert crossing.text == "openvino fp32/fp32"
+    assert crossing.where == "openvino fp32/fp32"
 
 
 @pytest.fixture
