@@ -14,7 +14,8 @@ from slmbench.case import Case
 from slmbench.columns import Floats, RunColumns, SampleColumns
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.records import CaseInfo, LoadRecord
-from slmbench.terms import ComputePrecision, Family
+from slmbench.roofline import KV_BYTES, limits_of_case, shortest_times
+from slmbench.terms import Family
 
 NANO = 1e-9
 
@@ -113,6 +114,8 @@ class Model:
     first_token_flops: float | None = None
     step_flops: float | None = None
     step_bytes: float | None = None
+    #: The shortest times in s that the limits allow, by metric; empty where they are not known.
+    shortest_s: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,15 +209,19 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
             evidence[metric.name] = found
     return SideCase(
         case=info.case,
-        model=model_of(info, loads),
+        model=model_of(info, loads, run.record.limits),
         evidence=evidence,
         failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
         disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
     )
 
 
-def model_of(info: CaseInfo, loads: list[LoadRecord]) -> Model:
-    """Return what a run says of a case's model; the path and the device are those of its last load."""
+def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any]) -> Model:
+    """Return what a run says of a case's model; the path and the device are those of its last load.
+
+    ``limits`` are those that the run kept.
+    """
+    known = limits_of_case(info, limits)
     return Model(
         family=info.checkpoint.family,
         parameter_count=info.checkpoint.parameter_count,
@@ -224,11 +231,8 @@ def model_of(info: CaseInfo, loads: list[LoadRecord]) -> Model:
         executed_on=loads[-1].executed_on if loads else None,
         decode_weight_bytes=info.decode_weight_bytes,
         **_costs(info),
+        shortest_s=shortest_times(info, known) if known else {},
     )
-
-
-#: Bytes of an element of K or V by compute precision; where only products quantise their input, K/V stay fp32.
-KV_BYTES: dict[ComputePrecision, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int16": 2.0, "int8": 4.0}
 
 
 def _costs(info: CaseInfo) -> dict[str, float]:

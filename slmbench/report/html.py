@@ -30,8 +30,8 @@ from slmbench.report.comparison import (
 from slmbench.report.crossover import crossovers, curves_of
 from slmbench.report.pairs import pairs_of, sides_of
 from slmbench.report.sentences import run_sentences
-from slmbench.report.table import limits_of_case
 from slmbench.report.text import TextTable, number, size, text_table
+from slmbench.roofline import limits_of_case
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -39,6 +39,12 @@ class PairRatio:
         """Return decoder-only time over encoder-decoder time: above 1 the encoder-decoder is faster."""
         return self.estimate.interval()
 
+    @property
+    def limits_alone(self) -> float:
+        """Return the speed-up if both took the shortest time that the device's limits allow; NaN where not known."""
+        decoder, encoder = self.decoder.model.shortest_s, self.encoder.model.shortest_s
+        return decoder[self.metric] / encoder[self.metric] if {self.metric} <= {*decoder} & {*encoder} else math.nan
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -60,7 +66,8 @@ class Pair:
         device = "" if case.device == "cpu" else f" on the {case.device.upper()}"
         return (
             f"{_sized(self.encoder)} {' and '.join(map(_phrase, spoken))} than {_sized(self.decoder)} at "
-            f"{work.input_tokens} in / {work.output_tokens} out{batch} on {where}{device} ({_against(spoken)})"
+            f"{work.input_tokens} in / {work.output_tokens} out{batch} on {where}{device} "
+            f"({_against(spoken)}{_limits_alone(spoken)})"
         )
 
 
@@ -155,13 +162,23 @@ def _phrase(ratio: PairRatio) -> str:
     return f"{verb} {equal} (no difference larger than {_percent_up(largest)})"
 
 
+_NOUNS = {"ttft": "first token", "tpot": "decoding"}
+
+
 def _against(ratios: list[PairRatio]) -> str:
     """Name the decoder path the claim is made against; one a metric where the best differ."""
     paths = [_path(ratio.decoder) for ratio in ratios]
     if len(set(paths)) == 1:
         return f"against {paths[0]}"
-    nouns = {"ttft": "first token", "tpot": "decoding"}
-    return ", ".join(f"{nouns[ratio.metric]} against {path}" for ratio, path in zip(ratios, paths, strict=True))
+    return ", ".join(f"{_NOUNS[ratio.metric]} against {path}" for ratio, path in zip(ratios, paths, strict=True))
+
+
+def _limits_alone(ratios: list[PairRatio]) -> str:
+    """Return what the device's limits would make of the pair: each model's shortest times, divided."""
+    known = [
+        f"{_NOUNS[ratio.metric]} {ratio.limits_alone:.2f}x" for ratio in ratios if math.isfinite(ratio.limits_alone)
+    ]
+    return f"; the device's limits alone give {', '.join(known)}" if known else ""
 
 
 def _bounds(interval: Interval) -> str:

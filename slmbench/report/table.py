@@ -13,12 +13,12 @@ from slmbench.columns import Floats, RunColumns, SampleColumns, columns_of
 from slmbench.evidence import METRICS, NANO, Evidence, evidence_of, model_of
 from slmbench.measure.metrics import DRIFT_BOUND, PERCENTILE_NEEDS
 from slmbench.records import CaseInfo, FailureRecord, LoadRecord, Run
+from slmbench.roofline import bandwidth_use, compute_use, limits_of_case
 from slmbench.stats import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slmbench.machine.limits import Limits
 
 #: What runs in place of an accelerator: its tokens count, its times do not.
 STAND_INS = ("npuw-cpu", "htp-emulator")
@@ -162,9 +162,7 @@ def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any
     """Return how much of the engine's read bandwidth decoding uses, how much of its matrix rate the first token, and
     for each what explains a share that needs it.
     """
-    from slmbench.machine.limits import bandwidth_use, compute_use
-
-    kept, model = limits_of_case(info, limits), model_of(info, [])
+    kept, model = limits_of_case(info, limits), model_of(info, [], limits)
     read = made = None
     if kept and model.step_bytes is not None and figures["tpot_s"] > 0:
         read = bandwidth_use(model.step_bytes, figures["tpot_s"] / NANO, kept)
@@ -176,18 +174,6 @@ def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any
         "compute_use": made.share if made else math.nan,
         "compute_note": made.explanation if made else None,
     }
-
-
-def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:
-    """Return the limits of the case's engine on its device (``engine|device``), if the run kept them."""
-    from pydantic import ValidationError
-
-    from slmbench.machine.limits import Limits
-
-    try:
-        return Limits.model_validate(limits[f"{info.engine}|{info.case.device}"])
-    except (KeyError, ValidationError):
-        return None
 
 
 def _converged(run: RunColumns, key: str) -> bool | None:

@@ -8,18 +8,9 @@ import pytest
 from slmbench.backend import load_backend
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine import limits as module
-from slmbench.machine.limits import (
-    BandwidthPoint,
-    Limits,
-    MatrixRate,
-    bandwidth_use,
-    cached_limits,
-    compute_use,
-    limits_of,
-    measure_limits,
-)
+from slmbench.machine.limits import cached_limits, limits_of, measure_limits
 
-MB, GB = 10**6, 10**9
+GB = 10**9
 
 #: A package of a stranger: an engine that reads exactly 4 GB/s, multiplies exactly 2 TFLOP/s, dies in bf16.
 PLUGIN = """
@@ -69,69 +60,6 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
-
-
-def make(*points: tuple[float, float], **matrix: float) -> Limits:
-    return Limits(
-        engine="e",
-        device="cpu",
-        threads=2,
-        versions={},
-        machine="m",
-        measured="2026-01-01",
-        bandwidth=tuple(BandwidthPoint(footprint_bytes=int(f), bytes_per_s=b) for f, b in points),
-        matrix={"fp32": MatrixRate(flops_per_s=matrix["fp32"], effective="fp32")} if matrix else {},
-    )
-
-
-def test_decoding_from_memory_is_held_against_memory() -> None:
-    use = bandwidth_use(540 * MB, 25e6, make((32 * MB, 60 * GB), (512 * MB, 27 * GB)))
-    assert use is not None
-    assert use.share == pytest.approx(0.8)
-    assert use.explanation is None
-
-
-def test_weights_in_the_cache_are_held_against_the_bandwidth_at_their_size_and_said_to_be() -> None:
-    use = bandwidth_use(32 * MB, 1e6, make((32 * MB, 50 * GB), (512 * MB, 25 * GB)))
-    assert use is not None
-    assert use.share == pytest.approx(0.64)
-    assert "32 MB" in (use.explanation or "")
-    assert "50 GB/s" in (use.explanation or "")
-    assert "not memory's 25 GB/s" in (use.explanation or "")
-
-
-@pytest.mark.parametrize("size", [1 * MB, 32 * MB, 100 * MB, 512 * MB, 4 * GB])
-@pytest.mark.parametrize("tpot_ns", [1e4, 1e6, 1e8])
-def test_no_share_beyond_one_without_an_explanation(size: int, tpot_ns: float) -> None:
-    use = bandwidth_use(size, tpot_ns, make((32 * MB, 50 * GB), (512 * MB, 25 * GB)))
-    assert use is not None
-    assert use.share <= 1 or "`slmbench limits --again`" in (use.explanation or "")
-
-
-def test_between_two_sizes_the_bandwidth_is_interpolated_and_never_rises_with_size() -> None:
-    limits = make((8 * MB, 20 * GB), (32 * MB, 60 * GB), (128 * MB, 40 * GB), (512 * MB, 25 * GB))
-    sizes = [1, 8 * MB, 16 * MB, 32 * MB, 64 * MB, 128 * MB, 256 * MB, 512 * MB, 5 * GB]
-    found = [limits.bandwidth_at(size) / GB for size in sizes]
-    assert found == pytest.approx([60, 60, 60, 60, 50, 40, 32.5, 25, 25])
-
-
-def test_compute_use_needs_the_rate_of_that_precision() -> None:
-    limits = make((MB, GB), fp32=2e12)
-    assert compute_use(1e12, 1e9, limits, "bf16") is None
-    half = compute_use(1e12, 1e9, limits, "fp32")
-    assert half is not None
-    assert half.share == pytest.approx(0.5)
-    assert half.explanation is None
-    double = compute_use(4e12, 1e9, limits, "fp32")
-    assert double is not None
-    assert double.share == pytest.approx(2.0)
-    assert "above the limit" in (double.explanation or "")
-
-
-@pytest.mark.parametrize(("size", "ns"), [(0, 1e6), (MB, 0)])
-def test_nothing_to_divide_is_empty(size: float, ns: float) -> None:
-    assert bandwidth_use(size, ns, make((MB, GB))) is None
-    assert compute_use(size, ns, make((MB, GB), fp32=1.0), "fp32") is None
 
 
 def test_a_crash_in_one_precision_costs_that_precision_alone(plugin: None) -> None:

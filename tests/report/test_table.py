@@ -64,7 +64,7 @@ def test_figures_are_what_the_samples_say(tmp_path: Path) -> None:
     assert (row["loads"], row["samples"], row["agreement"], row["converged"]) == (4, 20, 1.0, True)
     assert 0 < row["bandwidth_use"] < 1
     rate = LIMITS["openvino|cpu"]["matrix"]["fp32"]["flops_per_s"]
-    flops = model_of(run.record.cases[0], []).first_token_flops
+    flops = model_of(run.record.cases[0], [], {}).first_token_flops
     assert row["compute_use"] == pytest.approx(flops / row["ttft_s"] / rate)
 
 
