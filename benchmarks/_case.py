@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 from slmbench.backend import load_backend
 from slmbench.case import Case, Workload
 from slmbench.checkpoint import resolve
@@ -19,7 +22,9 @@ def planned_case(
     """
     backend, checkpoint = load_backend(backend_name), resolve(model)
     spec = next(s for s in backend.artifact_specs(checkpoint, "fp32", "cpu") if s.exporter in ("slmbench", "none"))
-    artifact = ensure_artifact(checkpoint, spec, progress=print)
+    # In a process of its own, as `slmbench run` does: torch stays out of the benchmark's memory.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as exporter:
+        artifact = exporter.submit(ensure_artifact, checkpoint, spec, progress=print).result()
     case = Case(
         checkpoint=model,
         backend=backend_name,
