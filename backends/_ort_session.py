@@ -26,20 +26,20 @@ from ._cpu import default_threads
 from ._static_onnxruntime import base_settings
 
 _PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
-_CPU = "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
 
 
 class Graph:
     """One ONNX Runtime session, and what its ports say."""
 
-    def __init__(self, path: Path, threads: int, *, alone: bool) -> None:
+    def __init__(self, path: Path, settings: Any, provider: str = CPU, options: dict[str, str] | None = None) -> None:
         import onnxruntime as ort
 
         ort.disable_telemetry_events()
         began = perf_counter_ns()
         try:
-            settings = base_settings(threads, alone=alone)
-            self.session = ort.InferenceSession(path, settings, providers=[_CPU], enable_fallback=0)
+            providers = [(provider, options or {})]
+            self.session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no common class but this
             raise CannotRunError(f"{path}: ONNX Runtime does not take it: {_first_line(error)}") from error
         self.session.disable_fallback()
@@ -92,11 +92,14 @@ class OnnxRuntimeSession:
         self._device, self._threads = device, options.threads or default_threads()
         self._geometry, self._name = checkpoint.geometry, checkpoint.name
         self._ends = [token for token in checkpoint.eos_token_ids if token < self._geometry.vocab_size]
-        roles = artifact.manifest.graphs
-        alone = len(roles) == 1
-        self._graphs = {role: Graph(artifact.graph(role), self._threads, alone=alone) for role in roles}
+        self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
         self._phases_ns: dict[str, int] = {}
         self._batch = self._input = self._output = 0
+
+    def _open(self, role: Role, artifact: Artifact) -> Graph:
+        """Create the session of one graph."""
+        alone = len(artifact.manifest.graphs) == 1
+        return Graph(artifact.graph(role), base_settings(self._threads, alone=alone))
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Check the shape against what the graphs hold, and remember it.
@@ -159,7 +162,7 @@ class OnnxRuntimeSession:
     def placement(self) -> Placement:
         """Return the providers that nodes are assigned to, as the sessions recorded it."""
         nodes: Counter[str] = sum((graph.nodes() for graph in self._graphs.values()), Counter())
-        others = sorted(name for name in nodes if name != _CPU)
+        others = sorted(name for name in nodes if name != CPU)
         return Placement(self._device, "+".join(others) or "cpu", dict(nodes))
 
     def compute_precision(self) -> str:

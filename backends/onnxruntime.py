@@ -1,4 +1,4 @@
-"""ONNX Runtime with our own loop: both families on the CPU; Qualcomm's NPU through static graphs."""
+"""ONNX Runtime with our own loop: both families on the CPU and on CUDA; Qualcomm's NPU through static graphs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
-from . import _probe_onnxruntime, onnxruntime_qnn
+from . import _ort_cuda_session, _probe_onnxruntime, onnxruntime_qnn
 from ._cpu import cpu_status
 from ._cuda import cuda_status
-from ._ort_env import check_owner, cpu_compute, cpu_refusal
+from ._ort_cuda_session import OnnxRuntimeOptions
+from ._ort_env import check_owner, cpu_compute, cpu_refusal, owners
 from ._ort_session import DecoderOnlySession, EncoderDecoderSession
 from ._static_onnxruntime import OnnxRuntimeStaticSession
 
@@ -23,9 +24,12 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     engine = "onnxruntime"
-    distributions: tuple[str, ...] = ("onnxruntime",)
-    options_type: type[SessionOptions] = SessionOptions
+    options_type: type[SessionOptions] = OnnxRuntimeOptions
     attention_paths: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        # Builds for other devices are distributions of other names that own the same module.
+        self.distributions: tuple[str, ...] = tuple(owners()) or ("onnxruntime",)
 
     def devices(self) -> Sequence[DeviceStatus]:
         """Return the CPU, the NVIDIA GPU and Qualcomm's NPU, each present or with what is missing."""
@@ -35,6 +39,9 @@ class OnnxRuntimeBackend:
         """Return ours and, for decoder-only checkpoints, the onnxruntime-genai builder's."""
         if device == "npu":
             return onnxruntime_qnn.artifact_specs(precision)
+        if device == "gpu":
+            wanted = ArtifactSpec(format="onnx", weight_precision=precision, target=CUDA)
+            return (wanted,) if precision in _CUDA_COMPUTE else ()
         ours = ArtifactSpec(format="onnx", weight_precision=precision, exporter="slmbench")
         if checkpoint.family == "encoder-decoder":
             return [ours]
@@ -47,14 +54,19 @@ class OnnxRuntimeBackend:
         if device == "npu":
             return onnxruntime_qnn.refusal(spec, options)
         if device == "gpu":
-            status = cuda_status()
-            return None if status.available else f"{status.detail}; {status.remedy}"
+            return _cuda_refusal(spec, options)
+        if getattr(options, "cuda_graph", False):
+            return f"the option cuda_graph is for --device gpu, not for {device}"
+        if spec.target == CUDA and spec.weight_precision != "fp32":
+            return f"graphs for CUDA run on the CPU in fp32, not in {spec.weight_precision}: ask for --device gpu"
         return cpu_refusal(spec.weight_precision, options)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
-        """Return int16 for the HTP's int8 weights, and what the CPU's kernels compute in."""
+        """Return int16 for the HTP's int8 weights, fp16 for int4 on CUDA, and what the CPU's kernels compute in."""
         if device == "npu":
             return "int16" if weights == "int8" else DEFAULT_COMPUTE[weights]
+        if device == "gpu":
+            return _CUDA_COMPUTE.get(weights, DEFAULT_COMPUTE[weights])
         return cpu_compute(weights)
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
@@ -62,9 +74,13 @@ class OnnxRuntimeBackend:
         check_owner()
         if device == "npu":
             return onnxruntime_qnn.open_session(artifact, options)
-        if device != "cpu":
-            raise CannotRunError(f"the onnxruntime backend has no dynamic graphs for {device}")
         manifest = artifact.manifest
+        if device == "gpu":
+            reason = _cuda_refusal(manifest.spec, options)
+            if reason is not None:
+                raise CannotRunError(reason)
+        if manifest.spec.target == CUDA:
+            return _ort_cuda_session.open_session(artifact, device, options)
         if manifest.spec.layout == "static":
             graphs = {role: artifact.graph(role) for role in manifest.graphs}
             return OnnxRuntimeStaticSession(manifest.checkpoint, manifest.spec, graphs, device, options)
@@ -78,4 +94,23 @@ class OnnxRuntimeBackend:
         return _probe_onnxruntime.probe_graph(shape, compute_precision, device, threads)
 
 
+def _cuda_refusal(spec: ArtifactSpec, options: SessionOptions) -> str | None:
+    """Return why these graphs cannot run on CUDA here, or None."""
+    if spec.target != CUDA:
+        return (
+            "CUDA takes graphs made for it (slmbench export --format onnx --target cuda): others leave nodes to the CPU"
+        )
+    wanted = _CUDA_COMPUTE.get(spec.weight_precision)
+    if options.compute_precision != wanted:
+        return (
+            f"graphs for CUDA compute {spec.weight_precision} weights in {wanted}, not in {options.compute_precision}"
+        )
+    status = cuda_status()
+    return None if status.available else f"{status.detail}; {status.remedy}"
+
+
 _CPU = "CPUExecutionProvider"
+#: The target of graphs that are wholly for the CUDA provider.
+CUDA = "cuda"
+#: What graphs for CUDA compute in, by the precision of their weights.
+_CUDA_COMPUTE: dict[Precision, ComputePrecision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int4": "fp16"}

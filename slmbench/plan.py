@@ -164,12 +164,17 @@ def _exporters(
     for cell in suite.cells():
         backend, checkpoint = backends[cell.backend], checkpoints[cell.checkpoint]
         for spec in backend.artifact_specs(checkpoint, cell.weight_precision, cell.device):
-            if spec.layout == "dynamic" and spec.format != "torch":
+            if _has_routes(spec):
                 wanted.setdefault((spec.format, cell.weight_precision), {})[checkpoint.name] = checkpoint
     return {
         (format_, precision): choose_exporter(format_, list(group.values()), precision, suite.exporter)
         for (format_, precision), group in wanted.items()
     }
+
+
+def _has_routes(spec: ArtifactSpec) -> bool:
+    """Tell whether there are exporters to choose from: not for fixed shapes, nor for graphs made for one engine."""
+    return spec.layout == "dynamic" and spec.format != "torch" and spec.target is None
 
 
 def _choose_spec(
@@ -184,7 +189,9 @@ def _choose_spec(
     if not specs:
         return f"{backend.name} takes no {checkpoint.family} in {cell.weight_precision} on {cell.device}"
     for spec in specs:
-        chosen = exporters.get((spec.format, cell.weight_precision)) if spec.layout == "dynamic" else None
+        chosen = exporters.get((spec.format, cell.weight_precision)) if _has_routes(spec) else None
+        if spec.layout == "dynamic" and spec.target and requested not in ("auto", spec.exporter):
+            continue
         if chosen is None or chosen == spec.exporter:
             return _bounded(spec, cell)
     names = ", ".join(dict.fromkeys(spec.exporter for spec in specs))

@@ -24,7 +24,9 @@ def export(
     layout: Annotated[Layout, typer.Option(help="static: fixed shapes, for NPUs.")] = "dynamic",
     input_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest prompt.")] = None,
     output_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest answer.")] = None,
-    target: Annotated[str | None, typer.Option(help="An engine the graph is made for: qnn.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What the graph is made for: qnn (static), cuda (dynamic).")
+    ] = None,
     soc: Annotated[str | None, typer.Option(help="With --target qnn: the chip to compile for.")] = None,
     revision: Annotated[str | None, typer.Option(help="Hub: branch, tag or commit.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Export anew even if the store has it.")] = False,

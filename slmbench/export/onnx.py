@@ -20,8 +20,11 @@ ARCHITECTURES = frozenset(
 ATTENTION = "GroupQueryAttention"
 #: Angles are stored for so many positions at most: a table for 131,072 would outweigh a small model.
 MAX_POSITIONS = 32768
-#: Bits a weight, float32 scales of blocks included; embedding and LM head as everything else.
+#: Bits a weight, scales of blocks included; embedding and LM head as everything else.
 _BITS = {"fp32": 32.0, "int8": 8.5, "int4": 5.0}
+_CUDA_BITS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0, "int4": 4.5}
+#: The target of graphs that are wholly for the CUDA provider (``onnx_cuda``).
+CUDA = "cuda"
 
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
@@ -31,6 +34,11 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
             f"slmbench's ONNX exporter does not know the architecture '{checkpoint.architecture}'; "
             f"it knows {', '.join(sorted(ARCHITECTURES))}"
         )
+    if spec.target == CUDA:
+        known = ", ".join(_CUDA_BITS)
+        return None if spec.weight_precision in _CUDA_BITS else f"graphs for CUDA have weights in {known}"
+    if spec.target is not None:
+        return f"graphs of dynamic shape are made for no target or for {CUDA}, not for {spec.target}"
     if spec.weight_precision not in _BITS:
         return (
             f"ONNX Runtime on CPUs has no {spec.weight_precision} kernels for these graphs; "
@@ -49,7 +57,6 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     try:
         import onnx_ir
 
-        from slmbench.export import onnx_encdec, onnx_graph
         from slmbench.export.load import load_model
         from slmbench.export.onnx_describe import describe
     except ImportError as error:
@@ -59,25 +66,38 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     positions = checkpoint.geometry.max_total_tokens or checkpoint.geometry.max_input_tokens or MAX_POSITIONS
     network = describe(model, checkpoint.architecture, min(positions, MAX_POSITIONS))
     del model
-    bits = {"fp32": None, "int8": 8, "int4": 4}[spec.weight_precision]
-    if network.encoder is None:
+    graphs = _graphs(checkpoint, spec, network)
+    if "model" in graphs and spec.target is None:
         config = _genai_config(checkpoint, network.max_positions or MAX_POSITIONS)
         (folder / "genai_config.json").write_text(config, encoding="utf-8")
-        graphs: dict[Role, Any] = {"model": onnx_graph.decoder_only(network, bits)}
-        once = None
-    else:
-        graphs = {"encoder": onnx_encdec.encoder(network, bits), "decoder": onnx_encdec.decoder(network, bits)}
-        once = not recomputed_products(graphs["decoder"])
+    once = not recomputed_products(graphs["decoder"]) if "decoder" in graphs else None
     for role, graph in graphs.items():
         progress(f"writing {role}.onnx in {spec.weight_precision}")
         onnx_ir.save(graph, folder / f"{role}.onnx", external_data=f"{role}.onnx.data")
     del graphs, network
     gc.collect()
-    bytes_read = round(decode_weights(checkpoint.geometry) * _BITS[spec.weight_precision] / 8)
+    bits = (_CUDA_BITS if spec.target == CUDA else _BITS)[spec.weight_precision]
+    bytes_read = round(decode_weights(checkpoint.geometry) * bits / 8)
     roles: dict[Role, str] = {"model": "model.onnx"}
     if checkpoint.family == "encoder-decoder":
         roles = {"encoder": "encoder.onnx", "decoder": "decoder.onnx"}
     return Exported(roles, ATTENTION, once, bytes_read)
+
+
+def _graphs(checkpoint: Checkpoint, spec: ArtifactSpec, network: Any) -> dict[Role, Any]:
+    """Return the graphs of a described network by role."""
+    from slmbench.export import onnx_cuda, onnx_encdec, onnx_graph
+
+    precision, ends = spec.weight_precision, checkpoint.eos_token_ids
+    if spec.target == CUDA:
+        if network.encoder is None:
+            return {"model": onnx_cuda.decoder_only(network, precision, ends)}
+        steps = onnx_cuda.step_decoder(network, precision, ends)
+        return {"encoder": onnx_cuda.encoder(network, precision), "decoder": steps}
+    bits = {"fp32": None, "int8": 8, "int4": 4}[precision]
+    if network.encoder is None:
+        return {"model": onnx_graph.decoder_only(network, bits)}
+    return {"encoder": onnx_encdec.encoder(network, bits), "decoder": onnx_encdec.decoder(network, bits)}
 
 
 def _genai_config(checkpoint: Checkpoint, positions: int) -> str:

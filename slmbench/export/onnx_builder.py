@@ -15,7 +15,10 @@ OPSETS = {"": 21, MS: 1}
 IR_VERSION = 10
 
 
-#: Weights that share a float32 scale, by bits.
+#: The types that a graph may compute in, by their ONNX names: NumPy's type, and the number that ``Cast`` takes.
+REALS = {"FLOAT": ("float32", 1), "FLOAT16": ("float16", 10), "BFLOAT16": ("bfloat16", 16)}
+
+#: Weights that share a scale, by bits.
 BLOCK = {4: 32, 8: 64}
 
 
@@ -52,12 +55,15 @@ class Builder:
 
     With ``bits``, matrices are quantised to so many in blocks of rows, symmetrically, and activations to 8 bits on
     the fly (``MatMulNBits``, accuracy level 4); an embedding is looked up in the same bytes that a tied LM head reads.
+    ``real`` is the type of everything else, one of ``REALS``.
     """
 
-    def __init__(self, bits: int | None = None) -> None:
+    def __init__(self, bits: int | None = None, real: str = "FLOAT") -> None:
         import onnx_ir as ir
 
         self._ir, self._bits = ir, bits
+        self.real = real
+        self._real_name, self.real_number = REALS[real]
         self.tape = ir.tape.Tape()
         self._weights: dict[tuple[Any, ...], Any] = {}
         self._count = 0
@@ -93,8 +99,26 @@ class Builder:
         return self.op("If", condition, **branches)
 
     def weight(self, values: NDArray[Any]) -> Any:
-        """Return the initializer for an array; its bytes are laid out when the file is written, not before."""
-        return self._lazy("weight", values, values.shape, values.dtype, np.ascontiguousarray)
+        """Return the initializer for an array in the graph's type; its bytes are laid out when the file is written."""
+        real = self._real_dtype()
+        return self._lazy("weight", values, values.shape, real, lambda one: np.ascontiguousarray(one, dtype=real))
+
+    def _real_dtype(self) -> Any:
+        """Return NumPy's type of the graph's reals; that of bfloat16 comes with onnx-ir."""
+        if self.real != "BFLOAT16":
+            return np.dtype(self._real_name)
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+
+    def scalar(self, value: float) -> Any:
+        """Return a constant of the graph's type."""
+        return self.const(value, self._real_dtype())
+
+    @property
+    def hidden(self) -> float:
+        """Return what is added to a score that must not count; fp16 has nothing beyond 65504."""
+        return -3e4 if self.real == "FLOAT16" else -1e30
 
     def _lazy(
         self,
@@ -126,7 +150,9 @@ class Builder:
         shape = (len(rows), count, BLOCK[bits] * bits // 8)
         return (
             self._lazy("blocks", rows, shape, np.uint8, lambda values: quantise(values, bits)[0]),
-            self._lazy("scales", rows, shape[:2], np.float32, lambda values: quantise(values, bits)[1]),
+            self._lazy(
+                "scales", rows, shape[:2], self._real_dtype(), lambda v: quantise(v, bits)[1].astype(self._real_dtype())
+            ),
         )
 
     def gather_rows(self, table: NDArray[Any], indices: Any) -> Any:

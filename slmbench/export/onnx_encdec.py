@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from slmbench.export.onnx_blocks import Attention, Network, Stack, Sublayer
 from slmbench.export.onnx_builder import MS, Builder, Flow
 from slmbench.export.onnx_graph import (
@@ -15,6 +13,7 @@ from slmbench.export.onnx_graph import (
     embed,
     feed_forward,
     finish,
+    grouped_positions,
     grouped_rows,
     kv_inputs,
 )
@@ -23,19 +22,25 @@ from slmbench.export.onnx_graph import (
 def encoder(network: Network, bits: int | None = None) -> Any:
     """Return the encoder graph: ``input_ids``, ``attention_mask`` ``[B, N]`` → cross K/V ``[B, kv, N, d]``."""
     b = Builder(bits)
-    stack = network.encoder
-    assert stack is not None
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
     mask = b.input("attention_mask", "INT64", ["batch", "length"])
     length = b.op("Gather", b.op("Shape", input_ids), b.const(1))
     positions = b.op("Range", b.const(0), length, b.const(1))
     padding = b.op("Cast", mask, to=6)
     unpadded = b.op("Cast", b.op("ReduceMin", mask, keepdims=0), to=9)
+    outputs = encode(b, network, input_ids, positions, (padding, unpadded))
+    return b.model([input_ids, mask], outputs, limits(network))
+
+
+def encode(b: Builder, network: Network, input_ids: Any, positions: Any, masks: tuple[Any, Any]) -> list[Any]:
+    """Return the cross K/V of every decoder layer; ``masks``: see :func:`attend`, None twice without padding."""
+    stack = network.encoder
+    assert stack is not None
     biases = _Biases(b, stack, positions)
     flow = Flow(b, embed(b, stack, input_ids, positions))
     for layer in stack.layers:
         x = flow.normed(layer.attention.before)
-        attended = _self_attention(b, x, layer.attention, positions, (padding, unpadded), biases)
+        attended = _self_attention(b, x, layer.attention, positions, masks, biases)
         flow.add(attended, layer.attention)
         x = flow.normed(layer.feed_forward.before)
         flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
@@ -49,8 +54,8 @@ def encoder(network: Network, bits: int | None = None) -> Any:
             split = b.op("Reshape", b.linear(states, linear), b.const([0, 0, block.kv_heads, block.head_dim]))
             shape: list[int | str] = ["batch", block.kv_heads, "length", block.head_dim]
             heads = b.op("Transpose", split, perm=[0, 2, 1, 3])
-            outputs.append(b.named(heads, f"cross.{index}.{part}", "FLOAT", shape))
-    return b.model([input_ids, mask], outputs, _limits(network))
+            outputs.append(b.named(heads, f"cross.{index}.{part}", b.real, shape))
+    return outputs
 
 
 class _Biases:
@@ -75,15 +80,12 @@ class _Biases:
         if window is None:
             assert self._stack.relative_bias is not None
             return distance_bias(b, self._stack.relative_bias, positions, positions)
-        # Every position stands for the rows of its group, one after the other.
-        rows = b.op(
-            "Reshape", b.op("Expand", b.op("Unsqueeze", positions, b.const([1])), b.const([1, groups])), b.const([-1])
-        )
+        rows = grouped_positions(b, positions, groups)
         distance = b.op(
             "Abs", b.op("Sub", b.op("Unsqueeze", rows, b.const([1])), b.op("Unsqueeze", positions, b.const([0])))
         )
-        far = b.op("Cast", b.op("Greater", distance, b.const(window)), to=1)
-        return b.op("Unsqueeze", b.op("Mul", far, b.const(-1e30, np.float32)), b.const([0, 1]))
+        far = b.op("Cast", b.op("Greater", distance, b.const(window)), to=b.real_number)
+        return b.op("Unsqueeze", b.op("Mul", far, b.scalar(b.hidden)), b.const([0, 1]))
 
 
 def _self_attention(
@@ -94,7 +96,10 @@ def _self_attention(
     query_matrix, out_matrix = grouped_rows(block)
     query, key, value = b.linear(x, query_matrix), b.linear(x, block.key), b.linear(x, block.value)
     if block.rope is not None:
-        batched = b.op("Expand", b.op("Unsqueeze", positions, b.const([0])), b.op("Shape", padding))
+        # One number is the place of the first token.
+        batched = b.const([0])
+        if padding is not None:
+            batched = b.op("Expand", b.op("Unsqueeze", positions, b.const([0])), b.op("Shape", padding))
         cos, sin = b.weight(block.rope.cos), b.weight(block.rope.sin)
         query, key = (
             b.op("RotaryEmbedding", one, batched, cos, sin, domain=MS, num_heads=heads)
@@ -141,14 +146,15 @@ def decoder(network: Network, bits: int | None = None) -> Any:
         assert layer.cross is not None
         x = flow.normed(layer.cross.before)
         cross = (crosses[2 * index], crosses[2 * index + 1])
-        flow.add(_cross_attention(b, x, layer.cross, cross, padding), layer.cross)
+        flow.add(cross_attention(b, x, layer.cross, cross, padding), layer.cross)
         x = flow.normed(layer.feed_forward.before)
         flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
     states = b.op("Slice", flow.total(), b.const([-1]), b.const([2**31 - 1]), b.const([1]))
     return finish(b, network, states, [input_ids, position, mask, *pasts, *crosses], presents)
 
 
-def _cross_attention(b: Builder, x: Any, sublayer: Sublayer, cross: tuple[Any, Any], padding: Any) -> Any:
+def cross_attention(b: Builder, x: Any, sublayer: Sublayer, cross: tuple[Any, Any], padding: Any) -> Any:
+    """Return attention over the encoder's K/V ``[B, kv, N, d]``; ``padding`` as in :func:`attend`."""
     block = sublayer.block
     assert isinstance(block, Attention)
     query_matrix, out_matrix = grouped_rows(block)
@@ -156,5 +162,6 @@ def _cross_attention(b: Builder, x: Any, sublayer: Sublayer, cross: tuple[Any, A
     return b.linear(out, out_matrix)
 
 
-def _limits(network: Network) -> dict[str, str]:
+def limits(network: Network) -> dict[str, str]:
+    """Return what a graph's metadata tell: for how many positions it has angles."""
     return {} if network.max_positions is None else {"slmbench.max_positions": str(network.max_positions)}

@@ -29,7 +29,7 @@ def embed(b: Builder, stack: Stack, input_ids: Any, positions: Any) -> Any:
     """Return embeddings ``[B, S, width]``; ``positions`` ``[S]`` are looked up where the stack has a table."""
     x = b.gather_rows(stack.embedding, input_ids)
     if stack.embedding_scale != 1.0:
-        x = b.op("Mul", x, b.const(stack.embedding_scale, np.float32))
+        x = b.op("Mul", x, b.scalar(stack.embedding_scale))
     if stack.positions is not None:
         x = b.op("Add", x, b.op("Gather", b.weight(stack.positions), positions))
     return x if stack.embedding_norm is None else b.norm(x, stack.embedding_norm)
@@ -115,6 +115,15 @@ def grouped_rows(block: Attention) -> tuple[Linear, Linear]:
     return Linear(block.query.weight[:, columns], bias), Linear(block.out.weight[columns], block.out.bias)
 
 
+def grouped_positions(b: Builder, positions: Any, groups: int) -> Any:
+    """Return ``[S · groups]``: every position for the rows of its group, one after the other (:func:`grouped_rows`)."""
+    if groups == 1:
+        return positions
+    return b.op(
+        "Reshape", b.op("Expand", b.op("Unsqueeze", positions, b.const([1])), b.const([1, groups])), b.const([-1])
+    )
+
+
 def attend(
     b: Builder,
     query: Any,
@@ -129,9 +138,9 @@ def attend(
 ) -> Any:
     """Attend without a cache: ``query`` ``[B, S, g·kv·d]``, K/V ``[B, N, kv·d]`` (3 axes) or ``[B, kv, N, d]`` (4).
 
-    ``padding``: int32 ``[B, N]``, 0 hides a key. ``bias``: additive, for the grouped rows. ``unpadded``: a boolean
-    scalar that tells that ``padding`` hides nothing. Only without either does ONNX Runtime attend block by block,
-    and an encoder of 512 tokens takes 4 to 6 % less time, one of 1024 5 to 8 %.
+    ``padding``: int32 ``[B, N]``, 0 hides a key; None where none is hidden. ``bias``: additive, for the grouped rows.
+    ``unpadded``: a boolean scalar that tells that ``padding`` hides nothing. Only without either does ONNX Runtime
+    attend block by block on the CPU, and an encoder of 512 tokens takes 4 to 6 % less time, one of 1024 5 to 8 %.
     """
 
     def fused(*masks: Any) -> Any:
@@ -145,6 +154,8 @@ def attend(
         out = _capped(b, query, key, value, block, padding, bias, kv_axes)
     elif bias is not None:
         out = fused(None, padding, bias)
+    elif padding is None:
+        out = fused()
     elif unpadded is None:
         out = fused(None, padding)
     else:
@@ -163,11 +174,12 @@ def _capped(
     if kv_axes == 3:
         key, value = heads(key), heads(value)
     scores = b.op("MatMul", heads(query), b.op("Transpose", key, perm=[0, 1, 3, 2]))
-    cap = b.const(block.softcap, np.float32)
-    scores = b.op("Mul", scores, b.const(block.scale / float(block.softcap or 1), np.float32))
+    cap = b.scalar(float(block.softcap or 1))
+    scores = b.op("Mul", scores, b.scalar(block.scale / float(block.softcap or 1)))
     scores = b.op("Mul", b.op("Tanh", scores), cap)
-    hidden = b.op("Sub", b.const(1.0, np.float32), b.op("Cast", padding, to=1))
-    scores = b.op("Sub", scores, b.op("Mul", b.op("Unsqueeze", hidden, b.const([1, 2])), b.const(1e30, np.float32)))
+    if padding is not None:
+        hidden = b.op("Sub", b.scalar(1.0), b.op("Cast", padding, to=b.real_number))
+        scores = b.op("Add", scores, b.op("Mul", b.op("Unsqueeze", hidden, b.const([1, 2])), b.scalar(b.hidden)))
     if bias is not None:
         scores = b.op("Add", scores, bias)
     out = b.op("MatMul", b.op("Softmax", scores, axis=-1), value)
@@ -186,7 +198,7 @@ def distance_bias(b: Builder, bias: RelativeBias, queries: Any, keys: Any) -> An
 def logits(b: Builder, states: Any, head: Head, embedding: NDArray[Any]) -> Any:
     """Return logits ``[B, 1, V]`` of states ``[B, 1, width]``; a head that is the embedding shares its bytes."""
     if head.scale != 1.0:
-        states = b.op("Mul", states, b.const(head.scale, np.float32))
+        states = b.op("Mul", states, b.scalar(head.scale))
     weight = head.linear.weight
     tied = weight.T.shape == embedding.shape and np.shares_memory(weight, embedding)
     if tied and not b.quantises:
@@ -198,7 +210,7 @@ def logits(b: Builder, states: Any, head: Head, embedding: NDArray[Any]) -> Any:
     else:
         found = b.linear(states, head.linear)
     if head.softcap:
-        cap = b.const(head.softcap, np.float32)
+        cap = b.scalar(head.softcap)
         found = b.op("Mul", b.op("Tanh", b.op("Div", found, cap)), cap)
     return found
 
@@ -246,7 +258,7 @@ def kv_inputs(b: Builder, stack: Stack, prefix: str, length: str) -> list[Any]:
         assert isinstance(block, Attention)
         for part in ("key", "value"):
             shape: list[int | str] = ["batch", block.kv_heads, length, block.head_dim]
-            found.append(b.input(f"{prefix}.{index}.{part}", "FLOAT", shape))
+            found.append(b.input(f"{prefix}.{index}.{part}", b.real, shape))
     return found
 
 

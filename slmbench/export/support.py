@@ -77,7 +77,7 @@ def make_spec(
         raise BadInputError("--input-tokens and --output-tokens bound the static layout; the dynamic one has no bounds")
     if soc is not None and target != "qnn":
         raise BadInputError(f"--soc {soc} needs --target qnn")
-    if format == "torch" or layout == "dynamic":
+    if format == "torch" or (layout == "dynamic" and target is None):
         chosen = choose_exporter(format, [checkpoint], precision, cast("Exporter", exporter))
     else:
         chosen = "slmbench" if exporter == "auto" else cast("Exporter", exporter)

@@ -31,6 +31,10 @@ CASES: dict[str, Case] = {
     "onnxruntime-htp": (
         "onnxruntime", "t5-tiny", "npu", "fp16", {"simulate": True, "compute_precision": "fp16"}, None,
     ),
+    "onnxruntime-cuda-graphs": (
+        "onnxruntime", "llama-tiny", "cpu", "fp32", {}, {"format": "onnx", "target": "cuda"},
+    ),
+    "onnxruntime-cuda-graphs-t5": ("onnxruntime", "t5-tiny", "cpu", "fp32", {}, {"format": "onnx", "target": "cuda"}),
     "torch": ("torch", "llama-tiny", "cpu", "fp32", {}, None),
     "torch-t5": ("torch", "t5-tiny", "cpu", "fp32", {}, None),
     "openvino_genai": ("openvino_genai", "llama-tiny", "cpu", "fp32", {}, None),

@@ -1,9 +1,245 @@
+"""CUDA without a GPU: its graphs and its loop on the CPU provider, what a strict session would refuse, the status."""
+
 from __future__ import annotations
 
-import pytest
-from slmbench.backends._cuda import PROVIDER, cuda_status
+from typing import Any
 
-ort = pytest.importorskip("onnxruntime")
+import numpy as np
+import pytest
+from slmbench.backends import _ort_env, onnxruntime
+from slmbench.backends._cuda import PROVIDER, cuda_status
+from slmbench.backends._ort_cuda_session import CudaSession, OnnxRuntimeOptions, open_session
+
+from slmbench import catalog
+from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench.backend import DeviceStatus, SessionOptions, load_backend
+from slmbench.checkpoint import resolve
+from slmbench.errors import BadInputError, CannotRunError
+from slmbench.measure.proof import agreement
+from slmbench.terms import MARGIN_TOLERANCE
+
+pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
+pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+
+import onnxruntime as ort
+
+from slmbench.export.build import ensure_artifact
+from slmbench.export.onnx import ARCHITECTURES
+from slmbench.export.support import make_spec
+
+TINY = [name for name in catalog.names() if name.endswith("-tiny") and resolve(name).architecture in ARCHITECTURES]
+QUICK = {"llama-tiny", "t5-tiny"}
+#: Kernels of the CUDA provider at opset 21, by the types they take: docs/OperatorKernels.md of ONNX Runtime.
+#: Whatever is not here, or not in a graph's type, would land on the CPU.
+EVERY_REAL = {"FLOAT", "FLOAT16", "BFLOAT16"}
+CUDA_KERNELS = {
+    **dict.fromkeys(
+        ["Add", "Cast", "Expand", "Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul", "MatMulNBits", "Mul"],
+        EVERY_REAL,
+    ),
+    **dict.fromkeys(
+        ["MultiHeadAttention", "QuickGelu", "Relu", "Reshape", "RotaryEmbedding", "ScatterND", "Slice", "Softmax"],
+        EVERY_REAL,
+    ),
+    **dict.fromkeys(
+        ["SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Tanh"],
+        EVERY_REAL,
+    ),
+    **dict.fromkeys(["Transpose", "Unsqueeze", "GatherBlockQuantized", "Div"], EVERY_REAL),
+    # On integers or float32 only, in these graphs.
+    **dict.fromkeys(["Abs", "ArgMax", "Clip", "Greater", "Sub"], EVERY_REAL),
+    "GroupQueryAttention": {"FLOAT16", "BFLOAT16"},
+}
+
+
+def quick(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+def artifact_of(name: str, precision: str = "fp32") -> Artifact:
+    spec = ArtifactSpec.model_validate({"format": "onnx", "weight_precision": precision, "target": "cuda"})
+    return ensure_artifact(resolve(name), spec, progress=lambda _: None)
+
+
+def stand_in(name: str, precision: str = "fp32", batch: int = 1) -> CudaSession:
+    """Open the loop for CUDA on the CPU provider."""
+    session = open_session(artifact_of(name, precision), "cpu", OnnxRuntimeOptions(threads=1))
+    session.reserve(batch, 48, 24)
+    return session
+
+
+def generated(session: CudaSession, prompt: Any, count: int = 8) -> list[list[int]]:
+    tokens = [session.start(prompt)]
+    for _ in range(count - 1):
+        tokens.append(session.step(tokens[-1]))
+    return np.stack(tokens, axis=1).tolist()  # type: ignore[no-any-return]  # tolist is typed Any
+
+
+@pytest.mark.parametrize("name", quick(TINY))
+def test_the_loop_for_cuda_gives_every_golden_token(name: str) -> None:
+    artifact, session = artifact_of(name), stand_in(name)
+    found = agreement(session, artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], resolve(name).family)
+    assert found.compared > 40
+    assert found.share == 1.0
+    assert session.compute_precision() == "fp32"
+    assert session.placement().executed_on == "cpu"
+
+
+@pytest.mark.parametrize(("name", "path"), [("llama-tiny", "GroupQueryAttention"), ("t5-tiny", "MultiHeadAttention")])
+def test_half_precision_takes_the_fused_operator_where_cuda_has_it(name: str, path: str) -> None:
+    artifact, session = artifact_of(name, "fp16"), stand_in(name, "fp16")
+    found = agreement(session, artifact.golden().prompts, MARGIN_TOLERANCE["fp16"], resolve(name).family)
+    assert found.compared > 40
+    assert found.share == 1.0
+    assert (session.attention_path(), session.compute_precision()) == (path, "fp16")
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "mu-tiny"])
+def test_a_batch_gives_what_each_prompt_gives_alone(name: str) -> None:
+    prompts = np.random.default_rng(3).integers(4, 1000, (3, 20))
+    together = generated(stand_in(name, batch=3), prompts)
+    alone = stand_in(name)
+    assert together == [generated(alone, row[None])[0] for row in prompts]
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny"])
+def test_one_integer_a_sequence_comes_to_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = stand_in(name)
+    prompt = np.random.default_rng(4).integers(4, 1000, (1, 20))
+    written: list[int] = []
+    graph = session._graphs[session._step_role].session
+    sizes = [
+        int(np.prod([1 if isinstance(size, str) else size for size in port.shape])) for port in graph.get_outputs()
+    ]
+    names = [port.name for port in graph.get_outputs()]
+    # Besides K/V, which stay in the memory that they are bound to, the graph gives the token.
+    assert [size for name_, size in zip(names, sizes, strict=True) if not name_.startswith("present.")] == [1]
+    first = session.start(prompt)
+    original = session._token
+    monkeypatch.setattr(session, "_token", Counting(original, written))
+    second = session.step(first)
+    assert written == []  # what was chosen is where the next step reads it
+    session.step(second + 1)
+    assert written == [int(second[0]) + 1]
+
+
+class Counting:
+    """A token's memory that notes what is written from the host."""
+
+    def __init__(self, value: Any, written: list[int]) -> None:
+        self._value, self._written = value, written
+
+    def update_inplace(self, array: Any) -> None:
+        self._written.append(int(array[0, 0]))
+        self._value.update_inplace(array)
+
+    def numpy(self) -> Any:
+        return self._value.numpy()
+
+
+@pytest.mark.parametrize(("name", "precision"), [("llama-tiny", "fp32"), ("llama-tiny", "fp16"), ("t5-tiny", "fp32")])
+def test_memory_that_stays_serves_as_tables_do(name: str, precision: str) -> None:
+    """What a CUDA graph reads: the same addresses at every step, written in place."""
+    prompt = np.random.default_rng(5).integers(4, 1000, (1, 20))
+    expected = generated(stand_in(name, precision), prompt)
+    session = open_session(artifact_of(name, precision), "cpu", OnnxRuntimeOptions(threads=1, cuda_graph=True))
+    session.reserve(1, 48, 24)
+    assert generated(session, prompt) == expected
+    assert generated(session, prompt) == expected
+    assert "CUDA graph" in session.attention_path()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int4"])
+@pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny", pytest.param("mu-tiny", marks=pytest.mark.slow)])
+def test_no_node_would_be_left_to_the_cpu(name: str, precision: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    real = {"fp32": "FLOAT", "bf16": "BFLOAT16"}.get(precision, "FLOAT16")
+    for role in artifact_of(name, precision).manifest.graphs:
+        model = onnx.load(artifact_of(name, precision).graph(role), load_external_data=False)
+        assert {entry.domain: entry.version for entry in model.opset_import}[""] == 21
+        missing = {node.op_type for node in model.graph.node if real not in CUDA_KERNELS.get(node.op_type, ())}
+        assert not missing
+        kinds = {onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type) for value in model.graph.input}
+        assert kinds <= {real, "INT64", "INT32"}
+
+
+def test_a_dynamic_graph_for_the_cpu_has_nodes_that_cuda_leaves() -> None:
+    onnx = pytest.importorskip("onnx")
+    spec = ArtifactSpec(format="onnx", exporter="slmbench")
+    model = onnx.load(ensure_artifact(resolve("llama-tiny"), spec, progress=lambda _: None).graph("model"))
+    assert "Shape" in {node.op_type for node in model.graph.node}
+
+
+def test_a_batch_of_unequal_prompts_is_refused() -> None:
+    session = stand_in("t5-tiny", batch=2)
+    with pytest.raises(CannotRunError, match="equally long"):
+        session.start(np.full((2, 4), 5), np.array([[1, 1, 1, 1], [1, 1, 0, 0]]))
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny"])
+def test_tokens_beyond_what_is_reserved_are_refused(name: str) -> None:
+    session = open_session(artifact_of(name), "cpu", OnnxRuntimeOptions(threads=1))
+    session.reserve(1, 8, 2)
+    with pytest.raises(BadInputError, match="1x9 was given, 1x8 at most"):
+        session.start(np.full((1, 9), 5))
+    steps = 1 if name == "t5-tiny" else 2  # an encoder-decoder's first token is a step too
+    token = session.start(np.full((1, 8), 5))
+    for _ in range(steps):
+        token = session.step(token)
+    with pytest.raises(BadInputError, match="reserve more"):
+        session.step(token)
+
+
+def test_half_precision_is_exported_for_the_gpu_alone() -> None:
+    checkpoint = resolve("llama-tiny")
+    assert make_spec(checkpoint, "onnx", "fp16", target="cuda").exporter == "slmbench"
+    with pytest.raises(CannotRunError, match="no fp16 kernels"):
+        make_spec(checkpoint, "onnx", "fp16", "slmbench")
+    with pytest.raises(CannotRunError, match="weights in fp32, fp16, bf16, int4"):
+        ensure_artifact(checkpoint, make_spec(checkpoint, "onnx", "int8", target="cuda"), progress=lambda _: None)
+    with pytest.raises(CannotRunError, match="not for tpu"):
+        ensure_artifact(checkpoint, make_spec(checkpoint, "onnx", "fp32", target="tpu"), progress=lambda _: None)
+    backend = load_backend("onnxruntime")
+    assert [spec.target for spec in backend.artifact_specs(checkpoint, "fp16", "gpu")] == ["cuda"]
+    assert not backend.artifact_specs(checkpoint, "int8", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "options", "device", "told"),
+    [
+        ("fp32", None, {}, "gpu", "graphs made for it"),
+        ("fp16", "cuda", {}, "gpu", "fp16 weights in fp16, not in fp32"),
+        ("int4", "cuda", {"compute_precision": "fp32"}, "gpu", "int4 weights in fp16, not in fp32"),
+        ("fp16", "cuda", {"compute_precision": "fp16"}, "cpu", "ask for --device gpu"),
+        ("fp32", None, {"cuda_graph": True}, "cpu", "cuda_graph is for --device gpu"),
+    ],
+)
+def test_what_cuda_does_not_run_is_refused(
+    precision: str, target: str | None, options: dict[str, Any], device: str, told: str
+) -> None:
+    spec = ArtifactSpec.model_validate({"format": "onnx", "weight_precision": precision, "target": target})
+    reason = load_backend("onnxruntime").refusal(
+        resolve("llama-tiny"),
+        spec,
+        OnnxRuntimeOptions.model_validate(options),
+        device,  # type: ignore[arg-type]
+    )
+    assert reason is not None
+    assert told in reason
+
+
+def test_a_provider_that_does_not_load_is_no_session_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    if PROVIDER in ort.get_available_providers():
+        pytest.skip("onnxruntime is built with CUDA")
+    here = DeviceStatus("gpu", PROVIDER, True, "a GPU that is not there")
+    monkeypatch.setattr(onnxruntime, "cuda_status", lambda: here)
+    with pytest.raises(CannotRunError, match="explicitly disabled"):
+        load_backend("onnxruntime").open(artifact_of("llama-tiny"), "gpu", SessionOptions())
+
+
+def test_the_build_for_gpus_is_the_engine_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ort_env, "_version", lambda name: "1.0" if name == "onnxruntime-gpu" else None)
+    assert load_backend("onnxruntime").distributions == ("onnxruntime-gpu",)
 
 
 def test_a_provider_list_that_names_cuda_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:

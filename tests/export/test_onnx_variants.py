@@ -112,22 +112,23 @@ def folder_of(config: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-def exported(config: dict[str, Any], folder: Path) -> Artifact:
-    checkpoint = checkpoint_of_folder(folder_of(config, folder))
-    return ensure_artifact(checkpoint, ArtifactSpec(format="onnx"), progress=lambda _: None)
+def exported(config: dict[str, Any], folder: Path, target: str | None = None) -> Artifact:
+    checkpoint = checkpoint_of_folder(folder if folder.exists() else folder_of(config, folder))
+    return ensure_artifact(checkpoint, ArtifactSpec(format="onnx", target=target), progress=lambda _: None)
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CARRIED])
 def test_a_variant_is_carried(name: str, tmp_path: Path) -> None:
-    artifact = exported(CARRIED[name], tmp_path / "variant")
-    session = load_backend("onnxruntime").open(artifact, "cpu", SessionOptions(threads=1))
-    assert isinstance(session, Session)
-    session.reserve(1, 48, 24)
-    family = artifact.manifest.checkpoint.family
-    found = agreement(session, artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], family)
-    session.close()
-    assert found.compared > 40
-    assert found.share == 1.0
+    for target in (None, "cuda"):
+        artifact = exported(CARRIED[name], tmp_path / "variant", target)
+        session = load_backend("onnxruntime").open(artifact, "cpu", SessionOptions(threads=1))
+        assert isinstance(session, Session)
+        session.reserve(1, 48, 24)
+        family = artifact.manifest.checkpoint.family
+        found = agreement(session, artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], family)
+        session.close()
+        assert found.compared > 40
+        assert found.share == 1.0
 
 
 @pytest.mark.parametrize("name", REFUSED)
