@@ -52,7 +52,7 @@ class OnnxRuntimeBackend:
     ) -> str | None:
         """Return why this combination cannot run, or None."""
         if device == "npu":
-            return onnxruntime_qnn.refusal(spec, options)
+            return onnxruntime_qnn.refusal(spec, options) or onnxruntime_qnn.size_refusal(checkpoint, spec)
         if device == "gpu":
             return _cuda_refusal(spec, options)
         if getattr(options, "cuda_graph", False):

@@ -13,14 +13,19 @@ from typing import Any
 
 from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, Placement, SessionOptions
+from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
 from slmbench.qnn_socs import EMULATED, Soc, target_soc
 from slmbench.terms import Precision
 
+from ._npu_limits import too_large
 from ._static_onnxruntime import OnnxRuntimeStaticSession, strict_settings
 
 PROVIDER = "QNNExecutionProvider"
 EMULATOR = "htp-emulator"
+#: What one process of the HTP can address: 32 bits, less what the system keeps. Larger context binaries do not load
+#: (onnxruntime pull request 20930).
+ADDRESSABLE_BYTES = 3_500_000_000
 _INSTALL = "pip install onnxruntime-qnn (Python 3.11 or 3.12; Windows or Linux, x86_64 or arm64)"
 
 
@@ -65,16 +70,28 @@ def refusal(spec: ArtifactSpec, options: SessionOptions) -> str | None:
     return None if options.simulate and present else f"{status.detail}; {status.remedy}"
 
 
+def size_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return why the model is too large for the HTP, or None."""
+    return too_large(checkpoint, spec, ADDRESSABLE_BYTES, "a process of Qualcomm's HTP")
+
+
 def open_session(artifact: Artifact, options: SessionOptions) -> QnnSession:
     """Load a static artifact onto the HTP, or onto its emulator where ``simulate`` is set.
 
     Raises:
-        CannotRunError: no device, or a node that the HTP does not take.
+        CannotRunError: no device, a model that is too large, or a node that the HTP does not take; on an NPU the
+            text names its driver.
     """
-    reason = refusal(artifact.manifest.spec, options)
+    manifest = artifact.manifest
+    reason = refusal(manifest.spec, options) or size_refusal(manifest.checkpoint, manifest.spec)
     if reason is not None:
         raise CannotRunError(reason)
-    return QnnSession(artifact, options)
+    try:
+        return QnnSession(artifact, options)
+    except CannotRunError as error:
+        if options.simulate:
+            raise
+        raise CannotRunError(f"{error} (NPU driver {devices()[0].driver}, onnxruntime-qnn {_version()})") from error
 
 
 class QnnSession(OnnxRuntimeStaticSession):

@@ -77,7 +77,7 @@ class OpenVinoBackend:
     ) -> str | None:
         """Return why this combination cannot run, or None."""
         if device == "npu":
-            return openvino_npu.refusal(options)
+            return openvino_npu.refusal(options) or openvino_npu.size_refusal(checkpoint, spec, options)
         return compute_refusal(options)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:

@@ -57,7 +57,7 @@ class OpenVinoGenaiBackend:
         if spec.format != "openvino" or spec.layout != "dynamic":
             return f"openvino-genai takes dynamic OpenVINO graphs, not {spec.label()}"
         if device == "npu":
-            return openvino_npu.refusal(options)
+            return openvino_npu.refusal(options) or openvino_npu.size_refusal(checkpoint, spec, options)
         if options.attention not in (None, *self.attention_paths):
             return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
         return compute_refusal(options)

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, SessionOptions
+from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
 from slmbench.quiet import silence_telemetry
 from slmbench.terms import Precision
 
+from ._npu_limits import too_large
 from ._static_openvino import OpenVinoStaticSession
 
 ENGINE_NAME = "NPU"
@@ -43,12 +46,20 @@ def devices() -> list[DeviceStatus]:
             "npu",
             name,
             True,
-            str(core.get_property(name, "FULL_DEVICE_NAME")),
-            memory_bytes=int(core.get_property(name, "NPU_DEVICE_TOTAL_MEM_SIZE")),
-            driver=str(core.get_property(name, "NPU_DRIVER_VERSION")),
+            _told(core, name, "FULL_DEVICE_NAME") or "Intel NPU",
+            memory_bytes=int(memory) if (memory := _told(core, name, "NPU_DEVICE_TOTAL_MEM_SIZE")) else None,
+            driver=_told(core, name, "NPU_DRIVER_VERSION"),
         )
         for name in names
     ]
+
+
+def _told(core: Any, name: str, what: str) -> str | None:
+    """Return a property of the device; None where its driver is too old to tell."""
+    try:
+        return str(core.get_property(name, what))
+    except RuntimeError:
+        return None
 
 
 def _absence(listed: Sequence[str]) -> tuple[str, str]:
@@ -104,13 +115,23 @@ def refusal(options: SessionOptions) -> str | None:
     return None
 
 
+def size_refusal(checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions) -> str | None:
+    """Return why the model is too large for the NPU that is here, or None; a simulation has the host's memory."""
+    if options.simulate:
+        return None
+    (first, *_) = devices()
+    return too_large(checkpoint, spec, first.memory_bytes, first.detail)
+
+
 def open_session(artifact: Artifact, options: SessionOptions) -> OpenVinoStaticSession:
     """Load a static artifact onto the NPU, or into its simulation where ``simulate`` is set.
 
     Raises:
-        CannotRunError: there is no NPU, or its driver does not compile a graph; the text names driver and compiler.
+        CannotRunError: there is no NPU, the model is too large for it, or its driver does not compile a graph; the
+            text names driver and compiler.
     """
-    reason = refusal(options)
+    manifest = artifact.manifest
+    reason = refusal(options) or size_refusal(manifest.checkpoint, manifest.spec, options)
     if reason is not None:
         raise CannotRunError(reason)
     try:

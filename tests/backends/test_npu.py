@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from slmbench.backends import openvino_npu
+from slmbench.backends._npu_limits import needed_bytes
 from slmbench.backends._static_openvino import executed_on
 
-from slmbench.artifact import Artifact
+from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import SessionOptions, load_backend
+from slmbench.checkpoint import resolve
 from slmbench.errors import CannotRunError
 
 ov = pytest.importorskip("openvino")
@@ -70,6 +72,42 @@ def test_a_driver_that_does_not_compile_is_named(
     monkeypatch.setattr(openvino_npu, "devices", lambda: present)
     with pytest.raises(CannotRunError, match=r"does not compile it for NPU: .*NPU driver 31\.0\.100\.1688, OpenVINO"):
         openvino_npu.open_session(make_static("t5-tiny"), SessionOptions(compute_precision="fp16"))
+
+
+def test_a_model_too_large_for_the_npu_is_refused_with_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = [openvino_npu.DeviceStatus("npu", "NPU", True, "Intel AI Boost", memory_bytes=2 * 10**9, driver="1.2")]
+    monkeypatch.setattr(openvino_npu, "devices", lambda: present)
+    checkpoint = resolve("llama-tiny").model_copy(update={"parameter_count": 3 * 10**9})
+    spec = ArtifactSpec(format="openvino", layout="static", weight_precision="fp16", input_tokens=512, output_tokens=64)
+    backend, options = load_backend("openvino"), SessionOptions(compute_precision="fp16")
+    reason = backend.refusal(checkpoint, spec, options, "npu")
+    assert reason is not None
+    assert "in fp16 for 512 tokens in and 64 out takes at least 6.0 GB on the NPU, Intel AI Boost has 2.0 GB" in reason
+    fewer_bits = spec.model_copy(update={"weight_precision": "int4"})
+    assert backend.refusal(checkpoint, fewer_bits, options, "npu") is None
+    assert backend.refusal(resolve("llama-tiny"), spec, options, "npu") is None
+
+
+def test_bounds_count_as_weights_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = resolve("llama-tiny")
+    sizes = checkpoint.geometry
+    spec = ArtifactSpec(format="onnx", layout="static", weight_precision="fp16", input_tokens=1000, output_tokens=24)
+    kv = sizes.decoder_layers * 2 * sizes.kv_heads * sizes.head_dim * 1024 * 2
+    assert needed_bytes(checkpoint, spec) == 2 * checkpoint.parameter_count + kv
+
+
+def test_a_driver_too_old_to_tell_is_still_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldCore:
+        available_devices = ("CPU", "NPU")
+
+        def get_property(self, name: str, what: str) -> object:
+            if what == "NPU_DRIVER_VERSION":
+                return 1688
+            raise RuntimeError(f"{what} is not supported by this driver")
+
+    monkeypatch.setattr(ov, "Core", OldCore)
+    (status,) = openvino_npu.devices()
+    assert (status.available, status.driver, status.memory_bytes) == (True, "1688", None)
 
 
 def test_the_simulation_has_a_name_of_its_own(make_static: Callable[..., Artifact]) -> None:

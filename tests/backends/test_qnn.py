@@ -13,6 +13,8 @@ from slmbench.backends._static_onnxruntime import strict_settings
 
 from slmbench.artifact import Artifact
 from slmbench.backend import SessionOptions
+from slmbench.checkpoint import resolve
+from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
 from slmbench.qnn_socs import SOCS, find_soc, target_soc
@@ -60,11 +62,13 @@ def test_fp16_gives_the_golden_tokens_wholly_on_the_htp(name: str, tolerance: fl
 
 
 @pytest.mark.usefixtures("emulator")
-def test_int8_weights_with_16_bit_activations(make_static: MakeArtifact) -> None:
-    artifact = on_htp(make_static, "t5-tiny", "int8")
+@pytest.mark.parametrize("name", ["t5-tiny", pytest.param("bart-tiny", marks=pytest.mark.slow)])
+def test_int8_weights_with_16_bit_activations(name: str, make_static: MakeArtifact) -> None:
+    artifact = on_htp(make_static, name, "int8")
     session = qnn.open_session(artifact, INT16)
+    # Below, a choice hangs by less than what 8-bit weights move: 47 of 48 tokens (T5), 44 of 48 (BART) come out anyway.
     found = agreement(session, artifact.golden().prompts, 0.1, "encoder-decoder")
-    assert found.compared > 15
+    assert found.compared > 35
     assert found.share == 1.0
     assert list(session.placement().nodes) == ["QNNExecutionProvider"]
     assert session.compute_precision() == "int16"
@@ -188,6 +192,36 @@ def test_chips_are_looked_up_by_name() -> None:
     assert target_soc("qnn") is None
     with pytest.raises(BadInputError, match=r"unknown Qualcomm chip 'sm9999'.*sm8550"):
         find_soc("sm9999")
+
+
+def test_an_unknown_chip_ends_with_2_and_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "t5-tiny", "--format", "onnx", "--precision", "fp16", "--layout", "static"]
+    command += ["--input-tokens", "8", "--output-tokens", "4", "--target", "qnn", "--soc", "sm8551"]
+    assert run_main(command) == 2
+    told = capsys.readouterr().err
+    assert "unknown Qualcomm chip 'sm8551'" in told
+    assert "Did you mean sm8550" in told
+
+
+def test_a_model_too_large_for_the_htp_is_refused_with_the_figures() -> None:
+    large = resolve("llama-tiny").model_copy(update={"parameter_count": 4 * 10**9})
+    (spec,) = qnn.artifact_specs("int8")
+    spec = spec.model_copy(update={"input_tokens": 512, "output_tokens": 64})
+    reason = qnn.size_refusal(large, spec)
+    assert reason is not None
+    assert "takes at least 4.0 GB on the NPU, a process of Qualcomm's HTP has 3.5 GB" in reason
+    assert qnn.size_refusal(resolve("llama-tiny"), spec) is None
+
+
+@pytest.mark.usefixtures("emulator")
+def test_a_driver_that_refuses_a_graph_is_named(make_static: MakeArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = on_htp(make_static, "t5-tiny", "fp16")
+    good = qnn.provider_options
+    monkeypatch.setattr(qnn, "provider_options", lambda soc: good(soc) | {"backend_path": "/nowhere/libQnnHtp.so"})
+    here = qnn.DeviceStatus("npu", qnn.PROVIDER, True, "an NPU that is not there", driver="30.0.31.250")
+    monkeypatch.setattr(qnn, "devices", lambda: [here])
+    with pytest.raises(CannotRunError, match=r"NPU driver 30\.0\.31\.250, onnxruntime-qnn \d"):
+        qnn.open_session(artifact, FP16.model_copy(update={"simulate": False}))
 
 
 def test_no_two_chips_share_a_number() -> None:
