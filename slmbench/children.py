@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 #: Tells a child of ours which process it belongs to.
@@ -19,19 +20,95 @@ def child_environment() -> dict[str, str]:
 
 def follow_host() -> None:
     """Where this process was started with :func:`child_environment`, end it when its host ends."""
-    if os.environ.pop(_HOST, None) == str(os.getppid()):
+    host = os.environ.get(_HOST)
+    # In an environment of Windows the parent is not the host but what starts the interpreter.
+    if host is not None and (sys.platform == "win32" or host == str(os.getppid())):
         die_with_host()
+    os.environ.pop(_HOST, None)
 
 
 def die_with_host() -> None:
     """End this process when the host ends, however that happens.
 
     A closed pipe ends a worker's service loop everywhere. A process that is suspended, or deep in an engine, cannot
-    see that: Linux kills it for us. On other POSIX systems a worker's process group is orphaned with its host, and
-    the system sends SIGHUP and SIGCONT to the stopped members of such a group.
+    see that: Linux kills it for us, Windows by a job that the host holds. On other POSIX systems a worker's process
+    group is orphaned with its host, and the system sends SIGHUP and SIGCONT to the stopped members of such a group.
     """
     if sys.platform == "linux":
         host = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != host:
             os._exit(0)
+    elif sys.platform == "win32":
+        _join_job_of(int(os.environ.pop(_HOST, "") or os.getppid()), ctypes.WinDLL("kernel32", use_last_error=True))
+
+
+class _BasicLimits(ctypes.Structure):
+    """JOBOBJECT_BASIC_LIMIT_INFORMATION."""
+
+    _fields_ = (
+        ("PerProcessUserTimeLimit", ctypes.c_int64),
+        ("PerJobUserTimeLimit", ctypes.c_int64),
+        ("LimitFlags", ctypes.c_uint32),
+        ("MinimumWorkingSetSize", ctypes.c_size_t),
+        ("MaximumWorkingSetSize", ctypes.c_size_t),
+        ("ActiveProcessLimit", ctypes.c_uint32),
+        ("Affinity", ctypes.c_size_t),
+        ("PriorityClass", ctypes.c_uint32),
+        ("SchedulingClass", ctypes.c_uint32),
+    )
+
+
+class _Limits(ctypes.Structure):
+    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION."""
+
+    _fields_ = (
+        ("BasicLimitInformation", _BasicLimits),
+        ("IoInfo", ctypes.c_uint64 * 6),
+        ("ProcessMemoryLimit", ctypes.c_size_t),
+        ("JobMemoryLimit", ctypes.c_size_t),
+        ("PeakProcessMemoryUsed", ctypes.c_size_t),
+        ("PeakJobMemoryUsed", ctypes.c_size_t),
+    )
+
+
+_EXTENDED_LIMITS = 9
+_KILL_ON_JOB_CLOSE = 0x2000
+_PROCESS_DUP_HANDLE = 0x40
+_DUPLICATE_SAME_ACCESS = 2
+_THIS_PROCESS = -1
+
+
+def _join_job_of(host: int, kernel32: Any) -> bool:
+    """Put this process into a job of Windows whose only handle the host has: it is closed, and kills, when that ends.
+
+    ``kernel32`` is that library. False where the system refuses a part of it (another user's host, a job that allows
+    none within): the closed pipe remains.
+    """
+    handle = ctypes.c_void_p
+    kernel32.CreateJobObjectW.restype = kernel32.OpenProcess.restype = handle
+    job, owner, there = kernel32.CreateJobObjectW(None, None), None, handle()
+    limits = _Limits()
+    limits.BasicLimitInformation.LimitFlags = _KILL_ON_JOB_CLOSE
+    try:
+        owner = kernel32.OpenProcess(_PROCESS_DUP_HANDLE, False, host) if job else None
+        if not owner:
+            return False
+        # The host has its handle before this process is in the job: at no time is ours the only one.
+        given = kernel32.SetInformationJobObject(
+            handle(job), _EXTENDED_LIMITS, ctypes.byref(limits), ctypes.sizeof(limits)
+        ) and kernel32.DuplicateHandle(
+            handle(_THIS_PROCESS),
+            handle(job),
+            handle(owner),
+            ctypes.byref(there),
+            0,
+            False,
+            _DUPLICATE_SAME_ACCESS,
+        )
+        return bool(given and kernel32.AssignProcessToJobObject(handle(job), handle(_THIS_PROCESS)))
+    finally:
+        # Ours must not be the last handle; where the host got none, nobody is in the job.
+        for opened in (job, owner):
+            if opened:
+                kernel32.CloseHandle(handle(opened))

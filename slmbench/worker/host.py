@@ -20,6 +20,7 @@ import psutil
 from pydantic import ValidationError
 
 from slmbench._version import __version__
+from slmbench.children import child_environment
 from slmbench.errors import BadInputError, SlmbenchError, one_line
 from slmbench.worker import protocol as p
 
@@ -109,8 +110,9 @@ class Worker:
             if sys.platform == "win32":
                 flags = subprocess.CREATE_NEW_PROCESS_GROUP
                 return subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, creationflags=flags
-                )
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, creationflags=flags,
+                    env=child_environment(),
+                )  # fmt: skip
             return subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, process_group=0
             )
