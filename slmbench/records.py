@@ -229,8 +229,8 @@ def write_run(folder: Path, record: RunRecord) -> None:
     write_whole(folder / RUN_NAME, record.model_dump_json(indent=1) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace the file's content by ``text`` (UTF-8) in one step: readers see the old or the new, never half.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace the file's content in one step: readers see the old or the new, never half. Text is UTF-8.
 
     Raises:
         BadInputError: the folder cannot be written.
@@ -239,7 +239,7 @@ def write_whole(path: Path, text: str) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(text.encode())
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)

@@ -18,6 +18,9 @@ def table(
     format: Annotated[
         str | None, typer.Option(help="Print it for another tool: bencher, github-smaller or github-bigger.")
     ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Draw the report's charts into this folder, as PNG.", metavar="FOLDER")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Also write table.md, table.csv and report.html.")] = False,
 ) -> None:
     """Make a run's tables again from its samples."""
@@ -40,3 +43,9 @@ def table(
         print_run(make_console(), columns)
     if write:
         write_reports(columns)
+    if plots is not None:
+        from slmbench.report.html import run_charts
+        from slmbench.report.pictures import write_pictures
+
+        for path in write_pictures(plots, run_charts(columns)):
+            typer.echo(path, err=True)

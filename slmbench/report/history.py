@@ -16,6 +16,7 @@ from slmbench.evidence import METRICS, Side, metric_named
 from slmbench.judge import machine_differences
 from slmbench.records import write_whole
 from slmbench.report import charts
+from slmbench.report.pictures import KINDS, write_picture
 from slmbench.report.sides import read_side, where
 from slmbench.report.text import TextTable, make_console, markdown_table, number, print_table
 from slmbench.stats import Floats, Interval
@@ -203,7 +204,7 @@ def run_history(
         BadInputError: not a run, an unknown metric, fewer than two runs, or a plot of another kind.
         CannotRunError: ruptures is not installed.
     """
-    if plot is not None and plot.suffix not in (".png", ".svg", ".html"):
+    if plot is not None and plot.suffix not in (*KINDS, ".html"):
         raise BadInputError(f"--plot {plot}: .png, .svg or .html is expected")
     history = read_history(names, metric, conditions)
     table = history_table(history)
@@ -242,14 +243,4 @@ def _write_plot(history: History, path: Path) -> None:
         title = f"slmbench: {history.metric} over {len(history.runs)} runs"
         write_whole(path, chart_page(title, [spec], history_table(history)))
         return
-    import vl_convert
-
-    fixed = {**spec, "width": 900, "background": "white"}
-    fixed["config"] = {**fixed["config"], "background": "white"}
-    if path.suffix == ".svg":
-        write_whole(path, vl_convert.vegalite_to_svg(fixed))
-        return
-    try:
-        path.write_bytes(vl_convert.vegalite_to_png(fixed, scale=2))
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
+    write_picture(path, spec)

@@ -99,9 +99,15 @@ def _bundle() -> str:
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
+def run_charts(run: RunColumns) -> dict[str, dict[str, Any]]:
+    """Return the charts of a run's report, Vega-Lite specifications by title; those without data are left out."""
+    page = _Page(title="", subtitle="", sentences=[], warnings=[])
+    _add_charts(page, run)
+    return {chart["title"]: chart["spec"] for chart in page.charts}
+
+
 def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     """Return the report of a run as one HTML file."""
-    sides = sides_of(run)
     record = run.record
     page = _Page(
         title=f"slmbench: {record.suite or 'run'}",
@@ -111,12 +117,16 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     )
     ids = {info.case.key: f"case-{index}" for index, info in enumerate(record.cases, 1)}
     page.tables.append(_run_table(frame, ids))
-    labelled = [(_named(side, case), case) for side in sides for case in side.cases.values()]
-    _add_distributions(page, labelled)
-    _add_run_charts(page, run, sides)
+    _add_charts(page, run)
     page.cases = [_case_details(run, info, ids[info.case.key]) for info in record.cases]
     page.machines = list(_run_facts(run))
     return page.render()
+
+
+def _add_charts(page: _Page, run: RunColumns) -> None:
+    sides = sides_of(run)
+    _add_distributions(page, [(_named(side, case), case) for side in sides for case in side.cases.values()])
+    _add_run_charts(page, run, sides)
 
 
 def _run_subtitle(run: RunColumns) -> str:

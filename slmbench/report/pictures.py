@@ -1,0 +1,44 @@
+"""Charts as pictures: PNG and SVG files of Vega-Lite specifications, drawn without a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slmbench.errors import BadInputError
+from slmbench.records import write_whole
+
+KINDS = (".png", ".svg")
+
+
+def write_picture(path: Path, spec: Mapping[str, Any]) -> None:
+    """Draw a chart on white, 900 units wide, into a ``.png`` or ``.svg`` file.
+
+    Raises:
+        BadInputError: the file cannot be written.
+    """
+    import vl_convert
+
+    fixed = {**spec, "width": 900, "background": "white"}
+    fixed["config"] = {**fixed["config"], "background": "white"}
+    drawn = vl_convert.vegalite_to_svg(fixed) if path.suffix == ".svg" else vl_convert.vegalite_to_png(fixed, scale=2)
+    write_whole(path, drawn)
+
+
+def write_pictures(folder: Path, titled: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """Draw charts into a folder, a PNG each, named after their titles; return the files.
+
+    Raises:
+        BadInputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{folder}: cannot be written: {error.strerror}") from error
+    written = []
+    for title, spec in titled.items():
+        written.append(folder / f"{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}.png")
+        write_picture(written[-1], spec)
+    return written
