@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from slmbench.machine.accelerators import Accelerator
+from slmbench.machine.accelerators import Accelerator, accelerators, from_registry
 from slmbench.machine.devices import ask_backend, list_devices, undriven
 
 PLUGIN = """
@@ -84,3 +86,69 @@ def test_npus_that_nobody_drives_are_named_as_not_supported() -> None:
     assert [row.engine_name for row in rows] == ["AMD XDNA (Ryzen AI)", "Apple Neural Engine"]
     assert not any(row.available for row in rows)
     assert all("not supported" in row.detail for row in rows)
+
+
+ENUM, CLASS = r"SYSTEM\CurrentControlSet\Enum", r"SYSTEM\CurrentControlSet\Control\Class"
+GPU, NPU = "{4d36e968-e325-11ce-bfc1-08002be10318}", "{F01A9D53-3FF6-48D2-9F97-C8A7004BE10C}"
+REGISTRY = {
+    rf"{ENUM}\PCI\VEN_1022&DEV_1502&SUBSYS_0\4&1": {
+        "ClassGUID": NPU, "DeviceDesc": "@oem7.inf,%npu%;NPU Compute Accelerator Device", "Service": "IpuMcdmDriver",
+        "Driver": rf"{NPU}\0000",
+    },
+    rf"{ENUM}\PCI\VEN_8086&DEV_7D1D&SUBSYS_0\3&1": {"ClassGUID": NPU, "DeviceDesc": "@oem2.inf,%a%;Intel(R) AI Boost"},
+    rf"{ENUM}\PCI\VEN_10DE&DEV_2684&SUBSYS_0\5&1": {"ClassGUID": GPU, "DeviceDesc": "NVIDIA GeForce RTX 4090"},
+    rf"{ENUM}\PCI\VEN_8086&DEV_15F3&SUBSYS_0\6&1": {"ClassGUID": "{4d36e972-e325-11ce-bfc1-08002be10318}"},
+    rf"{ENUM}\PCI\VEN_1414&DEV_008E&SUBSYS_0\7&1": {"ClassGUID": GPU, "DeviceDesc": "a virtual display"},
+    rf"{ENUM}\ACPI\QCOM0D0A\0": {"ClassGUID": NPU, "DeviceDesc": "@oem9.inf,%h%;Snapdragon(R) X - Hexagon(TM) NPU"},
+    rf"{CLASS}\{NPU}\0000": {"DriverVersion": "32.0.203.240"},
+}  # fmt: skip
+
+
+class Registry:
+    """What of ``winreg`` is used, over a dictionary of keys."""
+
+    HKEY_LOCAL_MACHINE = 0
+
+    def OpenKey(self, root: int, path: str) -> Any:  # noqa: N802
+        below = sorted({key[len(path) + 1 :].split("\\")[0] for key in REGISTRY if key.startswith(f"{path}\\")})
+        if not below and path not in REGISTRY:
+            raise FileNotFoundError(path)
+        return nullcontext((below, REGISTRY.get(path, {})))
+
+    def QueryInfoKey(self, key: Any) -> tuple[int, int, int]:  # noqa: N802
+        return len(key[0]), len(key[1]), 0
+
+    def EnumKey(self, key: Any, index: int) -> str:  # noqa: N802
+        return str(key[0][index])
+
+    def QueryValueEx(self, key: Any, name: str) -> tuple[str, int]:  # noqa: N802
+        if name not in key[1]:
+            raise FileNotFoundError(name)
+        return key[1][name], 1
+
+
+def test_windows_lists_gpus_and_npus_in_its_registry() -> None:
+    found = {accelerator.label(): accelerator for accelerator in from_registry(Registry())}
+    assert sorted(found) == [
+        "gpu NVIDIA GeForce RTX 4090 (driver none)",
+        "npu AMD NPU Compute Accelerator Device (driver IpuMcdmDriver 32.0.203.240)",
+        "npu Intel(R) AI Boost (driver none)",
+        "npu Qualcomm Snapdragon(R) X - Hexagon(TM) NPU (driver none)",
+    ]
+    assert [row.engine_name for row in undriven(list(found.values()))] == ["AMD XDNA (Ryzen AI)"]
+
+
+def test_apple_silicon_has_a_neural_engine_that_nobody_drives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    (row,) = undriven(accelerators())
+    assert (row.engine_name, row.available) == ("Apple Neural Engine", False)
+    assert "it is not supported" in row.detail
+
+
+def test_an_npu_that_nobody_drives_is_in_the_list(monkeypatch: pytest.MonkeyPatch, plugin: None) -> None:
+    seen = (Accelerator(kind="npu", vendor="AMD", name="1022:1502", driver="amdxdna"),)
+    monkeypatch.setattr("slmbench.machine.devices.accelerators", lambda: seen)
+    found = list_devices(["fine"])
+    assert [row.engine_name for row in found.rows if row.backend is None] == ["AMD XDNA (Ryzen AI)"]
+    assert "npu AMD 1022:1502 (driver amdxdna)" in found.system
