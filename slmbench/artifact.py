@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import BadInputError
+from slmbench.errors import BadInputError, one_line
 from slmbench.terms import Exporter, Format, Layout, Precision
 
 MANIFEST_NAME = "manifest.json"
@@ -147,15 +147,22 @@ def read_artifact(folder: Path) -> Artifact:
     try:
         raw = json.loads(path.read_bytes())
         version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if version != SCHEMA_VERSION:
-            raise BadInputError(f"{path}: schema version {version}, this slmbench reads {SCHEMA_VERSION}")
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise BadInputError(f"{path}: schema version {version!r:.20}, this slmbench reads {SCHEMA_VERSION}")
         manifest = Manifest.model_validate(raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
     for relative in [*manifest.graphs.values(), *(entry.path for entry in manifest.files)]:
-        if Path(relative).is_absolute() or ".." in Path(relative).parts:
-            raise BadInputError(f"{path}: '{relative}' leads outside the artifact's folder")
+        if not _is_inside(relative):
+            raise BadInputError(f"{path}: '{one_line(relative)[:200]}' is no file of the artifact's folder")
     return Artifact(folder, manifest)
+
+
+def _is_inside(relative: str) -> bool:
+    """Return whether a path of a manifest stays in the artifact's folder, on every system it may be read on."""
+    there = PureWindowsPath(relative)
+    plain = bool(relative) and relative.isprintable() and "\\" not in relative
+    return plain and not there.drive and not there.root and ".." not in there.parts
 
 
 def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,15 +31,16 @@ class _Strict(BaseModel):
 
 
 class _Evidence(_Strict):
-    logs: list[float] = Field(min_length=1)
-    inner_errors: list[float]
-    counts: list[int]
+    #: Logs of seconds, bytes or joules: beyond these bounds lies nothing that was measured.
+    logs: list[Annotated[float, Field(ge=-100, le=100)]] = Field(min_length=1)
+    inner_errors: list[Annotated[float, Field(ge=0, le=100)]]
+    counts: list[Annotated[int, Field(ge=0, le=2**53)]]
 
 
 class _Case(_Strict):
     case: Case
     family: Family
-    parameter_count: int
+    parameter_count: int = Field(ge=0, le=2**50)
     digest: str
     engine: str
     attention_path: str | None
@@ -149,12 +150,12 @@ def read_baseline(path: Path) -> Side:
         raw = json.loads(path.read_bytes())
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: not JSON: {error}") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or raw.get("kind") != KIND:
         raise BadInputError(f"{path}: not a baseline; `slmbench baseline save RUN {path.name}` makes one")
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise BadInputError(
             f"{path}: a baseline of schema version {version}; this slmbench reads {SCHEMA_VERSION}. Save it anew."
         )

@@ -39,7 +39,7 @@ class Checkpoint(BaseModel):
     family: Family
     #: transformers' model_type: "t5", "llama", ...
     architecture: str
-    parameter_count: int
+    parameter_count: int = Field(ge=0, le=2**50)
     geometry: Geometry
     #: SHA-256 over the config and the weights (catalog: the config and the seed).
     digest: str
@@ -70,9 +70,14 @@ def resolve(
             raise BadInputError(f"'{reference}' is a catalog name and has no revision '{revision}'")
         return _of_entry(entry)
     folder = Path(reference).expanduser()
-    if folder.is_dir():
+    try:
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, ValueError):
+        # Too long for a file name, or with a NUL in it: no path, so a name.
+        is_folder = exists = False
+    if is_folder:
         return checkpoint_of_folder(folder, trust_remote_code=trust_remote_code)
-    if folder.exists():
+    if exists:
         raise BadInputError(f"{reference}: a file; give the folder that holds config.json and the weights")
     match = _HUB_ID.fullmatch(reference)
     if match is None:

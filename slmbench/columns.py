@@ -144,7 +144,7 @@ def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
         kind = raw.get("type")
         if kind == "sample":
             builder.add_sample(raw, number)
-        elif kind in _OTHERS:
+        elif isinstance(kind, str) and kind in _OTHERS:
             try:
                 builder.add_other(_OTHERS[kind].model_validate(raw))
             except ValidationError as error:
@@ -159,7 +159,11 @@ def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
 def _lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.exists():
         return
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    with opened as file:
         for number, line in enumerate(file, 1):
             try:
                 raw = from_json(line, cache_strings="keys")
@@ -243,7 +247,7 @@ class _Builder:
             case.disturbed.append("foreign_load" in raw.get("flags", ()))
             if self._keep_tokens:
                 case.token_ns.extend(stamps)
-        except (KeyError, TypeError, OverflowError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise BadInputError(f"{self._source}:{number}: not a sample: {what}") from error
 

@@ -23,6 +23,7 @@ import yaml
 
 from slmbench.errors import BadInputError, nearest
 from slmbench.evidence import DEFAULT_METRICS, METRICS
+from slmbench.suite import MAX_FILE_BYTES, compose_yaml
 
 DEFAULT_GATE = 0.05
 DEFAULT_ALPHA = 0.01
@@ -98,12 +99,15 @@ def read_gates(path: Path) -> Gates:
         BadInputError: with file and line: not readable, no YAML, an unknown key or metric, or a gate that is none.
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadInputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; not a gates file")
+        root = compose_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadInputError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        raise BadInputError(f"{path}:{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
     if root is None:
         raise BadInputError(f"{path}:1: an empty gates file; `gate: 5%` would be one")
     gates = Gates()
@@ -140,7 +144,10 @@ def _metric_rules(node: yaml.Node, path: Path, case: str) -> list[Rule]:
 def _entries(node: yaml.Node, path: Path) -> list[tuple[yaml.Node, str, yaml.Node]]:
     if not isinstance(node, yaml.MappingNode):
         raise BadInputError(f"{_at(path, node)}: a mapping is expected (name: value)")
-    return [(key, str(key.value), value) for key, value in node.value]
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise BadInputError(f"{_at(path, key)}: a name is expected before the colon")
+    return [(key, key.value, value) for key, value in node.value]
 
 
 def _share(node: yaml.Node, path: Path) -> float:

@@ -24,7 +24,7 @@ class Geometry(BaseModel):
     width: _Size
     ffn_width: _Size
     #: Matrices of one feed-forward block: 2, or 3 when gated.
-    ffn_matrices: int
+    ffn_matrices: Annotated[int, Field(ge=1, le=8)]
     encoder_layers: _Layers
     decoder_layers: Annotated[int, Field(ge=1, le=4096)]
     heads: _Size

@@ -16,7 +16,7 @@ from slmbench.artifact import ArtifactSpec
 from slmbench.backend import Backend, ComputeDefault, SessionOptions, load_backend
 from slmbench.case import Case, Workload
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import BadInputError, CannotRunError, nearest
 from slmbench.suite import Cell, Suite
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
 
@@ -96,6 +96,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     _check_pairs(suite, checkpoints)
     _check_threads(suite.threads)
     backends = {name: load_backend(name) for name in dict.fromkeys(suite.backends)}
+    _check_attention(options.attention, backends)
     absent = {(name, device): absence(backends[name], device, options) for name in backends for device in suite.devices}
     exporters = _exporters(suite, backends, checkpoints)
     cells: list[PlannedCell] = []
@@ -116,6 +117,15 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             "\n".join(["nothing to measure", *(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in left_out)])
         )
     return Plan(suite, tuple(cells), tuple(left_out), checkpoints)
+
+
+def _check_attention(path: str | None, backends: Mapping[str, Backend]) -> None:
+    known = list(dict.fromkeys(path for backend in backends.values() for path in backend.attention_paths))
+    if path is not None and path not in known:
+        raise BadInputError(
+            f"--attention {path}: none of {', '.join(backends)} has it. Known: {', '.join(['best', 'all', *known])}."
+            + nearest(path, known)
+        )
 
 
 def _cells(suite: Suite, options: PlanOptions) -> list[Cell]:
@@ -221,6 +231,8 @@ def _runnable(
         paths = backend.attention_paths
     cells = []
     for path in paths:
+        if path is not None and path not in backend.attention_paths:
+            return f"has no attention path '{path}' (it has: {', '.join(backend.attention_paths) or 'no choice'})"
         opened_with = session_options(backend, compute, suite, options, path)
         refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
         if refusal:

@@ -276,7 +276,11 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
     """Yield the records of ``samples.jsonl`` in the order they were written; none if there is no such file."""
     if not path.exists():
         return
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    with opened as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 # Also when it happens to be whole: a resumed run cuts it off and takes that sample again.
@@ -298,11 +302,12 @@ def read_run_record(path: Path) -> RunRecord:
         raw = json.loads(path.read_bytes())
     except OSError as error:
         raise BadInputError(f"{path}: not a run: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: not JSON: {error}") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(version, int):
-        raise BadInputError(f"{path}: not a run: no schema_version")
+    if type(version) is not int or version < 1:
+        said = "no schema_version" if version is None else f"schema_version {version!r:.20}"
+        raise BadInputError(f"{path}: not a run: {said}")
     if version > SCHEMA_VERSION:
         raise BadInputError(f"{path}: schema version {version}; this slmbench reads up to {SCHEMA_VERSION}")
     try:

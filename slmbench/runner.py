@@ -96,7 +96,7 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
     from slmbench.report import write_reports
     from slmbench.worker.scheduler import measure
 
-    request = _resumed(request)
+    request = resumed(request)
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
     artifacts = _artifacts(plan, request, say or _silent)
@@ -278,13 +278,20 @@ def _silent(_: object) -> None:
     """Say nothing."""
 
 
-def _resumed(request: RunRequest) -> RunRequest:
-    """Return the request of the run that is resumed, unless the user says it all again."""
-    if request.resume is None or request != RunRequest(resume=request.resume):
+def resumed(request: RunRequest) -> RunRequest:
+    """Return the request of the run that is resumed, unless the user says it all again.
+
+    Raises:
+        BadInputError: there is no run to resume, or it is damaged.
+    """
+    if request.resume is None:
         return request
     path = request.resume / RUN_NAME
+    record = read_run_record(path)
+    if request != RunRequest(resume=request.resume):
+        return request
     try:
-        return RunRequest.model_validate({**read_run_record(path).options, "resume": request.resume})
+        return RunRequest.model_validate({**record.options, "resume": request.resume})
     except ValidationError as error:
         raise BadInputError(f"{path}: options: {error.errors()[0]['msg']}") from error
 

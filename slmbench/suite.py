@@ -82,9 +82,9 @@ class Scale(_Strict):
     #: What stands in for which checkpoint.
     checkpoints: dict[str, str] = {}
     #: Factors on the token counts; a scaled count is at least 1.
-    input_tokens: float = Field(default=1.0, gt=0)
-    output_tokens: float = Field(default=1.0, gt=0)
-    budget_s: float | None = Field(default=None, gt=0)
+    input_tokens: float = Field(default=1.0, gt=0, le=1000)
+    output_tokens: float = Field(default=1.0, gt=0, le=1000)
+    budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class Suite(_Strict):
@@ -107,7 +107,7 @@ class Suite(_Strict):
     attention: Literal["best", "all"] = "best"
     threads: PositiveInt | None = None
     #: Seconds of measuring after which a case that has not converged is left as it is.
-    budget_s: float | None = Field(default=None, gt=0)
+    budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     #: A fixed number of samples a case instead of the stop rule.
     repeat: PositiveInt | None = None
     #: Whether the report looks for the lengths at which a pair's lead changes hands.
@@ -166,15 +166,15 @@ class Suite(_Strict):
         Raises:
             BadInputError: it has more than ``MAX_CASES`` cells, or no checkpoint.
         """
-        workloads = list(dict.fromkeys(itertools.chain.from_iterable(sweep.workloads() for sweep in self.workloads)))
-        lists = (self.devices, self.precisions, workloads, self.all_checkpoints(), self.backends)
-        count = 1
-        for one in lists:
-            count *= len(one)
+        # Counted before anything is multiplied out: three long lists would fill any memory.
+        sweeps = sum(len(one.batch) * len(one.input_tokens) * len(one.output_tokens) for one in self.workloads)
+        count = sweeps * len(self.devices) * len(self.precisions) * len(self.all_checkpoints()) * len(self.backends)
         if not self.all_checkpoints():
             raise BadInputError(f"suite '{self.name}' names no checkpoint: add `pairs` or `checkpoints`")
         if count > MAX_CASES:
             raise BadInputError(f"suite '{self.name}' expands to {count:,} cases; at most {MAX_CASES:,} are taken")
+        workloads = list(dict.fromkeys(itertools.chain.from_iterable(sweep.workloads() for sweep in self.workloads)))
+        lists = (self.devices, self.precisions, workloads, self.all_checkpoints(), self.backends)
         for device, precision, workload, checkpoint, backend in itertools.product(*lists):
             yield Cell(checkpoint, backend, device, *parse_precision(precision), workload)
 
@@ -242,7 +242,7 @@ def parse_suite(text: str, where: str) -> Suite:
         BadInputError: not YAML, or not a suite; with file, line and key.
     """
     try:
-        root = _compose(text, where)
+        root = compose_yaml(text, where)
         data = yaml.SafeLoader("").construct_document(root) if root else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -258,19 +258,25 @@ def parse_suite(text: str, where: str) -> Suite:
         raise BadInputError(_explain(error, root, where)) from error
 
 
-def _compose(text: str, where: str) -> Any:
-    """Compose the YAML tree, refusing what a suite never needs and a stranger's file may carry."""
+def compose_yaml(text: str, where: str) -> yaml.Node | None:
+    """Compose a YAML tree, refusing what our files never need and a stranger's may carry: aliases, deep nesting.
+
+    Raises:
+        BadInputError: either of them; with the line.
+        yaml.YAMLError: not YAML.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise BadInputError(f"{where}:{_mark(event)}: YAML aliases (*name) are not taken in suites")
+            raise BadInputError(f"{where}:{_mark(event)}: YAML aliases (*name) are not taken")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
                 raise BadInputError(f"{where}:{_mark(event)}: nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-    return yaml.compose(text, Loader=yaml.SafeLoader)
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    return root
 
 
 def _mark(event: yaml.Event) -> int:

@@ -27,6 +27,8 @@ SINGLE_NAME = "model.safetensors"
 
 #: The format's own limit on the header.
 _MAX_HEADER_BYTES = 100_000_000
+#: Dimensions that a tensor of a model has at most, with room to spare.
+_MAX_RANK = 16
 _BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "U16": 16,
     "U32": 32, "U64": 64, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8,
@@ -80,12 +82,12 @@ def weight_files(folder: Path) -> list[Path]:
         try:
             table = json.loads(index.read_bytes())["weight_map"]
             names = sorted({str(name) for name in table.values()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInputError(f"{index}: not a safetensors index") from error
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise BadInputError(f"{index}: '{one_line(outside[0])}' is not a file of this folder")
-        missing = [name for name in names if not (folder / name).is_file()]
+        missing = [name for name in names if "\0" in name or not (folder / name).is_file()]
         if missing or not names:
             raise BadInputError(f"{index}: names {len(missing)} files that are not there ({', '.join(missing[:2])})")
         return [folder / name for name in names]
@@ -135,8 +137,10 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor:
         numbers = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError) as error:
         raise BadInputError(f"{where} has no type, shape or byte range") from error
-    if dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in _BITS:
         raise BadInputError(f"{where} is of an unsupported type '{one_line(str(dtype))[:20]}'")
+    if len(shape) > _MAX_RANK:
+        raise BadInputError(f"{where} claims {len(shape)} dimensions")
     if not numbers or not begin <= end <= size - start:
         raise BadInputError(f"{where} claims bytes beyond the file's end")
     if math.prod(shape) * _BITS[dtype] != (end - begin) * 8:

@@ -34,6 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+#: Characters of one line of an error.
+MAX_LINE = 2000
+
+
 class LazyGroup(TyperGroup):
     """A command group that imports a command's module only when that command is used."""
 
@@ -119,10 +123,19 @@ def run_main(arguments: list[str]) -> int:
         # The reader of a pipe has seen enough (`slmbench models | head`); nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:
+        # A disk that is full, a folder that is gone or not ours: the machine's trouble, not a bug.
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
     return code if isinstance(code, int) else ExitCode.OK
 
 
 def _fail(message: str, code: ExitCode) -> int:
-    first, *more = [one_line(line) for line in message.splitlines()] or [""]
+    first, *more = [_shortened(one_line(line)) for line in message.splitlines()] or [""]
     typer.echo("\n".join([f"{ERROR_PREFIX}{first}", *(f"  {line}" for line in more)]), err=True)
     return code
+
+
+def _shortened(line: str) -> str:
+    """Return the line without its middle where something in it was absurdly long; the file stands in front."""
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 4 :]}"

@@ -130,8 +130,9 @@ def _preview(request: RunRequest, as_json: bool) -> int:
     from slmbench.cli._preview import print_estimate
     from slmbench.estimate import estimate
     from slmbench.request import plan_request
-    from slmbench.runner import measure_settings
+    from slmbench.runner import measure_settings, resumed
 
+    request = resumed(request)
     plan, _ = plan_request(request)
     costs = estimate(plan, measure_settings(request, plan.suite))
     if as_json:

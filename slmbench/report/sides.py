@@ -11,6 +11,7 @@ from slmbench.baseline import is_baseline, read_baseline
 from slmbench.columns import RunColumns, read_columns
 from slmbench.errors import BadInputError, nearest
 from slmbench.evidence import Side, SideCase, arms_of, side_of
+from slmbench.records import RUN_NAME, SAMPLES_NAME
 
 
 def read_sides(names: Sequence[str], *, arms: Sequence[str] = (), keep_tokens: bool = False) -> list[Side]:
@@ -45,7 +46,7 @@ def read_side(name: str, *, runs: dict[Path, RunColumns] | None = None, keep_tok
         NotComparableError: an empty run.
     """
     path, arm = _split_arm(name)
-    if path.is_file() and is_baseline(path):
+    if path.is_file() and path.name not in (RUN_NAME, SAMPLES_NAME):
         return read_baseline(path)
     if not path.exists():
         raise BadInputError(f"{path}: no such run, file or baseline")
