@@ -29,6 +29,20 @@ def cuda_status() -> DeviceStatus:
     return DeviceStatus("gpu", PROVIDER, True, name or "NVIDIA GPU", memory_bytes=memory, driver=driver)
 
 
+def load_libraries() -> None:
+    """Load CUDA and cuDNN from the packages that come with ``slmbench[cuda]``; the provider does not look there.
+
+    What it prints of libraries that are missing goes to standard error; the session that follows fails by itself.
+    """
+    import contextlib
+    import sys
+
+    import onnxruntime as ort
+
+    with contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls()
+
+
 def _failure_of_one_node() -> str | None:
     import numpy as np
     import onnxruntime as ort
@@ -43,6 +57,7 @@ def _failure_of_one_node() -> str | None:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    load_libraries()
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
         session.disable_fallback()

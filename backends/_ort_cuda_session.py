@@ -23,7 +23,7 @@ from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import CannotRunError
 from slmbench.terms import Device
 
-from ._cuda import PROVIDER
+from ._cuda import PROVIDER, load_libraries
 from ._ort_session import CPU, Graph, OnnxRuntimeSession
 from ._static_onnxruntime import strict_settings
 
@@ -153,6 +153,7 @@ class CudaSession(OnnxRuntimeSession):
     def _open(self, role: Role, artifact: Artifact) -> Graph:
         if self._place.provider == CPU:
             return super()._open(role, artifact)
+        load_libraries()
         # TF32 products are the default, and no fp32.
         options = {"device_id": "0", "use_tf32": "0"}
         if self._captures and role == self._step_role:

@@ -10,6 +10,7 @@ from slmbench.backend import ProbeGraph, ProbeShape
 from slmbench.errors import CannotRunError
 from slmbench.terms import ComputePrecision, Device
 
+from ._cuda import load_libraries
 from ._probe import chain_input, chain_weights
 
 _PROVIDER: dict[Device, str] = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
@@ -23,6 +24,8 @@ def probe_graph(shape: ProbeShape, compute_precision: ComputePrecision, device: 
     provider = _PROVIDER.get(device)
     if provider is None or provider not in ort.get_available_providers():
         raise CannotRunError(f"no limits of {device} through ONNX Runtime: {provider or 'a probe for it'} is missing")
+    if device == "gpu":
+        load_libraries()
     session = _open(shape, compute_precision, provider, threads)
     binding = session.io_binding()
     kind, index = ("cuda", 0) if device == "gpu" else ("cpu", 0)

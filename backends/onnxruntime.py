@@ -33,7 +33,7 @@ class OnnxRuntimeBackend:
 
     def devices(self) -> Sequence[DeviceStatus]:
         """Return the CPU, the NVIDIA GPU and Qualcomm's NPU, each present or with what is missing."""
-        return [cpu_status(_CPU, "onnxruntime"), cuda_status(), *onnxruntime_qnn.devices()]
+        return [cpu_status(_CPU, self.distributions[0]), cuda_status(), *onnxruntime_qnn.devices()]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
         """Return ours and, for decoder-only checkpoints, the onnxruntime-genai builder's."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slmbench.backends import _ort_env, onnxruntime
+from slmbench.backends import _cpu, _ort_env, onnxruntime
 from slmbench.backends._cuda import PROVIDER, cuda_status
 from slmbench.backends._ort_cuda_session import CudaSession, OnnxRuntimeOptions, open_session
 
@@ -237,9 +237,30 @@ def test_a_provider_that_does_not_load_is_no_session_on_the_cpu(monkeypatch: pyt
         load_backend("onnxruntime").open(artifact_of("llama-tiny"), "gpu", SessionOptions())
 
 
+def test_the_libraries_of_the_extra_are_loaded_before_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider does not look into the packages that ``slmbench[cuda]`` brings; without them it does not load."""
+    loaded: list[str] = []
+    monkeypatch.setattr(ort, "preload_dlls", lambda: loaded.append("CUDA"))
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda *_, **__: pytest.fail("before its libraries") if not loaded else 0
+    )
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [PROVIDER])
+    assert not cuda_status().available
+    assert loaded == ["CUDA"]
+    loaded.clear()
+    monkeypatch.setattr(onnxruntime, "cuda_status", lambda: DeviceStatus("gpu", PROVIDER, True, "a GPU"))
+    with pytest.raises((CannotRunError, AttributeError)):
+        load_backend("onnxruntime").open(artifact_of("llama-tiny"), "gpu", SessionOptions())
+    assert loaded == ["CUDA"]
+
+
 def test_the_build_for_gpus_is_the_engine_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ort_env, "_version", lambda name: "1.0" if name == "onnxruntime-gpu" else None)
-    assert load_backend("onnxruntime").distributions == ("onnxruntime-gpu",)
+    monkeypatch.setattr(_cpu, "version", lambda name: {"onnxruntime-gpu": "1.0"}[name])
+    backend = load_backend("onnxruntime")
+    assert backend.distributions == ("onnxruntime-gpu",)
+    (cpu,) = (status for status in backend.devices() if status.device == "cpu")
+    assert (cpu.available, cpu.driver) == (True, "onnxruntime-gpu 1.0")
 
 
 def test_a_provider_list_that_names_cuda_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
