@@ -13,6 +13,8 @@ from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.quiet import silence_telemetry
 
+from . import openvino_npu
+
 _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
@@ -53,7 +55,10 @@ class GenaiNpuSession:
             )
         except RuntimeError as error:
             reason = one_line(str(error).strip().splitlines()[-1])
-            raise CannotRunError(f"{self._artifact.folder}: openvino-genai does not compile it: {reason}") from error
+            made_by = "" if self._options.simulate else f" {openvino_npu.driver_and_compiler()}"
+            raise CannotRunError(
+                f"{self._artifact.folder}: openvino-genai does not compile it: {reason}{made_by}"
+            ) from error
         self._load_ns = perf_counter_ns() - begin
         self._bounds = (input_tokens, output_tokens)
 

@@ -123,6 +123,11 @@ def size_refusal(checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOpt
     return too_large(checkpoint, spec, first.memory_bytes, first.detail)
 
 
+def driver_and_compiler() -> str:
+    """Return the versions that decide what compiles, in parentheses."""
+    return f"(NPU driver {devices()[0].driver}, OpenVINO {version('openvino')})"
+
+
 def open_session(artifact: Artifact, options: SessionOptions) -> OpenVinoStaticSession:
     """Load a static artifact onto the NPU, or into its simulation where ``simulate`` is set.
 
@@ -139,5 +144,4 @@ def open_session(artifact: Artifact, options: SessionOptions) -> OpenVinoStaticS
     except CannotRunError as error:
         if options.simulate:
             raise
-        driver = devices()[0].driver
-        raise CannotRunError(f"{error} (NPU driver {driver}, OpenVINO {version('openvino')})") from error
+        raise CannotRunError(f"{error} {driver_and_compiler()}") from error

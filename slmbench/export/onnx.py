@@ -42,7 +42,7 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     if spec.weight_precision not in _BITS:
         return (
             f"ONNX Runtime on CPUs has no {spec.weight_precision} kernels for these graphs; "
-            f"weights can be {', '.join(_BITS)}"
+            f"weights can be {', '.join(_BITS)}; for a GPU --target {CUDA} writes {', '.join(_CUDA_BITS)}"
         )
     return None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from slmbench.backends import openvino_npu
 from slmbench.backends._openvino_npu_genai import GenaiNpuSession
 
 from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import LoopSession, SessionOptions
 from slmbench.checkpoint import resolve
-from slmbench.errors import BadInputError
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.generate import ShortGenerationError, generate
 from slmbench.measure.proof import agreement
 
@@ -69,3 +70,14 @@ def test_a_cache_folder_does_not_change_the_tokens(artifact: Artifact, tmp_path:
         given.append(session.generate(np.arange(10, 42)[None], 64)[0].tolist())
         session.close()
     assert given[0] == given[1]
+
+
+def test_a_driver_that_does_not_compile_is_named(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    if openvino_npu.devices()[0].available:
+        pytest.skip("this machine has an Intel NPU")
+    # The plugin without an NPU fails as a driver that is too old does: when the pipeline is compiled.
+    present = [openvino_npu.DeviceStatus("npu", "NPU", True, "an NPU", driver="31.0.100.1688")]
+    monkeypatch.setattr(openvino_npu, "devices", lambda: present)
+    session = GenaiNpuSession(artifact, SessionOptions(compute_precision="fp16"))
+    with pytest.raises(CannotRunError, match=r"does not compile it: .*NPU driver 31\.0\.100\.1688, OpenVINO"):
+        session.reserve(1, 16, 8)
