@@ -20,7 +20,7 @@ import numpy as np
 from _case import planned_case
 
 from slmbench import stats
-from slmbench.measure.metrics import by_load, counted
+from slmbench.measure.metrics import Brief, brief, by_load, counted
 from slmbench.records import SAMPLES_NAME, SampleRecord, read_samples
 from slmbench.worker.planned import MeasureSettings, PlannedCase
 from slmbench.worker.scheduler import measure
@@ -28,21 +28,21 @@ from slmbench.worker.scheduler import measure
 METRICS = ("ttft", "tpot")
 
 
-def samples_of(plan: list[PlannedCase], settings: MeasureSettings) -> list[list[SampleRecord]]:
+def samples_of(plan: list[PlannedCase], settings: MeasureSettings) -> list[list[Brief]]:
     """Measure; return each name's samples that count, in the order of their rounds."""
     with tempfile.TemporaryDirectory() as folder:
         measure(plan, Path(folder), settings)
         taken = [r for r in read_samples(Path(folder) / SAMPLES_NAME, []) if isinstance(r, SampleRecord)]
-    return [counted(sample for sample in taken if sample.case == planned.key) for planned in plan]
+    return [counted(brief(sample) for sample in taken if sample.case == planned.key) for planned in plan]
 
 
-def over_loads(names: list[list[SampleRecord]], metric: str) -> stats.Interval:
+def over_loads(names: list[list[Brief]], metric: str) -> stats.Interval:
     """Return the ratio's interval as slmbench judges it: round by round, loads the unit."""
     base, new = (by_load(samples, metric) for samples in names)
     return stats.paired_ratio(base, new).interval()
 
 
-def over_samples(names: list[list[SampleRecord]], metric: str) -> stats.Interval:
+def over_samples(names: list[list[Brief]], metric: str) -> stats.Interval:
     """Return the ratio's interval with every sample for a load of its own, as if samples were independent."""
     base, new = (np.concatenate(by_load(samples, metric))[:, None] for samples in names)
     return stats.paired_ratio(list(base), list(new)).interval()

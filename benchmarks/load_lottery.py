@@ -16,7 +16,7 @@ import numpy as np
 from _case import planned_case
 
 from slmbench import stats
-from slmbench.measure.metrics import by_load, counted
+from slmbench.measure.metrics import brief, by_load, counted
 from slmbench.records import SAMPLES_NAME, SampleRecord, read_samples
 from slmbench.worker.planned import MeasureSettings
 from slmbench.worker.scheduler import measure
@@ -53,8 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measure([planned], Path(folder), settings)
         taken = [r for r in read_samples(Path(folder) / SAMPLES_NAME, []) if isinstance(r, SampleRecord)]
-    samples = counted(taken)
-    disturbed = sum("foreign_load" in sample.flags for sample in samples)
+    samples = counted(map(brief, taken))
+    disturbed = sum(sample.disturbed for sample in samples)
     print(f"{planned.key}: {given.loads} loads, {len(samples)} samples, {disturbed} disturbed by foreign load")
     for metric in ("ttft", "tpot"):
         report(metric, by_load(samples, metric))

@@ -192,7 +192,8 @@ class SampleWriter:
         path = folder / SAMPLES_NAME
         try:
             _end_last_line(path)
-            self._file = path.open("ab")
+            # Unbuffered: what a full disk did not take must not be tried again, and fail again, while closing.
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -203,8 +204,9 @@ class SampleWriter:
             CannotRunError: the disk is full or gone; what was written before stays readable.
         """
         try:
-            self._file.write(record.model_dump_json(exclude_defaults=False).encode() + b"\n")
-            self._file.flush()
+            left = memoryview(record.model_dump_json(exclude_defaults=False).encode() + b"\n")
+            while left:
+                left = left[self._file.write(left) or 0 :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise CannotRunError(f"{self._file.name}: {error.strerror}; earlier samples are kept") from error

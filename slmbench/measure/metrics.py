@@ -6,6 +6,7 @@ A figure that cannot be told from a sample is None (or an empty array), never ze
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,42 +68,57 @@ def energy_per_token_j(sample: SampleRecord) -> float | None:
     return None if sample.energy_j is None else sample.energy_j / (sample.batch * len(sample.token_ns))
 
 
-#: Metrics with one figure a sample. Times in ns.
-METRICS: dict[str, Callable[[SampleRecord], float | None]] = {
-    "ttft": ttft_ns,
-    "ttft_text": ttft_text_ns,
-    "tpot": tpot_ns,
-    "decode_tps": decode_tps,
-    "e2e_tps": e2e_tps,
-    "prefill_tps": prefill_tps,
-    "energy": energy_per_token_j,
-}
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What the stop rule needs of one sample of a case: 170 bytes, where the record takes ten times as many."""
+
+    load: int
+    round: int
+    ttft_ns: float
+    #: None for fewer than two tokens.
+    tpot_ns: float | None
+    #: In cores; 0 where it is unknown.
+    foreign_load: float
+    #: Whether the sample is labelled as disturbed by foreign load.
+    disturbed: bool
 
 
-def counted(samples: Iterable[SampleRecord]) -> list[SampleRecord]:
-    """Return the samples that count, in order: of a sample and its retake, the one with less foreign load.
+def brief(sample: SampleRecord) -> Brief:
+    """Return what the stop rule needs of a sample."""
+    return Brief(
+        load=sample.load,
+        round=sample.round,
+        ttft_ns=ttft_ns(sample),
+        tpot_ns=tpot_ns(sample),
+        foreign_load=sample.conditions.foreign_load or 0.0,
+        disturbed="foreign_load" in sample.flags,
+    )
+
+
+#: What is judged while measuring. Times in ns.
+JUDGED: dict[str, Callable[[Brief], float | None]] = {"ttft": lambda s: s.ttft_ns, "tpot": lambda s: s.tpot_ns}
+
+
+def counted(samples: Iterable[Brief]) -> list[Brief]:
+    """Return the samples that count, in order: of a sample of a case and its retake, the one with less foreign load.
 
     The other stays on disk and in the label counts. Where the load is unknown the retake counts.
     """
-    best: dict[tuple[str, int, int], SampleRecord] = {}
+    best: dict[tuple[int, int], Brief] = {}
     for sample in samples:
-        place = (sample.case, sample.load, sample.round)
+        place = (sample.load, sample.round)
         other = best.get(place)
-        if other is None or _foreign_load(sample) <= _foreign_load(other):
+        if other is None or sample.foreign_load <= other.foreign_load:
             best[place] = sample
     return list(best.values())
 
 
-def _foreign_load(sample: SampleRecord) -> float:
-    return sample.conditions.foreign_load or 0.0
-
-
-def by_load(samples: Iterable[SampleRecord], metric: str) -> list[Floats]:
+def by_load(samples: Iterable[Brief], metric: str) -> list[Floats]:
     """Return the metric's values, one array a load, loads in order; samples without a figure are left out.
 
     This is the shape that slmbench.stats takes. ``samples`` are one case's, as :func:`counted` gives them.
     """
-    figure = METRICS[metric]
+    figure = JUDGED[metric]
     loads: dict[int, list[float]] = {}
     for sample in samples:
         value = figure(sample)
@@ -111,7 +127,7 @@ def by_load(samples: Iterable[SampleRecord], metric: str) -> list[Floats]:
     return [np.array(loads[load]) for load in sorted(loads)]
 
 
-def outliers(samples: Sequence[SampleRecord]) -> dict[int, tuple[str, ...]]:
+def outliers(samples: Sequence[Brief]) -> dict[int, tuple[str, ...]]:
     """Return, by index, the samples that lie far from the rest and the metrics they do so in ("ttft", "tpot").
 
     Far: more than ``OUTLIER_RANGES`` interquartile ranges from the median. A label for the reader; nothing is
@@ -119,7 +135,7 @@ def outliers(samples: Sequence[SampleRecord]) -> dict[int, tuple[str, ...]]:
     """
     found: dict[int, tuple[str, ...]] = {}
     for metric in ("ttft", "tpot"):
-        values = np.array([np.nan if (v := METRICS[metric](s)) is None else v for s in samples], dtype=np.float64)
+        values = np.array([np.nan if (v := JUDGED[metric](s)) is None else v for s in samples], dtype=np.float64)
         if np.count_nonzero(np.isfinite(values)) < 4:
             continue
         low, middle, high = np.nanpercentile(values, [25, 50, 75])
@@ -128,9 +144,9 @@ def outliers(samples: Sequence[SampleRecord]) -> dict[int, tuple[str, ...]]:
     return found
 
 
-def drift(samples: Sequence[SampleRecord], metric: str) -> float | None:
+def drift(samples: Sequence[Brief], metric: str) -> float | None:
     """Return last third over first third of the samples' medians, minus 1; None for fewer than nine samples."""
-    values = [value for sample in samples if (value := METRICS[metric](sample)) is not None]
+    values = [value for sample in samples if (value := JUDGED[metric](sample)) is not None]
     third = len(values) // 3
     if third < 3:
         return None

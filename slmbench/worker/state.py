@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from slmbench.measure.metrics import DRIFT_BOUND, by_load, counted, drift, outliers
+from slmbench.measure.metrics import DRIFT_BOUND, Brief, brief, by_load, counted, drift, outliers
 from slmbench.records import FailureRecord, LoadRecord, MemoryRecord, Outcome, SampleRecord
 from slmbench.stats import hierarchical_interval, relative_half_width
 from slmbench.worker.planned import MeasureSettings, PlannedCase
@@ -21,7 +21,8 @@ class CaseState:
 
     planned: PlannedCase
     loads: list[LoadRecord] = field(default_factory=list)
-    samples: list[SampleRecord] = field(default_factory=list)
+    #: What is judged of each sample; the whole of it is on disk, and a long run's would fill the memory.
+    samples: list[Brief] = field(default_factory=list)
     memory: MemoryRecord | None = None
     failure: FailureRecord | None = None
     #: Seconds that one sample may take.
@@ -49,7 +50,7 @@ class CaseState:
         if isinstance(record, LoadRecord):
             self.loads.append(record)
         elif isinstance(record, SampleRecord):
-            self.samples.append(record)
+            self.samples.append(brief(record))
         elif isinstance(record, MemoryRecord):
             self.memory = record
         else:
@@ -124,6 +125,6 @@ class CaseState:
         restless = sum(not record.stationary for record in self.loads)
         if restless:
             yield f"{restless} of {len(self.loads)} loads were not stationary after their warm-up"
-        disturbed = sum("foreign_load" in sample.flags for sample in samples)
+        disturbed = sum(sample.disturbed for sample in samples)
         if disturbed:
             yield f"{disturbed} of {len(samples)} samples were disturbed by foreign load, also when taken again"
