@@ -17,7 +17,7 @@ from slmbench.quiet import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ._cpu import cpu_status, default_threads
-from ._ort_env import check_owner, cpu_compute, cpu_refusal
+from ._ort_env import check_owner, cpu_compute, cpu_refusal, owners
 
 _CONFIG = "genai_config.json"
 _PRECISION = {np.dtype(np.float32): "fp32", np.dtype(np.float16): "fp16"}
@@ -28,9 +28,12 @@ class OnnxRuntimeGenaiBackend:
 
     name = "onnxruntime_genai"
     engine = "onnxruntime"
-    distributions: tuple[str, ...] = ("onnxruntime-genai", "onnxruntime")
     options_type: type[SessionOptions] = SessionOptions
     attention_paths: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        # Builds for other devices are distributions of other names that own the same module.
+        self.distributions: tuple[str, ...] = ("onnxruntime-genai", *(owners() or ["onnxruntime"]))
 
     def devices(self) -> Sequence[DeviceStatus]:
         """Return the CPU."""

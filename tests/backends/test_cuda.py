@@ -261,6 +261,7 @@ def test_the_build_for_gpus_is_the_engine_too(monkeypatch: pytest.MonkeyPatch) -
     assert backend.distributions == ("onnxruntime-gpu",)
     (cpu,) = (status for status in backend.devices() if status.device == "cpu")
     assert (cpu.available, cpu.driver) == (True, "onnxruntime-gpu 1.0")
+    assert load_backend("onnxruntime_genai").distributions == ("onnxruntime-genai", "onnxruntime-gpu")
 
 
 def test_a_provider_list_that_names_cuda_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
