@@ -74,7 +74,9 @@ class _Page:
         from markupsafe import Markup
 
         folder = files("slmbench.report")
-        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        environment = Environment(
+            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_control
+        )
         template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
         specs = json.dumps({chart["id"]: chart["spec"] for chart in self.charts}, allow_nan=False)
         return template.render(
@@ -375,3 +377,10 @@ def _mood(comparisons: Sequence[Comparison]) -> str:
     if "regressed" in found or any(comparison.failed for comparison in comparisons):
         return "regressed"
     return "inconclusive" if found & {"inconclusive", "not judged"} else "unchanged"
+
+
+def _without_control(value: object) -> object:
+    """Return text from a run without characters that steer a terminal: pages are also shown with ``cat``."""
+    if type(value) is not str:
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in value)
