@@ -25,7 +25,7 @@ from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
 from ._openvino_npu_genai import make_stamper
-from ._openvino_session import PRECISION, device_properties
+from ._openvino_options import PRECISION, device_properties
 
 _ENGINE_NAMES = {"cpu": "CPU", "gpu": "GPU"}
 #: The heading under which each pipeline prints its compiled model, and what slmbench calls its attention.

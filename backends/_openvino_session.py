@@ -18,53 +18,14 @@ from slmbench.artifact import Artifact, Role
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.quiet import silence_telemetry
-from slmbench.terms import ComputePrecision, Device
+from slmbench.terms import Device
 
-from ._cpu import default_threads
+from ._choice import Choice
+from ._openvino_options import PRECISION, device_properties
 from ._static_openvino import executed_on
 
-_HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 #: The operator that OpenVINO's CPU plugin makes of attention; where it reads a state, it updates it as well.
 _FUSED, _STATE = "ScaledDotProductAttention", "MemoryInput"
-
-
-class OpenVinoOptions(SessionOptions):
-    """Options of the OpenVINO backend."""
-
-    #: Precision of the K/V cache: "f32", "f16", "bf16" or "u8"; None for the compute precision. (OpenVINO's own
-    #: default on CPUs is u8.)
-    kv_cache: str | None = None
-    #: Group size of dynamic quantisation of activations; 0 is off. (OpenVINO's own default is 32.)
-    dynamic_quantization: int = 0
-    #: Whether threads are pinned to cores.
-    pinning: bool = True
-
-
-def compute_refusal(options: SessionOptions) -> str | None:
-    """Return why OpenVINO does not compute what the options ask for, or None."""
-    if options.compute_precision in _HINT:
-        return None
-    return f"OpenVINO computes in {', '.join(_HINT)}, not in {options.compute_precision}"
-
-
-def device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
-    """Return everything OpenVINO would otherwise choose by itself."""
-    hint = _HINT[options.compute_precision]
-    kv_cache = getattr(options, "kv_cache", None) or hint
-    properties: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": hint,
-        "KV_CACHE_PRECISION": kv_cache,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": getattr(options, "dynamic_quantization", 0),
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-    }
-    if engine_name == "CPU":
-        properties["INFERENCE_NUM_THREADS"] = options.threads or default_threads()
-        properties["ENABLE_CPU_PINNING"] = getattr(options, "pinning", True)
-    if options.engine_cache is not None:
-        properties["CACHE_DIR"] = options.engine_cache
-    return properties
 
 
 class _Compiled:
@@ -130,7 +91,12 @@ class OpenVinoSession:
             role: _Compiled(core, artifact.graph(role), engine_name, properties) for role in artifact.manifest.graphs
         }
         self._phases_ns: dict[str, int] = {}
+        self._choice = Choice()
         self._batch = self._input = self._output = self._left = 0
+
+    def draw(self, seed: int | None) -> None:
+        """Draw tokens with this seed from the next start on; None: take the best."""
+        self._choice.draw(seed)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""
@@ -147,13 +113,15 @@ class OpenVinoSession:
         request.set_output_tensor(0, self._logits)
         self._rows: NDArray[np.float32] | None = None
 
-    def _check(self, input_ids: Tokens) -> None:
+    def _check(self, input_ids: Tokens) -> int:
+        """Return how many rows answer each prompt."""
         batch, length = input_ids.shape
-        if batch != self._batch or length > self._input:
+        if self._batch % batch or length > self._input:
             raise BadInputError(
                 f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
             )
         self._left = self._output
+        return self._batch // int(batch)
 
     def _count_token(self) -> None:
         if self._left == 0:
@@ -165,7 +133,7 @@ class OpenVinoSession:
         logits = self._logits.data[:, -1]
         logits[:, self._ends] = -np.inf
         self._rows = None
-        return logits.argmax(axis=-1)  # type: ignore[no-any-return]  # argmax is typed Any
+        return self._choice(np.repeat(logits, self._batch // len(logits), axis=0))
 
     def _next_tokens(self) -> Tokens:
         """Return the best token of each row after a step, ends of sequence aside."""
@@ -176,7 +144,7 @@ class OpenVinoSession:
         # Between two steps the weights have passed through the cache: what is least to look up is quickest by far.
         for place in self._no_choice:
             self._flat[place] = -math.inf
-        return self._rows.argmax(axis=-1)  # type: ignore[no-any-return]  # argmax is typed Any
+        return self._choice(self._rows)
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""
@@ -245,29 +213,71 @@ class DecoderOnlySession(OpenVinoSession):
         ]
         names = [port.get_names() for port in graph.model.inputs]
         self._mask_index = next(i for i, found in enumerate(names) if "attention_mask" in found)
-        if "beam_idx" in graph.names:
-            self._request.set_tensor("beam_idx", ov.Tensor(np.arange(batch, dtype=np.int32)))
+        self._has_beams = "beam_idx" in graph.names
+        self._take_rows(np.arange(batch))
         self._mask: Tokens | None = None
+
+    def _take_rows(self, rows: Tokens, *, once: bool = False) -> None:
+        """Say which rows of the state the next rows go on from; ``once``: then each from its own."""
+        import openvino as ov
+
+        self._spread = once
+        if self._has_beams:
+            self._request.set_tensor("beam_idx", ov.Tensor(rows.astype(np.int32)))
+        elif once:
+            raise CannotRunError("this graph has no `beam_idx`: a prompt cannot be shared by several answers")
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Prefill the prompts ``[B, S]``; a padded batch is padded on the left."""
         import openvino as ov
 
-        self._check(input_ids)
-        self._count_token()
+        count = self._check(input_ids)
         batch, length = input_ids.shape
-        request = self._request
-        request.reset_state()
-        self._mask = None if attention_mask is None else self._padded(attention_mask)
+        self._request.reset_state()
+        self._mask = None
         mask = np.ones((batch, length), dtype=np.int64) if attention_mask is None else attention_mask
+        if attention_mask is not None:
+            self._mask = np.repeat(self._padded(attention_mask), count, axis=0)
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-        request.set_tensor("input_ids", ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64)))
-        request.set_tensor("attention_mask", ov.Tensor(np.ascontiguousarray(mask, dtype=np.int64)))
-        if self._has_positions:
-            request.set_tensor("position_ids", ov.Tensor(positions))
-        request.infer()
+        if count > 1:
+            self._take_rows(np.arange(batch))
+        token = self._read(input_ids, ov.Tensor(np.ascontiguousarray(mask, dtype=np.int64)), positions)
         self._length = length
-        self._positions.put(positions[:, -1])
+        if count > 1:
+            # The engine spreads the prompt's K/V over the rows itself, as it does for beams.
+            self._take_rows(np.repeat(np.arange(batch), count), once=True)
+        return token
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[B, n]`` behind the K/V that are there; the first of them is the last token given.
+
+        Raises:
+            BadInputError: no place is reserved for them, or the prompts were padded.
+        """
+        batch, count = input_ids.shape
+        length = self._length + count
+        if self._mask is not None or self._spread or batch != self._batch or length > len(self._step_tensors):
+            raise BadInputError(
+                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
+            )
+        self._left = self._output
+        positions = np.broadcast_to(np.arange(self._length, length), (batch, count))
+        token = self._read(input_ids, self._step_tensors[length - 1], positions)
+        self._length = length
+        return token
+
+    def _read(self, input_ids: Tokens, mask: Any, positions: Tokens) -> Tokens:
+        """Read prompts ``[B, n]`` into the state and leave the request ready for steps."""
+        import openvino as ov
+
+        self._count_token()
+        request = self._request
+        request.set_tensor("input_ids", ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64)))
+        request.set_tensor("attention_mask", mask)
+        if self._has_positions:
+            request.set_tensor("position_ids", ov.Tensor(np.ascontiguousarray(positions)))
+        request.infer()
+        self._positions.put(np.repeat(positions[:, -1], self._batch // len(input_ids)))
         token = self._first_tokens()
         request.set_tensor("input_ids", self._ids.tensor)
         if self._has_positions:
@@ -286,6 +296,8 @@ class DecoderOnlySession(OpenVinoSession):
         self._length += 1
         self._request.set_input_tensor(self._mask_index, self._step_mask())
         self._request.infer()
+        if self._spread:
+            self._take_rows(np.arange(self._batch))
         return self._next_tokens()
 
     def _step_mask(self) -> Any:
@@ -311,6 +323,7 @@ class EncoderDecoderSession(OpenVinoSession):
         super().__init__(artifact, device, options, engine_name)
         self._start_token = artifact.manifest.checkpoint.decoder_start_token_id or 0
         self._encoder, self._decoder = self._graphs["encoder"].request, self._graphs["decoder"].request
+        self._ids_name = "input_ids" if "input_ids" in self._graphs["decoder"].names else "decoder_input_ids"
         self._handed: list[tuple[int, str]] = []
         for index, port in enumerate(self._graphs["encoder"].model.outputs):
             names = port.get_names()
@@ -324,8 +337,7 @@ class EncoderDecoderSession(OpenVinoSession):
         import openvino as ov
 
         super().reserve(batch, input_tokens, output_tokens)
-        name = "input_ids" if "input_ids" in self._graphs["decoder"].names else "decoder_input_ids"
-        self._decoder.set_tensor(name, self._ids.tensor)
+        self._decoder.set_tensor(self._ids_name, self._ids.tensor)
         if "beam_idx" in self._graphs["decoder"].names:
             self._decoder.set_tensor("beam_idx", ov.Tensor(np.arange(batch, dtype=np.int32)))
 
@@ -333,7 +345,7 @@ class EncoderDecoderSession(OpenVinoSession):
         """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
         import openvino as ov
 
-        self._check(input_ids)
+        count = self._check(input_ids)
         began = perf_counter_ns()
         mask = np.ones(input_ids.shape, dtype=np.int64) if attention_mask is None else attention_mask
         ids_tensor = ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64))
@@ -344,9 +356,12 @@ class EncoderDecoderSession(OpenVinoSession):
         encoded = perf_counter_ns()
         self._decoder.reset_state()
         for index, name in self._handed:
-            self._decoder.set_tensor(name, self._encoder.get_output_tensor(index))
+            given = self._encoder.get_output_tensor(index)
+            self._decoder.set_tensor(name, ov.Tensor(np.repeat(given.data, count, axis=0)) if count > 1 else given)
+        if count > 1:
+            mask_tensor = ov.Tensor(np.repeat(mask_tensor.data, count, axis=0))
         self._decoder.set_tensor("encoder_attention_mask", mask_tensor)
-        token = self.step(np.full(len(input_ids), self._start_token, dtype=np.int64))
+        token = self.step(np.full(self._batch, self._start_token, dtype=np.int64))
         self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
         return token
 
@@ -356,3 +371,15 @@ class EncoderDecoderSession(OpenVinoSession):
         self._ids.put(tokens)
         self._decoder.infer()
         return self._next_tokens()
+
+    def reread(self, tokens: Tokens) -> Tokens:
+        """Read the start token and the answer so far ``[B, n]`` into an empty state; return the next tokens."""
+        import openvino as ov
+
+        self._count_token()
+        self._decoder.reset_state()
+        whole = np.insert(tokens, 0, self._start_token, axis=1)
+        self._decoder.set_tensor(self._ids_name, ov.Tensor(np.ascontiguousarray(whole)))
+        self._decoder.infer()
+        self._decoder.set_tensor(self._ids_name, self._ids.tensor)
+        return self._first_tokens()

@@ -24,7 +24,8 @@ from slmbench.errors import CannotRunError
 from slmbench.terms import Device
 
 from ._cuda import PROVIDER, load_libraries
-from ._ort_session import CPU, Graph, OnnxRuntimeSession
+from ._ort_graph import CPU, Graph
+from ._ort_session import OnnxRuntimeSession
 from ._static_onnxruntime import strict_settings
 
 #: What a graph's types are bound as: zeros of NumPy's type, and the element type that ONNX Runtime wants to hear.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -19,61 +18,15 @@ from numpy.typing import NDArray
 
 from slmbench.artifact import Artifact, Role
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.terms import Device
 
+from ._choice import Choice
 from ._cpu import default_threads
+from ._ort_graph import CPU, Graph, bind, bind_out
 from ._static_onnxruntime import base_settings
 
 _PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
-CPU = "CPUExecutionProvider"
-
-
-class Graph:
-    """One ONNX Runtime session, and what its ports say."""
-
-    def __init__(self, path: Path, settings: Any, provider: str = CPU, options: dict[str, str] | None = None) -> None:
-        import onnxruntime as ort
-
-        ort.disable_telemetry_events()
-        began = perf_counter_ns()
-        try:
-            providers = [(provider, options or {})]
-            self.session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
-        except Exception as error:  # ONNX Runtime's exceptions have no common class but this
-            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {_first_line(error)}") from error
-        self.session.disable_fallback()
-        self.load_ns = perf_counter_ns() - began
-        self.inputs = {port.name: port for port in self.session.get_inputs()}
-        self.outputs = [port.name for port in self.session.get_outputs()]
-        limit = self.session.get_modelmeta().custom_metadata_map.get("slmbench.max_positions")
-        self.max_positions = int(limit) if limit else None
-
-    def nodes(self) -> Counter[str]:
-        """Return the nodes by provider."""
-        found: Counter[str] = Counter()
-        for part in self.session.get_provider_graph_assignment_info():
-            found[part.ep_name] += len(part.get_nodes())
-        return found
-
-    def operators(self) -> set[str]:
-        """Return the kinds of operators in the graph."""
-        parts = self.session.get_provider_graph_assignment_info()
-        return {node.op_type for part in parts for node in part.get_nodes()}
-
-
-def _first_line(error: Exception) -> str:
-    return one_line(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
-
-
-def bind(binding: Any, name: str, array: NDArray[Any], *, shape: tuple[int, ...] | None = None) -> None:
-    """Bind an input to an array's memory, or to the beginning of it seen in another shape."""
-    binding.bind_input(name, "cpu", 0, array.dtype.type, shape or array.shape, array.ctypes.data)
-
-
-def bind_out(binding: Any, name: str, array: NDArray[Any], *, shape: tuple[int, ...] | None = None) -> None:
-    """Bind an output to an array's memory, or to the beginning of it seen in another shape."""
-    binding.bind_output(name, "cpu", 0, array.dtype.type, shape or array.shape, array.ctypes.data)
 
 
 class OnnxRuntimeSession:
@@ -94,12 +47,17 @@ class OnnxRuntimeSession:
         self._ends = [token for token in checkpoint.eos_token_ids if token < self._geometry.vocab_size]
         self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
         self._phases_ns: dict[str, int] = {}
+        self._choice = Choice()
         self._batch = self._input = self._output = 0
 
     def _open(self, role: Role, artifact: Artifact) -> Graph:
         """Create the session of one graph."""
         alone = len(artifact.manifest.graphs) == 1
         return Graph(artifact.graph(role), base_settings(self._threads, alone=alone))
+
+    def draw(self, seed: int | None) -> None:
+        """Draw tokens with this seed from the next start on; None: take the best."""
+        self._choice.draw(seed)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Check the shape against what the graphs hold, and remember it.
@@ -116,12 +74,14 @@ class OnnxRuntimeSession:
                 )
         self._batch, self._input, self._output = batch, input_tokens, output_tokens
 
-    def _check(self, input_ids: Tokens) -> None:
+    def _check(self, input_ids: Tokens) -> int:
+        """Return how many rows answer each prompt."""
         batch, length = input_ids.shape
-        if batch != self._batch or length > self._input:
+        if self._batch % batch or length > self._input:
             raise BadInputError(
                 f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
             )
+        return self._batch // int(batch)
 
     def _full(self) -> BadInputError:
         return BadInputError(
@@ -134,10 +94,12 @@ class OnnxRuntimeSession:
         shape = (self._batch, sizes.kv_heads, length, sizes.head_dim)
         return {name: np.zeros(shape, np.float32) for name in graph.inputs if name.startswith("past_key_values.")}
 
-    def _bind_kv(self, binding: Any, buffers: dict[str, NDArray[np.float32]]) -> None:
+    def _bind_kv(self, binding: Any, buffers: dict[str, NDArray[np.float32]], rows: int | None = None) -> None:
+        """Bind K/V of all rows, or of the first ``rows``, as past and as present."""
         for name, buffer in buffers.items():
-            bind(binding, name, buffer)
-            bind_out(binding, name.replace("past_key_values.", "present."), buffer)
+            shape = (rows or self._batch, *buffer.shape[1:])
+            bind(binding, name, buffer, shape=shape)
+            bind_out(binding, name.replace("past_key_values.", "present."), buffer, shape=shape)
 
     def _make_logits(self) -> None:
         """Make the buffer that both bindings write, and list the places that are no choice."""
@@ -153,7 +115,7 @@ class OnnxRuntimeSession:
         """Return the best token of each row, ends of sequence aside."""
         for place in self._no_choice:
             self._flat[place] = -math.inf
-        return self._rows.argmax(axis=-1)  # type: ignore[no-any-return]  # argmax is typed Any
+        return self._choice(self._rows)
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""
@@ -220,6 +182,7 @@ class DecoderOnlySession(OnnxRuntimeSession):
         for binding in (self._prompt, self._step):
             self._bind_kv(binding, self._kv)
             bind_out(binding, "logits", self._logits)
+        self._prompt_rows = batch
         bind(self._step, "input_ids", self._ids)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
@@ -232,8 +195,8 @@ class DecoderOnlySession(OnnxRuntimeSession):
             BadInputError: a shape beyond what is reserved.
             CannotRunError: a padded batch for a graph that has no place for it.
         """
-        self._check(input_ids)
-        length = input_ids.shape[1]
+        count = self._check(input_ids)
+        batch, length = input_ids.shape
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
         self._lengths: Tokens | None = None
         if attention_mask is not None and not attention_mask.all():
@@ -244,19 +207,54 @@ class DecoderOnlySession(OnnxRuntimeSession):
                 )
             self._lengths = attention_mask.sum(axis=1)
             ids = np.stack([np.roll(row, count) for row, count in zip(ids, self._lengths, strict=True)])
-        bind(self._prompt, "input_ids", ids)
+        if batch != self._prompt_rows:
+            self._prompt_rows = batch
+            self._bind_kv(self._prompt, self._kv, batch)
+            bind_out(self._prompt, "logits", self._logits, shape=(batch, *self._logits.shape[1:]))
         self._length = length
-        self._bind_mask(self._prompt)
+        bind(self._prompt, "input_ids", ids)
+        self._bind_mask(self._prompt, batch)
+        self._graphs["model"].session.run_with_iobinding(self._prompt)
+        if count > 1:
+            self._spread(batch, count)
+        return self._next_tokens()
+
+    def _spread(self, batch: int, count: int) -> None:
+        """Give each of ``batch`` prompts ``count`` rows with its K/V and its logits."""
+        for buffer in (self._logits, *(kv[:, :, : self._length] for kv in self._kv.values())):
+            buffer[:] = np.repeat(buffer[:batch], count, axis=0)
+        if self._lengths is not None:
+            self._lengths = np.repeat(self._lengths, count)
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[B, n]`` behind the K/V that are there; the first of them is the last token given.
+
+        Raises:
+            BadInputError: no place is reserved for them, or the prompts were padded.
+            CannotRunError: a batch, which ``GroupQueryAttention`` does not continue.
+        """
+        batch, count = input_ids.shape
+        if batch > 1:
+            raise CannotRunError("ONNX Runtime's GroupQueryAttention reads several tokens behind K/V at batch 1 only")
+        if self._lengths is not None or batch != self._batch or self._length + count > len(self._masks):
+            raise BadInputError(
+                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
+            )
+        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        self._length += count
+        bind(self._prompt, "input_ids", ids)
+        self._bind_mask(self._prompt, batch)
         self._graphs["model"].session.run_with_iobinding(self._prompt)
         return self._next_tokens()
 
-    def _bind_mask(self, binding: Any) -> None:
-        """Bind the mask ``[B, length]``; unequal rows begin with their first token."""
-        if self._lengths is None:
-            binding.bind_ortvalue_input("attention_mask", self._masks[self._length - 1])
+    def _bind_mask(self, binding: Any, rows: int) -> None:
+        """Bind the mask ``[rows, length]``; unequal rows begin with their first token."""
+        if self._lengths is not None or rows != self._batch:
+            ends = self._lengths[:, None] if self._lengths is not None else self._length
+            self._mask = np.broadcast_to(np.arange(self._length) < ends, (rows, self._length)).astype(np.int64)
+            bind(binding, "attention_mask", self._mask)
             return
-        self._mask = (np.arange(self._length) < self._lengths[:, None]).astype(np.int64)
-        bind(binding, "attention_mask", self._mask)
+        binding.bind_ortvalue_input("attention_mask", self._masks[self._length - 1])
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next.
@@ -270,7 +268,7 @@ class DecoderOnlySession(OnnxRuntimeSession):
         self._length += 1
         if self._lengths is not None:
             self._lengths = self._lengths + 1
-        self._bind_mask(self._step)
+        self._bind_mask(self._step, self._batch)
         self._graphs["model"].session.run_with_iobinding(self._step)
         return self._next_tokens()
 
@@ -300,35 +298,45 @@ class EncoderDecoderSession(OnnxRuntimeSession):
         bind_out(self._step, "logits", self._logits)
         bind(self._step, "input_ids", self._ids)
         bind(self._step, "position", self._position)
-        self._encoded = 0
+        self._encoded = (0, 0)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
-        self._check(input_ids)
+        count = self._check(input_ids)
         began = perf_counter_ns()
         batch, length = input_ids.shape
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
-        self._mask = np.ones((batch, length), np.int64)
-        if attention_mask is not None:
-            self._mask[:] = attention_mask
+        mask = np.ones((batch, length), np.int64) if attention_mask is None else attention_mask.astype(np.int64)
+        self._mask = np.repeat(mask, count, axis=0)
         bind(self._prompt, "input_ids", ids)
-        bind(self._prompt, "attention_mask", self._mask)
+        bind(self._prompt, "attention_mask", mask)
         bind(self._step, "encoder_attention_mask", self._mask)
-        if length != self._encoded:
-            self._bind_cross(length)
+        if (batch, length) != self._encoded:
+            self._bind_cross(batch, length)
         self._graphs["encoder"].session.run_with_iobinding(self._prompt)
+        if count > 1:
+            self._spread(batch, length, count)
         encoded = perf_counter_ns()
         self._stepped = 0
-        token = self.step(np.full(batch, self._start_token, dtype=np.int64))
+        token = self.step(np.full(self._batch, self._start_token, dtype=np.int64))
         self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
         return token
 
-    def _bind_cross(self, length: int) -> None:
-        shape = (self._batch, self._geometry.kv_heads, length, self._geometry.head_dim)
+    def _cross_shape(self, rows: int, length: int) -> tuple[int, ...]:
+        return rows, self._geometry.kv_heads, length, self._geometry.head_dim
+
+    def _bind_cross(self, batch: int, length: int) -> None:
         for name, buffer in self._cross.items():
-            bind_out(self._prompt, name, buffer, shape=shape)
-            bind(self._step, name, buffer, shape=shape)
-        self._encoded = length
+            bind_out(self._prompt, name, buffer, shape=self._cross_shape(batch, length))
+            bind(self._step, name, buffer, shape=self._cross_shape(self._batch, length))
+        self._encoded = batch, length
+
+    def _spread(self, batch: int, length: int, count: int) -> None:
+        """Give each of ``batch`` prompts ``count`` rows with its cross K/V."""
+        for buffer in self._cross.values():
+            shape = self._cross_shape(self._batch, length)
+            rows = buffer[: math.prod(shape)].reshape(shape)
+            rows[:] = np.repeat(rows[:batch], count, axis=0)
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next.
@@ -342,4 +350,19 @@ class EncoderDecoderSession(OnnxRuntimeSession):
         self._position[0] = self._stepped
         self._stepped += 1
         self._graphs["decoder"].session.run_with_iobinding(self._step)
+        return self._next_tokens()
+
+    def reread(self, tokens: Tokens) -> Tokens:
+        """Read the start token and the answer so far ``[B, n]`` from position 0 on; return the next tokens.
+
+        Raises:
+            BadInputError: no place is reserved for another token.
+        """
+        if tokens.shape[1] >= self._output:
+            raise self._full()
+        whole = np.insert(tokens, 0, self._start_token, axis=1)
+        self._position[0] = 0
+        bind(self._step, "input_ids", whole)
+        self._graphs["decoder"].session.run_with_iobinding(self._step)
+        bind(self._step, "input_ids", self._ids)
         return self._next_tokens()

@@ -12,6 +12,7 @@ from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.terms import Device
 
+from ._choice import Choice
 from ._cpu import default_threads
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
@@ -50,7 +51,13 @@ class TorchSession:
         self._call = torch.compile(self._model, dynamic=False) if self._compiles else self._model
         self._logits_dtype = ""
         self._phases_ns: dict[str, int] = {}
+        self._choice = Choice()
         self._batch = self._input = self._output = self._steps = 0
+
+    def draw(self, seed: int | None) -> None:
+        """Draw tokens with this seed from the next start on; None: take the best."""
+        self._drawing = seed is not None
+        self._choice.draw(seed)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make K/V buffers for the shape; a smaller prompt may come, a larger one is refused.
@@ -60,13 +67,17 @@ class TorchSession:
         """
         self._batch, self._input, self._output = batch, input_tokens, output_tokens
 
-    def _check(self, input_ids: Tokens) -> None:
+    def _check(self, input_ids: Tokens) -> int:
+        """Return how many rows answer each prompt."""
         batch, length = input_ids.shape
-        if batch != self._batch or length > self._input:
+        if self._batch % batch or length > self._input:
             raise BadInputError(
                 f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
             )
+        if self._compiles and batch != self._batch:
+            raise CannotRunError("K/V of fixed shape (compile=true) take no prompt shared by several answers")
         self._steps = 0
+        return self._batch // int(batch)
 
     def _count_step(self) -> None:
         self._steps += 1
@@ -77,6 +88,8 @@ class TorchSession:
         """Return the best token of each row of ``[B, 1, V]``, ends of sequence aside."""
         last = logits[:, -1].index_fill(1, self._suppressed, float("-inf"))
         self._logits_dtype = str(logits.dtype)
+        if self._drawing:
+            return self._choice(last.float().cpu().numpy())
         return last.argmax(-1).cpu().numpy()  # type: ignore[no-any-return]  # argmax is typed Any
 
     def _tensor(self, values: Tokens) -> Any:
@@ -97,7 +110,10 @@ class TorchSession:
             return Cache(layers=[StaticLayer(length) for _ in range(count)])
         kinds = (getattr(config, "layer_types", None) or ["full_attention"] * count)[:count]
         window = getattr(config, "sliding_window", None)
-        return Cache(layers=[BufferedLayer(length, window if kind == "sliding_attention" else None) for kind in kinds])
+        rows = self._batch
+        return Cache(
+            layers=[BufferedLayer(rows, length, window if kind == "sliding_attention" else None) for kind in kinds]
+        )
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""
@@ -145,6 +161,7 @@ class TorchSession:
             torch._dynamo.reset()
 
     _past: Any = None
+    _drawing = False
 
 
 class TorchDecoderOnly(TorchSession):
@@ -159,23 +176,52 @@ class TorchDecoderOnly(TorchSession):
         """Prefill the prompts ``[B, S]``; a padded batch is padded on the left."""
         import torch
 
-        self._check(input_ids)
+        count = self._check(input_ids)
         self._mask = self._positions = None
+        self._length = input_ids.shape[1]
         if attention_mask is not None:
-            self._length = input_ids.shape[1]
             total = self._input + self._output if self._compiles else self._length + self._output
             self._mask = self._tensor(np.pad(attention_mask, ((0, 0), (0, total - self._length)), constant_values=1))
             self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
             self._past.reset()
-            logits = self._model(
-                self._tensor(input_ids),
-                past_key_values=self._past,
-                use_cache=True,
-                logits_to_keep=1,
-                **self._padding(input_ids.shape[1]),
-            ).logits
+            logits = self._read(input_ids)
+            if count > 1:
+                for layer in self._past.layers:
+                    layer.spread(count)
+                logits = logits.repeat_interleave(count, dim=0)
+                if self._mask is not None and self._positions is not None:
+                    self._mask = self._mask.repeat_interleave(count, dim=0)
+                    self._positions = self._positions.repeat_interleave(count, dim=0)
             return self._next_tokens(logits)
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[B, n]`` behind the K/V that are there; the first of them is the last token given.
+
+        Raises:
+            BadInputError: no place is reserved for them, or the prompts were padded.
+        """
+        import torch
+
+        batch, count = input_ids.shape
+        self._length += self._steps + count
+        if self._mask is not None or batch != self._batch or self._length > self._input + self._output:
+            raise BadInputError(
+                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
+            )
+        self._steps = 0
+        with torch.inference_mode():
+            return self._next_tokens(self._read(input_ids))
+
+    def _read(self, input_ids: Tokens) -> Any:
+        """Return the logits of the last position after reading ``[B, n]`` behind what the K/V hold."""
+        return self._model(
+            self._tensor(input_ids),
+            past_key_values=self._past,
+            use_cache=True,
+            logits_to_keep=1,
+            **self._padding(input_ids.shape[1]),
+        ).logits
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next."""
@@ -221,7 +267,7 @@ class TorchEncoderDecoder(TorchSession):
         from transformers import DynamicCache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 
-        self._check(input_ids)
+        count = self._check(input_ids)
         began = perf_counter_ns()
         with torch.inference_mode():
             self._self_kv.reset()
@@ -233,27 +279,53 @@ class TorchEncoderDecoder(TorchSession):
         encoded = perf_counter_ns()
         self._states = BaseModelOutput(last_hidden_state=states)
         self._past = EncoderDecoderCache(self._self_kv, DynamicCache())
-        token = self._decode(self._model, np.full(len(input_ids), self._start_token, dtype=np.int64))
+        with torch.inference_mode():
+            # Before the rows part, so that cross K/V are made once a prompt.
+            logits = self._decode(self._model, np.full((len(input_ids), 1), self._start_token, dtype=np.int64))
+            if count > 1:
+                logits = self._spread(logits, count)
+            token = self._next_tokens(logits)
         self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
         return token
 
+    def _spread(self, logits: Any, count: int) -> Any:
+        """Give each prompt ``count`` rows with its K/V, and return its logits for each."""
+        for layer in self._self_kv.layers:
+            layer.spread(count)
+        self._past.cross_attention_cache.batch_repeat_interleave(count)
+        self._mask = self._mask.repeat_interleave(count, dim=0)
+        self._states.last_hidden_state = self._states.last_hidden_state.repeat_interleave(count, dim=0)
+        return logits.repeat_interleave(count, dim=0)
+
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next."""
-        self._count_step()
-        return self._decode(self._call, tokens)
-
-    def _decode(self, call: Any, tokens: Tokens) -> Tokens:
         import torch
 
+        self._count_step()
         with torch.inference_mode():
-            logits = call(
-                encoder_outputs=self._states,
-                attention_mask=self._mask,
-                decoder_input_ids=self._tensor(tokens).unsqueeze(1),
-                past_key_values=self._past,
-                use_cache=True,
-            ).logits
-            return self._next_tokens(logits)
+            return self._next_tokens(self._decode(self._call, tokens[:, None]))
+
+    def reread(self, tokens: Tokens) -> Tokens:
+        """Read the start token and the answer so far ``[B, n]`` without any cache; return the next tokens.
+
+        transformers makes the cross K/V anew as well then, as the paper's released loop does.
+        """
+        import torch
+
+        self._count_step()
+        whole = np.insert(tokens, 0, self._start_token, axis=1)
+        with torch.inference_mode():
+            return self._next_tokens(self._decode(self._model, whole, cached=False))
+
+    def _decode(self, call: Any, ids: Tokens, *, cached: bool = True) -> Any:
+        """Return the logits after reading ``[B, n]``."""
+        return call(
+            encoder_outputs=self._states,
+            attention_mask=self._mask,
+            decoder_input_ids=self._tensor(ids),
+            past_key_values=self._past if cached else None,
+            use_cache=cached,
+        ).logits
 
 
 def _load(artifact: Artifact, precision: str) -> Any:

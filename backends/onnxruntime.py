@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slmbench.artifact import Artifact, ArtifactSpec
-from slmbench.backend import DeviceStatus, LoopSession, ProbeGraph, ProbeShape, Session, SessionOptions
+from slmbench.backend import Ability, DeviceStatus, LoopSession, ProbeGraph, ProbeShape, Session, SessionOptions
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
@@ -68,6 +68,12 @@ class OnnxRuntimeBackend:
         if device == "gpu":
             return _CUDA_COMPUTE.get(weights, DEFAULT_COMPUTE[weights])
         return cpu_compute(weights)
+
+    def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
+        """Return what our loop does over dynamic graphs."""
+        if spec.layout == "static" or spec.target == CUDA:
+            return frozenset()
+        return frozenset(("turns", "samples", "random", "uncached"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Create the sessions."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import (
+    Ability,
     DeviceStatus,
     LoopSession,
     ProbeGraph,
@@ -20,7 +21,8 @@ from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
 from . import _probe_openvino, openvino_npu
 from ._cpu import cpu_status
-from ._openvino_session import DecoderOnlySession, EncoderDecoderSession, OpenVinoOptions, compute_refusal
+from ._openvino_options import OpenVinoOptions, compute_refusal
+from ._openvino_session import DecoderOnlySession, EncoderDecoderSession
 from ._static_openvino import OpenVinoStaticSession
 
 _ENGINE_NAMES: dict[Device, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
@@ -83,6 +85,15 @@ class OpenVinoBackend:
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return fp16 on the NPU, which knows no other."""
         return "fp16" if device == "npu" and not simulate else DEFAULT_COMPUTE[weights]
+
+    def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
+        """Return what our loop does over dynamic graphs."""
+        if spec.layout == "static":
+            return frozenset()
+        everything: frozenset[Ability] = frozenset(("turns", "samples", "random", "uncached"))
+        # optimum's decoder makes the cross K/V itself, once a row: a prompt would not be read once.
+        own = checkpoint.family == "decoder-only" or spec.exporter == "slmbench"
+        return everything if own else everything - {"samples"}
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Compile the artifact for the device."""

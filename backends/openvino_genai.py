@@ -16,7 +16,7 @@ from slmbench.terms import ComputePrecision, Device, Precision
 from . import openvino_npu
 from ._openvino_genai_session import PagedSession, StatefulSession
 from ._openvino_npu_genai import GenaiNpuSession
-from ._openvino_session import OpenVinoOptions, compute_refusal
+from ._openvino_options import OpenVinoOptions, compute_refusal
 from .openvino import OpenVinoBackend
 
 _REMEDY = "pip install 'slmbench[cpu]'"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from slmbench.artifact import Artifact, ArtifactSpec
-from slmbench.backend import DeviceStatus, ProbeGraph, ProbeShape, Session, SessionOptions
+from slmbench.backend import Ability, DeviceStatus, ProbeGraph, ProbeShape, Session, SessionOptions
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
 from slmbench.terms import ComputePrecision, Device, Precision
@@ -49,6 +49,10 @@ class TorchBackend:
         if options.compute_precision in ("int16", "int8"):
             return f"torch computes in fp32, fp16 and bf16, not in {options.compute_precision}"
         return None
+
+    def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
+        """Return what our loop does."""
+        return frozenset(("turns", "samples", "random", "uncached"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the network onto the device.

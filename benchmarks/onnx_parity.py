@@ -23,7 +23,8 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-from slmbench.backends._ort_session import EncoderDecoderSession, bind, bind_out  # type: ignore[import-not-found]
+from slmbench.backends._ort_graph import bind, bind_out  # type: ignore[import-not-found]
+from slmbench.backends._ort_session import EncoderDecoderSession  # type: ignore[import-not-found]
 
 from slmbench.artifact import Artifact, ArtifactSpec, Role
 from slmbench.backend import Session, SessionOptions, load_backend

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,10 @@ class Session(SessionBase, Protocol):
 
         ``attention_mask`` (same shape, 1 for tokens) is given only for prompts of unequal length: padded on
         the right for encoder-decoders, on the left for decoder-only.
+
+        Where the backend takes "samples" there may be fewer prompts than the reserved batch, which is then a
+        multiple of them: each prompt is read once and answered by that many rows, which stand beside each other.
+        The first tokens of all rows are returned.
         """
 
     def step(self, tokens: Tokens) -> Tokens:
@@ -121,6 +125,33 @@ class Session(SessionBase, Protocol):
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last ``start`` in ns: "encode", "cross_kv" where separable, "first_step"."""
+
+
+@runtime_checkable
+class Extends(Protocol):
+    """What a decoder-only session may have besides: a further turn on the K/V that it holds ("turns")."""
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[batch, n]`` behind everything read and fed so far; return the first token of each answer.
+
+        The token that was given last has not been fed: it comes first in ``input_ids``.
+        """
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """What a session may have besides: answers that are drawn instead of the best ("random")."""
+
+    def draw(self, seed: int | None) -> None:
+        """From the next start on draw each token from softmax(logits), with this seed; None: the best token."""
+
+
+@runtime_checkable
+class Rereads(Protocol):
+    """What an encoder-decoder session may have besides: steps without K/V of the answer ("uncached")."""
+
+    def reread(self, tokens: Tokens) -> Tokens:
+        """Read the start token and the answer so far ``[batch, n]`` anew; return the next token of each row."""
 
 
 @runtime_checkable
@@ -176,6 +207,19 @@ class ComputeDefault(Protocol):
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what weights of that precision are computed in on that device (or in its simulation)."""
+
+
+#: Workloads beyond one prompt and one answer: a conversation on kept K/V, several answers to a prompt that is read
+#: once, drawn tokens, and steps without a K/V cache.
+Ability = Literal["turns", "samples", "random", "uncached"]
+
+
+@runtime_checkable
+class WorkloadAbilities(Protocol):
+    """What a backend may have besides :class:`Backend`: what its sessions do beyond one prompt and one answer."""
+
+    def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
+        """Return what sessions over that artifact can do."""
 
 
 @dataclass(frozen=True)

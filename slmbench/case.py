@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slmbench.terms import ComputePrecision, Device, Exporter, Format, Layout, Precision
 
+Sampling = Literal["greedy", "random"]
+Cache = Literal["on", "off"]
+
 
 class Workload(BaseModel):
-    """What is generated: ``batch`` prompts of ``input_tokens``, ``output_tokens`` new tokens each."""
+    """What is generated: ``batch`` prompts of ``input_tokens``, ``output_tokens`` new tokens each.
+
+    A conversation has ``turns``: each later one adds ``added_tokens`` to what was read and answered before. Of each
+    prompt ``samples`` are answered at once, as rows of one batch, after the prompt was read once.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,11 +27,78 @@ class Workload(BaseModel):
     #: Digest of the text prompts, where real text is read; ``input_tokens`` is then the longest prompt's length.
     #: None: prompts of random token ids from the run's seed.
     prompts: str | None = None
+    turns: int = Field(default=1, ge=1)
+    #: Tokens that each turn after the first adds; None where there is one turn.
+    added_tokens: int | None = Field(default=None, ge=1)
+    #: Output of the last turn where it is another than that of the others: a report after a search.
+    last_output_tokens: int | None = Field(default=None, ge=1)
+    #: Answers to each prompt.
+    samples: int = Field(default=1, ge=1)
+    #: Whether the best token is taken, or one is drawn from the model's distribution with the run's seed.
+    sampling: Sampling = "greedy"
+    #: "off", an ablation: no K/V of the answer are kept, and every token reads the decoder's whole input anew.
+    cache: Cache = "on"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.turns > 1 and self.added_tokens is None:
+            raise ValueError(f"{self.turns} turns: `added_tokens` says how much each later turn adds")
+        if self.turns == 1 and (self.added_tokens is not None or self.last_output_tokens is not None):
+            raise ValueError("`added_tokens` and `last_output_tokens` are of later turns; `turns` is 1")
+        if self.turns > 1 and (self.samples > 1 or self.prompts):
+            raise ValueError("a conversation of several turns has one sample a prompt, and drawn prompts")
+        if self.cache == "off" and (self.turns > 1 or self.samples > 1 or self.prompts):
+            raise ValueError("without a K/V cache: one turn, one sample a prompt, drawn prompts")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Return the answers that are generated side by side: ``batch * samples``."""
+        return self.batch * self.samples
+
+    @property
+    def added(self) -> int:
+        """Return the tokens that a later turn adds; 0 where there is none."""
+        return self.added_tokens or 0
+
+    def outputs(self) -> tuple[int, ...]:
+        """Return the output tokens of each turn."""
+        last = self.last_output_tokens or self.output_tokens
+        return (*(self.output_tokens,) * (self.turns - 1), last)
+
+    @property
+    def total_output_tokens(self) -> int:
+        """Return the output tokens of all turns, a row."""
+        return sum(self.outputs())
+
+    @property
+    def longest_input(self) -> int:
+        """Return what has been said before the last answer: prompts and answers of all turns, in tokens."""
+        return self.input_tokens + (self.turns - 1) * (self.added + self.output_tokens)
+
+    def more(self) -> str:
+        """Return what a reader has to know beside the lengths; empty for one prompt and one answer."""
+        parts = [f"batch {self.batch}"] if self.batch > 1 else []
+        if self.turns > 1:
+            parts.append(f"{self.turns} turns of {self.added} more")
+            parts += [f"the last answer {self.last_output_tokens}"] if self.last_output_tokens else []
+        parts += [f"{self.samples} samples"] if self.samples > 1 else []
+        parts += [self.sampling] if self.sampling != "greedy" else []
+        return ", ".join([*parts, *(["no K/V cache"] if self.cache == "off" else [])])
 
     def label(self) -> str:
-        """Return the short name used in keys: ``in512-out32-b1``."""
+        """Return the short name used in keys: ``in512-out32-b1``; what is at its default is left out."""
         source = f"text-{self.prompts}" if self.prompts else f"in{self.input_tokens}"
-        return f"{source}-out{self.output_tokens}-b{self.batch}"
+        parts = [f"{source}-out{self.output_tokens}-b{self.batch}"]
+        if self.turns > 1:
+            parts.append(f"t{self.turns}x{self.added}")
+        if self.last_output_tokens:
+            parts.append(f"last{self.last_output_tokens}")
+        if self.samples > 1:
+            parts.append(f"s{self.samples}")
+        if self.sampling != "greedy":
+            parts.append(self.sampling)
+        return "-".join(parts) + ("|cache=off" if self.cache == "off" else "")
 
 
 class Case(BaseModel):

@@ -46,7 +46,15 @@ class SampleColumns:
     first_ns: Ints
     last_ns: Ints
     tokens: Ints
-    batch: Ints
+    #: Answers side by side: prompts of a batch times samples of each.
+    rows: Ints
+    #: Gaps between tokens of one turn, and their sum in ns.
+    gaps: Ints
+    gaps_ns: Ints
+    first_turn_tokens: Ints
+    #: Time to the first token of the turns after the first, on average, and of the last, ns; NaN for one turn.
+    turn_first_ns: Floats
+    last_turn_first_ns: Floats
     #: Foreign load in cores and energy in J; NaN where not read.
     foreign_load: Floats
     energy_j: Floats
@@ -61,10 +69,9 @@ class SampleColumns:
         return int(self.load.size)
 
     def tpot_ns(self) -> Floats:
-        """Return ``(t_last − t_first)/(n − 1)`` of each sample in ns; NaN for a single token."""
-        gaps = self.tokens - 1
+        """Return the mean gap between tokens of one turn of each sample in ns; NaN without a gap."""
         out: Floats = np.full(len(self), np.nan)
-        np.divide(self.last_ns - self.first_ns, gaps, out=out, where=gaps > 0)
+        np.divide(self.gaps_ns, self.gaps, out=out, where=self.gaps > 0)
         return out
 
     def counted(self) -> NDArray[np.bool_]:
@@ -82,10 +89,11 @@ class SampleColumns:
         return mask
 
     def generations(self) -> list[Ints]:
-        """Return the stamps of each sample; nothing when read without them."""
+        """Return the stamps of each sample, of its first turn; nothing when read without them."""
         if self.token_ns.size == 0:
             return []
-        return np.split(self.token_ns, np.cumsum(self.tokens)[:-1])
+        whole = np.split(self.token_ns, np.cumsum(self.tokens)[:-1])
+        return [stamps[:count] for stamps, count in zip(whole, self.first_turn_tokens.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,8 @@ def _raw(sample: SampleRecord) -> dict[str, Any]:
     }
 
 
-_INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "batch")
+_INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "rows", "gaps", "gaps_ns", "first_turn_tokens")
+_FLOATS = ("turn_first_ns", "last_turn_first_ns", "foreign_load", "energy_j")
 
 
 class _CaseArrays:
@@ -193,7 +202,7 @@ class _CaseArrays:
 
     def __init__(self) -> None:
         self.ints = {name: array("q") for name in _INTEGERS}
-        self.floats = {name: array("d") for name in ("foreign_load", "energy_j")}
+        self.floats = {name: array("d") for name in _FLOATS}
         self.disturbed = bytearray()
         self.phases: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self.token_ns = array("q")
@@ -235,7 +244,8 @@ class _Builder:
             into["first_ns"].append(stamps[0])
             into["last_ns"].append(stamps[-1])
             into["tokens"].append(len(stamps))
-            into["batch"].append(raw["batch"])
+            into["rows"].append(raw["batch"] * raw.get("samples", 1))
+            self._add_turns(case, stamps, raw.get("turn_start_ns") or [0], raw.get("turn_tokens") or [len(stamps)])
             foreign = (raw.get("conditions") or {}).get("foreign_load")
             case.floats["foreign_load"].append(math.nan if foreign is None else foreign)
             energy = raw.get("energy_j")
@@ -250,6 +260,22 @@ class _Builder:
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise BadInputError(f"{self._source}:{number}: not a sample: {what}") from error
+
+    @staticmethod
+    def _add_turns(case: _CaseArrays, stamps: Any, starts: Any, counts: Any) -> None:
+        if len(starts) != len(counts) or sum(counts) != len(stamps) or min(counts) < 1:
+            raise TypeError("turn_tokens: they do not add up to the tokens")
+        first, gaps_ns, later = 0, 0, []
+        for start, count in zip(starts, counts, strict=True):
+            gaps_ns += stamps[first + count - 1] - stamps[first]
+            later.append(stamps[first] - start)
+            first += count
+        case.ints["gaps"].append(len(stamps) - len(counts))
+        case.ints["gaps_ns"].append(gaps_ns)
+        case.ints["first_turn_tokens"].append(counts[0])
+        later = later[1:]
+        case.floats["turn_first_ns"].append(sum(later) / len(later) if later else math.nan)
+        case.floats["last_turn_first_ns"].append(later[-1] if later else math.nan)
 
     def _check_times(self, stamps: Any, number: int) -> None:
         if not stamps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from slmbench.artifact import ArtifactSpec
+from slmbench.case import Workload
 from slmbench.catalog import export_bytes, run_bytes
 from slmbench.checkpoint import Checkpoint
 from slmbench.explain import phases
@@ -73,11 +74,37 @@ def estimate(plan: Plan, settings: MeasureSettings) -> Estimate:
 
 def _case(cell: PlannedCell) -> CaseEstimate:
     work, weight_bytes = cell.case.workload, WEIGHT_BYTES[cell.case.weight_precision]
-    seconds = 0.0
-    for phase in phases(cell.checkpoint, work, weight_bytes=weight_bytes):
-        once = max(phase.flops / FLOPS_PER_S, phase.bytes / BYTES_PER_S)
-        seconds += once * (work.output_tokens - 1 if phase.name == "decode_step" else 1)
+    seconds = sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, work))
     return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=run_bytes(cell.checkpoint.parameter_count))
+
+
+def _turns(checkpoint: Checkpoint, work: Workload) -> list[Workload]:
+    """Return what each turn reads and answers, as a workload of its own."""
+    turns, context = [], work.input_tokens
+    for turn, count in enumerate(work.outputs()):
+        kept = turn > 0 and checkpoint.family == "decoder-only"
+        read = work.added + 1 if kept else context
+        one = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
+        turns.append(work.model_copy(update={**one, "input_tokens": read, "output_tokens": count}))
+        context += count + work.added
+    return turns
+
+
+def _turn_s(checkpoint: Checkpoint, work: Workload, weight_bytes: float) -> float:
+    seconds = 0.0
+    reading = 0.0
+    for phase in phases(checkpoint, work, weight_bytes=weight_bytes):
+        once = max(phase.flops / FLOPS_PER_S, phase.bytes / BYTES_PER_S)
+        if phase.name != "decode_step":
+            seconds += once
+            reading = once
+        elif work.cache == "on":
+            seconds += once * (work.output_tokens - 1)
+        else:
+            # Every token reads the decoder's whole input: a prompt, or on average half of the answer.
+            again = reading if checkpoint.family == "decoder-only" else once * (work.output_tokens + 1) / 2
+            seconds += again * (work.output_tokens - 1)
+    return seconds
 
 
 def _fp32_bytes(checkpoint: Checkpoint) -> int:

@@ -45,6 +45,8 @@ def _phase(name: str) -> Callable[[SampleColumns], Floats]:
 _METRICS = (
     Metric("ttft", "time to first token", "s", lambda c: _seconds(c.first_ns)),
     Metric("tpot", "time per output token", "s", lambda c: _seconds(c.tpot_ns())),
+    Metric("turn_ttft", "time to first token of later turns", "s", lambda c: _seconds(c.turn_first_ns)),
+    Metric("last_ttft", "time to first token of the last turn", "s", lambda c: _seconds(c.last_turn_first_ns)),
     Metric("e2e", "whole generation", "s", lambda c: _seconds(c.last_ns)),
     Metric("encode", "encoder", "s", _phase("encode")),
     Metric("cross_kv", "cross-attention K/V", "s", _phase("cross_kv")),
@@ -55,7 +57,7 @@ _METRICS = (
         "s",
         lambda c: _seconds(c.first_ns) + _phase("tokenise")(c),
     ),
-    Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.batch * c.tokens)),
+    Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.rows * c.tokens)),
     Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO),
     Metric("first_inference", "first inference", "s", of_load=lambda r: r.first_inference_ns * NANO),
 )
@@ -240,7 +242,7 @@ def _costs(info: CaseInfo) -> dict[str, float]:
     phases = explain.phases(info.checkpoint, info.case.workload, kv_bytes=KV_BYTES[info.case.compute_precision])
     costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
     for step in phases:
-        if step.name == "decode_step":
+        if step.name == "decode_step" and info.case.workload.cache == "on":
             costs["step_flops"] = step.flops
             if info.decode_weight_bytes is not None:
                 costs["step_bytes"] = info.decode_weight_bytes + step.kv_read_bytes + step.kv_written_bytes

@@ -49,7 +49,8 @@ def phases(
     """Return the phases of one generation in order.
 
     Encoder-decoder: ``encode``, ``cross_kv``, ``first_step``; decoder-only: ``prefill``. Then ``decode_step``,
-    the mean of the steps after the first token (absent for one output token). ``weight_bytes`` is the size of
+    the mean of the steps after each turn's first token (absent for one output token). What precedes it is of the first
+    turn; a prompt is read once for all its samples. ``weight_bytes`` is the size of
     one weight, ``kv_bytes`` of one element of K or V.
     """
     g, batch, given = checkpoint.geometry, workload.batch, workload.input_tokens
@@ -70,7 +71,7 @@ def phases(
         start = [
             Phase("prefill", batch * prefill_flops(g, given), decode_weights(g) * weight_bytes, 0.0, written),
         ]
-    if workload.output_tokens < 2:
+    if workload.total_output_tokens == workload.turns:
         return start
     return [*start, _step("decode_step", g, workload, mean_past(checkpoint, workload), weight_bytes, kv_bytes)]
 
@@ -106,8 +107,8 @@ def check_lengths(checkpoint: Checkpoint, workload: Workload) -> None:
     Raises:
         BadInputError: with the limit and what was asked.
     """
-    g, given = checkpoint.geometry, workload.input_tokens
-    total = workload.output_tokens + (0 if checkpoint.family == "encoder-decoder" else given)
+    g, given = checkpoint.geometry, workload.longest_input
+    total = max(workload.outputs()) + (0 if checkpoint.family == "encoder-decoder" else given)
     for what, asked, limit in (
         ("input tokens", given, g.max_input_tokens),
         ("tokens in the decoder", total, g.max_total_tokens),
@@ -125,10 +126,20 @@ def decode_step_bytes(
 
 
 def mean_past(checkpoint: Checkpoint, workload: Workload) -> float:
-    """Return how many tokens the decoder's own K/V hold before a step, on average over steps 1 to n - 1."""
-    # Step i (from 1) finds the start token or the prompt, and the i - 1 answers fed before it.
-    before = 1 if checkpoint.family == "encoder-decoder" else workload.input_tokens
-    return before + max(0, workload.output_tokens - 2) / 2
+    """Return how many tokens the decoder's own K/V hold before a step, on average over the steps of all turns."""
+    # Step i (from 1) finds the start token or what was read, and the i - 1 answers fed before it.
+    steps = [max(0, count - 1) for count in workload.outputs()]
+    before = 1 if checkpoint.family == "encoder-decoder" else mean_context(workload)
+    fed = sum(count * (count - 1) / 2 for count in steps) / max(1, sum(steps))
+    return before + fed
+
+
+def mean_context(workload: Workload) -> float:
+    """Return how many tokens were said before an answer, on average over the steps of all turns."""
+    steps = [max(0, count - 1) for count in workload.outputs()]
+    grown = workload.added + workload.output_tokens
+    turned = sum(turn * count for turn, count in enumerate(steps)) / max(1, sum(steps))
+    return workload.input_tokens + turned * grown
 
 
 def encode_flops(g: Geometry, tokens: int) -> int:
@@ -147,7 +158,7 @@ def prefill_flops(g: Geometry, tokens: int) -> int:
     return layers + 2 * g.vocab_size * g.width
 
 
-def step_flops(g: Geometry, past: float, cross: int = 0) -> int:
+def step_flops(g: Geometry, past: float, cross: float = 0) -> int:
     """Return the FLOPs of one decoder step: ``past`` tokens in its own K/V, ``cross`` in the encoder's."""
     seen = sum(_seen(g, past + 1)) + g.decoder_layers * cross
     return round(2 * decode_weights(g) + _attention(g, 1, seen))
@@ -187,13 +198,14 @@ def _row(phase: Phase, times: int) -> dict[str, Any]:
 
 
 def _step(name: str, g: Geometry, workload: Workload, past: float, weight_bytes: float, kv_bytes: float) -> Phase:
-    cross = workload.input_tokens if g.encoder_layers else 0
+    context = mean_context(workload) if name == "decode_step" else workload.input_tokens
+    cross = context if g.encoder_layers else 0
     return Phase(
         name,
-        workload.batch * step_flops(g, past, cross),
+        workload.rows * step_flops(g, past, cross),
         decode_weights(g) * weight_bytes,
-        workload.batch * (sum(_seen(g, past)) + g.decoder_layers * cross) * kv_row(g) * kv_bytes,
-        workload.batch * g.decoder_layers * kv_row(g) * kv_bytes,
+        workload.rows * (sum(_seen(g, past)) + g.decoder_layers * cross) * kv_row(g) * kv_bytes,
+        workload.rows * g.decoder_layers * kv_row(g) * kv_bytes,
     )
 
 

@@ -13,8 +13,9 @@ import psutil
 from pydantic import ValidationError
 
 from slmbench.artifact import ArtifactSpec
-from slmbench.backend import Backend, ComputeDefault, SessionOptions, load_backend
+from slmbench.backend import Ability, Backend, ComputeDefault, SessionOptions, WorkloadAbilities, load_backend
 from slmbench.case import Case, Workload
+from slmbench.catalog import PAIR_TOLERANCE
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError, nearest
 from slmbench.suite import Cell, Suite
@@ -63,7 +64,11 @@ class PlanOptions:
         if self.prompts_digest is None:
             return cell.workload
         length = self.prompt_tokens[cell.checkpoint]
-        return cell.workload.model_copy(update={"input_tokens": length, "prompts": self.prompts_digest})
+        texts = {"input_tokens": length, "prompts": self.prompts_digest}
+        try:
+            return Workload.model_validate({**cell.workload.model_dump(), **texts})
+        except ValidationError as error:
+            raise BadInputError(f"--prompts: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     for cell in _cells(suite, options):
         checkpoint, backend = checkpoints[cell.checkpoint], backends[cell.backend]
         compute = cell.compute_precision or default_compute(backend, cell, options)
-        _check_lengths(checkpoint, cell)
+        _check_lengths(checkpoint, cell, suite.where("workloads"))
         reason = absent[cell.backend, cell.device]
         spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
         found = spec if isinstance(spec, str) else _runnable(suite, backend, checkpoint, cell, spec, compute, options)
@@ -135,12 +140,20 @@ def _cells(suite: Suite, options: PlanOptions) -> list[Cell]:
 
 
 def _check_pairs(suite: Suite, checkpoints: dict[str, Checkpoint]) -> None:
-    for first, second in suite.pairs:
-        families = (checkpoints[first].family, checkpoints[second].family)
+    for index, (first, second) in enumerate(suite.pairs):
+        where, sides = suite.where("pairs", index), (checkpoints[first], checkpoints[second])
+        families = (sides[0].family, sides[1].family)
         if families != ("encoder-decoder", "decoder-only"):
             raise BadInputError(
-                f"pair {first},{second}: an encoder-decoder and then a decoder-only checkpoint are expected, "
+                f"{where}pair {first},{second}: an encoder-decoder and then a decoder-only checkpoint are expected, "
                 f"these are {families[0]} and {families[1]}"
+            )
+        apart = abs(sides[0].parameter_count / sides[1].parameter_count - 1)
+        if apart > PAIR_TOLERANCE:
+            counts = " and ".join(f"{side.parameter_count / 1e6:.1f}M" for side in sides)
+            raise BadInputError(
+                f"{where}pair {first},{second}: {counts} parameters are {apart:.0%} apart; a pair is within "
+                f"{PAIR_TOLERANCE:.0%} (list them under `checkpoints` to measure both without a verdict)"
             )
 
 
@@ -150,16 +163,19 @@ def _check_threads(threads: int | None) -> None:
         raise BadInputError(f"{threads} threads asked for, this process may use {usable} cores")
 
 
-def _check_lengths(checkpoint: Checkpoint, cell: Cell) -> None:
+def _check_lengths(checkpoint: Checkpoint, cell: Cell, where: str) -> None:
     work, sizes = cell.workload, checkpoint.geometry
-    if sizes.max_input_tokens and work.input_tokens > sizes.max_input_tokens:
+    given, answered = work.longest_input, max(work.outputs())
+    turns = f" after {work.turns} turns" if work.turns > 1 else ""
+    if sizes.max_input_tokens and given > sizes.max_input_tokens:
         raise BadInputError(
-            f"a prompt of {work.input_tokens} tokens is longer than {checkpoint.name} takes ({sizes.max_input_tokens})"
+            f"{where}a prompt of {given} tokens{turns} is longer than {checkpoint.name} takes "
+            f"({sizes.max_input_tokens})"
         )
-    total = work.output_tokens + (work.input_tokens if checkpoint.family == "decoder-only" else 0)
+    total = answered + (given if checkpoint.family == "decoder-only" else 0)
     if sizes.max_total_tokens and total > sizes.max_total_tokens:
         raise BadInputError(
-            f"{work.input_tokens} tokens in and {work.output_tokens} out are more than the decoder of "
+            f"{where}{given} tokens in and {answered} out{turns} are more than the decoder of "
             f"{checkpoint.name} takes ({sizes.max_total_tokens})"
         )
 
@@ -235,6 +251,7 @@ def _runnable(
             return f"has no attention path '{path}' (it has: {', '.join(backend.attention_paths) or 'no choice'})"
         opened_with = session_options(backend, compute, suite, options, path)
         refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
+        refusal = refusal or _inability(backend, checkpoint, spec, cell.workload)
         if refusal:
             return refusal
         for arm in options.arms or (None,):
@@ -256,6 +273,30 @@ def _runnable(
             )
             cells.append(PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json")))
     return cells
+
+
+#: What a workload needs beyond one prompt and one answer, and how a backend that lacks it is told.
+_MISSING: dict[Ability, str] = {
+    "turns": "carries no conversation on",
+    "samples": "gives one answer to a prompt that it reads once",
+    "random": "draws no tokens with a seed",
+    "uncached": "has no steps without a K/V cache",
+}
+
+
+def _inability(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec, work: Workload) -> str | None:
+    """Return what the workload asks for that the backend's sessions cannot do, or None."""
+    can = backend.abilities(checkpoint, spec) if isinstance(backend, WorkloadAbilities) else frozenset()
+    wanted: dict[Ability, bool] = {
+        "turns": work.turns > 1,
+        "samples": work.samples > 1,
+        "random": work.sampling == "random",
+        "uncached": work.cache == "off",
+    }
+    for ability, asked in wanted.items():
+        if asked and ability not in can:
+            return f"{backend.name} {_MISSING[ability]} ({spec.exporter}'s {spec.layout} artifact)"
+    return None
 
 
 def default_compute(backend: Backend, cell: Cell, options: PlanOptions) -> ComputePrecision:

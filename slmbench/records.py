@@ -86,7 +86,13 @@ class SampleRecord(_Record):
     batch: int
     input_tokens: int
     output_tokens: int
+    #: Of all turns, in order.
     token_ns: tuple[int, ...]
+    #: Answers to each prompt: ``batch * samples`` rows were generated side by side.
+    samples: int = 1
+    #: Of a conversation: when each turn was asked (the first at 0), and how many tokens each answered.
+    turn_start_ns: tuple[int, ...] = ()
+    turn_tokens: tuple[int, ...] = ()
     #: Parts of the first token's time: "encode", "cross_kv", "first_step"; and "tokenise" (before the start).
     phases_ns: dict[str, int] = Field(default_factory=dict)
     energy_j: float | None = None

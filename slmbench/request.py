@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,7 +14,8 @@ from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError
 from slmbench.plan import Plan, PlanOptions, make_plan
 from slmbench.prompts import Prompts, load_tokenizer, read_prompts, token_ids
-from slmbench.suite import Suite, WorkloadSweep, load_suite
+from slmbench.suite import Suite, load_suite
+from slmbench.sweep import WorkloadSweep
 
 DEFAULT_SUITE = "quick"
 
@@ -33,6 +35,7 @@ class RunRequest(BaseModel):
     input_tokens: tuple[int, ...] = ()
     output_tokens: tuple[int, ...] = ()
     batch: tuple[int, ...] = ()
+    samples: tuple[int, ...] = ()
     prompts: Path | None = None
     threads: int | None = None
     exporter: str | None = None
@@ -77,24 +80,28 @@ def requested_suite(request: RunRequest) -> Suite:
     update |= {name: value for name, value in direct.items() if value not in (None, [])}
     if request.attention in ("best", "all"):
         update["attention"] = request.attention
-    update["workloads"] = _overridden(base.workloads, request)
+    workloads = _overridden(base.workloads, request)
+    if workloads != [sweep.model_dump() for sweep in base.workloads]:
+        update["workloads"] = workloads
     if request.devices and set(request.devices) != {"cpu"} and not request.backends:
         from slmbench.backend import backend_names
 
         update["backends"] = backend_names()
     try:
-        return Suite.model_validate({**base.model_dump(), **update})
+        suite = Suite.model_validate({**base.model_dump(), **update})
+        return suite.with_places_of(base, without=update)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise BadInputError(f"{key}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']})") from error
 
 
-def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[str, list[int]]]:
+def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[str, Any]]:
     given = {
         "input_tokens": list(request.input_tokens),
         "output_tokens": list(request.output_tokens),
         "batch": list(request.batch),
+        "samples": list(request.samples),
     }
     return [sweep.model_dump() | {name: value for name, value in given.items() if value} for sweep in sweeps]
 

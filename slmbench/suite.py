@@ -7,17 +7,26 @@ and with which artifact, is :mod:`slmbench.plan`'s business.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from slmbench.case import Workload
 from slmbench.errors import BadInputError, nearest
+from slmbench.sweep import WorkloadSweep
 from slmbench.terms import (
     COMPUTE_PRECISIONS,
     PRECISIONS,
@@ -48,32 +57,16 @@ def parse_precision(text: str) -> tuple[Precision, ComputePrecision | None]:
     return weights, compute
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-_Counts = Annotated[list[PositiveInt], BeforeValidator(_as_list), Field(min_length=1)]
-
-
 def _scaled(counts: list[int], factor: float) -> list[int]:
     return list(dict.fromkeys(max(1, round(count * factor)) for count in counts))
 
 
+def _scaled_one(count: int | None, factor: float) -> int | None:
+    return None if count is None else _scaled([count], factor)[0]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WorkloadSweep(_Strict):
-    """Workloads as lists; the product of the lists is measured."""
-
-    input_tokens: _Counts
-    output_tokens: _Counts
-    batch: _Counts = [1]
-
-    def workloads(self) -> Iterator[Workload]:
-        """Yield every combination."""
-        for batch, given, asked in itertools.product(self.batch, self.input_tokens, self.output_tokens):
-            yield Workload(batch=batch, input_tokens=given, output_tokens=asked)
 
 
 class Scale(_Strict):
@@ -84,6 +77,7 @@ class Scale(_Strict):
     #: Factors on the token counts; a scaled count is at least 1.
     input_tokens: float = Field(default=1.0, gt=0, le=1000)
     output_tokens: float = Field(default=1.0, gt=0, le=1000)
+    samples: float = Field(default=1.0, gt=0, le=1000)
     budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
@@ -114,6 +108,20 @@ class Suite(_Strict):
     crossover: bool = False
     #: Smaller versions by name, for ``--scale``.
     scales: dict[str, Scale] = {}
+    #: File and line of each key, for errors that show when the suite is planned.
+    _places: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
+
+    def where(self, key: str, index: int | None = None) -> str:
+        """Return ``FILE:LINE: KEY: `` of a key or of an item of it, empty for what no file says."""
+        place = self._places.get((key,) if index is None else (key, index)) or self._places.get((key,))
+        return f"{place}: {key}: " if place else ""
+
+    def with_places_of(self, other: Suite, *, without: Iterable[str]) -> Suite:
+        """Return this suite with the places of another, but for keys that were replaced on the command line."""
+        replaced = set(without)
+        copied = self.model_copy()
+        copied._places = {place: line for place, line in other._places.items() if place[0] not in replaced}
+        return copied
 
     @field_validator("precisions")
     @classmethod
@@ -145,6 +153,9 @@ class Suite(_Strict):
                 update={
                     "input_tokens": _scaled(sweep.input_tokens, scale.input_tokens),
                     "output_tokens": _scaled(sweep.output_tokens, scale.output_tokens),
+                    "added_tokens": _scaled_one(sweep.added_tokens, scale.input_tokens),
+                    "last_output_tokens": _scaled_one(sweep.last_output_tokens, scale.output_tokens),
+                    "samples": _scaled(sweep.samples, scale.samples),
                 }
             )
             for sweep in self.workloads
@@ -167,12 +178,15 @@ class Suite(_Strict):
             BadInputError: it has more than ``MAX_CASES`` cells, or no checkpoint.
         """
         # Counted before anything is multiplied out: three long lists would fill any memory.
-        sweeps = sum(len(one.batch) * len(one.input_tokens) * len(one.output_tokens) for one in self.workloads)
+        sweeps = sum(one.count for one in self.workloads)
         count = sweeps * len(self.devices) * len(self.precisions) * len(self.all_checkpoints()) * len(self.backends)
         if not self.all_checkpoints():
             raise BadInputError(f"suite '{self.name}' names no checkpoint: add `pairs` or `checkpoints`")
         if count > MAX_CASES:
-            raise BadInputError(f"suite '{self.name}' expands to {count:,} cases; at most {MAX_CASES:,} are taken")
+            where = self.where("workloads")
+            raise BadInputError(
+                f"{where}suite '{self.name}' expands to {count:,} cases; at most {MAX_CASES:,} are taken"
+            )
         workloads = list(dict.fromkeys(itertools.chain.from_iterable(sweep.workloads() for sweep in self.workloads)))
         lists = (self.devices, self.precisions, workloads, self.all_checkpoints(), self.backends)
         for device, precision, workload, checkpoint, backend in itertools.product(*lists):
@@ -253,9 +267,21 @@ def parse_suite(text: str, where: str) -> Suite:
     if not isinstance(data, dict):
         raise BadInputError(f"{where}:1: not a suite: a mapping with `name`, `workloads`, ... is expected")
     try:
-        return Suite.model_validate(data)
+        suite = Suite.model_validate(data)
+        suite._places = _places(root, where)
+        return suite
     except ValidationError as error:
         raise BadInputError(_explain(error, root, where)) from error
+
+
+def _places(root: yaml.Node | None, where: str) -> dict[tuple[str | int, ...], str]:
+    """Return ``FILE:LINE`` of each key of a suite and of the items of lists."""
+    found: dict[tuple[str | int, ...], str] = {}
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        found[key.value,] = f"{where}:{_mark(key)}"
+        if isinstance(value, yaml.SequenceNode):
+            found |= {(key.value, index): f"{where}:{_mark(item)}" for index, item in enumerate(value.value)}
+    return found
 
 
 def compose_yaml(text: str, where: str) -> yaml.Node | None:
@@ -279,7 +305,7 @@ def compose_yaml(text: str, where: str) -> yaml.Node | None:
     return root
 
 
-def _mark(event: yaml.Event) -> int:
+def _mark(event: yaml.Event | yaml.Node) -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 

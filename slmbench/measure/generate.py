@@ -26,8 +26,11 @@ class Generation:
     token_ns: tuple[int, ...]
     #: Parts of the first token's time, as the session tells them.
     phases_ns: dict[str, int]
-    #: ``[batch, output]``, int64.
+    #: ``[rows, output]``, int64.
     tokens: Tokens
+    #: Of a conversation: when each turn was asked, and how many tokens it answered.
+    turn_start_ns: tuple[int, ...] = ()
+    turn_tokens: tuple[int, ...] = ()
 
 
 @contextmanager
@@ -62,24 +65,33 @@ def generate(
         if attention_mask is not None:
             raise CannotRunError("prompts of unequal length cannot be batched: this engine's own loop takes no mask")
         made = _loop(session, input_ids, output_tokens)
-    ended = np.argwhere(np.isin(made.tokens, np.array(eos_token_ids, np.int64)))
-    if len(ended):
-        row, position = ended[0]
-        raise ShortGenerationError(
-            f"end of sequence at token {position + 1} of {output_tokens} (row {row}); it must be suppressed"
-        )
+    check_ended(made.tokens, eos_token_ids)
     return made
 
 
+def check_ended(tokens: Tokens, eos_token_ids: tuple[int, ...]) -> None:
+    """Refuse tokens ``[rows, output]`` with an end of sequence among them.
+
+    Raises:
+        ShortGenerationError: there is one.
+    """
+    ended = np.argwhere(np.isin(tokens, np.array(eos_token_ids, np.int64)))
+    if len(ended):
+        row, position = ended[0]
+        raise ShortGenerationError(
+            f"end of sequence at token {position + 1} of {tokens.shape[1]} (row {row}); it must be suppressed"
+        )
+
+
 def _step(session: Session, input_ids: Tokens, attention_mask: Tokens | None, output_tokens: int) -> Generation:
-    batch = len(input_ids)
-    tokens = np.empty((output_tokens, batch), np.int64)
     stamps = [0] * output_tokens
     step, now, rest = session.step, perf_counter_ns, range(1, output_tokens)
     with quiet_collector():
         begin = now()
         current = session.start(input_ids, attention_mask)
         stamps[0] = now()
+        # Of one prompt there may be several answers, so the rows are counted here.
+        tokens = np.empty((output_tokens, len(current)), np.int64)
         tokens[0] = current
         for position in rest:
             current = step(current)

@@ -79,7 +79,7 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
 
 def _lengths(found: SideCase) -> str:
     work = found.case.workload
-    return f"{work.input_tokens} / {work.output_tokens}" + (f", batch {work.batch}" if work.batch > 1 else "")
+    return ", ".join(filter(None, (f"{work.input_tokens} / {work.output_tokens}", work.more())))
 
 
 _PICKED = "lengths == 'all' || datum.lengths == lengths"
@@ -392,7 +392,7 @@ def side_label(found: SideCase, unique: Side | None = None) -> str:
     if varies(lambda c: c.case.exporter):
         parts.append(case.exporter)
     parts.append(f"{work.input_tokens}/{work.output_tokens}")
-    if varies(lambda c: c.case.workload.batch):
-        parts.append(f"batch {work.batch}")
+    if varies(lambda c: c.case.workload.more()) and work.more():
+        parts.append(work.more())
     parts += [f"{name}={value}" for name, value in case.options]
     return " ".join(parts)

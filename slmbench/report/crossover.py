@@ -40,14 +40,14 @@ def curves_of(side: Side) -> list[Curve]:
     found: dict[tuple[str, tuple[str, ...]], dict[int, tuple[Interval, SideCase]]] = {}
     for measured in side.cases.values():
         evidence = measured.evidence.get("ttft")
-        if evidence is None:
+        if evidence is None or measured.case.workload.cache == "off":
             continue
         case, work = measured.case, measured.case.workload
         group = (
             measured.model.engine,
             case.device,
             f"{case.weight_precision}/{case.compute_precision}",
-            f"batch {work.batch}",
+            work.more(),
         )
         points = found.setdefault((case.checkpoint, group), {})
         interval = evidence.interval()
@@ -88,7 +88,7 @@ def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
         where = f"{pair.engine} {case.weight_precision}/{case.compute_precision}"
         where += f", arm {pair.arm}" if pair.arm else ""
         where = where if metric == "ttft" else f"{work.output_tokens} out on {where}"
-        key = (case.checkpoint, pair.decoder.case.checkpoint, where, case.device, str(work.batch))
+        key = (case.checkpoint, pair.decoder.case.checkpoint, where, case.device, work.more())
         found = groups.setdefault(key, {})
         kept = found.get(work.input_tokens)
         if metric in pair.ratios and (kept is None or kept.encoder.case.workload.output_tokens < work.output_tokens):

@@ -55,7 +55,7 @@ def github_json(side: Side, *, bigger: bool) -> str:
                 if metric not in _RATES:
                     continue
                 name, work = _RATES[metric], case.case.workload
-                tokens = work.batch * (work.output_tokens if metric == "e2e" else 1)
+                tokens = work.rows * (work.total_output_tokens if metric == "e2e" else 1)
                 interval = interval.inverse().scaled(tokens)
             else:
                 interval = interval.scaled(1e3)

@@ -214,7 +214,8 @@ def _add_run_charts(page: _Page, run: RunColumns, sides: Sequence[Side]) -> None
 def _pair_label(pair: Any, side: Side) -> str:
     work = pair.encoder.case.workload
     arm = f"{side.arm}: " if side.arm else ""
-    return f"{arm}{pair.encoder.case.checkpoint}, {pair.engine}, {work.input_tokens}/{work.output_tokens}"
+    parts = (pair.encoder.case.checkpoint, pair.engine, f"{work.input_tokens}/{work.output_tokens}", work.more())
+    return arm + ", ".join(filter(None, parts))
 
 
 def _limit_rows(run: RunColumns, sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
@@ -226,7 +227,7 @@ def _limit_rows(run: RunColumns, sides: Sequence[Side]) -> Iterator[dict[str, An
             step_bytes = case.model.step_bytes
             if tpot is None or limits is None or step_bytes is None:
                 continue
-            batch = info.case.workload.batch
+            batch = info.case.workload.rows
             yield {
                 "case": _named(side, case),
                 "family": case.model.family,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from slmbench.case import Case
@@ -15,6 +15,7 @@ from slmbench.stats import Estimate, Interval
 #: What a pair is judged by, and how its sentence says faster, slower and equal.
 _WORDS = {
     "ttft": ("reaches its first token", "sooner", "later", "as soon"),
+    "turn_ttft": ("reaches that of a later turn", "sooner", "later", "as soon"),
     "tpot": ("decodes", "faster", "slower", "as fast"),
     "e2e": ("answers in whole", "sooner", "later", "as soon"),
 }
@@ -59,14 +60,16 @@ class Pair:
     def sentence(self) -> str:
         """Return the answer as one sentence, from the figures, whichever way round it is."""
         work = self.encoder.case.workload
-        spoken = [ratio for name, ratio in self.ratios.items() if name != "e2e"]
+        # Of one prompt and one answer the whole follows from the two others.
+        whole = work.turns > 1 or work.samples > 1
+        spoken = [ratio for name, ratio in self.ratios.items() if name != "e2e" or whole]
         case = self.encoder.case
         where = f"{self.engine} {_precision(case)}" + (f", arm {self.arm}" if self.arm else "")
-        batch = f", batch {work.batch}" if work.batch > 1 else ""
+        more = f", {work.more()}" if work.more() else ""
         device = "" if case.device == "cpu" else f" on the {case.device.upper()}"
         return (
-            f"{_sized(self.encoder)} {' and '.join(map(_phrase, spoken))} than {_sized(self.decoder)} at "
-            f"{work.input_tokens} in / {work.output_tokens} out{batch} on {where}{device} "
+            f"{_sized(self.encoder)} {_joined(map(_phrase, spoken))} than {_sized(self.decoder)} at "
+            f"{work.input_tokens} in / {work.output_tokens} out{more} on {where}{device} "
             f"({_against(spoken)}{_limits_alone(spoken)})"
         )
 
@@ -116,7 +119,8 @@ def _groups(side: Side, checkpoint: str) -> dict[_Group, list[SideCase]]:
     groups: dict[_Group, list[SideCase]] = {}
     for found in side.cases.values():
         case = found.case
-        if case.checkpoint == checkpoint and found.evidence:
+        # Without a K/V cache a case is an ablation, never a path to judge by.
+        if case.checkpoint == checkpoint and found.evidence and case.workload.cache == "on":
             key = (found.model.engine, case.device, _precision(case), case.workload.label(), str(case.threads))
             groups.setdefault(key, []).append(found)
     return groups
@@ -162,7 +166,12 @@ def _phrase(ratio: PairRatio) -> str:
     return f"{verb} {equal} (no difference larger than {_percent_up(largest)})"
 
 
-_NOUNS = {"ttft": "first token", "tpot": "decoding"}
+def _joined(phrases: Iterable[str]) -> str:
+    *most, last = phrases
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+_NOUNS = {"ttft": "first token", "turn_ttft": "later turns", "tpot": "decoding", "e2e": "in whole"}
 
 
 def _against(ratios: list[PairRatio]) -> str:

@@ -94,6 +94,9 @@ FIELDS: dict[str, Callable[[SideCase], str | int]] = {
     "batch": lambda c: c.case.workload.batch,
     "input": lambda c: c.case.workload.input_tokens,
     "output": lambda c: c.case.workload.output_tokens,
+    "turns": lambda c: c.case.workload.turns,
+    "samples": lambda c: c.case.workload.samples,
+    "cache": lambda c: c.case.workload.cache,
 }
 
 

@@ -43,7 +43,18 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
 
     columns = columns_of(run) if isinstance(run, Run) else run
     rows = [_row(columns, info) for info in columns.record.cases]
-    order = ["batch", "input_tokens", "output_tokens", "device", "weight_precision", "compute_precision", "engine"]
+    order = [
+        "batch",
+        "samples_per_prompt",
+        "input_tokens",
+        "turns",
+        "output_tokens",
+        "kv_cache",
+        "device",
+        "weight_precision",
+        "compute_precision",
+        "engine",
+    ]
     frame = pd.DataFrame(rows)
     if not rows:
         return frame
@@ -100,6 +111,12 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
         "batch": case.workload.batch,
         "input_tokens": case.workload.input_tokens,
         "output_tokens": case.workload.output_tokens,
+        "turns": case.workload.turns,
+        "added_tokens": case.workload.added,
+        "last_output_tokens": case.workload.outputs()[-1],
+        "samples_per_prompt": case.workload.samples,
+        "sampling": case.workload.sampling,
+        "kv_cache": case.workload.cache,
     }
 
 
@@ -118,10 +135,10 @@ def _figures(samples: SampleColumns | None, loads: list[LoadRecord], case: Case)
     intervals = {name: _interval(evidence) for name, evidence in found.items()}
     work = case.workload
     row: dict[str, Any] = {}
-    for name in ("ttft", "ttft_text", "tpot", "e2e", "encode", "cross_kv", "first_step"):
+    for name in ("ttft", "ttft_text", "turn_ttft", "last_ttft", "tpot", "e2e", "encode", "cross_kv", "first_step"):
         row |= _bounded(f"{name}_s", intervals[name])
-    row |= _bounded("decode_tps", intervals["tpot"].inverse().scaled(work.batch))
-    row |= _bounded("e2e_tps", intervals["e2e"].inverse().scaled(work.batch * work.output_tokens))
+    row |= _bounded("decode_tps", intervals["tpot"].inverse().scaled(work.rows))
+    row |= _bounded("e2e_tps", intervals["e2e"].inverse().scaled(work.rows * work.total_output_tokens))
     row |= _bounded("prefill_tps", intervals["ttft"].inverse().scaled(work.batch * work.input_tokens))
     row |= _gap_percentiles(samples)
     row["load_s"] = intervals["load"].mid

@@ -87,6 +87,28 @@ def _gaps(row: Mapping[str, Any]) -> str:
     return f"{number(p50 * 1e3)} / {number(p90 * 1e3)}" if math.isfinite(p50) else EMPTY
 
 
+def _turns(row: Mapping[str, Any]) -> str:
+    """Return ``21 x 512``: turns, and what each after the first adds; a last answer of another length behind."""
+    if row["turns"] == 1:
+        return EMPTY
+    last = f", last out {row['last_output_tokens']}" if row["last_output_tokens"] != row["output_tokens"] else ""
+    return f"{row['turns']} x {row['added_tokens']}{last}"
+
+
+def _samples(row: Mapping[str, Any]) -> str:
+    many = row["samples_per_prompt"] > 1 or row["sampling"] != "greedy"
+    return f"{row['samples_per_prompt']} {row['sampling']}" if many else EMPTY
+
+
+def _cache(row: Mapping[str, Any]) -> str:
+    return "off (ablation)" if row["kv_cache"] == "off" else EMPTY
+
+
+def _total(row: Mapping[str, Any]) -> str:
+    """Return the whole time where it is not what the lengths say of one prompt and one answer."""
+    return bounded(row, "e2e_s") if row["turns"] > 1 or row["samples_per_prompt"] > 1 else EMPTY
+
+
 def _precision(row: Mapping[str, Any]) -> str:
     return f"{row['weight_precision']} / {row['compute_precision']}"
 
@@ -108,9 +130,15 @@ COLUMNS: tuple[Column, ...] = (
     Column("threads", lambda r: str(r["threads"] or EMPTY), weight=7, foldable=True),
     Column("options", lambda r: r["options"] or EMPTY, numeric=False, weight=7, foldable=True),
     Column("batch", lambda r: str(r["batch"]), weight=9, foldable=True),
+    Column("turns", _turns, weight=9, foldable=True),
+    Column("samples", _samples, weight=9, foldable=True),
+    Column("K/V cache", _cache, numeric=False, weight=9, foldable=True),
     Column("in / out", lambda r: f"{r['input_tokens']} / {r['output_tokens']}", weight=10),
     Column("ttft ms [95 %]", lambda r: bounded(r, "ttft_s", 1e3), weight=10),
     Column("ttft from text ms", lambda r: bounded(r, "ttft_text_s", 1e3), weight=7, foldable=True),
+    Column("later turns' ttft ms", lambda r: bounded(r, "turn_ttft_s", 1e3), weight=9, foldable=True),
+    Column("last turn's ttft ms", lambda r: bounded(r, "last_ttft_s", 1e3), weight=7, foldable=True),
+    Column("total s", _total, weight=8, foldable=True),
     Column("encode + first step ms", _phases, weight=5, foldable=True),
     Column("tok/s [95 %]", lambda r: bounded(r, "decode_tps"), weight=10, foldable=True),
     Column("itl p50 / p90 ms", _gaps, weight=2, foldable=True),

@@ -138,6 +138,9 @@ class Sampled(_Message):
     token_ns: tuple[int, ...]
     phases_ns: dict[str, int]
     input_tokens: int
+    #: As in slmbench.records.SampleRecord.
+    turn_start_ns: tuple[int, ...] = ()
+    turn_tokens: tuple[int, ...] = ()
     energy_j: float | None = None
 
 

@@ -16,14 +16,15 @@ from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.artifact import Artifact, GoldenPrompt, read_artifact
-from slmbench.backend import Backend, LoopSession, Session, SessionOptions, load_backend
-from slmbench.case import Case
+from slmbench.backend import Backend, LoopSession, Session, SessionOptions, Tokens, load_backend
+from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.measure.energy import EnergyReader
-from slmbench.measure.generate import Generation, ShortGenerationError, generate
+from slmbench.measure.generate import Generation, ShortGenerationError
 from slmbench.measure.inputs import PromptSource, Stream, pad_batch
 from slmbench.measure.proof import agreement, tolerance_of
 from slmbench.measure.warmup import warm_up
+from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
 from slmbench.worker import protocol as p
 
 
@@ -111,6 +112,7 @@ class _OpenCase:
         self.artifact: Artifact = read_artifact(request.artifact)
         checkpoint = self.artifact.manifest.checkpoint
         self.family, self.pad, self.eos = checkpoint.family, checkpoint.pad_token_id, checkpoint.eos_token_ids
+        self.seed = request.seed
         self.source = PromptSource(request.seed, checkpoint.geometry.vocab_size, request.avoid)
         self.energy = EnergyReader.open(self.case.device)
         self.tokenizer = None
@@ -146,14 +148,21 @@ class _OpenCase:
         return p.Exercised()
 
     def _reserve_workload(self) -> None:
-        work = self.case.workload
-        self.session.reserve(work.batch, work.input_tokens, work.output_tokens)
+        reserve(self.session, self.case.workload, self.family)
 
     def _generate(self, stream: Stream, group: int, index: int, *, most: int | None = None) -> Generation:
         work = self.case.workload
-        count = work.output_tokens if most is None else min(most, work.output_tokens)
-        ids = self.source.draw(stream, group, index, batch=work.batch, length=work.input_tokens)
-        return generate(self.session, ids, None, count, self.eos)
+        if most is not None:
+            first = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
+            work = work.model_copy(update={**first, "output_tokens": min(most, work.output_tokens)})
+        return self._carry_out(work, self._draw(work, stream, group, index), None, index)
+
+    def _draw(self, work: Workload, stream: Stream, group: int, index: int) -> list[Tokens]:
+        drawn = self.source.draw(stream, group, index, batch=work.batch, length=said_tokens(work))
+        return prompts_of(work, drawn)
+
+    def _carry_out(self, work: Workload, prompts: list[Tokens], mask: Tokens | None, seed: int) -> Generation:
+        return carry_out(self.session, work, prompts, mask, self.family, eos_token_ids=self.eos, seed=self.seed + seed)
 
     def _prove(self, *, full: bool) -> p.Proven:
         # Placement first: it speaks of the inference before it, which was the workload's.
@@ -204,20 +213,22 @@ class _OpenCase:
         if request.texts:
             begin = time.perf_counter_ns()
             ids, mask = pad_batch([self._token_ids(text) for text in request.texts], self.family, self.pad)
+            prompts = [ids]
             phases["tokenise"] = time.perf_counter_ns() - begin
         else:
-            group, index = request.round, request.retake
-            ids = self.source.draw(Stream.SAMPLE, group, index, batch=work.batch, length=work.input_tokens)
+            prompts = self._draw(work, Stream.SAMPLE, request.round, request.retake)
             mask = None
         before = self.energy.read_j() if self.energy else None
-        made = generate(self.session, ids, mask, work.output_tokens, self.eos)
+        made = self._carry_out(work, prompts, mask, request.round)
         after = self.energy.read_j() if self.energy else None
         # Two equal readings: the counter is too coarse for this sample, and what is not measured is empty.
         joules = after - before if before is not None and after is not None and after > before else None
         return p.Sampled(
             token_ns=made.token_ns,
             phases_ns={**phases, **made.phases_ns},
-            input_tokens=ids.shape[1],
+            input_tokens=prompts[0].shape[1],
+            turn_start_ns=made.turn_start_ns,
+            turn_tokens=made.turn_tokens,
             energy_j=joules,
         )
 

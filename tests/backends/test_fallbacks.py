@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from slmbench.backends._cuda import PROVIDER, cuda_status
 from slmbench.backends._ort_cuda_session import PLACES, CudaDecoderOnlySession
-from slmbench.backends._ort_session import CPU, OnnxRuntimeSession
+from slmbench.backends._ort_graph import CPU
+from slmbench.backends._ort_session import OnnxRuntimeSession
 from slmbench.backends._static_onnxruntime import OnnxRuntimeStaticSession
 from slmbench.backends._static_openvino import executed_on
 
