@@ -11,7 +11,7 @@ from synthetic import PAIR, Speed, append, edit_json, make_run
 
 from slmbench.columns import columns_of, read_columns
 from slmbench.errors import BadInputError
-from slmbench.measure.metrics import counted, tpot_ns
+from slmbench.measure.metrics import counted, last_ttft_ns, tpot_ns, turn_ttft_ns
 from slmbench.records import Conditions, SampleRecord, read_run
 
 
@@ -120,3 +120,27 @@ def test_phases_that_some_samples_lack_are_nan(tmp_path: Path) -> None:
     append(folder, run.samples[0].model_copy(update={"round": 8}))
     phases = read_columns(folder).samples[run.samples[0].case].phases_ns["encode"]
     assert np.isnan(phases).tolist() == [False, True, False]
+
+
+def test_turns_and_samples_are_the_same_in_columns(folder: Path) -> None:
+    run = read_run(folder)
+    first = run.samples[0]
+    count = len(first.token_ns)
+    cut = count - 3
+    said = first.model_copy(
+        update={"turn_start_ns": (0, first.token_ns[cut - 1]), "turn_tokens": (cut, 3), "samples": 2}
+    )
+    run.samples[:] = [said]
+    found = columns_of(run).samples[said.case]
+    assert found.rows.tolist() == [2 * said.batch]
+    assert found.tpot_ns() == pytest.approx([tpot_ns(said)])
+    assert found.turn_first_ns == pytest.approx([turn_ttft_ns(said)])
+    assert found.last_turn_first_ns == pytest.approx([last_ttft_ns(said)])
+    assert len(found.generations()[0]) == cut
+
+
+def test_turns_that_do_not_add_up_are_refused(folder: Path) -> None:
+    run = read_run(folder)
+    run.samples[:] = [run.samples[0].model_copy(update={"turn_start_ns": (0, 1), "turn_tokens": (1, 1)})]
+    with pytest.raises(BadInputError, match="turn_tokens: they do not add up"):
+        columns_of(run)

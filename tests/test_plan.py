@@ -141,3 +141,56 @@ def test_a_catalog_model_has_no_tokenizer_for_text(tmp_path: Path) -> None:
 def test_wrong_requests_say_what_is_wrong(fields: dict[str, object], part: str) -> None:
     with pytest.raises(BadInputError, match=part):
         plan_request(RunRequest.model_validate(fields))
+
+
+def talk(**more: object) -> list[dict[str, object]]:
+    return [{"input_tokens": 8, "output_tokens": 4, **more}]
+
+
+def test_a_backend_that_cannot_is_left_out_by_name() -> None:
+    for more, what in (
+        ({"turns": 2, "added_tokens": 4}, "openvino_genai carries no conversation on"),
+        ({"samples": 4}, "openvino_genai gives one answer"),
+        ({"sampling": "random"}, "openvino_genai draws no tokens"),
+        ({"cache": "off"}, "openvino_genai has no steps without"),
+    ):
+        made = plan(checkpoints=["dec-tiny"], backends=["openvino", "openvino_genai"], workloads=talk(**more))
+        assert {cell.case.backend for cell in made.cells} == {"openvino"}
+        assert [out.reason for out in made.left_out if what in out.reason], what
+
+
+def test_optimums_decoder_does_not_read_a_prompt_once_for_several_answers() -> None:
+    with pytest.raises(CannotRunError, match=r"gives one answer .*optimum's dynamic"):
+        plan(checkpoints=["t5-tiny"], workloads=talk(samples=4))
+    assert plan(checkpoints=["t5-tiny"], workloads=talk(samples=4), exporter="slmbench").cells
+
+
+@pytest.mark.parametrize("turns", [1, 1000])
+def test_lengths_are_those_of_the_last_turn(turns: int) -> None:
+    more = {"turns": turns, "added_tokens": 16} if turns > 1 else {}
+    made = {"checkpoints": ["llama-tiny"], "workloads": talk(**more)}
+    if turns == 1:
+        assert plan(**made).cells
+    else:
+        with pytest.raises(BadInputError, match="prompt of 19988 tokens after 1000 turns is longer than llama-tiny takes"):
+            plan(**made)
+
+
+def test_a_pair_of_other_sizes_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: mine\npairs:\n  - [mu-tiny, dec-tiny]\n  - [mu-tiny, llama-tiny]\n"
+        "workloads:\n  - {input_tokens: 8, output_tokens: 4}\n"
+    )
+    with pytest.raises(BadInputError, match=r"mine\.yaml:4: pairs: pair mu-tiny,llama-tiny: 4\.5M and 0\.4M param"):
+        plan_request(RunRequest(suite=str(file)))
+    # What the command line says instead stands in no file.
+    with pytest.raises(BadInputError, match=r"^pair dec-tiny,mu-tiny: an encoder-decoder and then"):
+        plan_request(RunRequest(suite=str(file), pairs=(("dec-tiny", "mu-tiny"),)))
+
+
+def test_lengths_beyond_a_models_positions_are_told_with_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ncheckpoints: [bart-tiny]\nworkloads:\n  - {input_tokens: 4096, output_tokens: 4}\n")
+    with pytest.raises(BadInputError, match=r"mine\.yaml:3: workloads: a prompt of 4096 tokens is longer than bart-t"):
+        plan_request(RunRequest(suite=str(file)))

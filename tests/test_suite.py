@@ -94,3 +94,33 @@ def test_shipped_scales_name_checkpoints_of_their_suite() -> None:
         suite = load_suite(name)
         for scale in suite.scales.values():
             assert set(scale.checkpoints) <= set(suite.all_checkpoints()), name
+
+
+def workloads(*lines: str) -> str:
+    return "name: s\ncheckpoints: [t5-tiny]\nworkloads:\n  - input_tokens: 8\n    output_tokens: 4\n" + "".join(
+        f"    {line}\n" for line in lines
+    )
+
+
+def test_turns_samples_and_the_cache_are_said_by_a_suite() -> None:
+    suite = parse_suite(workloads("samples: [1, 4]", "sampling: [greedy, random]", "cache: on"), "x.yaml")
+    labels = list(dict.fromkeys(cell.workload.label() for cell in suite.cells()))
+    assert labels == [f"in8-out4-b1{end}" for end in ("", "-random", "-s4", "-s4-random")]
+    # YAML reads on and off as true and false.
+    ablation = parse_suite(workloads("cache: [on, off]"), "x.yaml")
+    assert {cell.workload.cache for cell in ablation.cells()} == {"on", "off"}
+    talk = parse_suite(workloads("turns: 3", "added_tokens: 2"), "x.yaml")
+    assert {cell.workload.turns for cell in talk.cells()} == {3}
+
+
+def test_what_workloads_cannot_be_is_told_with_its_line() -> None:
+    with pytest.raises(BadInputError, match=r"^x\.yaml:4: workloads\.0: 3 turns: `added_tokens` says"):
+        parse_suite(workloads("turns: 3"), "x.yaml")
+    with pytest.raises(BadInputError, match=r"^x\.yaml:6: workloads\.0\.sample: unknown key.*samples"):
+        parse_suite(workloads("sample: 3"), "x.yaml")
+
+
+def test_more_cases_than_anyone_wants_are_refused_with_the_line() -> None:
+    many = workloads(f"batch: [{', '.join(str(n) for n in range(1, 60_000))}]")
+    with pytest.raises(BadInputError, match=r"^x\.yaml:3: workloads: .*expands to 119,998 cases"):
+        list(parse_suite(many, "x.yaml").cells())

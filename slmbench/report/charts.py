@@ -265,14 +265,14 @@ def against_limits(rows: Rows) -> Spec | None:
 def pair_forest(pairs: Sequence[tuple[str, Pair]]) -> Spec | None:
     """Return how many times faster the encoder-decoder is, with intervals, about the line of no difference."""
     rows: Rows = []
-    names = {"ttft": "first token", "tpot": "decoding", "e2e": "whole answer"}
+    names = {"ttft": "first token", "turn_ttft": "later turns", "tpot": "decoding", "e2e": "whole answer"}
     for label, pair in pairs:
         for metric, found in pair.ratios.items():
             speedup = found.speedup
             low, high = (speedup.low, speedup.high) if speedup.known else (speedup.mid, speedup.mid)
             row = {"row": f"{label}: {names[metric]}", "mid": speedup.mid, "low": low, "high": high}
             rows.append({**row, "group": names[metric]})
-    colors = {"first token": BLUE, "decoding": VERMILLION, "whole answer": GREEN}
+    colors = {"first token": BLUE, "later turns": ORANGE, "decoding": VERMILLION, "whole answer": GREEN}
     title = "times faster the encoder-decoder is (left of 1: slower)"
     return _forest(rows, title, colors, bands=[]) if rows else None
 

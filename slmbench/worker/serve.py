@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.artifact import Artifact, GoldenPrompt, read_artifact
-from slmbench.backend import Backend, LoopSession, Session, SessionOptions, Tokens, load_backend
+from slmbench.backend import Backend, Draws, LoopSession, Session, SessionOptions, Tokens, load_backend
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.measure.energy import EnergyReader
@@ -174,6 +174,8 @@ class _OpenCase:
             grown = 0 if isinstance(self.session, Session) else max(len(g.tokens) for g in chosen)
             longest = max(len(g.input_ids) for g in chosen) + grown
             self.session.reserve(1, longest, max(len(g.tokens) for g in chosen))
+        if isinstance(self.session, Draws):
+            self.session.draw(None)
         found = agreement(self.session, chosen, tolerance_of(self.case), self.family)
         self._reserve_workload()
         return p.Proven(

@@ -83,3 +83,26 @@ def test_drift_compares_the_thirds() -> None:
     assert change is not None
     assert change == pytest.approx((1000 + 285) / (1000 + 45) - 1)
     assert m.drift(steady[:8], "ttft") is None
+
+
+def test_of_a_conversation_each_turn_has_its_own_first_token() -> None:
+    ms = 1_000_000
+    # Asked at 0, 80 and 150 ms; answered with 3, 1 and 2 tokens.
+    said = sample(
+        tuple(t * ms for t in (50, 60, 75, 100, 190, 200)),
+        turn_start_ns=(0, 80 * ms, 150 * ms),
+        turn_tokens=(3, 1, 2),
+    )
+    assert m.turn_ttfts_ns(said).tolist() == [50 * ms, 20 * ms, 40 * ms]
+    assert (m.turn_ttft_ns(said), m.last_ttft_ns(said)) == (30 * ms, 40 * ms)
+    assert m.itl_ns(said).tolist() == [10 * ms, 15 * ms, 10 * ms]
+    assert m.tpot_ns(said) == pytest.approx(35 * ms / 3)
+    assert m.e2e_tps(said) == pytest.approx(said.batch * 6 / 0.2)
+    assert m.turn_ttft_ns(sample()) is m.last_ttft_ns(sample()) is None
+
+
+def test_samples_of_a_prompt_count_as_rows() -> None:
+    one, four = sample(), sample(samples=4)
+    assert m.decode_tps(four) == pytest.approx(4 * m.decode_tps(one))
+    assert m.e2e_tps(four) == pytest.approx(4 * m.e2e_tps(one))
+    assert m.prefill_tps(four) == m.prefill_tps(one)
