@@ -68,6 +68,8 @@ _PARAMETER_COUNTS = {
     "dec-330m": 331_611_136,
     "mu-1b": 974_496_768,
     "dec-1b": 983_766_528,
+    "mu-4b": 4_028_605_440,
+    "mu-7b": 7_233_978_368,
     "t5-small": 60_506_624,
     "t5-base": 222_903_552,
     "flan-t5-base": 247_577_856,
@@ -158,6 +160,15 @@ def _pairs() -> list[Entry]:
         dec("dec-330m", "mu-330m", **shape, layers=31, ffn=2752),
         mu("mu-1b", "dec-1b", scaled, _PAPER, **billion, encoder_layers=28, decoder_layers=14),
         dec("dec-1b", "mu-1b", **billion, layers=44),
+        # Partners of released decoder-only models: their width, vocabulary and K/V heads; two thirds encoder.
+        mu(
+            "mu-4b", "qwen3-4b", "the paper's split at the size of Qwen3-4B", _PAPER, width=2560, heads=16,
+            head_dim=128, encoder_layers=24, decoder_layers=12, ffn=10432, vocab=151936,
+        ),
+        mu(
+            "mu-7b", "mistral-7b", "the paper's split at the size of Mistral-7B", _PAPER, width=4096, heads=16,
+            head_dim=128, encoder_layers=22, decoder_layers=11, ffn=14784, vocab=32000,
+        ),
     ]  # fmt: skip
 
 

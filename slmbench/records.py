@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from slmbench.case import Case
 from slmbench.checkpoint import Checkpoint
+from slmbench.claim import Claim
 from slmbench.errors import BadInputError, CannotRunError
 
 RUN_NAME = "run.json"
@@ -168,6 +169,8 @@ class RunRecord(_Record):
     cases: tuple[CaseInfo, ...]
     #: Pairs to judge: (encoder-decoder checkpoint, decoder-only checkpoint).
     pairs: tuple[tuple[str, str], ...] = ()
+    #: What the suite wants to be held against the pairs' figures.
+    claims: tuple[Claim, ...] = ()
     #: The machine's fingerprint (slmbench.machine.fingerprint), one per arm; "" is the arm of a plain run.
     machines: dict[str, dict[str, Any]] = Field(default_factory=dict)
     versions: dict[str, dict[str, str]] = Field(default_factory=dict)

@@ -233,6 +233,7 @@ def _run_record(
         plan_digest=plan.digest(),
         cases=tuple(infos),
         pairs=tuple(plan.suite.pairs),
+        claims=tuple(plan.suite.claims),
         machines={arm: one.machine for arm, one in described.items()},
         versions={arm: one.versions for arm, one in described.items()},
         options=request.model_dump(mode="json", exclude={"resume"}),

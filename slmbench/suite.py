@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from slmbench.case import Workload
+from slmbench.claim import Claim
 from slmbench.errors import BadInputError, nearest
 from slmbench.sweep import WorkloadSweep
 from slmbench.terms import (
@@ -106,6 +107,8 @@ class Suite(_Strict):
     repeat: PositiveInt | None = None
     #: Whether the report looks for the lengths at which a pair's lead changes hands.
     crossover: bool = False
+    #: Published claims that the report holds against the pairs' figures.
+    claims: list[Claim] = []
     #: Smaller versions by name, for ``--scale``.
     scales: dict[str, Scale] = {}
     #: File and line of each key, for errors that show when the suite is planned.
@@ -316,7 +319,8 @@ def _explain(error: ValidationError, root: Any, where: str) -> str:
     key = ".".join(map(str, location))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        model = WorkloadSweep if location[0] == "workloads" else Suite
+        inner: dict[int | str, type[BaseModel]] = {"workloads": WorkloadSweep, "claims": Claim, "scales": Scale}
+        model = inner.get(location[0], Suite) if len(location) > 1 else Suite
         message = f"unknown key.{nearest(str(location[-1]), list(model.model_fields))}"
     return f"{where}:{_line(root, location)}: {key}: {message}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
@@ -68,8 +67,8 @@ class WorkloadSweep(BaseModel):
     @property
     def count(self) -> int:
         """Return the number of combinations."""
-        lists = (self.batch, self.input_tokens, self.output_tokens, self.samples, self.sampling, self.cache)
-        return math.prod(map(len, lists))
+        more = len(self.samples) * len(self.sampling) * len(self.cache)
+        return len(self.batch) * len(self.input_tokens) * len(self.output_tokens) * more
 
     def workloads(self) -> Iterator[Workload]:
         """Yield every combination."""

@@ -172,7 +172,7 @@ def test_lengths_are_those_of_the_last_turn(turns: int) -> None:
     if turns == 1:
         assert plan(**made).cells
     else:
-        with pytest.raises(BadInputError, match="prompt of 19988 tokens after 1000 turns is longer than llama-tiny takes"):
+        with pytest.raises(BadInputError, match="prompt of 19988 tokens after 1000 turns is longer than"):
             plan(**made)
 
 

@@ -64,7 +64,7 @@ class Pair:
         whole = work.turns > 1 or work.samples > 1
         spoken = [ratio for name, ratio in self.ratios.items() if name != "e2e" or whole]
         case = self.encoder.case
-        where = f"{self.engine} {_precision(case)}" + (f", arm {self.arm}" if self.arm else "")
+        where = f"{self.engine} {precision_of(case)}" + (f", arm {self.arm}" if self.arm else "")
         more = f", {work.more()}" if work.more() else ""
         device = "" if case.device == "cpu" else f" on the {case.device.upper()}"
         return (
@@ -121,7 +121,7 @@ def _groups(side: Side, checkpoint: str) -> dict[_Group, list[SideCase]]:
         case = found.case
         # Without a K/V cache a case is an ablation, never a path to judge by.
         if case.checkpoint == checkpoint and found.evidence and case.workload.cache == "on":
-            key = (found.model.engine, case.device, _precision(case), case.workload.label(), str(case.threads))
+            key = (found.model.engine, case.device, precision_of(case), case.workload.label(), str(case.threads))
             groups.setdefault(key, []).append(found)
     return groups
 
@@ -208,7 +208,8 @@ def parameters(count: int) -> str:
     return f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
 
 
-def _precision(case: Case) -> str:
+def precision_of(case: Case) -> str:
+    """Return weight and compute precision as people write them: once where they are the same."""
     same = case.weight_precision == case.compute_precision
     return case.weight_precision if same else f"{case.weight_precision}/{case.compute_precision}"
 

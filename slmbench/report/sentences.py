@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from slmbench.columns import RunColumns
+from slmbench.report.claims import ablation_sentences, claim_sentences
 from slmbench.report.crossover import crossover_sentences
 from slmbench.report.pairs import pair_sentences, pairs_of, sides_of
 
 
 def run_sentences(run: RunColumns) -> list[str]:
-    """Return how each pair compares, and at which input length its families change places."""
-    crossed = [line for side in sides_of(run) for line in crossover_sentences(pairs_of(side))]
-    return [*pair_sentences(run), *crossed]
+    """Return how each pair compares, at which input length its families change places, and what that says of claims."""
+    sides = sides_of(run)
+    crossed = [line for side in sides for line in crossover_sentences(pairs_of(side))]
+    return [*pair_sentences(run), *crossed, *claim_sentences(run, sides), *ablation_sentences(sides)]

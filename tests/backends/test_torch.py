@@ -179,7 +179,7 @@ def test_shapes_beyond_what_is_reserved_are_refused(name: str) -> None:
 def test_a_window_is_a_view_of_the_buffer() -> None:
     from slmbench.backends._torch_cache import BufferedLayer  # type: ignore[import-not-found]
 
-    layer = BufferedLayer(12, window=4)
+    layer = BufferedLayer(1, 12, window=4)
     states = torch.arange(24.0).reshape(1, 1, 12, 2)
     keys, _ = layer.update(states[:, :, :6], states[:, :, :6])
     assert torch.equal(keys, states[:, :, :6])  # a prompt: the mask keeps its window
