@@ -212,8 +212,16 @@ class SampleWriter:
         Raises:
             CannotRunError: the disk is full or gone; what was written before stays readable.
         """
+        self.append_line(record.model_dump_json(exclude_defaults=False).encode() + b"\n")
+
+    def append_line(self, line: bytes) -> None:
+        """Write a line that another writer made (checked by :func:`parse_sample`), as it is, and flush it.
+
+        Raises:
+            CannotRunError: the disk is full or gone; what was written before stays readable.
+        """
         try:
-            left = memoryview(record.model_dump_json(exclude_defaults=False).encode() + b"\n")
+            left = memoryview(line)
             while left:
                 left = left[self._file.write(left) or 0 :]
             os.fsync(self._file.fileno())
@@ -301,6 +309,15 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
                 yield _RECORD.validate_json(line)
             except ValidationError as error:
                 raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
+
+
+def parse_sample(line: str) -> LoadRecord | SampleRecord | MemoryRecord | FailureRecord:
+    """Return one line of ``samples.jsonl``.
+
+    Raises:
+        ValidationError: pydantic's, where it is none.
+    """
+    return _RECORD.validate_json(line)
 
 
 def read_run_record(path: Path) -> RunRecord:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Tell what would disturb a run here."),
     "calibrate": ("calibrate", "Measure the noise floor of this machine."),
     "cache": ("cache", "List, verify or clean the artifact cache."),
+    "fleet": ("fleet", "Measure on many machines: scheduler, worker, status."),
     "explain": ("explain", "Count FLOPs and bytes of a model."),
 }
 

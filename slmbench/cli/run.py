@@ -27,6 +27,10 @@ def _where(*flags: str, help: str = "") -> Any:
     return typer.Option(*flags, help=help, rich_help_panel="Where things come from and go")
 
 
+def _fleet(*flags: str, help: str = "") -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel="On many machines")
+
+
 @app.command()
 def run(
     model: Annotated[list[str] | None, _what(help="Catalog name, local folder or Hub id. Repeatable.")] = None,
@@ -67,6 +71,13 @@ def run(
     dry_run: Annotated[
         bool, _where("--dry-run", help="Print the cases and an estimate of time, memory and disk.")
     ] = False,
+    fleet: Annotated[
+        str | None, _fleet(help="Measure on a fleet's machines: its scheduler's address, or local.")
+    ] = None,
+    where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: machines that can use one.")] = None,
+    machines: Annotated[str | None, _fleet(help="NAME,NAME: these machines alone.")] = None,
+    certs: Annotated[Path | None, _fleet(help="Folder of certificates that `slmbench fleet certs` made.")] = None,
+    insecure: Annotated[bool, _fleet("--insecure", help="Plain TCP beyond loopback.")] = False,
     as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Measure models and write a comparison table.
@@ -104,6 +115,14 @@ def run(
         offline=offline,
         trust_remote_code=trust_remote_code,
     )
+    if fleet is not None:
+        from slmbench.cli.fleet import run_fleet
+
+        if dry_run:
+            raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")
+        raise typer.Exit(run_fleet(request, fleet, where, machines, certs, insecure, as_json))
+    if where or machines or certs or insecure:
+        raise BadInputError("--where, --machines, --certs and --insecure go with --fleet")
     raise typer.Exit(_preview(request, as_json) if dry_run else _execute(request, as_json))
 
 

@@ -1,0 +1,164 @@
+"""``slmbench fleet`` and ``slmbench run --fleet``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slmbench.errors import BadInputError, CannotRunError, ExitCode, one_line
+
+if TYPE_CHECKING:
+    from slmbench.fleet.client import FleetRecord
+    from slmbench.request import RunRequest
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+Certs = Annotated[Path | None, typer.Option(help="Folder of certificates that `slmbench fleet certs` made.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Plain TCP beyond loopback, in a network you trust.")]
+Address = Annotated[str, typer.Option(help="The scheduler's address, as it prints it.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Measure one suite on many machines."""
+    if find_spec("distributed") is None:
+        raise CannotRunError("a fleet needs Dask; pip install 'slmbench[fleet]'")
+
+
+@app.command()
+def scheduler(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8786,
+    dashboard: Annotated[str | None, typer.Option(help="HOST:PORT of Dask's dashboard (needs bokeh).")] = None,
+    certs: Certs = None,
+    insecure: Insecure = False,
+) -> None:
+    """Start the place where machines and clients meet."""
+    from slmbench.fleet.link import full_address
+    from slmbench.fleet.nodes import serve_scheduler
+
+    full_address(f"{host}:{port}", certs, insecure)
+    _run(serve_scheduler(host, port, dashboard, certs))
+
+
+@app.command()
+def worker(
+    scheduler: Address,
+    name: Annotated[str | None, typer.Option(help="The machine's name.  [default: its host name]")] = None,
+    certs: Certs = None,
+    insecure: Insecure = False,
+) -> None:
+    """Lend this machine: it measures one run at a time and does nothing else meanwhile."""
+    from slmbench.fleet.link import full_address
+    from slmbench.fleet.nodes import serve_worker
+
+    _run(serve_worker(full_address(scheduler, certs, insecure), name, certs))
+
+
+@app.command()
+def status(
+    scheduler: Address,
+    certs: Certs = None,
+    insecure: Insecure = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the machines, what they can use, and what they measure now."""
+    import json
+
+    from slmbench.fleet.client import linked
+
+    async def ask() -> None:
+        async with linked(scheduler, certs, insecure) as link:
+            machines = [one.about for one in await link.machines()]
+        if as_json:
+            typer.echo(json.dumps([about.model_dump(mode="json") for about in machines], indent=1))
+            return
+        for about in machines:
+            usable = "; ".join(f"{device}: {', '.join(names)}" for device, names in about.usable().items())
+            state = f"measures {about.busy}" if about.busy else "free"
+            cpu = about.fingerprint.hardware.cpu_model
+            typer.echo(one_line(f"{about.name}  {state}  {usable or 'no usable device'}  ({cpu})"))
+
+    _run(ask())
+
+
+@app.command()
+def certs(folder: Annotated[Path, typer.Argument(help="An empty folder, or one to be made.")]) -> None:
+    """Make a set of certificates; every node and client of the fleet gets the same folder."""
+    from slmbench.fleet.certs import make
+
+    make(folder)
+    typer.echo(f"{folder}: copy it to every machine of the fleet; who holds it can run code on all of them")
+
+
+def run_fleet(
+    request: RunRequest,
+    address: str,
+    where: str | None,
+    machines: str | None,
+    certs: Path | None,
+    insecure: bool,
+    as_json: bool,
+) -> int:
+    """Carry ``slmbench run --fleet`` out and return its exit code."""
+    _root()
+    from slmbench.fleet.client import Choice, linked, run_on_fleet
+    from slmbench.fleet.table import fleet_table
+
+    choice = Choice(tuple(filter(None, (machines or "").split(","))), _device(where))
+    folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-fleet"
+
+    def say(text: str) -> None:
+        typer.echo(one_line(text), err=True)
+
+    async def measure() -> Any:
+        async with linked(address, certs, insecure) as link:
+            return await run_on_fleet(link, request, folder, choice, say)
+
+    record = _run(measure())
+    table = fleet_table(folder, record)
+    table.to_csv(folder / "table.csv", index=False)
+    if as_json:
+        typer.echo(table.to_json(orient="records", indent=1))
+    else:
+        _print(folder, record)
+    say(f"everything is in {folder}")
+    lost = any(one.outcome for one in record.machines.values() if one.keys)
+    failed = "failure" in table and table["failure"].notna().any()
+    return ExitCode.FAILED if lost or failed else ExitCode.OK
+
+
+def _print(folder: Path, record: FleetRecord) -> None:
+    """Print each machine's table under its name: no line of one holds a figure of another."""
+    from rich.text import Text
+
+    from slmbench.fleet.table import machine_runs
+    from slmbench.report import print_run
+    from slmbench.report.text import make_console
+
+    console = make_console()
+    for name, run in machine_runs(folder, record).items():
+        console.print(Text(f"\n{name}", style="bold"))
+        print_run(console, run)
+    for name, member in record.machines.items():
+        if member.outcome:
+            console.print(Text(f"not run to its end on {name}: {member.outcome}"))
+
+
+def _device(where: str | None) -> str | None:
+    if where is None:
+        return None
+    key, _, device = where.partition("=")
+    if key != "device" or device not in ("cpu", "gpu", "npu"):
+        raise BadInputError(f"--where {where}: device=cpu, device=gpu or device=npu is expected")
+    return device
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)

@@ -1,0 +1,1 @@
+"""One suite on many machines: workers that measure, a scheduler where they meet, a client that collects."""

@@ -1,0 +1,140 @@
+"""The way from a client to the machines, over Dask's scheduler; the only module beside ``nodes`` that knows Dask.
+
+A call is one of Dask's ``broadcast`` messages to one worker: plain msgpack with text in it. Nothing that comes back
+is unpickled: deserialising is off on this side, and so is msgpack's pickle extension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from slmbench._version import __version__
+from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.fleet.messages import About, M, checked
+
+#: Seconds to wait for an answer; planning imports engines, so it is generous.
+ANSWER_S = 180.0
+CONNECT_S = 10.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def security(certs: Path | None) -> Any:
+    """Return Dask's security object for a folder of :func:`slmbench.fleet.certs.make`, or None for plain TCP.
+
+    Raises:
+        BadInputError: a file is missing.
+    """
+    if certs is None:
+        return None
+    from distributed import Security
+
+    files = {name: certs / f"{name}.pem" for name in ("ca", "node", "node-key")}
+    for path in files.values():
+        if not path.is_file():
+            raise BadInputError(f"{path}: is missing; `slmbench fleet certs {certs}` makes a set")
+    kinds = {
+        f"tls_{who}_{what}": str(files[file])
+        for who in ("client", "worker", "scheduler")
+        for what, file in (("cert", "node"), ("key", "node-key"))
+    }
+    return Security(require_encryption=True, tls_ca_file=str(files["ca"]), **kinds)
+
+
+def full_address(address: str, certs: Path | None, insecure: bool) -> str:
+    """Return the address with its protocol.
+
+    Raises:
+        BadInputError: it is none, does not fit the certificates, or is plain TCP beyond loopback.
+    """
+    full = address if "://" in address else f"{'tls' if certs else 'tcp'}://{address}"
+    try:
+        parts = urlsplit(full)
+        good = parts.hostname is not None and parts.port is not None and parts.scheme in ("tcp", "tls")
+    except ValueError:
+        good = False
+    if not good:
+        raise BadInputError(f"{address}: tcp://HOST:PORT or tls://HOST:PORT is expected")
+    if (parts.scheme == "tls") != (certs is not None):
+        raise BadInputError(f"{full}: tls:// and --certs go together")
+    if parts.scheme == "tcp" and parts.hostname not in _LOOPBACK and not insecure:
+        raise BadInputError(f"{full}: plain TCP beyond loopback; use --certs, or --insecure in a network you trust")
+    return full
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A machine that answers, and where."""
+
+    address: str
+    about: About
+
+
+class Link:
+    """An open way to the scheduler."""
+
+    def __init__(self, remote: Any) -> None:
+        self._remote = remote
+
+    async def machines(self) -> list[Reached]:
+        """Return the machines in the order of their names.
+
+        Raises:
+            CannotRunError: one is of another version, sends garbage, or two have the same name.
+        """
+        identity = await self._remote.identity()
+        addresses = sorted(identity["workers"])
+        found = [Reached(address, await self.call(address, About, address, op="about")) for address in addresses]
+        other = [one for one in found if one.about.slmbench_version != __version__]
+        if other:
+            those = ", ".join(f"{one.about.name} has {one_line(one.about.slmbench_version)}" for one in other)
+            raise CannotRunError(f"another slmbench than this one ({__version__}): {those}; install the same version")
+        # Names become folders, which some systems do not tell apart by case.
+        names = [one.about.name.lower() for one in found]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise CannotRunError(f"two machines are named {', '.join(sorted(twice))}; start them with another --name")
+        return sorted(found, key=lambda one: one.about.name)
+
+    async def call(self, address: str, kind: type[M], machine: str, *, op: str, **fields: str | int) -> M:
+        """Ask one machine.
+
+        Raises:
+            CannotRunError: it is gone, too slow, or its answer is not valid.
+        """
+        message = {"op": f"slmbench_{op}", **fields}
+        try:
+            answers = await asyncio.wait_for(
+                self._remote.broadcast(msg=message, workers=[address], on_error="raise"), ANSWER_S
+            )
+        except (OSError, TimeoutError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise CannotRunError(one_line(f"machine {machine}: gone: {type(error).__name__}: {error}")) from error
+        return checked(kind, answers.get(address) if isinstance(answers, dict) else None, machine)
+
+
+@asynccontextmanager
+async def opened(address: str, certs: Path | None) -> AsyncIterator[Link]:
+    """Yield a link to the scheduler at the address.
+
+    Raises:
+        CannotRunError: nobody listens there, or the certificates do not fit.
+    """
+    import dask
+    from distributed import rpc
+
+    secure = security(certs)
+    arguments = secure.get_connection_args("client") if secure else {}
+    with dask.config.set({"distributed.scheduler.pickle": False, "distributed.comm.timeouts.connect": CONNECT_S}):
+        async with rpc(address, deserialize=False, connection_args=arguments) as remote:
+            try:
+                await asyncio.wait_for(remote.identity(), CONNECT_S + 5)
+            except (OSError, TimeoutError, ssl.SSLError) as error:
+                reason = one_line(str(error.__cause__ or error))
+                raise CannotRunError(f"{address}: no fleet scheduler answers: {reason}") from error
+            yield Link(remote)

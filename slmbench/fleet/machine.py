@@ -1,0 +1,150 @@
+"""A machine of the fleet: answers what it is and can run, and measures one run at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from slmbench._version import __version__
+from slmbench.children import child_environment
+from slmbench.errors import ERROR_PREFIX, BadInputError
+from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, Begun, Planned, Progress
+from slmbench.machine.devices import list_devices
+from slmbench.machine.fingerprint import collect
+from slmbench.paths import cache_dir
+from slmbench.records import RUN_NAME, SAMPLES_NAME
+from slmbench.request import RunRequest
+
+_BLOCK = ("-P", "-m", "slmbench.fleet.block")
+
+
+class Machine:
+    """This machine. Its answers are ``{"json": text}``; the text is a message of :mod:`slmbench.fleet.messages`."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).strip("-._")[:64]
+        if not re.match(NAME_PATTERN, self.name):
+            raise BadInputError(f"--name {self.name}: letters, digits, '.', '_' and '-' make a machine's name")
+        self._devices = list_devices().rows
+        self._fingerprint = collect()
+        self._run: str | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """Return what is answered, by operation."""
+        return {
+            "slmbench_about": self.about,
+            "slmbench_plan": self.plan,
+            "slmbench_begin": self.begin,
+            "slmbench_read": self.read,
+        }
+
+    def resources(self) -> dict[str, float]:
+        """Return the Dask worker's resources: one of each device that a backend can use here."""
+        return dict.fromkeys(self._about().usable(), 1.0)
+
+    def about(self) -> dict[str, str]:
+        """Answer with :class:`About`."""
+        return {"json": self._about().model_dump_json()}
+
+    async def plan(self, request: str) -> dict[str, str]:
+        """Answer with :class:`Planned`. Engines may be asked for devices, so another process does it."""
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, *_BLOCK, "plan"], input=request.encode(), capture_output=True, check=False
+        )
+        if done.returncode:
+            return {"json": Planned(left_out=(_reason(done.stderr, done.returncode),)).model_dump_json()}
+        return {"json": done.stdout.decode()}
+
+    def begin(self, run: str, request: str) -> dict[str, str]:
+        """Measure the request, or go on with it, unless another run is under way; answers with :class:`Begun`."""
+        folder = self._folder(run)
+        busy = self._busy()
+        if busy is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            asked = RunRequest.model_validate_json(request)
+            self._start(run, folder, asked.model_dump_json().encode())
+        return {"json": Begun(busy=busy if busy != run else None).model_dump_json()}
+
+    def read(self, run: str, offset: int) -> dict[str, str]:
+        """Answer with :class:`Progress`."""
+        folder = self._folder(run)
+        # Before the lines are read: what is written after this is read the next time.
+        running = self._busy() == run
+        lines = _lines(folder / "run" / SAMPLES_NAME, offset)
+        path = folder / "run" / RUN_NAME
+        record = path.read_text(encoding="utf-8") if path.exists() else None
+        if running or lines:
+            # The record as it began goes before the first lines: what is there can be read whatever happens later.
+            early = record if offset == 0 else None
+            return {"json": Progress(state="running", lines=lines, run=early).model_dump_json()}
+        if self._run != run or self._child is None:
+            return {"json": Progress(state="absent").model_dump_json()}
+        code = self._child.returncode
+        error = _reason((folder / "log").read_bytes(), code) if code else ""
+        return {"json": Progress(state="ended", run=record, error=error).model_dump_json()}
+
+    def close(self) -> None:
+        """End what is being measured; its samples stay."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+            self._child.wait()
+        if self._log is not None:
+            self._log.close()
+
+    def _about(self) -> About:
+        return About(
+            slmbench_version=__version__,
+            name=self.name,
+            fingerprint=self._fingerprint,
+            devices=self._devices,
+            busy=self._busy(),
+        )
+
+    def _busy(self) -> str | None:
+        return self._run if self._child is not None and self._child.poll() is None else None
+
+    def _folder(self, run: str) -> Path:
+        if not re.match(NAME_PATTERN, run):
+            raise BadInputError(f"'{run}' is not the name of a run")
+        return cache_dir() / "fleet" / self.name / run
+
+    def _start(self, run: str, folder: Path, request: bytes) -> None:
+        self.close()
+        self._log = (folder / "log").open("wb")
+        self._child = subprocess.Popen(
+            [sys.executable, *_BLOCK, "measure", str(folder / "run")],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            env=child_environment(),
+        )
+        self._run = run
+        assert self._child.stdin is not None
+        self._child.stdin.write(request)
+        self._child.stdin.close()
+
+
+def _lines(path: Path, offset: int) -> str:
+    """Return whole lines from ``offset`` bytes on, at least one if there is one, about a chunk."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(CHUNK_BYTES)
+        if len(block) == CHUNK_BYTES:
+            block += file.readline()
+    return block[: block.rfind(b"\n") + 1].decode()
+
+
+def _reason(log: bytes, code: int) -> str:
+    lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
+    marked = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    return (marked or lines or [f"its process ended with code {code}"])[-1].removeprefix(ERROR_PREFIX)

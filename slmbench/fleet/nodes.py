@@ -1,0 +1,95 @@
+"""A scheduler and a worker as processes, and a whole fleet on loopback for a first try."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from slmbench.errors import CannotRunError, one_line
+from slmbench.fleet.link import CONNECT_S, security
+from slmbench.fleet.machine import Machine
+
+
+async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) -> None:
+    """Serve until ended. Prints the address that workers and clients are given."""
+    async with _scheduler(host, port, dashboard, certs) as scheduler:
+        print(f"scheduler at {scheduler.address}", flush=True)
+        await scheduler.finished()
+
+
+async def serve_worker(address: str, name: str | None, certs: Path | None) -> None:
+    """Serve this machine until the scheduler ends.
+
+    Raises:
+        CannotRunError: no scheduler answers.
+    """
+    async with worker(address, name, certs) as served:
+        print(f"machine {served.name} measures for {address}", flush=True)
+        await served.finished()
+
+
+@asynccontextmanager
+async def worker(address: str, name: str | None, certs: Path | None) -> AsyncIterator[Any]:
+    """Yield a running worker for this machine.
+
+    Raises:
+        CannotRunError: no scheduler answers.
+    """
+    from distributed import Worker
+
+    _quiet()
+
+    machine = await asyncio.to_thread(Machine, name)
+    served = Worker(
+        address,
+        name=machine.name,
+        nthreads=1,
+        resources=machine.resources(),
+        security=security(certs),
+        dashboard_address="127.0.0.1:0",
+        dashboard=False,
+        death_timeout=CONNECT_S,
+        memory_limit=0,
+    )
+    served.handlers.update(machine.handlers())
+    try:
+        try:
+            await served
+        except (OSError, TimeoutError, RuntimeError) as error:
+            raise CannotRunError(f"{address}: no fleet scheduler answers: {one_line(str(error))}") from error
+        yield served
+    finally:
+        machine.close()
+        await served.close()
+
+
+@asynccontextmanager
+async def local_fleet(name: str = "local") -> AsyncIterator[str]:
+    """Yield the address of a fleet of this machine alone, on loopback."""
+    async with _scheduler("127.0.0.1", 0, None, None) as scheduler, worker(scheduler.address, name, None):
+        yield scheduler.address
+
+
+def _scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) -> Any:
+    from distributed import Scheduler
+
+    _quiet()
+
+    return Scheduler(
+        host=host,
+        port=port,
+        security=security(certs),
+        protocol="tls" if certs else "tcp",
+        # Dask serves HTTP in any case; unasked, on loopback and a free port.
+        dashboard_address=dashboard or "127.0.0.1:0",
+        dashboard=dashboard is not None,
+    )
+
+
+def _quiet() -> None:
+    """Leave of Dask's own log what went wrong."""
+    logging.getLogger("distributed").setLevel(logging.WARNING)
