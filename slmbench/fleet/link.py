@@ -113,8 +113,12 @@ class Link:
             answers = await asyncio.wait_for(
                 self._remote.broadcast(msg=message, workers=[address], on_error="raise"), ANSWER_S
             )
-        except (OSError, TimeoutError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise CannotRunError(one_line(f"machine {machine}: gone: {type(error).__name__}: {error}")) from error
+        except Exception as error:
+            # The scheduler sends on what went wrong with a worker as text alone, and Dask raises it as it comes: here
+            # whatever it is means that this machine gave no answer.
+            raise CannotRunError(
+                one_line(f"machine {machine}: gave no answer: {str(error) or type(error).__name__}")
+            ) from error
         return checked(kind, answers.get(address) if isinstance(answers, dict) else None, machine)
 
 

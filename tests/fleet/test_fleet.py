@@ -116,6 +116,25 @@ def test_garbage_ends_that_machine_and_keeps_what_came_before(text: str, tmp_pat
     assert (machine_folder(tmp_path, "bad") / "samples.jsonl").read_text(encoding="utf-8") == sample(0)
 
 
+def test_a_machine_that_is_lost_leaves_its_samples_and_can_be_taken_up_again(tmp_path: Path) -> None:
+    lost = Answers("lost", [sample(0), sample(1)])
+    answer = lost.read
+
+    def gone(run: str, offset: int) -> dict[str, str]:
+        if not lost.texts:
+            raise ConnectionResetError("pulled the plug")
+        return answer(run, offset)
+
+    lost.read = gone  # type: ignore[method-assign]
+    record = measured(tmp_path, lost, Answers("kept", [sample(0)]))
+    assert (record.machines["lost"].outcome or "").startswith("machine lost: gave no answer")
+    assert record.machines["kept"].outcome == "machine kept: out of memory"
+    back = Answers("lost", [sample(2)])
+    record = measured(tmp_path, back, request=RunRequest(resume=tmp_path))
+    assert [r.load for r in read_samples(machine_folder(tmp_path, "lost") / "samples.jsonl", [])] == [0, 1, 2]
+    assert record.machines["kept"].outcome == "machine kept: is not in the fleet now"
+
+
 def test_an_answer_that_is_no_message_is_refused(tmp_path: Path) -> None:
     one = Answers("one", [])
     one.about = lambda: {"json": '{"name": "../../etc"}'}  # type: ignore[method-assign]
