@@ -268,5 +268,5 @@ def test_a_fleet_of_this_machine_alone_measures(tmp_path: Path, capsys: pytest.C
     assert run_main(["run", "--fleet", "local", *arguments, "--repeat", "2", "--out", str(out), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["machine"] == "local"
-    assert row["ttft"] > 0
+    assert row["ttft_s"] > 0
     assert (out / "machines" / "local" / "report.html").exists()
