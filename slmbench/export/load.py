@@ -71,18 +71,33 @@ def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
     import torch
 
     try:
-        model = _auto_class(checkpoint.family).from_pretrained(
+        model, found = _auto_class(checkpoint.family).from_pretrained(
             checkpoint.path,
             dtype=torch.float32,
             attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=checkpoint.trust_remote_code,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise BadInputError(f"{checkpoint.path}: transformers cannot load it: {_short(error)}") from error
     _share_embedding(model, model.config)
+    lacking = _never_loaded(model, set(found["missing_keys"]))
+    if lacking:
+        # transformers draws them at random: fast, and of no use to whoever asked for this checkpoint.
+        raise BadInputError(
+            f"{checkpoint.path}: the weights lack {len(lacking)} of the parameters that config.json asks for, "
+            f"as {lacking[0]}"
+        )
     return model
+
+
+def _never_loaded(model: Any, missing: set[str]) -> list[str]:
+    """Return those parameters of ``missing`` that are not tied to one that was loaded, in order."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(parameter) for name, parameter in named.items() if name not in missing}
+    return sorted(name for name in missing if name in named and id(named[name]) not in loaded)
 
 
 def build_empty(entry: catalog.Entry, attention: str = "eager") -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from slmbench import catalog
 from slmbench.checkpoint import resolve
+from slmbench.errors import BadInputError
 from slmbench.export.golden import golden_prompts, make_golden
 from slmbench.export.load import draw, load_model
 
@@ -106,3 +109,15 @@ def test_golden_prompts_avoid_special_tokens_and_keep_bounds() -> None:
     special = {*checkpoint.eos_token_ids, checkpoint.pad_token_id, checkpoint.decoder_start_token_id}
     assert not special & {int(token) for prompt in prompts for token in prompt}
     assert [len(prompt) for prompt in golden_prompts(checkpoint, 32)] == [32, 29]
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny"])
+def test_weights_that_lack_a_layer_are_refused(name: str, tmp_path: Path) -> None:
+    load_model(resolve(name)).save_pretrained(tmp_path / "whole")
+    layers = "num_hidden_layers" if name != "t5-tiny" else "num_layers"
+    assert load_model(resolve(str(tmp_path / "whole"))) is not None
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    config[layers] += 1
+    (tmp_path / "whole" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInputError, match=r"the weights lack \d+ of the parameters .*layer|block"):
+        load_model(resolve(str(tmp_path / "whole")))
