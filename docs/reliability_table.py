@@ -19,7 +19,7 @@ AREAS = {
     "tests/fuzz/test_broken_inputs.py": "broken inputs",
     "tests/strangers/test_strangers.py": "input from strangers, no network",
     "tests/backends/test_fallbacks.py": "silent fallbacks (more in docs/backends.md)",
-    "tests/load/test_load.py": "load",
+    "tests/load/test_large_runs.py": "load",
     "tests/test_upgrades.py": "files of other versions",
 }
 HEAD = """\
