@@ -10,8 +10,14 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Point slmbench at one cache for the whole test session, so that an artifact is exported once."""
-    folder = Path(os.environ.get("SLMBENCH_TEST_CACHE") or tmp_path_factory.mktemp("cache"))
+    """Point slmbench at one cache for the whole test session, so that an artifact is exported once.
+
+    Processes of pytest-xdist share it: their temporary folders lie in one of the session's.
+    """
+    base = tmp_path_factory.getbasetemp()
+    own = base.parent / "cache" if "PYTEST_XDIST_WORKER" in os.environ else base / "cache"
+    folder = Path(os.environ.get("SLMBENCH_TEST_CACHE") or own)
+    folder.mkdir(exist_ok=True)
     os.environ["SLMBENCH_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
     return folder
