@@ -122,7 +122,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("model", lambda r: r["model"], numeric=False, weight=10),
     Column("family", lambda r: r["family"], numeric=False, weight=3, foldable=True),
     Column("params", lambda r: parameters(r["parameters"]), weight=4),
-    Column("backend", lambda r: r["backend"], numeric=False, weight=9, foldable=True),
+    Column("backend", lambda r: r["backend"], numeric=False, weight=10, foldable=True),
     Column("device", _device, numeric=False, weight=9, foldable=True),
     Column("weights / compute", _precision, numeric=False, weight=9, foldable=True),
     Column("attention", lambda r: r["attention"] or EMPTY, numeric=False, weight=8, foldable=True),

@@ -30,7 +30,7 @@ HELLO_TIMEOUT_S = 120.0
 CLOSE_TIMEOUT_S = 20.0
 #: Seconds that stopping a process may take to show; systems that do not show it at all are not waited for longer.
 SUSPEND_TIMEOUT_S = 0.05
-LOG_TAIL_LINES = 30
+LOG_TAIL_LINES = 40
 _LOG_TAIL_BYTES = 8192
 
 R = TypeVar("R")

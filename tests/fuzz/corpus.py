@@ -18,6 +18,7 @@ from folders import make_folder
 from synthetic import Speed, make_run
 
 from slmbench.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
+from slmbench.case import Workload
 from slmbench.checkpoint import checkpoint_of_folder
 
 Path_ = tuple[str | int, ...]
@@ -130,9 +131,10 @@ def run_files(record: Any = None, samples: bytes | None = None) -> dict[str, byt
 
 TABLE = ("table", "{}/run", "--json")
 _RUN_FREE = frozenset({"machines", "versions", "options", "limits", "outcomes", "command"})
-_RUN_OPTIONAL = frozenset(
+_WORKLOAD_OPTIONAL = frozenset(name for name, field in Workload.model_fields.items() if not field.is_required())
+_RUN_OPTIONAL = _WORKLOAD_OPTIONAL | frozenset(
     {"finished", "command", "suite", "pairs", "machines", "versions", "options", "limits", "blocks", "outcomes",
-     "schema_version", "artifact_id", "decode_weight_bytes", "layout", "batch", "prompts", "attention", "threads",
+     "schema_version", "artifact_id", "decode_weight_bytes", "layout", "attention", "threads",
      "arm", "simulate", "revision", "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id",
      "shared_embedding", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens"}
 )  # fmt: skip
@@ -198,8 +200,8 @@ def baselines(good: Any) -> Iterator[Broken]:
         raw = text({**good, "schema_version": version})
         yield Broken(f"baseline of schema {version}", BASELINE_CHECK, files(raw), "schema version")
     free = frozenset({"machine", "versions", "options"})
-    optional = frozenset(
-        {"options", "layout", "batch", "prompts", "attention", "threads", "arm", "simulate", "e2e", "first_inference"}
+    optional = _WORKLOAD_OPTIONAL | frozenset(
+        {"options", "layout", "attention", "threads", "arm", "simulate", "e2e", "first_inference"}
     )
     for name, value, may_pass in json_mutations(good, free=free, optional=optional):
         yield Broken(f"baseline {name}", BASELINE_CHECK, files(text(value)), "baseline", (1, 2, 3, 4), may_pass)
