@@ -16,6 +16,11 @@ class Choice:
         """Begin greedily."""
         self._generator: np.random.Generator | None = None
 
+    @property
+    def drawing(self) -> bool:
+        """Return whether tokens are drawn."""
+        return self._generator is not None
+
     def draw(self, seed: int | None) -> None:
         """Draw from softmax(logits) with this seed from now on; None: take the best."""
         self._generator = None if seed is None else np.random.default_rng(seed)

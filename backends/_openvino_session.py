@@ -133,7 +133,10 @@ class OpenVinoSession:
         logits = self._logits.data[:, -1]
         logits[:, self._ends] = -np.inf
         self._rows = None
-        return self._choice(np.repeat(logits, self._batch // len(logits), axis=0))
+        # A copy of a whole vocabulary, which the first token of one answer a prompt need not wait for.
+        if len(logits) < self._batch:
+            logits = np.repeat(logits, self._batch // len(logits), axis=0)
+        return self._choice(logits)
 
     def _next_tokens(self) -> Tokens:
         """Return the best token of each row after a step, ends of sequence aside."""

@@ -171,7 +171,8 @@ class CudaSession(OnnxRuntimeSession):
         self._reserved += 1
         graph = self._graphs[self._step_role]
         wanted = output_tokens + (input_tokens if self._step_role == "model" else 0)
-        self._end = wanted
+        #: The place of the next token fed, and the first that is not reserved.
+        self._at, self._end = 0, wanted
         length = -(-wanted // _ALIGNED) * _ALIGNED
         self._inputs = _Inputs(self._place, set(graph.inputs), batch, length)
         self._token = self._place.put(np.zeros((batch, 1), np.int64))
@@ -222,8 +223,13 @@ class CudaSession(OnnxRuntimeSession):
         self._chosen = tokens.tolist()
         return tokens
 
-    def _advance(self, tokens: Tokens, at: int) -> Tokens:
-        """Feed ``[B]`` tokens at a place, return the next."""
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: no place is reserved for another token.
+        """
+        at = self._at
         if at >= self._end:
             raise self._full()
         if tokens.tolist() != self._chosen:
@@ -233,9 +239,13 @@ class CudaSession(OnnxRuntimeSession):
         else:
             self._inputs.bind(self._step, at, 1)
         self._graphs[self._step_role].session.run_with_iobinding(self._step, self._step_options)
+        self._at = at + 1
         return self._fetch(self._step)
 
-    def _refuse_padding(self, attention_mask: Tokens | None) -> None:
+    def _check_prompts(self, input_ids: Tokens, attention_mask: Tokens | None) -> None:
+        """Refuse a shape that is not reserved, and a padded batch."""
+        if self._check(input_ids) != 1:
+            raise CannotRunError("graphs for CUDA give one answer a prompt: as many prompts as rows are expected")
         if attention_mask is not None and not attention_mask.all():
             raise CannotRunError("graphs for CUDA take no padding: prompts of one batch must be equally long")
 
@@ -284,7 +294,6 @@ class CudaDecoderOnlySession(CudaSession):
         """Make everything on the device."""
         super().reserve(batch, input_tokens, output_tokens)
         self._prompt = self._bindings[1]
-        self._at = 0
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Prefill the prompts ``[B, S]``.
@@ -293,34 +302,18 @@ class CudaDecoderOnlySession(CudaSession):
             BadInputError: a shape beyond what is reserved.
             CannotRunError: a padded batch.
         """
-        self._check(input_ids)
-        self._refuse_padding(attention_mask)
+        self._check_prompts(input_ids, attention_mask)
         self._at = input_ids.shape[1]
         self._prompt.bind_ortvalue_input("input_ids", self._put_ids(input_ids))
         self._inputs.bind(self._prompt, 0, self._at)
         self._graphs["model"].session.run_with_iobinding(self._prompt, self._prompt_options)
         return self._fetch(self._prompt)
 
-    def step(self, tokens: Tokens) -> Tokens:
-        """Feed ``[B]`` tokens, return the next.
-
-        Raises:
-            BadInputError: no place is reserved for another token.
-        """
-        chosen = self._advance(tokens, self._at)
-        self._at += 1
-        return chosen
-
 
 class CudaEncoderDecoderSession(CudaSession):
     """An encoder graph that writes the cross K/V where the decoder graph reads them."""
 
     _step_role: Role = "decoder"
-
-    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
-        """Create both sessions."""
-        super().__init__(artifact, device, options)
-        self._start_token = artifact.manifest.checkpoint.decoder_start_token_id or 0
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make everything on the device, the cross K/V of full length among it."""
@@ -333,7 +326,7 @@ class CudaEncoderDecoderSession(CudaSession):
         }
         self._positions = self._place.put(np.arange(input_tokens, dtype=np.int64))
         self._prompt = encoder.session.io_binding()
-        self._encoded = self._stepped = 0
+        self._encoded = 0
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Encode the prompts ``[B, N]`` and run the first decoder step.
@@ -342,8 +335,7 @@ class CudaEncoderDecoderSession(CudaSession):
             BadInputError: a shape beyond what is reserved.
             CannotRunError: a padded batch.
         """
-        self._check(input_ids)
-        self._refuse_padding(attention_mask)
+        self._check_prompts(input_ids, attention_mask)
         began = perf_counter_ns()
         batch, length = input_ids.shape
         self._prompt.bind_ortvalue_input("input_ids", self._put_ids(input_ids))
@@ -352,7 +344,7 @@ class CudaEncoderDecoderSession(CudaSession):
         self._graphs["encoder"].session.run_with_iobinding(self._prompt, self._prompt_options)
         self._prompt.synchronize_outputs()
         encoded = perf_counter_ns()
-        self._stepped = 0
+        self._at = 0
         token = self.step(np.full(batch, self._start_token, dtype=np.int64))
         self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
         return token
@@ -368,16 +360,6 @@ class CudaEncoderDecoderSession(CudaSession):
         # A captured graph holds the shapes too: each length has its own.
         self._step_options = self._options_of_run(self._reserved * 2**20 + length)
         self._encoded = length
-
-    def step(self, tokens: Tokens) -> Tokens:
-        """Feed ``[B]`` tokens, return the next.
-
-        Raises:
-            BadInputError: no place is reserved for another token.
-        """
-        chosen = self._advance(tokens, self._stepped)
-        self._stepped += 1
-        return chosen
 
 
 def open_session(

@@ -44,6 +44,7 @@ class OnnxRuntimeSession:
         checkpoint = artifact.manifest.checkpoint
         self._device, self._threads = device, options.threads or default_threads()
         self._geometry, self._name = checkpoint.geometry, checkpoint.name
+        self._start_token = checkpoint.decoder_start_token_id or 0
         self._ends = [token for token in checkpoint.eos_token_ids if token < self._geometry.vocab_size]
         self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
         self._phases_ns: dict[str, int] = {}
@@ -277,11 +278,6 @@ class EncoderDecoderSession(OnnxRuntimeSession):
     """An encoder graph that writes the cross K/V where the decoder graph reads them."""
 
     _step_role: Role = "decoder"
-
-    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
-        """Create both sessions."""
-        super().__init__(artifact, device, options)
-        self._start_token = artifact.manifest.checkpoint.decoder_start_token_id or 0
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make self and cross K/V buffers of full length and both bindings."""

@@ -56,7 +56,6 @@ class TorchSession:
 
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
-        self._drawing = seed is not None
         self._choice.draw(seed)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
@@ -88,7 +87,7 @@ class TorchSession:
         """Return the best token of each row of ``[B, 1, V]``, ends of sequence aside."""
         last = logits[:, -1].index_fill(1, self._suppressed, float("-inf"))
         self._logits_dtype = str(logits.dtype)
-        if self._drawing:
+        if self._choice.drawing:
             return self._choice(last.float().cpu().numpy())
         return last.argmax(-1).cpu().numpy()  # type: ignore[no-any-return]  # argmax is typed Any
 
@@ -161,7 +160,6 @@ class TorchSession:
             torch._dynamo.reset()
 
     _past: Any = None
-    _drawing = False
 
 
 class TorchDecoderOnly(TorchSession):
@@ -204,12 +202,12 @@ class TorchDecoderOnly(TorchSession):
         import torch
 
         batch, count = input_ids.shape
-        self._length += self._steps + count
-        if self._mask is not None or batch != self._batch or self._length > self._input + self._output:
+        length = self._length + self._steps + count
+        if self._mask is not None or batch != self._batch or length > self._input + self._output:
             raise BadInputError(
                 f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
             )
-        self._steps = 0
+        self._length, self._steps = length, 0
         with torch.inference_mode():
             return self._next_tokens(self._read(input_ids))
 

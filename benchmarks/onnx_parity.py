@@ -23,8 +23,8 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-from slmbench.backends._ort_graph import bind, bind_out  # type: ignore[import-not-found]
-from slmbench.backends._ort_session import EncoderDecoderSession  # type: ignore[import-not-found]
+from slmbench.backends._ort_graph import bind, bind_out
+from slmbench.backends._ort_session import EncoderDecoderSession
 
 from slmbench.artifact import Artifact, ArtifactSpec, Role
 from slmbench.backend import Session, SessionOptions, load_backend
@@ -106,7 +106,7 @@ def report(name: str, inputs: int, found: list[Timing]) -> None:
     print(f"| {name} | {inputs} | {' | '.join(cells)} |", flush=True)
 
 
-class Recomputing(EncoderDecoderSession):  # type: ignore[misc]
+class Recomputing(EncoderDecoderSession):  # type: ignore[misc]  # a class of backends/, which mypy finds under another name
     """Our loop over the variant: the encoder's states take the place of the cross K/V."""
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:

@@ -86,10 +86,10 @@ def slmbench(given: argparse.Namespace, out: Path) -> Iterator[tuple[str, Report
     _, wall_s = run_text(command)
     with (folder / "table.csv").open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
-            rates = (float(row[name] or "nan") for name in ("prefill_tps", "decode_tps"))
+            prefill_tps, decode_tps = (float(row[name] or "nan") for name in ("prefill_tps", "decode_tps"))
             yield (
                 f"slmbench {row['backend']} {row['weight_precision']}/{row['compute_precision']}",
-                Reported(*rates, wall_s),
+                Reported(prefill_tps, decode_tps, wall_s),
             )
 
 
@@ -100,8 +100,8 @@ def llama_bench(given: argparse.Namespace) -> Iterator[tuple[str, Reported]]:
         prompt, prompt_s = run_text([*command, "-p", str(given.input_tokens), "-n", "0"])
         depth = ["-d", str(given.input_tokens)]
         decode, decode_s = run_text([*command, "-p", "0", "-n", str(given.output_tokens), *depth])
-        rates = [statistics.median(json.loads(text)[0]["samples_ts"]) for text in (prompt, decode)]
-        yield f"llama-bench {Path(gguf).name}", Reported(*rates, prompt_s + decode_s)
+        prefill_tps, decode_tps = (statistics.median(json.loads(text)[0]["samples_ts"]) for text in (prompt, decode))
+        yield f"llama-bench {Path(gguf).name}", Reported(prefill_tps, decode_tps, prompt_s + decode_s)
 
 
 def optimum_benchmark(given: argparse.Namespace) -> Iterator[tuple[str, Reported]]:
@@ -109,7 +109,8 @@ def optimum_benchmark(given: argparse.Namespace) -> Iterator[tuple[str, Reported
     shape = [str(n) for n in (given.input_tokens, given.output_tokens, given.threads)]
     text, wall_s = run_text([given.optimum_benchmark, "-c", OPTIMUM, given.model, *shape])
     line = next(line for line in text.splitlines() if line.startswith("REPORT "))
-    yield "optimum-benchmark openvino", Reported(*json.loads(line.removeprefix("REPORT ")), wall_s)
+    prefill_tps, decode_tps = json.loads(line.removeprefix("REPORT "))
+    yield "optimum-benchmark openvino", Reported(prefill_tps, decode_tps, wall_s)
 
 
 def tools_of(given: argparse.Namespace, out: Path) -> list[Tool]:
@@ -165,7 +166,7 @@ def main() -> None:
 
 
 def _median(turns: list[Reported], field: str) -> float:
-    values = [getattr(turn, field) for turn in turns]
+    values: list[float] = [getattr(turn, field) for turn in turns]
     return statistics.median(value for value in values if math.isfinite(value))
 
 

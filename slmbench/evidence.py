@@ -232,12 +232,12 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
         attention_path=loads[-1].attention_path if loads else info.case.attention,
         executed_on=loads[-1].executed_on if loads else None,
         decode_weight_bytes=info.decode_weight_bytes,
-        **_costs(info),
+        **costs_of(info),
         shortest_s=shortest_times(info, known) if known else {},
     )
 
 
-def _costs(info: CaseInfo) -> dict[str, float]:
+def costs_of(info: CaseInfo) -> dict[str, float]:
     """Return what the model must compute and move: see :mod:`slmbench.explain`."""
     phases = explain.phases(info.checkpoint, info.case.workload, kv_bytes=KV_BYTES[info.case.compute_precision])
     costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}

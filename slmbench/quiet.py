@@ -17,4 +17,4 @@ def silence_telemetry() -> None:
     os.environ["DISABLE_TELEMETRY"] = "1"
     if "openvino_telemetry" not in sys.modules:
         # None is Python's own way to say that a module must not be imported.
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as said above

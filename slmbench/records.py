@@ -311,7 +311,7 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
                 raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
 
 
-def parse_sample(line: str) -> LoadRecord | SampleRecord | MemoryRecord | FailureRecord:
+def parse_sample(line: bytes) -> LoadRecord | SampleRecord | MemoryRecord | FailureRecord:
     """Return one line of ``samples.jsonl``.
 
     Raises:

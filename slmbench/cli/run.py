@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from slmbench.request import RunRequest
 
 app = typer.Typer(add_completion=False)
+
+Names: TypeAlias = list[str]
+Counts: TypeAlias = list[int]
 
 
 def _what(*flags: str, help: str = "") -> Any:
@@ -33,47 +37,37 @@ def _fleet(*flags: str, help: str = "") -> Any:
 
 @app.command()
 def run(
-    model: Annotated[list[str] | None, _what(help="Catalog name, local folder or Hub id. Repeatable.")] = None,
-    pair: Annotated[
-        list[str] | None, _what(help="ENCODER-DECODER,DECODER-ONLY to judge against each other. Repeatable.")
-    ] = None,
+    model: Annotated[Names | None, _what(help="Catalog name, local folder or Hub id. Repeatable.")] = None,
+    pair: Annotated[Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY to be judged. Repeatable.")] = None,
     suite: Annotated[str | None, _what(help="A suite's name or YAML file.  [default: quick]")] = None,
     scale: Annotated[str | None, _what(help="A smaller version that the suite has, as small.")] = None,
-    device: Annotated[list[str] | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
-    backend: Annotated[list[str] | None, _what(help="Repeatable.")] = None,
-    precision: Annotated[
-        list[str] | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, as int8 or int8/bf16. Repeatable.")
-    ] = None,
-    input_tokens: Annotated[list[int] | None, _what(help="Repeatable.")] = None,
-    output_tokens: Annotated[list[int] | None, _what(help="Repeatable.")] = None,
-    batch: Annotated[list[int] | None, _what(help="Repeatable.")] = None,
-    samples: Annotated[list[int] | None, _what(help="Answers to each prompt, read once. Repeatable.")] = None,
+    device: Annotated[Names | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
+    backend: Annotated[Names | None, _what(help="Repeatable.")] = None,
+    precision: Annotated[Names | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, as int8/bf16. Repeatable.")] = None,
+    input_tokens: Annotated[Counts | None, _what(help="Repeatable.")] = None,
+    output_tokens: Annotated[Counts | None, _what(help="Repeatable.")] = None,
+    batch: Annotated[Counts | None, _what(help="Repeatable.")] = None,
+    samples: Annotated[Counts | None, _what(help="Answers to each prompt, read once. Repeatable.")] = None,
     prompts: Annotated[Path | None, _what(help="Text prompts: one a line, or JSON lines. Adds ttft_text.")] = None,
     threads: Annotated[int | None, _how(min=1)] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
     attention: Annotated[str | None, _how(help="best, all, or a path's name (paged, SDPA, ...).")] = None,
-    option: Annotated[list[str] | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
+    option: Annotated[Names | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
     repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples a case.")] = None,
     budget: Annotated[float | None, _how(help="Seconds to measure at most.")] = None,
     precision_target: Annotated[
         float | None, _how(help="Half-width of the 95 % intervals to stop at, in %.  [default: ttft 3, tpot 2]")
     ] = None,
     seed: Annotated[int, _how(help="Draws prompts and the order of rounds.")] = 0,
-    arm: Annotated[list[str] | None, _how(help="NAME=PYTHON, at least twice: interpreters side by side.")] = None,
+    arm: Annotated[Names | None, _how(help="NAME=PYTHON, at least twice: interpreters side by side.")] = None,
     simulate: Annotated[bool, _how("--simulate", help="Run an accelerator's pipeline without it; no timings.")] = False,
     out: Annotated[Path | None, _where(help="The run's folder.  [default: results/DATE-SUITE]")] = None,
     resume: Annotated[Path | None, _where(help="Go on with the run in this folder.")] = None,
     revision: Annotated[str | None, _where(help="Hub revision of the one --model.")] = None,
     offline: Annotated[bool, _where("--offline", help="Take Hub models from the cache only.")] = False,
-    trust_remote_code: Annotated[
-        bool, _where("--trust-remote-code", help="Run code that a checkpoint brings.")
-    ] = False,
-    dry_run: Annotated[
-        bool, _where("--dry-run", help="Print the cases and an estimate of time, memory and disk.")
-    ] = False,
-    fleet: Annotated[
-        str | None, _fleet(help="Measure on a fleet's machines: its scheduler's address, or local.")
-    ] = None,
+    trust_remote_code: Annotated[bool, _where("--trust-remote-code", help="Run a checkpoint's own code.")] = False,
+    dry_run: Annotated[bool, _where("--dry-run", help="Print the cases and what they would take.")] = False,
+    fleet: Annotated[str | None, _fleet(help="Measure on a fleet: its scheduler's address, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: machines that can use one.")] = None,
     machines: Annotated[str | None, _fleet(help="NAME,NAME: these machines alone.")] = None,
     certs: Annotated[Path | None, _fleet(help="Folder of certificates that `slmbench fleet certs` made.")] = None,
@@ -84,37 +78,7 @@ def run(
 
     Without options: the quick suite, a pair of 60M models on two engines of the CPU.
     """
-    from slmbench.request import RunRequest
-
-    request = RunRequest(
-        models=tuple(model or ()),
-        pairs=tuple(_pair(text) for text in pair or ()),
-        suite=suite,
-        scale=scale,
-        devices=tuple(device or ()),
-        backends=tuple(backend or ()),
-        precisions=tuple(precision or ()),
-        input_tokens=tuple(input_tokens or ()),
-        output_tokens=tuple(output_tokens or ()),
-        batch=tuple(batch or ()),
-        samples=tuple(samples or ()),
-        prompts=prompts,
-        threads=threads,
-        exporter=exporter,
-        attention=attention,
-        backend_options=tuple(_key_value(text, "--option") for text in option or ()),
-        repeat=repeat,
-        budget_s=budget,
-        precision_target=precision_target / 100 if precision_target is not None else None,
-        seed=seed,
-        arms=tuple(_key_value(text, "--arm") for text in arm or ()),
-        simulate=simulate,
-        out=out,
-        resume=resume,
-        revision=revision,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-    )
+    request = _request(locals())
     if fleet is not None:
         from slmbench.cli.fleet import run_fleet
 
@@ -124,6 +88,21 @@ def run(
     if where or machines or certs or insecure:
         raise BadInputError("--where, --machines, --certs and --insecure go with --fleet")
     raise typer.Exit(_preview(request, as_json) if dry_run else _execute(request, as_json))
+
+
+def _request(given: Mapping[str, Any]) -> RunRequest:
+    """Return the options, by their names, as a request; what it names alike is taken as it is."""
+    from slmbench.request import RunRequest
+
+    renamed = {"model": "models", "device": "devices", "backend": "backends", "precision": "precisions"}
+    renamed |= {"budget": "budget_s"}
+    asked = {renamed.get(name, name): value for name, value in given.items() if value is not None}
+    asked["pairs"] = [_pair(text) for text in given["pair"] or ()]
+    for flag, field in (("option", "backend_options"), ("arm", "arms")):
+        asked[field] = [_key_value(text, f"--{flag}") for text in given[flag] or ()]
+    if given["precision_target"] is not None:
+        asked["precision_target"] = given["precision_target"] / 100
+    return RunRequest.model_validate({name: value for name, value in asked.items() if name in RunRequest.model_fields})
 
 
 def _execute(request: RunRequest, as_json: bool) -> int:

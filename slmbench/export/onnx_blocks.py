@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +75,14 @@ class FeedForward:
     gate: Linear | None = None
 
 
+BlockT = TypeVar("BlockT", Attention, FeedForward)
+
+
 @dataclass(frozen=True)
-class Sublayer:
+class Sublayer(Generic[BlockT]):
     """A block with its normalisations: before it, after it, and after the residual addition."""
 
-    block: Attention | FeedForward
+    block: BlockT
     before: Norm | None = None
     after: Norm | None = None
     after_add: Norm | None = None
@@ -89,9 +92,9 @@ class Sublayer:
 class Layer:
     """Self-attention, cross-attention (in decoders of encoder-decoders), feed-forward."""
 
-    attention: Sublayer
-    feed_forward: Sublayer
-    cross: Sublayer | None = None
+    attention: Sublayer[Attention]
+    feed_forward: Sublayer[FeedForward]
+    cross: Sublayer[Attention] | None = None
 
 
 @dataclass(frozen=True)

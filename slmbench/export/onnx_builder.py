@@ -273,7 +273,7 @@ class Flow:
         """Go on with the rows that ``pick`` returns."""
         self._x = pick(self.total())
 
-    def add(self, out: Any, sublayer: Sublayer) -> None:
+    def add(self, out: Any, sublayer: Sublayer[Any]) -> None:
         """Add a block's output, with the normalisations that the sublayer has."""
         if sublayer.after is not None:
             out = self._b.norm(out, sublayer.after)

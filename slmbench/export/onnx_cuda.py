@@ -24,13 +24,13 @@ import numpy as np
 
 from slmbench.export.onnx_blocks import Attention, Network, Stack, Sublayer
 from slmbench.export.onnx_builder import MS, Builder, Flow
-from slmbench.export.onnx_encdec import cross_attention, encode, limits
+from slmbench.export.onnx_encdec import add_cross_attention, encode, limits
 from slmbench.export.onnx_graph import (
+    add_feed_forward,
     attend,
     cached_attention,
     distance_bias,
     embed,
-    feed_forward,
     grouped_positions,
     grouped_rows,
     kv_inputs,
@@ -73,7 +73,6 @@ class _Decoder:
         found = []
         for index, layer in enumerate(self.stack.layers):
             block = layer.attention.block
-            assert isinstance(block, Attention)
             shape: list[int | str] = ["batch", "past", block.kv_heads * block.head_dim]
             found += [self.b.input(f"past_key_values.{index}.{p}", self.b.real, shape) for p in ("key", "value")]
         return found
@@ -132,10 +131,9 @@ class _Decoder:
             self._biases[window] = bias
         return self._biases[window]
 
-    def out(self, sublayer: Sublayer, attended: Any) -> Any:
+    def out(self, sublayer: Sublayer[Attention], attended: Any) -> Any:
         """Return the attention's output; its matrix goes by the order of heads that the attention left."""
         block = sublayer.block
-        assert isinstance(block, Attention)
         return self.b.linear(attended, block.out if self.fused else grouped_rows(block)[1])
 
     def finish(self, states: Any, ends: Sequence[int], others: Sequence[Any] = ()) -> Any:
@@ -176,15 +174,13 @@ def decoder_only(network: Network, precision: Precision, ends: Sequence[int]) ->
     flow = Flow(b, embed(b, stack, decoder.input_ids, _places_of_table(decoder, stack)))
     for index, layer in enumerate(stack.layers):
         block = layer.attention.block
-        assert isinstance(block, Attention)
         attended = decoder.attention(flow.normed(layer.attention.before), index, block)
         if layer is stack.layers[-1]:
             # Behind the last layer's K/V nothing depends on the other positions.
             attended = _last(b, attended)
             flow.select(lambda x: _last(b, x))
         flow.add(decoder.out(layer.attention, attended), layer.attention)
-        x = flow.normed(layer.feed_forward.before)
-        flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
+        add_feed_forward(b, flow, layer.feed_forward)
     return decoder.finish(flow.total(), ends)
 
 
@@ -205,13 +201,8 @@ def step_decoder(network: Network, precision: Precision, ends: Sequence[int]) ->
     flow = Flow(b, embed(b, stack, decoder.input_ids, _places_of_table(decoder, stack)))
     for index, layer in enumerate(stack.layers):
         block = layer.attention.block
-        assert isinstance(block, Attention)
         attended = decoder.attention(flow.normed(layer.attention.before), index, block)
         flow.add(decoder.out(layer.attention, attended), layer.attention)
-        assert layer.cross is not None
-        x = flow.normed(layer.cross.before)
-        cross = (crosses[2 * index], crosses[2 * index + 1])
-        flow.add(cross_attention(b, x, layer.cross, cross, None), layer.cross)
-        x = flow.normed(layer.feed_forward.before)
-        flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
+        add_cross_attention(b, flow, layer, (crosses[2 * index], crosses[2 * index + 1]), None)
+        add_feed_forward(b, flow, layer.feed_forward)
     return decoder.finish(_last(b, flow.total()), ends, crosses)

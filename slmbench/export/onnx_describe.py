@@ -198,7 +198,7 @@ def _gemma(model: Any, max_positions: int) -> Network:
     return Network(stack, head, max_positions=max_positions)
 
 
-def _gemma_mlp(layer: Any, activation: str) -> Sublayer:
+def _gemma_mlp(layer: Any, activation: str) -> Sublayer[FeedForward]:
     return Sublayer(
         _gated(layer.mlp, _activation(activation)),
         before=_rms(layer.pre_feedforward_layernorm, plus_one=True),

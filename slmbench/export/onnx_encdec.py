@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from slmbench.export.onnx_blocks import Attention, Network, Stack, Sublayer
+from slmbench.export.onnx_blocks import Attention, Layer, Network, Stack, Sublayer
 from slmbench.export.onnx_builder import MS, Builder, Flow
 from slmbench.export.onnx_graph import (
+    add_feed_forward,
     attend,
     cached_attention,
     distance_bias,
     embed,
-    feed_forward,
     finish,
     grouped_positions,
     grouped_rows,
@@ -42,14 +42,12 @@ def encode(b: Builder, network: Network, input_ids: Any, positions: Any, masks: 
         x = flow.normed(layer.attention.before)
         attended = _self_attention(b, x, layer.attention, positions, masks, biases)
         flow.add(attended, layer.attention)
-        x = flow.normed(layer.feed_forward.before)
-        flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
+        add_feed_forward(b, flow, layer.feed_forward)
     states = flow.normed(stack.last_norm)
     outputs = []
     for index, layer in enumerate(network.decoder.layers):
         assert layer.cross is not None
         block = layer.cross.block
-        assert isinstance(block, Attention)
         for part, linear in (("key", block.key), ("value", block.value)):
             split = b.op("Reshape", b.linear(states, linear), b.const([0, 0, block.kv_heads, block.head_dim]))
             shape: list[int | str] = ["batch", block.kv_heads, "length", block.head_dim]
@@ -89,10 +87,9 @@ class _Biases:
 
 
 def _self_attention(
-    b: Builder, x: Any, sublayer: Sublayer, positions: Any, masks: tuple[Any, Any], biases: _Biases
+    b: Builder, x: Any, sublayer: Sublayer[Attention], positions: Any, masks: tuple[Any, Any], biases: _Biases
 ) -> Any:
     block, (padding, unpadded) = sublayer.block, masks
-    assert isinstance(block, Attention)
     query_matrix, out_matrix = grouped_rows(block)
     query, key, value = b.linear(x, query_matrix), b.linear(x, block.key), b.linear(x, block.value)
     if block.rope is not None:
@@ -137,29 +134,24 @@ def decoder(network: Network, bits: int | None = None) -> Any:
     presents: list[Any] = []
     for index, layer in enumerate(stack.layers):
         block = layer.attention.block
-        assert isinstance(block, Attention)
         past = (pasts[2 * index], pasts[2 * index + 1])
         x = flow.normed(layer.attention.before)
         attended, *present = cached_attention(b, x, block, past, lengths, bias)
         presents += present
         flow.add(b.linear(attended, block.out), layer.attention)
-        assert layer.cross is not None
-        x = flow.normed(layer.cross.before)
-        cross = (crosses[2 * index], crosses[2 * index + 1])
-        flow.add(cross_attention(b, x, layer.cross, cross, padding), layer.cross)
-        x = flow.normed(layer.feed_forward.before)
-        flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
+        add_cross_attention(b, flow, layer, (crosses[2 * index], crosses[2 * index + 1]), padding)
+        add_feed_forward(b, flow, layer.feed_forward)
     states = b.op("Slice", flow.total(), b.const([-1]), b.const([2**31 - 1]), b.const([1]))
     return finish(b, network, states, [input_ids, position, mask, *pasts, *crosses], presents)
 
 
-def cross_attention(b: Builder, x: Any, sublayer: Sublayer, cross: tuple[Any, Any], padding: Any) -> Any:
-    """Return attention over the encoder's K/V ``[B, kv, N, d]``; ``padding`` as in :func:`attend`."""
-    block = sublayer.block
-    assert isinstance(block, Attention)
+def add_cross_attention(b: Builder, flow: Flow, layer: Layer, cross: tuple[Any, Any], padding: Any) -> None:
+    """Add attention over the encoder's K/V ``[B, kv, N, d]`` to the stream; ``padding`` as in :func:`attend`."""
+    assert layer.cross is not None
+    x, block = flow.normed(layer.cross.before), layer.cross.block
     query_matrix, out_matrix = grouped_rows(block)
     out = attend(b, b.linear(x, query_matrix), *cross, block, padding=padding, bias=None, kv_axes=4)
-    return b.linear(out, out_matrix)
+    flow.add(b.linear(out, out_matrix), layer.cross)
 
 
 def limits(network: Network) -> dict[str, str]:

@@ -21,6 +21,7 @@ from slmbench.export.onnx_blocks import (
     Norm,
     RelativeBias,
     Stack,
+    Sublayer,
 )
 from slmbench.export.onnx_builder import MS, Builder, Flow
 
@@ -35,14 +36,15 @@ def embed(b: Builder, stack: Stack, input_ids: Any, positions: Any) -> Any:
     return x if stack.embedding_norm is None else b.norm(x, stack.embedding_norm)
 
 
-def feed_forward(b: Builder, x: Any, block: FeedForward) -> Any:
-    """Return the feed-forward block's output."""
+def add_feed_forward(b: Builder, flow: Flow, sublayer: Sublayer[FeedForward]) -> None:
+    """Add a feed-forward block, gated or not, to the stream."""
+    x, block = flow.normed(sublayer.before), sublayer.block
     if block.gate is None:
         hidden = _activate(b, b.linear(x, block.up), block.activation)
     else:
         gate = _activate(b, b.linear(x, block.gate), block.activation)
         hidden = b.op("Mul", gate, b.linear(x, block.up))
-    return b.linear(hidden, block.down)
+    flow.add(b.linear(hidden, block.down), sublayer)
 
 
 def _activate(b: Builder, x: Any, kind: str) -> Any:
@@ -235,7 +237,6 @@ def decoder_only(network: Network, bits: int | None = None) -> Any:
     flow = Flow(b, embed(b, stack, input_ids, None))
     for index, layer in enumerate(stack.layers):
         block = layer.attention.block
-        assert isinstance(block, Attention)
         x = flow.normed(layer.attention.before)
         past = (pasts[2 * index], pasts[2 * index + 1])
         attended, *present = cached_attention(b, x, block, past, lengths, None)
@@ -245,8 +246,7 @@ def decoder_only(network: Network, bits: int | None = None) -> Any:
             attended = last_position(attended)
             flow.select(last_position)
         flow.add(b.linear(attended, block.out), layer.attention)
-        x = flow.normed(layer.feed_forward.before)
-        flow.add(feed_forward(b, x, layer.feed_forward.block), layer.feed_forward)  # type: ignore[arg-type]
+        add_feed_forward(b, flow, layer.feed_forward)
     return finish(b, network, flow.total(), [input_ids, mask, *pasts], presents)
 
 
@@ -255,7 +255,6 @@ def kv_inputs(b: Builder, stack: Stack, prefix: str, length: str) -> list[Any]:
     found = []
     for index, layer in enumerate(stack.layers):
         block = layer.attention.block
-        assert isinstance(block, Attention)
         for part in ("key", "value"):
             shape: list[int | str] = ["batch", block.kv_heads, length, block.head_dim]
             found.append(b.input(f"{prefix}.{index}.{part}", b.real, shape))
@@ -271,7 +270,6 @@ def finish(b: Builder, network: Network, states: Any, inputs: list[Any], present
     outputs = [b.named(found, "logits", "FLOAT", ["batch", 1, len(stack.embedding)])]
     for index, layer in enumerate(stack.layers):
         block = layer.attention.block
-        assert isinstance(block, Attention)
         for offset, part in enumerate(("key", "value")):
             shape: list[int | str] = ["batch", block.kv_heads, "total", block.head_dim]
             outputs.append(b.named(presents[2 * index + offset], f"present.{index}.{part}", "FLOAT", shape))

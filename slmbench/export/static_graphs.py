@@ -251,7 +251,7 @@ def _graph(
 
     names = list(inputs)
 
-    class Traced(torch.nn.Module):  # type: ignore[misc]
+    class Traced(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = plan.network

@@ -110,7 +110,7 @@ def _replace_rotary(network: Any, positions: int) -> list[Callable[[], None]]:
     """Replace every rotary embedding by tables of its cosines and sines for ``positions`` places."""
     import torch
 
-    class Tables(torch.nn.Module):  # type: ignore[misc]
+    class Tables(torch.nn.Module):
         def __init__(self, source: Any, kinds: list[str | None]) -> None:
             super().__init__()
             places, like = torch.arange(positions)[None], torch.zeros(1)
@@ -222,7 +222,7 @@ def _layer(merge: Callable[..., tuple[Any, Any, Any, Any]] | None, position: Any
     """Return a transformers cache layer; ``merge`` gives what is attended to and what is kept."""
     from transformers.cache_utils import CacheLayerMixin
 
-    class Layer(CacheLayerMixin):  # type: ignore[misc]
+    class Layer(CacheLayerMixin):
         is_sliding = False
 
         def lazy_initialization(self, *_: Any) -> None:

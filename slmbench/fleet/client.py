@@ -196,9 +196,10 @@ async def _follow(link: Link, record: FleetRecord, at: Reached, folder: Path, sa
             progress = await link.call(at.address, Progress, name, op="read", run=record.run_id, offset=offset)
             if progress.run is not None:
                 write_run(folder, _run_record(progress.run, name, keys))
-            for line in progress.lines.splitlines(keepends=True):
+            # As bytes: text would also be split at line separators inside a string, which JSON need not escape.
+            for line in progress.lines.encode().splitlines(keepends=True):
                 writer.append_line(_valid(line, keys, name))
-                offset += len(line.encode())
+                offset += len(line)
             if begun and progress.state == "ended":
                 break
             # Another client's run, or one that began again since: ours is to be begun again.
@@ -213,7 +214,7 @@ async def _follow(link: Link, record: FleetRecord, at: Reached, folder: Path, sa
     await asyncio.to_thread(lambda: write_reports(read_run(folder)))
 
 
-def _valid(line: str, keys: frozenset[str], name: str) -> bytes:
+def _valid(line: bytes, keys: frozenset[str], name: str) -> bytes:
     """Return the line as it goes to disk.
 
     Raises:
@@ -225,7 +226,7 @@ def _valid(line: str, keys: frozenset[str], name: str) -> bytes:
         raise CannotRunError(one_line(f"machine {name}: sent no sample: {error.errors()[0]['msg']}")) from error
     if record.case not in keys:
         raise CannotRunError(one_line(f"machine {name}: sent a sample of {record.case}, which it was not given"))
-    return line.encode()
+    return line
 
 
 def _run_record(text: str, name: str, keys: frozenset[str]) -> RunRecord:

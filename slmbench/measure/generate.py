@@ -52,15 +52,17 @@ def generate(
     attention_mask: Tokens | None,
     output_tokens: int,
     eos_token_ids: tuple[int, ...] = (),
+    *,
+    samples: int = 1,
 ) -> Generation:
-    """Generate ``output_tokens`` tokens from ``input_ids`` ``[batch, input]`` and stamp each.
+    """Generate ``output_tokens`` tokens from ``input_ids`` ``[batch, input]``, ``samples`` rows each; stamp each token.
 
     Raises:
         ShortGenerationError: fewer tokens came, or an end-of-sequence token, which is to be suppressed.
         CannotRunError: a mask for a session that brings its own loop.
     """
     if isinstance(session, Session):
-        made = _step(session, input_ids, attention_mask, output_tokens)
+        made = _step(session, input_ids, attention_mask, (len(input_ids) * samples, output_tokens))
     else:
         if attention_mask is not None:
             raise CannotRunError("prompts of unequal length cannot be batched: this engine's own loop takes no mask")
@@ -83,15 +85,14 @@ def check_ended(tokens: Tokens, eos_token_ids: tuple[int, ...]) -> None:
         )
 
 
-def _step(session: Session, input_ids: Tokens, attention_mask: Tokens | None, output_tokens: int) -> Generation:
-    stamps = [0] * output_tokens
+def _step(session: Session, input_ids: Tokens, attention_mask: Tokens | None, shape: tuple[int, int]) -> Generation:
+    rows, output_tokens = shape
+    stamps, tokens = [0] * output_tokens, np.empty((output_tokens, rows), np.int64)
     step, now, rest = session.step, perf_counter_ns, range(1, output_tokens)
     with quiet_collector():
         begin = now()
         current = session.start(input_ids, attention_mask)
         stamps[0] = now()
-        # Of one prompt there may be several answers, so the rows are counted here.
-        tokens = np.empty((output_tokens, len(current)), np.int64)
         tokens[0] = current
         for position in rest:
             current = step(current)

@@ -59,7 +59,8 @@ def carry_out(
     elif work.sampling == "random":
         raise CannotRunError("this engine's session draws no tokens; take greedy ones")
     if work.turns == 1 and work.cache == "on":
-        return generate(session, prompts[0], attention_mask, work.output_tokens, eos_token_ids)
+        count = work.output_tokens
+        return generate(session, prompts[0], attention_mask, count, eos_token_ids, samples=work.samples)
     if not isinstance(session, Session):
         raise CannotRunError("this engine's own loop takes one prompt and gives one answer")
     if work.cache == "off":
@@ -80,31 +81,32 @@ def _converse(session: Session, prompts: Sequence[Tokens], outputs: Sequence[int
     if family == "decoder-only" and extend is None:
         raise CannotRunError("this engine's session keeps no K/V between turns")
     now, step = perf_counter_ns, session.step
-    asked: list[int] = []
-    stamps: list[int] = []
-    tokens: list[Tokens] = []
-    context = prompts[0]
+    asked, stamps = [0] * len(outputs), [0] * sum(outputs)
+    tokens = np.empty((len(stamps), len(prompts[0])), np.int64)
+    context, current, done = prompts[0], prompts[0], 0
     phases: dict[str, int] = {}
     with quiet_collector():
         begin = now()
         for turn, (said, count) in enumerate(zip(prompts, outputs, strict=True)):
-            asked.append(now() - begin if turn else 0)
             if turn and extend is not None:
-                current = extend(np.concatenate([tokens[-1][:, None], said], axis=1))
+                fed = np.concatenate([current[:, None], said], axis=1)
+            elif turn:
+                answer = tokens[done - outputs[turn - 1] : done].T
+                fed = context = np.concatenate([context, answer, said], axis=1)
             else:
-                if turn:
-                    answer = np.stack(tokens[-outputs[turn - 1] :], axis=1)
-                    context = np.concatenate([context, answer, said], axis=1)
-                current = session.start(context)
-            stamps.append(now() - begin)
-            tokens.append(current.copy())
+                fed = context
+            asked[turn] = now() - begin if turn else 0
+            current = extend(fed) if turn and extend is not None else session.start(fed)
+            stamps[done] = now() - begin
+            tokens[done] = current
             if not turn:
                 phases = session.phases_ns()
-            for _ in range(1, count):
+            for place in range(done + 1, done + count):
                 current = step(current)
-                stamps.append(now() - begin)
-                tokens.append(current.copy())
-    return Generation(tuple(stamps), phases, np.stack(tokens, axis=1), tuple(asked), tuple(outputs))
+                stamps[place] = now() - begin
+                tokens[place] = current
+            done += count
+    return Generation(tuple(stamps), phases, tokens.T.copy(), tuple(asked), tuple(outputs))
 
 
 def _uncached(session: Session, prompt: Tokens, output_tokens: int, family: Family) -> Generation:
@@ -120,14 +122,13 @@ def _uncached(session: Session, prompt: Tokens, output_tokens: int, family: Fami
     tokens = np.empty((len(prompt), output_tokens), np.int64)
     with quiet_collector():
         begin = now()
-        tokens[:, 0] = session.start(prompt)
+        current = session.start(prompt)
         stamps[0] = now() - begin
+        tokens[:, 0] = current
         phases = session.phases_ns()
         for position in range(1, output_tokens):
             so_far = tokens[:, :position]
-            if reread is not None:
-                tokens[:, position] = reread(so_far)
-            else:
-                tokens[:, position] = session.start(np.concatenate([prompt, so_far], axis=1))
+            current = reread(so_far) if reread is not None else session.start(np.concatenate([prompt, so_far], axis=1))
             stamps[position] = now() - begin
+            tokens[:, position] = current
     return Generation(tuple(stamps), phases, tokens)

@@ -26,8 +26,10 @@ def claim_sentences(run: RunColumns, sides: Sequence[Side]) -> list[str]:
             for pair in pairs_of(side):
                 if claim.metric in pair.ratios:
                     groups.setdefault(_group(pair), []).append(pair)
-        sentences += [_verdict(claim, pairs) for pairs in groups.values()]
-        sentences += _figures(claim, sides)
+        told = [*(_verdict(claim, pairs) for pairs in groups.values()), *_figures(claim, sides)]
+        if told and claim.note:
+            told[-1] += f". {claim.note}"
+        sentences += told
     return sentences
 
 
@@ -47,12 +49,11 @@ def _verdict(claim: Claim, pairs: Sequence[Pair]) -> str:
     counts += f", and at {open_} the interval does not tell" if open_ else ""
     low, high = min(pairs, key=_middle(claim)), max(pairs, key=_middle(claim))
     span = _at(claim, low) + (f" to {_at(claim, high)}" if len(pairs) > 1 else "")
-    note = f". {claim.note}" if claim.note else ""
     first, arm = pairs[0].encoder.case, f", arm {pairs[0].arm}" if pairs[0].arm else ""
     return (
         f"'{claim.says}' ({claim.source}), a factor of {claim.speedup:.2f} in {_NOUNS[claim.metric]}: "
         f"{first.checkpoint} against {pairs[0].decoder.case.checkpoint} on {pairs[0].engine} {precision_of(first)}, "
-        f"{first.device}{arm}: {span}; {counts}{note}"
+        f"{first.device}{arm}: {span}; {counts}"
     )
 
 
@@ -122,5 +123,5 @@ def _ablation(off: SideCase, on: SideCase) -> str:
     return (
         f"{case.checkpoint} without a K/V cache takes {slower.mid:.2f}x{bounds} the time per token at "
         f"{work.input_tokens} in / {work.output_tokens} out on {case.backend} {precision_of(case)}: an "
-        "ablation, no path to judge by; a ratio to such a loop holds this factor"
+        "ablation, no path to judge by; a comparison with such a loop has this factor in it"
     )

@@ -43,8 +43,8 @@ class PairRatio:
     @property
     def limits_alone(self) -> float:
         """Return the speed-up if both took the shortest time that the device's limits allow; NaN where not known."""
-        decoder, encoder = self.decoder.model.shortest_s, self.encoder.model.shortest_s
-        return decoder[self.metric] / encoder[self.metric] if {self.metric} <= {*decoder} & {*encoder} else math.nan
+        decoder, encoder = (side.model.shortest_s.get(self.metric, math.nan) for side in (self.decoder, self.encoder))
+        return decoder / encoder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from slmbench.case import Case
 from slmbench.columns import Floats, RunColumns, SampleColumns, columns_of
-from slmbench.evidence import METRICS, NANO, Evidence, evidence_of, model_of
+from slmbench.evidence import METRICS, NANO, Evidence, costs_of, evidence_of
 from slmbench.measure.metrics import DRIFT_BOUND, PERCENTILE_NEEDS
 from slmbench.records import CaseInfo, FailureRecord, LoadRecord, Run
 from slmbench.roofline import bandwidth_use, compute_use, limits_of_case
@@ -179,12 +179,12 @@ def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any
     """Return how much of the engine's read bandwidth decoding uses, how much of its matrix rate the first token, and
     for each what explains a share that needs it.
     """
-    kept, model = limits_of_case(info, limits), model_of(info, [], limits)
+    kept, costs = limits_of_case(info, limits), costs_of(info)
     read = made = None
-    if kept and model.step_bytes is not None and figures["tpot_s"] > 0:
-        read = bandwidth_use(model.step_bytes, figures["tpot_s"] / NANO, kept)
-    if kept and model.first_token_flops is not None and figures["ttft_s"] > 0:
-        made = compute_use(model.first_token_flops, figures["ttft_s"] / NANO, kept, info.case.compute_precision)
+    if kept and "step_bytes" in costs and figures["tpot_s"] > 0:
+        read = bandwidth_use(costs["step_bytes"], figures["tpot_s"] / NANO, kept)
+    if kept and figures["ttft_s"] > 0:
+        made = compute_use(costs["first_token_flops"], figures["ttft_s"] / NANO, kept, info.case.compute_precision)
     return {
         "bandwidth_use": read.share if read else math.nan,
         "bandwidth_note": read.explanation if read else None,

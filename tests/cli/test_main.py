@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +63,23 @@ def test_a_closed_pipe_is_no_error() -> None:
 def test_the_suite_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["suites", "schema"]) == 0
     assert "workloads" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
+    from slmbench.cli import run as module
+    from slmbench.request import RunRequest
+
+    given: dict[str, Any] = dict.fromkeys(inspect.signature(module.run).parameters, None)
+    given |= {"seed": 7, "budget": 3.0, "precision_target": 4.0, "threads": 1, "repeat": 2, "suite": "smoke"}
+    given |= {"scale": "small", "prompts": Path("p"), "exporter": "auto", "attention": "all", "out": Path("o")}
+    given |= {"resume": Path("r"), "revision": "v", "offline": True, "simulate": True, "trust_remote_code": True}
+    given |= {name: [name] for name in ("model", "device", "backend", "precision")} | {"device": ["cpu"]}
+    given |= {name: [3] for name in ("input_tokens", "output_tokens", "batch", "samples")}
+    given |= {"pair": ["a,b"], "option": ["k=v"], "arm": ["x=y"]}
+    request = module._request(given)
+    assert request.precision_target == pytest.approx(0.04)
+    assert (request.pairs, request.backend_options, request.arms) == ((("a", "b"),), (("k", "v"),), (("x", "y"),))
+    untouched = [name for name in RunRequest.model_fields if getattr(request, name) == getattr(RunRequest(), name)]
+    assert untouched == []
+    of_the_command = {"fleet", "where", "machines", "certs", "insecure", "dry_run", "as_json"}
+    assert {name for name, value in given.items() if value is None} == of_the_command

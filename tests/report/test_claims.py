@@ -36,7 +36,8 @@ def test_a_claim_is_held_against_each_workload(tmp_path: Path) -> None:
     text = next(line for line in sentences if "a factor of 1.94" in line)
     assert "mu-small against dec-small on openvino fp32, cpu: 1.9" in text
     assert "at 512 in / 32 out to 2.5" in text
-    assert "holds at 1 of 2 workloads, fails at 0, and at 1 the interval does not tell. An NPU's." in text
+    assert "holds at 1 of 2 workloads, fails at 0, and at 1 the interval does not tell" in text
+    assert sum(line.count("An NPU's") for line in sentences) == 2, "once a claim"
     assert "fails at 2" in next(line for line in sentences if "a factor of 10.00" in line)
     figures = next(line for line in sentences if "published for that shape: 189 ms on NPU (a paper)" in line)
     assert "mu-small here at its soonest: 5" in figures
