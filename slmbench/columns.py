@@ -26,6 +26,7 @@ from slmbench.records import (
     Run,
     RunRecord,
     SampleRecord,
+    folder_of,
     read_run_record,
 )
 
@@ -143,7 +144,7 @@ def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
     Raises:
         BadInputError: not a run, damaged, written by a newer slmbench, or with times that are no times.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
     record = read_run_record(folder / RUN_NAME)
     source = folder / SAMPLES_NAME
     warnings: list[str] = []

@@ -270,6 +270,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def folder_of(path: Path) -> Path:
+    """Return the folder of a run that is named by its folder or by one of its files.
+
+    Raises:
+        BadInputError: there is nothing of that name.
+    """
+    if not path.exists():
+        raise BadInputError(f"{path}: no such run")
+    return path if path.is_dir() else path.parent
+
+
 def read_run(path: Path) -> Run:
     """Read a run from its folder or from either of its files.
 
@@ -278,7 +289,7 @@ def read_run(path: Path) -> Run:
     Raises:
         BadInputError: not a run, damaged, or written by a newer slmbench.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
     run = Run(folder, read_run_record(folder / RUN_NAME))
     into: dict[type[BaseModel], list[Any]] = {
         LoadRecord: run.loads,

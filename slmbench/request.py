@@ -18,6 +18,15 @@ from slmbench.suite import Suite, load_suite
 from slmbench.sweep import WorkloadSweep
 
 DEFAULT_SUITE = "quick"
+#: Options whose names differ from the suite's keys that they replace.
+_FLAGS = {
+    "checkpoints": "model",
+    "pairs": "pair",
+    "backends": "backend",
+    "devices": "device",
+    "precisions": "precision",
+    "budget_s": "budget",
+}
 
 
 class RunRequest(BaseModel):
@@ -92,8 +101,18 @@ def requested_suite(request: RunRequest) -> Suite:
         return suite.with_places_of(base, without=update)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"{key}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']})") from error
+        raise BadInputError(_option_error(first["loc"], first["input"], first["msg"])) from error
+
+
+def _option_error(place: tuple[int | str, ...], given: object, message: str) -> str:
+    """Return what is wrong with an option: the suite itself was checked when it was read."""
+    message = message.removeprefix("Value error, ")
+    of_workload = place[0] == "workloads"
+    if of_workload and len(place) < 3:
+        return f"the options do not go with the suite's workloads: {message}"
+    key = str(place[2 if of_workload else 0])
+    shown = ", ".join(map(str, given)) if isinstance(given, list | tuple) else given
+    return f"--{_FLAGS.get(key, key.replace('_', '-'))} {shown}: {message}"
 
 
 def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ class Suite(_Strict):
     #: ``WEIGHTS`` or ``WEIGHTS/COMPUTE``.
     precisions: list[str] = Field(default=["fp32"], min_length=1)
     workloads: list[WorkloadSweep] = Field(min_length=1)
-    exporter: Literal["auto"] | Exporter = "auto"
+    exporter: Literal["auto", Exporter] = "auto"
     #: The best attention path of each backend, or every one it has.
     attention: Literal["best", "all"] = "best"
     threads: PositiveInt | None = None

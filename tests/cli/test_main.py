@@ -83,3 +83,22 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     assert untouched == []
     of_the_command = {"fleet", "where", "machines", "certs", "insecure", "dry_run", "as_json"}
     assert {name for name, value in given.items() if value is None} == of_the_command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--samples", "0"], "--samples 0: "),
+        (["run", "--precision", "fp31"], "--precision fp31: unknown precision"),
+        (["run", "--exporter", "nix"], "--exporter nix: Input should be 'auto', 'slmbench'"),
+        (["run", "--budget", "-3"], "--budget -3.0: "),
+        (["run", "--suite", "research-agent", "--samples", "3"], "the options do not go with the suite's workloads: "),
+        (["table", "no-such-folder"], "no-such-folder: no such run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_value_is_said_with_the_option_it_was_given_to(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(arguments) == 2
+    assert f"slmbench: error: {said}" in capsys.readouterr().err

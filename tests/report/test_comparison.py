@@ -101,7 +101,7 @@ def test_unlike_machines_end_with_3_also_when_shown(
         (["check", "--baseline", "{base}", "{slow}", "--gate", "-5%"], 2, "'-5%' is no gate"),
         (["check", "--baseline", "{base}", "{slow}", "--gates", "{gates}"], 2, "gates.yaml:2: unknown metric 'tppt'"),
         (["check", "--baseline", "{base}", "nowhere"], 2, "no such run"),
-        (["table", "nowhere"], 2, "not a run"),
+        (["table", "nowhere"], 2, "no such run"),
     ],
 )
 def test_wrong_requests_are_one_line_and_the_right_code(
