@@ -37,7 +37,8 @@ def main() -> None:
     for label, arguments in asked.items():
         turns = [(seconds(arguments), seconds(BARE)) for _ in range(given.turns)]
         ratio = statistics.median(ours / bare for ours, bare in turns)
-        print(f"{label:45} {statistics.median(ours for ours, _ in turns):.2f} s  {ratio:.1f} times the bare interpreter")
+        median_s = statistics.median(ours for ours, _ in turns)
+        print(f"{label:45} {median_s:.2f} s  {ratio:.1f} times the bare interpreter")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_no_case_has_a_place_of_its_own_in_the_order(
     measure(plan, tmp_path, settings)
     sampled = [s.case for s in records(tmp_path, SampleRecord)][::2]
     opened = [r.case for r in records(tmp_path, LoadRecord) if r.load][::2]
-    # A fair coin falls on one side at least 14 times of 16, or two agree so often, in 0.4 % of seeds; this seed is not one.
+    # A fair coin falls on one side 14 times of 16 or more with 0.4 % of seeds; this seed is none of them.
     assert 3 <= sampled.count(plan[0].key) <= 13
     assert 3 <= opened.count(plan[0].key) <= 13
     assert 3 <= sum(first == second for first, second in zip(opened, sampled, strict=True)) <= 13
