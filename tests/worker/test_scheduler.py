@@ -77,9 +77,7 @@ def test_the_same_seed_gives_the_same_order(tmp_path: Path, planned: MakePlan, q
     assert rounds[0] != rounds[1]
 
 
-def test_no_case_has_a_place_of_its_own_in_the_order(
-    tmp_path: Path, planned: MakePlan, quick: MeasureSettings
-) -> None:
+def test_no_case_has_a_place_of_its_own_in_the_order(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
     """Of two cases each is opened first, and sampled first after opening, in some waves; neither follows the other."""
     settings = replace(quick, repeat=None, min_loads=16, max_loads=16, rounds=1, budget_s=600, foreign_load_bound=100.0)
     plan = [planned(name, ttft_ms=0, step_ms=0) for name in "ab"]
