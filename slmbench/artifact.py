@@ -145,17 +145,30 @@ def read_artifact(folder: Path) -> Artifact:
     """
     path = folder / MANIFEST_NAME
     try:
-        raw = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
+    return Artifact(folder, parse_manifest(raw, str(path)))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Return the manifest, checked: its version, its fields, and that all it names lies in the artifact's folder.
+
+    Raises:
+        BadInputError: it is damaged, of another schema version, or names a file elsewhere; ``where`` says whose it is.
+    """
+    try:
+        raw = json.loads(text)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if type(version) is not int or version != SCHEMA_VERSION:
-            raise BadInputError(f"{path}: schema version {version!r:.20}, this slmbench reads {SCHEMA_VERSION}")
+            raise BadInputError(f"{where}: schema version {version!r:.20}, this slmbench reads {SCHEMA_VERSION}")
         manifest = Manifest.model_validate(raw)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{where}: not an artifact manifest: {_first_line(error)}") from error
     for relative in [*manifest.graphs.values(), *(entry.path for entry in manifest.files)]:
         if not _is_inside(relative):
-            raise BadInputError(f"{path}: '{one_line(relative)[:200]}' is no file of the artifact's folder")
-    return Artifact(folder, manifest)
+            raise BadInputError(f"{where}: '{one_line(relative)[:200]}' is no file of the artifact's folder")
+    return manifest
 
 
 def _is_inside(relative: str) -> bool:

@@ -51,6 +51,11 @@ class Checkpoint(BaseModel):
     #: Pads shorter prompts of a batch.
     pad_token_id: int = 0
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether its weights are on this machine, or can be drawn here: another one may have resolved it."""
+        return self.source == "catalog" or self.path is not None
+
 
 def resolve(
     reference: str, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False

@@ -61,6 +61,8 @@ class RunRequest(BaseModel):
     revision: str | None = None
     offline: bool = False
     trust_remote_code: bool = False
+    #: Checkpoints that another machine resolved, by the name they are asked for; they need not be on this one.
+    checkpoints: tuple[tuple[str, Checkpoint], ...] = ()
 
 
 def requested_suite(request: RunRequest) -> Suite:
@@ -134,8 +136,10 @@ def resolve_all(suite: Suite, request: RunRequest) -> dict[str, Checkpoint]:
     names = suite.all_checkpoints()
     if request.revision and len(names) != 1:
         raise BadInputError("--revision goes with exactly one --model; write org/name@revision for several")
+    known = dict(request.checkpoints)
     return {
-        name: resolve(
+        name: known.get(name)
+        or resolve(
             name,
             revision=request.revision,
             offline=request.offline,

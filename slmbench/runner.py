@@ -136,22 +136,26 @@ def _unused(folder: Path) -> bool:
 
 
 def _artifacts(plan: Plan, request: RunRequest, say: Say) -> dict[tuple[Checkpoint, ArtifactSpec], Artifact]:
-    """Return every artifact the plan needs, exporting what the store lacks.
-
-    An export runs in a process of its own: torch and the exporters stay out of the one that measures.
-    """
+    """Return every artifact the plan needs, exporting what the store lacks."""
     from slmbench.export.store import find_artifact
 
     found = {}
     for checkpoint, spec in plan.artifacts():
         artifact = find_artifact(checkpoint, spec)
         if artifact is None:
-            artifact = _export(checkpoint, spec, request, say)
+            artifact = export_in_child(checkpoint, spec, request, say)
         found[checkpoint, spec] = artifact
     return found
 
 
-def _export(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
+def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
+    """Export in a process of its own: torch and the exporters stay out of this one.
+
+    Raises:
+        CannotRunError: the checkpoint is not on this machine, or the export fails.
+    """
+    if not checkpoint.is_here:
+        raise CannotRunError(f"{checkpoint.name}: neither the model nor its artifact {spec.label()} is on this machine")
     say(f"exporting {checkpoint.name} to {spec.label()}")
     # -P: a folder named slmbench where the user stands is not the package.
     command = [sys.executable, "-P", "-m", "slmbench", "export", _reference(checkpoint), "--json"]
@@ -236,7 +240,7 @@ def _run_record(
         claims=tuple(plan.suite.claims),
         machines={arm: one.machine for arm, one in described.items()},
         versions={arm: one.versions for arm, one in described.items()},
-        options=request.model_dump(mode="json", exclude={"resume"}),
+        options=request.model_dump(mode="json", exclude={"resume", "checkpoints"}),
     )
 
 

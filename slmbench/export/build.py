@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from slmbench.artifact import (
     GOLDEN_NAME,
-    MANIFEST_NAME,
     Artifact,
     ArtifactSpec,
     FileEntry,
@@ -34,7 +33,7 @@ from slmbench.errors import CannotRunError
 from slmbench.export.golden import make_golden, reference_versions
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
-from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact, lock_of
+from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact, lock_of, move_into_place, write_manifest
 from slmbench.export.support import choose_exporter, installed_versions, refusal, route
 from slmbench.paths import cache_dir
 
@@ -126,7 +125,7 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
         exported = route(spec).writer()(checkpoint, spec, folder, progress)
         progress("hashing the files")
         _write_manifest(checkpoint, spec, folder, exported, time.perf_counter() - began)
-        _move_into_place(folder, place)
+        move_into_place(folder, place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return read_artifact(place)
@@ -175,19 +174,4 @@ def _write_manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         export_seconds=round(seconds, 3),
     )
-    path = folder / MANIFEST_NAME
-    with path.open("w", encoding="utf-8") as file:
-        file.write(manifest.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _move_into_place(folder: Path, place: Path) -> None:
-    """Rename the finished folder; what was there before goes only when the new one is ready."""
-    if place.exists():
-        old = place.with_name(f"{UNFINISHED}{place.name}-old-{os.getpid()}")
-        place.rename(old)
-        folder.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        folder.rename(place)
+    write_manifest(folder, manifest.model_dump_json(indent=1).encode())

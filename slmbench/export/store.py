@@ -5,6 +5,7 @@ An artifact is complete or absent: it is written beside its place and renamed in
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,26 +71,48 @@ class Stored:
         }
 
 
+def write_manifest(folder: Path, text: bytes) -> None:
+    """Write an artifact's manifest, the last of its files, onto the disk itself."""
+    with (folder / MANIFEST_NAME).open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def move_into_place(folder: Path, place: Path) -> None:
+    """Rename the finished folder; what was there before goes only when the new one is ready."""
+    if place.exists():
+        old = place.with_name(f"{UNFINISHED}{place.name}-old-{os.getpid()}")
+        place.rename(old)
+        folder.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        folder.rename(place)
+
+
 def find_artifact(
-    checkpoint: Checkpoint, spec: ArtifactSpec, *, note: Callable[[str], None] | None = None
+    checkpoint: Checkpoint, spec: ArtifactSpec, *, note: Callable[[str], None] | None = None, hashes: bool = True
 ) -> Artifact | None:
     """Return the stored artifact if it is whole and of the installed exporters' versions, else None.
 
-    Sizes are looked at each time, hashes once a process (and again when the manifest changes). ``note`` is told
-    why a stored artifact is not used.
+    Sizes are looked at each time, hashes once a process (and again when the manifest changes), or not at all.
+    ``note`` is told why a stored artifact is not used. Of a checkpoint whose files are not on this machine, what was
+    received is used whatever made it: it cannot be exported anew here.
     """
     folder = artifacts_dir() / spec.artifact_id(checkpoint.digest)
     if not (folder / MANIFEST_NAME).is_file():
         return None
     try:
         artifact = read_artifact(folder)
-        reason = damage(artifact, hashes=False) or _damage_by_hash(folder, _changed_ns(folder))
+        reason = damage(artifact, hashes=False)
+        if reason is None and hashes:
+            reason = _damage_by_hash(folder, _changed_ns(folder))
     except (BadInputError, OSError) as error:
         reason = str(error)
     else:
         if reason is None and artifact.manifest.artifact_id != folder.name:
             reason = f"{folder} holds another artifact ({artifact.manifest.artifact_id})"
-        made = outdated(artifact.manifest) if reason is None else None
+        made = outdated(artifact.manifest) if reason is None and checkpoint.is_here else None
         if reason is None and made is None:
             return artifact
         if made is not None and note is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -149,6 +149,17 @@ def installed_versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def missing_libraries(spec: ArtifactSpec) -> list[str]:
+    """Return the distributions that an export needs, for its golden record too, and that are not installed."""
+    now = installed_versions()
+    return [name for name in dict.fromkeys((*_TORCH, *route(spec).libraries)) if name not in now]
+
+
+def made_alike(spec: ArtifactSpec, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether everything that decides an artifact's bytes had the same version in two exports."""
+    return all(one.get(name) == other.get(name) for name in ("slmbench", *_TORCH, *route(spec).libraries))
 
 
 def outdated(manifest: Manifest) -> str | None:

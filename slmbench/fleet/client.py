@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, one_line
+from slmbench.fleet.artifacts import Supply, described
 from slmbench.fleet.link import Link, Reached, full_address, opened
-from slmbench.fleet.messages import About, Begun, Name, Planned, Progress
+from slmbench.fleet.messages import About, Begun, Name, Needed, Planned, Progress
 from slmbench.records import (
     SAMPLES_NAME,
     RunRecord,
@@ -40,6 +41,7 @@ class Member(BaseModel):
     about: About
     keys: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    needs: tuple[Needed, ...] = ()
     #: None while under way; empty when all went well; else why its open cases were not run.
     outcome: str | None = None
 
@@ -103,13 +105,16 @@ async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Ch
     reached = {one.about.name: one for one in await link.machines()}
     if request.resume:
         record = read_fleet(folder)
+        supply = Supply(link, record.request, say)
     else:
         # A path of this machine means nothing on another one; what a run needs travels by name.
         if request.prompts or request.arms:
             raise BadInputError("--prompts and --arm are files of one machine; they do not go with --fleet")
         if request.suite and request.suite.endswith((".yaml", ".yml")):
             raise BadInputError(f"--suite {request.suite}: a file of this machine; a suite's name goes with --fleet")
-        record = await _planned(link, request, _chosen(reached, choice), say)
+        request = await asyncio.to_thread(described, request)
+        supply = Supply(link, request, say)
+        record = await _planned(link, request, _chosen(reached, choice), supply, say)
         if folder.exists() and any(folder.iterdir()):
             raise BadInputError(f"{folder}: is not empty; choose another --out, or --resume {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +122,7 @@ async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Ch
     # Each ends by itself: a machine that is lost takes no other with it.
     await asyncio.gather(
         *(
-            _member(link, record, reached.get(name), name, folder, say)
+            _member(link, record, reached.get(name), name, folder, supply, say)
             for name, one in record.machines.items()
             if one.outcome != "" and one.keys
         )
@@ -137,17 +142,22 @@ def _chosen(reached: Mapping[str, Reached], choice: Choice) -> list[Reached]:
     return chosen
 
 
-async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached], say: Say) -> FleetRecord:
+async def _planned(
+    link: Link, request: RunRequest, machines: Sequence[Reached], supply: Supply, say: Say
+) -> FleetRecord:
     text = request.model_dump_json()
     plans = await asyncio.gather(
         *(link.call(one.address, Planned, one.about.name, op="plan", request=text) for one in machines)
     )
-    members = {
-        one.about.name: Member(
-            about=one.about, keys=plan.keys, left_out=plan.left_out, outcome=None if plan.keys else "runs nothing of it"
+    members = {}
+    for one, plan in zip(machines, plans, strict=True):
+        lacking = tuple(await supply.lacking(plan))
+        keys = () if lacking else plan.keys
+        outcome = None if keys else "; ".join(lacking) or "runs nothing of it"
+        left_out = (*plan.left_out, *lacking)
+        members[one.about.name] = Member(
+            about=one.about, keys=keys, left_out=left_out, needs=plan.needs, outcome=outcome
         )
-        for one, plan in zip(machines, plans, strict=True)
-    }
     for name, member in members.items():
         say(f"{name}: {len(member.keys)} cases")
     if not any(member.keys for member in members.values()):
@@ -156,12 +166,15 @@ async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached],
     return FleetRecord(run_id=uuid.uuid4().hex, request=request, machines=members)
 
 
-async def _member(link: Link, record: FleetRecord, at: Reached | None, name: str, folder: Path, say: Say) -> None:
+async def _member(
+    link: Link, record: FleetRecord, at: Reached | None, name: str, folder: Path, supply: Supply, say: Say
+) -> None:
     member = record.machines[name]
     try:
         if at is None:
             raise CannotRunError(f"machine {name}: is not in the fleet now")
         _same_machine(member.about, at.about)
+        await supply.ready(at, member.needs, member.keys)
         await _follow(link, record, at, machine_folder(folder, name), say)
         member.outcome = ""
     except SlmbenchError as error:

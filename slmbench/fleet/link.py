@@ -1,7 +1,7 @@
 """The way from a client to the machines, over Dask's scheduler; the only module beside ``nodes`` that knows Dask.
 
-A call is one of Dask's ``broadcast`` messages to one worker: plain msgpack with text in it. Nothing that comes back
-is unpickled: deserialising is off on this side, and so is msgpack's pickle extension.
+A call is one of Dask's ``broadcast`` messages to one worker: plain msgpack with text, or bytes of a file, in it.
+Nothing that comes back is unpickled: deserialising is off on this side, and so is msgpack's pickle extension.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Link:
             raise CannotRunError(f"two machines are named {', '.join(sorted(twice))}; start them with another --name")
         return sorted(found, key=lambda one: one.about.name)
 
-    async def call(self, address: str, kind: type[M], machine: str, *, op: str, **fields: str | int) -> M:
+    async def call(self, address: str, kind: type[M], machine: str, *, op: str, **fields: str | int | bytes) -> M:
         """Ask one machine.
 
         Raises:

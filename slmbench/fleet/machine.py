@@ -13,15 +13,15 @@ from typing import IO, Any
 
 from slmbench._version import __version__
 from slmbench.children import child_environment
-from slmbench.errors import ERROR_PREFIX, BadInputError
+from slmbench.errors import BadInputError
+from slmbench.fleet.child import BLOCK, reason
 from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, Begun, Planned, Progress
+from slmbench.fleet.receive import Holder
 from slmbench.machine.devices import list_devices
 from slmbench.machine.fingerprint import collect
 from slmbench.paths import cache_dir
 from slmbench.records import RUN_NAME, SAMPLES_NAME
 from slmbench.request import RunRequest
-
-_BLOCK = ("-P", "-m", "slmbench.fleet.block")
 
 
 class Machine:
@@ -36,6 +36,7 @@ class Machine:
         self._run: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._holder = Holder(self._measures)
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Return what is answered, by operation."""
@@ -44,6 +45,7 @@ class Machine:
             "slmbench_plan": self.plan,
             "slmbench_begin": self.begin,
             "slmbench_read": self.read,
+            **self._holder.handlers(),
         }
 
     def resources(self) -> dict[str, float]:
@@ -57,10 +59,10 @@ class Machine:
     async def plan(self, request: str) -> dict[str, str]:
         """Answer with :class:`Planned`. Engines may be asked for devices, so another process does it."""
         done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, *_BLOCK, "plan"], input=request.encode(), capture_output=True, check=False
+            subprocess.run, [sys.executable, *BLOCK, "plan"], input=request.encode(), capture_output=True, check=False
         )
         if done.returncode:
-            return {"json": Planned(left_out=(_reason(done.stderr, done.returncode),)).model_dump_json()}
+            return {"json": Planned(left_out=(reason(done.stderr, done.returncode),)).model_dump_json()}
         return {"json": done.stdout.decode()}
 
     def begin(self, run: str, request: str) -> dict[str, str]:
@@ -88,11 +90,15 @@ class Machine:
         if self._run != run or self._child is None:
             return {"json": Progress(state="absent").model_dump_json()}
         code = self._child.returncode
-        error = _reason((folder / "log").read_bytes(), code) if code else ""
+        error = reason((folder / "log").read_bytes(), code) if code else ""
         return {"json": Progress(state="ended", run=record, error=error).model_dump_json()}
 
     def close(self) -> None:
-        """End what is being measured; its samples stay."""
+        """End what is being measured or made; its samples stay."""
+        self._holder.close()
+        self._end()
+
+    def _end(self) -> None:
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
             self._child.wait()
@@ -109,6 +115,9 @@ class Machine:
         )
 
     def _busy(self) -> str | None:
+        return self._measures() or self._holder.making()
+
+    def _measures(self) -> str | None:
         return self._run if self._child is not None and self._child.poll() is None else None
 
     def _folder(self, run: str) -> Path:
@@ -117,10 +126,10 @@ class Machine:
         return cache_dir() / "fleet" / self.name / run
 
     def _start(self, run: str, folder: Path, request: bytes) -> None:
-        self.close()
+        self._end()
         self._log = (folder / "log").open("wb")
         self._child = subprocess.Popen(
-            [sys.executable, *_BLOCK, "measure", str(folder / "run")],
+            [sys.executable, *BLOCK, "measure", str(folder / "run")],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -142,9 +151,3 @@ def _lines(path: Path, offset: int) -> str:
         if len(block) == CHUNK_BYTES:
             block += file.readline()
     return block[: block.rfind(b"\n") + 1].decode()
-
-
-def _reason(log: bytes, code: int) -> str:
-    lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
-    marked = [line for line in lines if line.startswith(ERROR_PREFIX)]
-    return (marked or lines or [f"its process ended with code {code}"])[-1].removeprefix(ERROR_PREFIX)

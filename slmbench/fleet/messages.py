@@ -1,4 +1,7 @@
-"""What machines and clients say to each other: JSON text, checked on both sides. Nothing here imports Dask."""
+"""What machines and clients say to each other: JSON text, checked on both sides. Nothing here imports Dask.
+
+The one thing beside text are the bytes of an artifact's pieces, towards a machine.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from slmbench.artifact import ArtifactSpec, FileEntry
+from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError, one_line
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint
@@ -40,12 +45,67 @@ class About(_Message):
         return found
 
 
+class Needed(_Message):
+    """An artifact that cases open, and what a machine has of it."""
+
+    checkpoint_digest: str
+    spec: ArtifactSpec
+    #: The cases.
+    keys: tuple[str, ...]
+    state: Literal["here", "makes", "lacks"]
+    #: Why the machine cannot make it.
+    why: str = ""
+
+    def artifact_id(self) -> str:
+        """Return its name in every store."""
+        return self.spec.artifact_id(self.checkpoint_digest)
+
+
 class Planned(_Message):
     """What of a request a machine would measure."""
 
     keys: tuple[str, ...] = ()
     #: What it leaves out and why, one line each; or why it can run nothing.
     left_out: tuple[str, ...] = ()
+    #: Every artifact that the cases need.
+    needs: tuple[Needed, ...] = ()
+
+
+class Wanted(_Message):
+    """The question what a machine has of an artifact; it is to make it if it can."""
+
+    checkpoint: Checkpoint
+    spec: ArtifactSpec
+    trust_remote_code: bool = False
+
+    def artifact_id(self) -> str:
+        """Return its name in every store."""
+        return self.spec.artifact_id(self.checkpoint.digest)
+
+
+class Holding(_Message):
+    """What a machine has of an artifact."""
+
+    #: ``makes``: it is under way. ``busy``: something is measured or made, and nothing else is done meanwhile.
+    state: Literal["here", "makes", "busy", "lacks"]
+    #: Where it is here: what was hashed, and the versions of what made it.
+    files: tuple[FileEntry, ...] = ()
+    versions: dict[str, str] = {}
+    #: Why it is lacking: cannot be made, or failed to be.
+    why: str = ""
+
+
+class Receiving(_Message):
+    """What a machine has of an artifact that is being sent, and which piece it wants next."""
+
+    #: ``unknown``: to be offered again. ``refused``: it is no artifact, or there is no room for it.
+    state: Literal["here", "wants", "busy", "unknown", "refused"]
+    missing_bytes: int = Field(default=0, ge=0)
+    file: str = ""
+    index: int = Field(default=0, ge=0)
+    #: The piece that this answers had other bytes than its hash says; it was dropped.
+    damaged: bool = False
+    why: str = ""
 
 
 class Begun(_Message):

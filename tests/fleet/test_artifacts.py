@@ -1,0 +1,252 @@
+"""The client's side of artifacts, against real workers that keep them in stores of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slmbench.artifact import Artifact, damage, read_artifact
+from slmbench.checkpoint import Checkpoint, resolve
+from slmbench.errors import CannotRunError
+from slmbench.fleet import artifacts
+from slmbench.fleet.artifacts import Supply, described
+from slmbench.fleet.link import Link, Reached, opened
+from slmbench.fleet.messages import About, Holding, Needed, Planned, Receiving
+from slmbench.fleet.parcel import PIECE_BYTES, packed
+from slmbench.machine.fingerprint import collect
+from slmbench.request import RunRequest
+from tests.fleet.artifact_files import SPEC, checkpoint_elsewhere, write_artifact
+from tests.folders import make_folder
+
+distributed = pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    """Five pieces in the client's store."""
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "client"))
+    files = {"model.xml": b"<net/>", "model.bin": os.urandom(3 * PIECE_BYTES + 5)}
+    return write_artifact(checkpoint_elsewhere(tmp_path / "model"), files)
+
+
+def supply(link: Any, artifact: Artifact, lines: list[str] | None = None) -> Supply:
+    model = artifact.manifest.checkpoint
+    request = RunRequest(models=("model",), checkpoints=(("model", model),))
+    return Supply(link, request, ([] if lines is None else lines).append)
+
+
+def need(model: Checkpoint, *keys: str) -> Needed:
+    return Needed(checkpoint_digest=model.digest, spec=SPEC, keys=keys or ("a case",), state="lacks", why="no torch")
+
+
+class Workers:
+    """Workers as processes, by name; each has a store of its own."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder, self.address = folder, address
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    async def start(self, *names: str) -> None:
+        for name in names:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("holder_worker.py")), self.address, name],
+                stdout=subprocess.PIPE,
+                env={**os.environ, "SLMBENCH_CACHE": str(self.folder / name)},
+            )
+        for name in names:
+            out = self.processes[name].stdout
+            assert out is not None
+            assert await asyncio.to_thread(out.readline) == b"ready\n"
+
+    def kill(self, name: str) -> None:
+        self.processes[name].kill()
+        self.processes[name].communicate()
+
+    def holds(self, name: str, artifact: Artifact) -> bool:
+        there = read_artifact(self.folder / name / "artifacts" / artifact.folder.name)
+        return damage(there) is None and there.manifest == artifact.manifest
+
+
+@asynccontextmanager
+async def shelf(folder: Path, *names: str) -> AsyncIterator[tuple[Link, Workers]]:
+    async with distributed.Scheduler(
+        host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0", dashboard=False
+    ) as scheduler:
+        workers = Workers(folder, scheduler.address)
+        try:
+            await workers.start(*names)
+            async with opened(scheduler.address, None) as link:
+                yield link, workers
+        finally:
+            for name in workers.processes:
+                workers.kill(name)
+
+
+class Wire:
+    """A link that counts pieces, and spoils or stops what a test says."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.pieces: dict[str, int] = {}
+        self.spoil: Iterator[bool] = iter(())
+        self.kill_after: tuple[Workers, str, int] | None = None
+
+    async def call(self, address: str, kind: Any, machine: str, *, op: str, **fields: Any) -> Any:
+        if op == "piece":
+            self.pieces[machine] = self.pieces.get(machine, 0) + 1
+            if self.kill_after and self.kill_after[1:] == (machine, self.pieces[machine]):
+                self.kill_after[0].kill(machine)
+            if next(self.spoil, False):
+                fields["data"] = bytes([fields["data"][0] ^ 1]) + fields["data"][1:]
+        return await self.link.call(address, kind, machine, op=op, **fields)
+
+
+def test_each_machine_gets_it_once_and_one_that_was_killed_the_rest(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slmbench.fleet.link.CONNECT_S", 2.0)
+
+    async def run() -> None:
+        async with shelf(tmp_path, "one", "two") as (link, workers):
+            machines = {one.about.name: one for one in await link.machines()}
+            wire = Wire(link)
+            wire.kill_after = (workers, "two", 4)
+            sending = supply(wire, artifact)
+            asked = [need(artifact.manifest.checkpoint, "a", "b")]
+            chunks = [sending.ready(machines["one"], asked, [key]) for key in ("a", "b", "another artifact's")]
+            *done, lost = await asyncio.gather(
+                *chunks, sending.ready(machines["two"], asked, ["a"]), return_exceptions=True
+            )
+            assert done == [None, None, None]
+            assert isinstance(lost, CannotRunError)
+            assert wire.pieces == {"one": 6, "two": 4}
+            assert workers.holds("one", artifact)
+            await workers.start("two")
+            (again,) = [one for one in await link.machines() if one.about.name == "two"]
+            await supply(wire, artifact).ready(again, asked, ["b"])
+            # Three had arrived; the fourth was on the way.
+            assert wire.pieces["two"] == 4 + 3
+            assert workers.holds("two", artifact)
+
+    asyncio.run(run())
+
+
+def test_two_clients_and_a_spoiled_piece_end_right(tmp_path: Path, artifact: Artifact) -> None:
+    async def run() -> list[str]:
+        lines: list[str] = []
+        async with shelf(tmp_path, "one") as (link, workers):
+            (at,) = await link.machines()
+            wire = Wire(link)
+            wire.spoil = iter([False, True])
+            content = packed(artifact)
+            both = (supply(wire, artifact, lines).send(at, artifact, content) for _ in range(2))
+            await asyncio.gather(*both)
+            assert wire.pieces["one"] in (7, 8)
+            assert workers.holds("one", artifact)
+            wire.pieces.clear()
+            await supply(wire, artifact).send(at, artifact, content)
+            assert not wire.pieces
+        return lines
+
+    assert any("arrived changed; sent again" in line for line in asyncio.run(run()))
+
+
+class Machine:
+    """What a machine answers, one answer an operation."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def call(self, address: str, kind: Any, machine: str, *, op: str, **fields: Any) -> Any:
+        self.asked.append(op)
+        answer = self.answers[op]
+        return answer.pop(0) if isinstance(answer, list) else answer
+
+
+def reached(name: str = "one") -> Reached:
+    return Reached(f"tcp://{name}:1", About(slmbench_version="0", name=name, fingerprint=collect(), devices=()))
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem"),
+    [
+        ({"offer": Receiving(state="refused", why="500.0 MB more, 1.0 MB free")}, "is refused: 500.0 MB more"),
+        ({"offer": Receiving(state="wants", file="../../etc/passwd")}, "asks for more than there is"),
+        ({"offer": Receiving(state="wants", file="model.bin", index=99)}, "asks for more than there is"),
+        ({"offer": Receiving(state="unknown", why="its folder is gone")}, "in 3 tries: its folder is gone"),
+        (
+            {k: Receiving(state="wants", file="model.bin", damaged=k == "piece") for k in ("offer", "piece")},
+            "piece 0 of model.bin arrives changed each time",
+        ),
+        ({k: Receiving(state="wants", file="model.bin") for k in ("offer", "piece")}, "asks for more than there is"),
+    ],
+)
+def test_a_machine_that_does_not_take_it_is_given_up(answers: dict[str, Any], problem: str, artifact: Artifact) -> None:
+    with pytest.raises(CannotRunError, match=problem):
+        asyncio.run(supply(Machine(**answers), artifact).send(reached(), artifact, packed(artifact)))
+
+
+def test_what_a_machine_makes_or_waits_for_is_said_once(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "AGAIN_S", 0.0)
+    there = Holding(state="here", files=artifact.manifest.files)
+    makes = Holding(state="makes")
+    link, lines = Machine(artifact=[Holding(state="busy"), makes, makes, there]), []
+    model = artifact.manifest.checkpoint
+    asyncio.run(supply(link, artifact, lines).ready(reached(), [need(model)], ["a case"]))
+    assert lines == [
+        "one: model openvino fp32 (slmbench): waits for another run to end",
+        "one: model openvino fp32 (slmbench): is exported there",
+    ]
+
+
+def test_other_bytes_of_the_same_versions_are_refused_by_name(artifact: Artifact) -> None:
+    files = artifact.manifest.files
+    other = tuple(e.model_copy(update={"sha256": "0" * 64}) if e.path == "model.bin" else e for e in files)
+    same, differs = Holding(state="here", files=files), Holding(state="here", files=other)
+    newer = Holding(state="here", files=other, versions={"torch": "99"})
+    model = artifact.manifest.checkpoint
+
+    async def run() -> None:
+        link = Machine(artifact=[same, newer, differs])
+        one = supply(link, artifact)
+        for name in ("one", "two", "three"):
+            await one.ready(reached(name), [need(model)], ["a case"])
+
+    with pytest.raises(
+        CannotRunError, match=r"machine three: its model openvino .* that of this machine in model\.bin"
+    ):
+        asyncio.run(run())
+
+
+def test_what_nobody_can_make_is_known_before_anything_starts(tmp_path: Path, artifact: Artifact) -> None:
+    model = artifact.manifest.checkpoint
+    other = need(model).model_copy(update={"spec": SPEC.model_copy(update={"weight_precision": "int8"})})
+
+    async def lacking(*needs: Needed) -> list[str]:
+        return await supply(Machine(), artifact).lacking(Planned(needs=needs))
+
+    assert asyncio.run(lacking(need(model))) == []
+    assert asyncio.run(lacking(other)) == [
+        "model openvino int8 (slmbench): there no torch; here model is not on it",
+    ]
+    with pytest.raises(CannotRunError, match="was not asked for"):
+        asyncio.run(lacking(need(model.model_copy(update={"digest": "0" * 64}))))
+
+
+def test_a_folder_of_the_client_is_described_to_machines_and_a_catalog_name_is_not(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine")
+    request = described(RunRequest(models=(str(folder), "dec-tiny")))
+    ((name, one),) = request.checkpoints
+    assert (name, one.name) == (str(folder), "mine")
+    sent = RunRequest.model_validate_json(request.model_dump_json())
+    assert sent.checkpoints[0][1].path is None
+    assert sent.checkpoints[0][1].digest == resolve(str(folder)).digest
