@@ -1,0 +1,70 @@
+"""A machine with an engine and no exporters takes part: the client sends it what it opens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from slmbench.cli import run_main
+
+pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
+pytest.importorskip("openvino", reason="the extra slmbench[cpu] is not installed")
+MODEL = ["--model", "dec-tiny", "--backend", "openvino", "--input-tokens", "16", "--output-tokens", "4"]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).with_name("no_torch")), "SLMBENCH_CACHE": str(cache)}
+
+
+@contextmanager
+def node(*arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
+    """Run ``slmbench fleet ...`` and yield the last word of its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slmbench", "fleet", *arguments], stdout=subprocess.PIPE, text=True, env=env
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_without_torch_a_plan_is_made_and_nothing_can_be_exported(tmp_path: Path) -> None:
+    request = '{"models": ["mu-tiny", "dec-tiny"], "backends": ["openvino"]}'
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "slmbench.fleet.block", "plan"],
+        input=request, capture_output=True, text=True, env=environment(tmp_path), check=True,
+    )  # fmt: skip
+    planned = json.loads(done.stdout)
+    assert len(planned["keys"]) >= 2
+    assert {need["state"] for need in planned["needs"]} == {"lacks"}
+    assert planned["needs"][0]["why"] == "not installed: torch, transformers, nncf"
+
+
+@pytest.mark.slow
+def test_a_machine_without_torch_is_sent_the_artifact_and_measures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    machine = environment(tmp_path / "tablet")
+    with (
+        node("scheduler", "--port", "0") as address,
+        node("worker", "--scheduler", address, "--name", "tablet", env=machine),
+    ):
+        assert run_main(["run", "--fleet", address, *MODEL, "--repeat", "1", "--out", str(out), "--json"]) == 0
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    assert (row["machine"], row["agreement"]) == ("tablet", 1.0)
+    assert "tablet: dec-tiny openvino fp32 (optimum): is there, 18.4 MB sent" in captured.err
+    record = json.loads((out / "machines" / "tablet" / "run.json").read_text(encoding="utf-8"))
+    assert "torch" not in json.dumps(record["machines"])
+    stored = list((tmp_path / "tablet" / "artifacts").iterdir())
+    assert [folder.name for folder in stored] == [record["cases"][0]["artifact_id"]]
