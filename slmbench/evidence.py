@@ -131,6 +131,8 @@ class SideCase:
     failure: str | None = None
     #: Share of samples that another process disturbed.
     disturbed: float = 0.0
+    #: Whether each metric's interval reached its target; what the run did not say (and a baseline) is absent.
+    converged: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ class Side:
     pairs: tuple[tuple[str, str], ...] = ()
     #: What the run was asked, without what is of its place and time: enough to ask it again.
     options: dict[str, Any] = field(default_factory=dict)
+    #: Cases that ran on a stand-in for their device: they have no times and are not among ``cases``.
+    simulated: tuple[Case, ...] = ()
 
 
 #: Options that belong to one run's place and time.
@@ -167,12 +171,12 @@ def arms_of(run: RunColumns) -> list[str]:
     return list(dict.fromkeys(info.case.arm for info in run.record.cases if info.case.arm))
 
 
-def side_of(run: RunColumns, name: str, arm: str | None = None) -> Side:
+def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty: bool = False) -> Side:
     """Return a run, or one arm of it, as a side of a comparison. Simulated cases have no times and are left out.
 
     Raises:
         BadInputError: an arm that the run does not have.
-        NotComparableError: a run without a single measured case.
+        NotComparableError: a run without a single measured case, unless it may be empty.
     """
     arms = arms_of(run)
     if arm is not None and arm not in arms:
@@ -182,7 +186,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None) -> Side:
         for info in run.record.cases
         if info.case.arm == arm and not info.case.simulate
     }
-    if not any(side.evidence for side in cases.values()):
+    if not may_be_empty and not any(side.evidence for side in cases.values()):
         what = "only simulated cases" if any(i.case.simulate for i in run.record.cases) else "no samples"
         raise NotComparableError(f"{run.folder}: an empty run: {what}, so there is nothing to judge")
     return Side(
@@ -196,6 +200,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None) -> Side:
         warnings=tuple(run.warnings),
         pairs=run.record.pairs,
         options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
+        simulated=tuple(info.case for info in run.record.cases if info.case.arm == arm and info.case.simulate),
     )
 
 
@@ -204,6 +209,7 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     loads = run.loads.get(key, [])
     failures = run.failures.get(key, [])
     columns = run.samples.get(key)
+    outcome = run.record.outcomes.get(key)
     evidence = {}
     for metric in _METRICS:
         found = evidence_of(metric, columns, loads)
@@ -215,6 +221,7 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
         evidence=evidence,
         failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
         disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
+        converged=outcome.converged if outcome else {},
     )
 
 

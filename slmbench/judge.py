@@ -179,7 +179,7 @@ def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
         return None
     return (
         f"{base.name} and {new.name} are from machines that differ in {'; '.join(hard)} "
-        "(--allow-different-machine shows them side by side, without a verdict)"
+        "(`compare --by-machine` groups them by machine, --allow-different-machine shows them without a verdict)"
     )
 
 

@@ -27,6 +27,8 @@ from slmbench.errors import BadInputError, CannotRunError
 
 RUN_NAME = "run.json"
 SAMPLES_NAME = "samples.jsonl"
+#: In the folder of a fleet's run, where a plain run has :data:`RUN_NAME`.
+FLEET_NAME = "fleet.json"
 SCHEMA_VERSION = 1
 
 

@@ -22,7 +22,7 @@ from slmbench.records import (
     SampleWriter,
     write_run,
 )
-from slmbench.terms import Family
+from slmbench.terms import ComputePrecision, Device, Family, Precision
 
 GEOMETRY = Geometry(
     vocab_size=32128,
@@ -85,6 +85,9 @@ class Speed:
     parameters: int = 60_000_000
     arm: str | None = None
     simulate: bool = False
+    device: Device = "cpu"
+    weights: Precision = "fp32"
+    compute: ComputePrecision = "fp32"
     options: tuple[tuple[str, str], ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -93,11 +96,11 @@ class Speed:
         return Case(
             checkpoint=self.model,
             backend=self.backend,
-            device="cpu",
+            device=self.device,
             format="openvino" if self.engine == "openvino" else "onnx",
             exporter="slmbench",
-            weight_precision="fp32",
-            compute_precision="fp32",
+            weight_precision=self.weights,
+            compute_precision=self.compute,
             workload=Workload(input_tokens=self.input_tokens, output_tokens=self.output_tokens),
             arm=self.arm,
             simulate=self.simulate,
@@ -193,9 +196,9 @@ def _records(speed: Speed, rng: np.random.Generator, shift: np.ndarray) -> list[
                 stationary=True,
                 agreement=1.0,
                 agreement_tokens=48,
-                requested_device="cpu",
-                executed_on="cpu",
-                compute_precision="fp32",
+                requested_device=speed.device,
+                executed_on=speed.device,
+                compute_precision=speed.compute,
                 threads=2,
                 attention_path=speed.attention,
                 artifact_id="a" * 32,

@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def check(
-    baseline: Annotated[str, typer.Option(help="A baseline file, a run, or RUN@ARM.")],
+    baseline: Annotated[str, typer.Option(help="A baseline file, a run, RUN@ARM, or a fleet's run.")],
     new: Annotated[
         str | None, typer.Argument(help="The run to judge: its folder, or RUN@ARM.  [default: measure now]")
     ] = None,
@@ -40,6 +40,7 @@ def check(
     0 unchanged or improved, 1 regressed, 2 bad input, 3 not comparable, 4 inconclusive, 5 a case failed.
     """
     from slmbench.report.commands import CheckRequest, run_check
+    from slmbench.report.sides import is_fleet
 
     if new is None:
         from slmbench.resample import run_again
@@ -60,6 +61,10 @@ def check(
         annotations=annotations,
         as_json=as_json,
     )
+    if is_fleet(baseline) or is_fleet(new):
+        from slmbench.fleet.shelf import run_fleet_check
+
+        raise typer.Exit(run_fleet_check(request))
     if until_conclusive:
         from slmbench.resample import sampler
 

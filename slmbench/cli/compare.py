@@ -13,7 +13,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def compare(
     sides: Annotated[
-        list[str], typer.Argument(help="The base, then what is compared with it: runs, RUN@ARM, baseline files.")
+        list[str],
+        typer.Argument(help="The base, then what is compared with it: runs, RUN@ARM, baseline files; or fleets' runs."),
     ],
     arms: Annotated[str | None, typer.Option(help="Arms of the one run, the base first: base,new.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: ttft, tpot]")] = None,
@@ -26,25 +27,37 @@ def compare(
     allow_different_machine: Annotated[
         bool, typer.Option("--allow-different-machine", help="Show runs of unlike machines, without verdicts.")
     ] = False,
+    by_machine: Annotated[
+        bool, typer.Option("--by-machine", help="Runs of unlike machines: a column each, no figure mixed.")
+    ] = False,
     format: Annotated[str, typer.Option(help="terminal, markdown, csv, json or html.")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
 ) -> None:
-    """Compare runs: ratios with intervals, and a verdict for each metric of each case."""
-    from slmbench.report.commands import CompareRequest, run_compare
+    """Compare runs: ratios with intervals, and a verdict for each metric of each case.
 
-    run_compare(
-        CompareRequest(
-            sides=tuple(sides),
-            arms=tuple(arms.split(",")) if arms else (),
-            metrics=tuple(metric or ()),
-            where=tuple(where or ()),
-            sort=sort,
-            group=group,
-            columns=tuple(columns.split(",")) if columns else (),
-            gate=gate,
-            gates=gates,
-            allow_different_machine=allow_different_machine,
-            format=format,
-            out=out,
-        )
+    One fleet's run: its machines side by side. Two: each machine before and after.
+    """
+    from slmbench.report.commands import CompareRequest, run_compare
+    from slmbench.report.sides import is_fleet
+
+    request = CompareRequest(
+        sides=tuple(sides),
+        arms=tuple(arms.split(",")) if arms else (),
+        metrics=tuple(metric or ()),
+        where=tuple(where or ()),
+        sort=sort,
+        group=group,
+        columns=tuple(columns.split(",")) if columns else (),
+        gate=gate,
+        gates=gates,
+        allow_different_machine=allow_different_machine,
+        by_machine=by_machine,
+        format=format,
+        out=out,
     )
+    if by_machine or any(map(is_fleet, sides)):
+        from slmbench.fleet.shelf import run_shelf_compare
+
+        run_shelf_compare(request)
+        return
+    run_compare(request)

@@ -16,6 +16,7 @@ from slmbench.fleet.artifacts import Supply, described
 from slmbench.fleet.link import Link, Reached, full_address, opened
 from slmbench.fleet.messages import About, Begun, Name, Needed, Planned, Progress
 from slmbench.records import (
+    FLEET_NAME,
     SAMPLES_NAME,
     RunRecord,
     SampleWriter,
@@ -26,7 +27,6 @@ from slmbench.records import (
 )
 from slmbench.request import RunRequest
 
-FLEET_NAME = "fleet.json"
 LOCAL = "local"
 #: Seconds between two looks at a machine: it is measuring, and each look costs it a little.
 LOOK_S = 2.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slmbench.errors import ExitCode
@@ -53,14 +53,22 @@ def last_line(comparison: Comparison, code: ExitCode) -> str:
     return f"check {words[code]}: {headline(comparison)}"
 
 
-def write_outputs(comparison: Comparison, *, junit: Path | None = None, summary: Path | None = None) -> None:
+def write_outputs(
+    comparisons: Sequence[Comparison],
+    *,
+    junit: Path | None = None,
+    summary: Path | None = None,
+    problems: Sequence[str] = (),
+) -> None:
     """Write what other tools read; a job summary is appended to, as GitHub wants it.
+
+    ``problems`` are machines that could not be judged, with the reasons.
 
     Raises:
         BadInputError: a file cannot be written.
     """
     if junit:
-        write_whole(junit, junit_xml([comparison]))
+        write_whole(junit, junit_xml(comparisons, problems))
     if summary:
         earlier = summary.read_text(encoding="utf-8") if summary.exists() else ""
-        write_whole(summary, earlier + job_summary([comparison]))
+        write_whole(summary, earlier + job_summary(comparisons, problems))

@@ -48,6 +48,7 @@ class CompareRequest:
     gate: str | None = None
     gates: Path | None = None
     allow_different_machine: bool = False
+    by_machine: bool = False
     format: str = "terminal"
     out: Path | None = None
 
@@ -80,7 +81,7 @@ def compare(request: CompareRequest) -> list[Comparison]:
         NotComparableError: other machines, or nothing in common.
     """
     metrics = [metric_named(name).name for name in request.metrics]
-    gates = _gates(request.gates, request.gate)
+    gates = gates_of(request.gates, request.gate)
     sides = read_sides(request.sides, arms=request.arms, keep_tokens=request.format == "html")
     base, *others = where(sides, request.where)
     return [
@@ -103,17 +104,33 @@ def run_compare(request: CompareRequest) -> None:
         BadInputError: anything asked for is wrong.
         NotComparableError: other machines, or nothing in common.
     """
+    check_output(request)
+    show_comparisons(compare(request), request)
+
+
+def check_output(request: CompareRequest) -> None:
+    """Check what is asked of the output, before minutes of samples are read.
+
+    Raises:
+        BadInputError: a format, column, order or group is unknown.
+    """
     if request.format not in FORMATS:
         raise BadInputError(f"--format {request.format}: unknown. Known: {', '.join(FORMATS)}.")
-    # What is asked of the output is checked before minutes of samples are read.
-    columns = columns_named(request.columns)
+    columns_named(request.columns)
     sorted_rows([], request.sort)
     grouped_rows([], request.group)
-    comparisons = compare(request)
+
+
+def show_comparisons(comparisons: Sequence[Comparison], request: CompareRequest) -> None:
+    """Print or write comparisons as asked.
+
+    Raises:
+        BadInputError: the file cannot be written.
+    """
     if request.format == "terminal" and request.out is None:
         _print(comparisons, request)
         return
-    text = _rendered(comparisons, request, columns)
+    text = _rendered(comparisons, request, columns_named(request.columns))
     if request.out is not None:
         write_whole(request.out, text)
     else:
@@ -134,7 +151,9 @@ def _print(comparisons: Sequence[Comparison], request: CompareRequest) -> None:
 
 
 def _sides(comparisons: Sequence[Comparison]) -> list[Side]:
-    return [comparisons[0].base, *(comparison.new for comparison in comparisons)] if comparisons else []
+    """Return every side once: where machines are compared, each has its base."""
+    sides = [side for comparison in comparisons for side in (comparison.base, comparison.new)]
+    return list({side.name: side for side in sides}.values())
 
 
 def _rendered(comparisons: Sequence[Comparison], request: CompareRequest, columns: tuple[Column, ...]) -> str:
@@ -161,7 +180,7 @@ def run_check(request: CheckRequest, sample_more: SampleMore | None = None) -> E
         NotComparableError: other machines (unless they are to be shown), or nothing in common.
     """
     metrics = [metric_named(name).name for name in request.metrics]
-    gates = _gates(request.gates, request.gate)
+    gates = gates_of(request.gates, request.gate)
 
     def judge(share: float) -> Comparison:
         base, new = where(read_sides([request.baseline, request.new]), request.where)
@@ -181,7 +200,7 @@ def run_check(request: CheckRequest, sample_more: SampleMore | None = None) -> E
     else:
         comparison = judge_until_conclusive(judge, sample_more, request.budget_s)
     code = exit_code([comparison], allow_missing=request.allow_missing)
-    write_outputs(comparison, junit=request.junit, summary=request.summary)
+    write_outputs([comparison], junit=request.junit, summary=request.summary)
     _print_check(comparison, code, request)
     return code
 
@@ -199,7 +218,12 @@ def _print_check(comparison: Comparison, code: ExitCode, request: CheckRequest) 
         print("\n".join(annotation_lines([comparison])))
 
 
-def _gates(file: Path | None, default: str | None) -> Gates:
+def gates_of(file: Path | None, default: str | None) -> Gates:
+    """Return the gates of a file, with another default if one is given.
+
+    Raises:
+        BadInputError: the file or the default is wrong.
+    """
     gates = read_gates(file) if file else Gates()
     return gates.with_default(parse_share(default, "--gate") if default is not None else None)
 

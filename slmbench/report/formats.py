@@ -71,10 +71,11 @@ def _exported(case: SideCase) -> list[tuple[str, Evidence]]:
     return [(metric, case.evidence[metric]) for metric in _EXPORTED if metric in case.evidence]
 
 
-def junit_xml(comparisons: Sequence[Comparison]) -> str:
+def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:
     """Return JUnit XML, one test a case and metric.
 
     A regression is a failure, a failed case an error, and so is what could not be told: neither is a pass.
+    ``problems`` are machines that could not be judged: errors, too.
     """
     suites = ElementTree.Element("testsuites", name="slmbench check")
     for comparison in comparisons:
@@ -89,6 +90,12 @@ def junit_xml(comparisons: Sequence[Comparison]) -> str:
         for key in comparison.only_base:
             test = ElementTree.SubElement(suite, "testcase", classname=_xml(key), name="case")
             ElementTree.SubElement(test, "error", message="not measured on the new side", type="missing")
+    if problems:
+        machines = ElementTree.SubElement(suites, "testsuite", name="machines")
+        for problem in problems:
+            test = ElementTree.SubElement(machines, "testcase", classname="machines", name=_xml(problem.split(":")[0]))
+            ElementTree.SubElement(test, "error", message=_xml(problem), type="not comparable")
+    for suite in suites:
         for kind, plural in (("failure", "failures"), ("error", "errors")):
             suite.set(plural, str(len(suite.findall(f"testcase/{kind}"))))
         suite.set("tests", str(len(suite.findall("testcase"))))
@@ -122,9 +129,9 @@ def _sentence(judgement: Judgement) -> str:
     return f"{judgement.verdict}: {text}"
 
 
-def job_summary(comparisons: Sequence[Comparison]) -> str:
+def job_summary(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:
     """Return Markdown for ``$GITHUB_STEP_SUMMARY``: what matters in a table, everything else folded."""
-    parts = []
+    parts = [f"## slmbench: not comparable: {escape_markdown(problem)}\n" for problem in problems]
     for comparison in comparisons:
         parts.append(f"## slmbench: {escape_markdown(headline(comparison))}\n")
         loud = [j for j in comparison.judgements if j.verdict in ("regressed", "improved", "inconclusive")]
@@ -142,9 +149,9 @@ def _ratio(judgement: Judgement) -> str:
     return f"{ratio.mid:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio.known else f"{ratio.mid:.3f}"
 
 
-def annotation_lines(comparisons: Sequence[Comparison]) -> list[str]:
+def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> list[str]:
     """Return GitHub workflow commands: an error a regression or failure, a warning where nothing could be told."""
-    lines = []
+    lines = [_command("error", "slmbench: not comparable", problem) for problem in problems]
     for comparison in comparisons:
         if comparison.unjudged:
             lines.append(_command("error", "slmbench: not comparable", comparison.unjudged))

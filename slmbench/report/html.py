@@ -48,7 +48,7 @@ VERDICT_FIRST = ("model", "metric", "verdict", "ratio", "base", "new", "lengths"
 
 
 @dataclass
-class _Page:
+class Page:
     """What the template shows."""
 
     title: str
@@ -103,7 +103,7 @@ def _bundle() -> str:
 
 def run_charts(run: RunColumns) -> dict[str, dict[str, Any]]:
     """Return the charts of a run's report, Vega-Lite specifications by title; those without data are left out."""
-    page = _Page(title="", subtitle="", sentences=[], warnings=[])
+    page = Page(title="", subtitle="", sentences=[], warnings=[])
     _add_charts(page, run)
     return {chart["title"]: chart["spec"] for chart in page.charts}
 
@@ -111,7 +111,7 @@ def run_charts(run: RunColumns) -> dict[str, dict[str, Any]]:
 def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     """Return the report of a run as one HTML file."""
     record = run.record
-    page = _Page(
+    page = Page(
         title=f"slmbench: {record.suite or 'run'}",
         subtitle=_run_subtitle(run),
         sentences=run_sentences(run) or _plain_sentences(frame),
@@ -125,7 +125,7 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     return page.render()
 
 
-def _add_charts(page: _Page, run: RunColumns) -> None:
+def _add_charts(page: Page, run: RunColumns) -> None:
     sides = sides_of(run)
     _add_distributions(page, [(_named(side, case), case) for side in sides for case in side.cases.values()])
     _add_run_charts(page, run, sides)
@@ -153,10 +153,11 @@ def _named(side: Side, case: SideCase) -> str:
 def _run_table(frame: pd.DataFrame, ids: Mapping[str, str]) -> dict[str, Any]:
     table = text_table(frame)
     keys = [row["case"] for row in frame.to_dict("records") if math.isfinite(row["ttft_s"])]
-    return _html_table("Results", table, [ids[key] for key in keys])
+    return html_table("Results", table, [ids[key] for key in keys])
 
 
-def _html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, Any]:
+def html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, Any]:
+    """Return a table as the template takes it; ``links`` are the anchors of its rows, if they have any."""
     rows = [
         {"cells": row, "link": links[index] if links else "", "classes": [_cell_class(cell) for cell in row]}
         for index, row in enumerate(table.rows)
@@ -174,10 +175,11 @@ def _html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str,
 
 def _cell_class(cell: str) -> str:
     words = cell.split()
-    return next((f"v-{verdict}" for verdict in MARKS if verdict in words), "wrap" if len(cell) > 40 else "")
+    plain = "lines" if "\n" in cell else "wrap" if len(cell) > 40 else ""
+    return next((f"v-{verdict}" for verdict in MARKS if verdict in words), plain)
 
 
-def _add_distributions(page: _Page, labelled: Sequence[tuple[str, SideCase]]) -> None:
+def _add_distributions(page: Page, labelled: Sequence[tuple[str, SideCase]]) -> None:
     caption = (
         "Every point is one generation; within a row the loads lie above one another. The bar is the 95 % interval "
         "over loads. Click a family to single it out."
@@ -188,7 +190,7 @@ def _add_distributions(page: _Page, labelled: Sequence[tuple[str, SideCase]]) ->
         page.add_chart(title[0].upper() + title[1:], caption, charts.distribution(shown, metric))
 
 
-def _add_run_charts(page: _Page, run: RunColumns, sides: Sequence[Side]) -> None:
+def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side]) -> None:
     pairs = [(_pair_label(pair, side), pair) for side in sides for pair in pairs_of(side)]
     page.add_chart(
         "Encoder-decoder against decoder-only",
@@ -302,7 +304,7 @@ def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
 def _run_facts(run: RunColumns) -> Iterator[dict[str, Any]]:
     record = run.record
     for arm, machine in record.machines.items():
-        facts = [*_flat(machine), *(_flat(record.versions.get(arm, {})))]
+        facts = [*flat(machine), *(flat(record.versions.get(arm, {})))]
         yield {"title": f"Machine{f' of arm {arm}' if arm else ''}", "facts": facts}
     facts = [
         ("run", record.run_id),
@@ -310,17 +312,18 @@ def _run_facts(run: RunColumns) -> Iterator[dict[str, Any]]:
         ("seed", str(record.seed)),
         ("created, finished", f"{record.created}, {record.finished or 'not finished'}"),
         ("slmbench", record.slmbench_version),
-        *_flat(record.options),
-        *_flat(record.limits),
+        *flat(record.options),
+        *flat(record.limits),
     ]
     yield {"title": "Run", "facts": [(name, one_line(value)) for name, value in facts]}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return a tree's leaves by dotted name, as text on one line."""
     facts: list[tuple[str, str]] = []
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            facts += _flat(value, f"{prefix}{name}.")
+            facts += flat(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple) and not any(isinstance(entry, Mapping) for entry in value):
             facts.append((f"{prefix}{name}", one_line(", ".join(map(str, value)))))
         else:
@@ -329,19 +332,20 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def comparison_report(comparisons: Sequence[Comparison]) -> str:
-    """Return comparisons with one base as one HTML file."""
-    base = comparisons[0].base
-    page = _Page(
-        title=f"slmbench: {', '.join(c.new.name for c in comparisons)} against {base.name}",
-        subtitle=f"base {base.name}, {base.created}",
+    """Return comparisons, with one base or each with its own, as one HTML file."""
+    bases = {comparison.base.name: comparison.base for comparison in comparisons}
+    page = Page(
+        title=f"slmbench: {', '.join(c.new.name for c in comparisons)} against {', '.join(bases)}",
+        subtitle="; ".join(f"base {base.name}, {base.created}" for base in bases.values()),
         sentences=[headline(comparison) for comparison in comparisons],
         mood=_mood(comparisons),
     )
-    labels = {key: charts.side_label(case, base) for key, case in base.cases.items()}
     for comparison in comparisons:
+        base = comparison.base
+        labels = {key: charts.side_label(case, base) for key, case in base.cases.items()}
         rows = rows_of(comparison)
         table = comparison_table(comparison, rows, columns_named(VERDICT_FIRST, fold=True))
-        shown = _html_table(f"{comparison.new.name} against {base.name}", table, [])
+        shown = html_table(f"{comparison.new.name} against {base.name}", table, [])
         mean = [f"geometric mean of new / base: {', '.join(means(comparison))}"] if comparison.means else []
         page.tables.append({**shown, "notes": [*mean, *notes(comparison)]})
         page.add_chart(
@@ -349,25 +353,28 @@ def comparison_report(comparisons: Sequence[Comparison]) -> str:
             "New over base with 95 % intervals; the dashed lines are the gates. Click a verdict to single it out.",
             charts.ratio_forest(comparison, labels),
         )
-    sides = [base, *(comparison.new for comparison in comparisons)]
-    labelled = [
-        (f"{labels.get(key, key)}, {side.name}", side.cases[key])
-        for key in base.cases
-        for side in sides
-        if key in side.cases
-    ]
+    sides = {side.name: side for comparison in comparisons for side in (comparison.base, comparison.new)}.values()
+    labelled = []
+    for base in bases.values():
+        compared = [base, *(comparison.new for comparison in comparisons if comparison.base.name == base.name)]
+        labelled += [
+            (f"{charts.side_label(case, base)}, {side.name}", side.cases[key])
+            for key, case in base.cases.items()
+            for side in compared
+            if key in side.cases
+        ]
     _add_distributions(page, labelled)
-    page.tables[0]["notes"] += pair_lines(sides)
+    page.tables[0]["notes"] += pair_lines(list(sides))
     page.machines = [
-        {"title": f"Machine of {side.name}", "facts": [*_flat(side.machine), *_flat(side.versions)]} for side in sides
+        {"title": f"Machine of {side.name}", "facts": [*flat(side.machine), *flat(side.versions)]} for side in sides
     ]
     return page.render()
 
 
 def chart_page(title: str, specs: Sequence[dict[str, Any]], table: TextTable) -> str:
     """Return charts and a table as one HTML file."""
-    page = _Page(title=title, subtitle="", sentences=list(table.notes) or [title])
-    page.tables.append(_html_table("Figures", table, []))
+    page = Page(title=title, subtitle="", sentences=list(table.notes) or [title])
+    page.tables.append(html_table("Figures", table, []))
     for spec in specs:
         page.add_chart(title, "", spec)
     return page.render()

@@ -41,6 +41,15 @@ class PairRatio:
         return self.estimate.interval()
 
     @property
+    def verdict(self) -> str:
+        """Return what the interval says of the encoder-decoder, in a word or two; never more than it shows."""
+        _, faster, slower, _ = _WORDS[self.metric]
+        speedup = self.speedup
+        if not speedup.known:
+            return "one load: not known"
+        return faster if speedup.low > 1 else slower if speedup.high < 1 else "not told apart"
+
+    @property
     def limits_alone(self) -> float:
         """Return the speed-up if both took the shortest time that the device's limits allow; NaN where not known."""
         decoder, encoder = (side.model.shortest_s.get(self.metric, math.nan) for side in (self.decoder, self.encoder))

@@ -11,7 +11,7 @@ from slmbench.baseline import is_baseline, read_baseline
 from slmbench.columns import RunColumns, read_columns
 from slmbench.errors import BadInputError, nearest
 from slmbench.evidence import Side, SideCase, arms_of, side_of
-from slmbench.records import RUN_NAME, SAMPLES_NAME
+from slmbench.records import FLEET_NAME, RUN_NAME, SAMPLES_NAME
 
 
 def read_sides(names: Sequence[str], *, arms: Sequence[str] = (), keep_tokens: bool = False) -> list[Side]:
@@ -29,13 +29,13 @@ def read_sides(names: Sequence[str], *, arms: Sequence[str] = (), keep_tokens: b
         if len(chosen) < 2:
             has = f"has {len(chosen)} of them" if chosen else "has none"
             raise BadInputError(f"{names[0]}: a single run is compared by its arms, and this one {has}; name two runs")
-        return _distinct([side_of(run, arm, arm) for arm in chosen])
+        return distinct([side_of(run, arm, arm) for arm in chosen])
     if arms:
         raise BadInputError("--arms goes with a single run; write RUN@ARM for several")
     if len(names) < 2:
         raise BadInputError(f"{names[0] if names else 'nothing'}: two sides or more are compared")
     runs: dict[Path, RunColumns] = {}
-    return _distinct([read_side(name, runs=runs, keep_tokens=keep_tokens) for name in names])
+    return distinct([read_side(name, runs=runs, keep_tokens=keep_tokens) for name in names])
 
 
 def read_side(name: str, *, runs: dict[Path, RunColumns] | None = None, keep_tokens: bool = False) -> Side:
@@ -50,6 +50,8 @@ def read_side(name: str, *, runs: dict[Path, RunColumns] | None = None, keep_tok
         return read_baseline(path)
     if not path.exists():
         raise BadInputError(f"{path}: no such run, file or baseline")
+    if is_fleet(path):
+        raise BadInputError(f"{path}: is a fleet's run; name one machine's, in {path / 'machines'}")
     folder = path.resolve() if path.is_dir() else path.resolve().parent
     kept = runs if runs is not None else {}
     if folder not in kept:
@@ -69,13 +71,19 @@ def _split_arm(name: str) -> tuple[Path, str | None]:
     return Path(stem), arm
 
 
-def _distinct(sides: list[Side]) -> list[Side]:
+def distinct(sides: Sequence[Side]) -> list[Side]:
     """Give sides of equal names numbers, so that a table can tell them apart."""
     names = [side.name for side in sides]
     return [
         replace(side, name=f"{side.name} ({index})") if names.count(side.name) > 1 else side
         for index, side in enumerate(sides, 1)
     ]
+
+
+def is_fleet(name: str | Path) -> bool:
+    """Return whether that is the folder of a fleet's run, or its ``fleet.json``."""
+    path = Path(name)
+    return (path / FLEET_NAME).is_file() or (path.name == FLEET_NAME and path.is_file())
 
 
 #: What ``--where`` and ``--sort`` know of a case.
