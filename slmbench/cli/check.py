@@ -62,7 +62,7 @@ def check(
         as_json=as_json,
     )
     if is_fleet(baseline) or is_fleet(new):
-        from slmbench.fleet.shelf import run_fleet_check
+        from slmbench.fleet.check import run_fleet_check
 
         raise typer.Exit(run_fleet_check(request))
     if until_conclusive:

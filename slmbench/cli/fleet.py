@@ -14,7 +14,6 @@ import typer
 from slmbench.errors import BadInputError, CannotRunError, ExitCode, one_line
 
 if TYPE_CHECKING:
-    from slmbench.fleet.client import FleetRecord
     from slmbench.request import RunRequest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -110,6 +109,8 @@ def run_fleet(
     _root()
     from slmbench.fleet.client import Choice, linked, run_on_fleet
     from slmbench.fleet.table import fleet_table
+    from slmbench.fleet.write import print_fleet, write_fleet
+    from slmbench.report.text import make_console
 
     choice = Choice(tuple(filter(None, (machines or "").split(","))), _device(where))
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-fleet"
@@ -122,33 +123,16 @@ def run_fleet(
             return await run_on_fleet(link, request, folder, choice, say)
 
     record = _run(measure())
+    write_fleet(folder)
     table = fleet_table(folder, record)
-    table.to_csv(folder / "table.csv", index=False)
     if as_json:
         typer.echo(table.to_json(orient="records", indent=1))
     else:
-        _print(folder, record)
+        print_fleet(make_console(), folder)
     say(f"everything is in {folder}")
     lost = any(one.outcome for one in record.machines.values() if one.keys)
     failed = "failure" in table and table["failure"].notna().any()
     return ExitCode.FAILED if lost or failed else ExitCode.OK
-
-
-def _print(folder: Path, record: FleetRecord) -> None:
-    """Print each machine's table under its name: no line of one holds a figure of another."""
-    from rich.text import Text
-
-    from slmbench.fleet.table import machine_runs
-    from slmbench.report import print_run
-    from slmbench.report.text import make_console
-
-    console = make_console()
-    for name, run in machine_runs(folder, record).items():
-        console.print(Text(f"\n{name}", style="bold"))
-        print_run(console, run)
-    for name, member in record.machines.items():
-        if member.outcome:
-            console.print(Text(f"not run to its end on {name}: {member.outcome}"))
 
 
 def _device(where: str | None) -> str | None:

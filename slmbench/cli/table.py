@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def table(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or its run.json or samples.jsonl.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its run.json or samples.jsonl; or a fleet's run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON, in SI units.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
     format: Annotated[
@@ -24,6 +24,11 @@ def table(
     write: Annotated[bool, typer.Option("--write", help="Also write table.md, table.csv and report.html.")] = False,
 ) -> None:
     """Make a run's tables again from its samples."""
+    from slmbench.report.sides import is_fleet
+
+    if is_fleet(run):
+        _fleet(run, as_json=as_json, markdown=markdown, write=write, others=bool(format or plots))
+        return
     if format:
         from slmbench.report.commands import export
 
@@ -49,3 +54,24 @@ def table(
 
         for path in write_pictures(plots, run_charts(columns)):
             typer.echo(path, err=True)
+
+
+def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: bool) -> None:
+    """Make a fleet's tables again: one machine's after the other, then all side by side."""
+    from slmbench.errors import BadInputError
+    from slmbench.fleet.sides import read_machines
+    from slmbench.fleet.table import fleet_table
+    from slmbench.fleet.write import fleet_markdown, print_fleet, write_fleet
+    from slmbench.report.text import make_console
+
+    folder = run if run.is_dir() else run.parent
+    if others:
+        raise BadInputError(f"{run}: --format and --plots are of one machine's run, in {folder / 'machines'}")
+    if as_json:
+        typer.echo(fleet_table(folder, read_machines(folder).record).to_json(orient="records", indent=1))
+    elif markdown:
+        typer.echo(fleet_markdown(read_machines(folder)), nl=False)
+    else:
+        print_fleet(make_console(), folder)
+    if write:
+        write_fleet(folder)

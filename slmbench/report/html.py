@@ -176,6 +176,7 @@ def html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, 
 def _cell_class(cell: str) -> str:
     words = cell.split()
     plain = "lines" if "\n" in cell else "wrap" if len(cell) > 40 else ""
+    plain += " best" if words[:1] == ["*"] else ""
     return next((f"v-{verdict}" for verdict in MARKS if verdict in words), plain)
 
 

@@ -173,11 +173,13 @@ def shelf_page(shelf: Shelf, title: str) -> str:
         title=f"slmbench: {title}",
         subtitle=f"{len(shelf.kinds)} kinds of machines, {len(shelf.places)} devices. {LEGEND}",
         sentences=headlines(shelf) or ["Nothing was measured."],
-        warnings=list(shelf.notes),
     )
     for matrix in shelf.matrices:
         page.tables.append(_table(matrix_table(matrix)))
     page.tables += [_table(table) for table in pair_tables(shelf)]
+    if shelf.notes:
+        nothing = TextTable(headers=[], rows=[], numeric=[], notes=list(shelf.notes))
+        page.tables.append(html_table("Not run, failed, left out", nothing, []))
     labelled = [(_chart_label(at), at.pair) for at in shelf.pairs]
     page.add_chart(
         "Encoder-decoder against decoder-only, on each machine",

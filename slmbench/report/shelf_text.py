@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from slmbench.case import Workload
 from slmbench.errors import one_line
 from slmbench.evidence import METRICS
-from slmbench.report.best import Best, Entry, Place, Rival, Row, untold
+from slmbench.report.best import FAR, Best, Entry, Place, Rival, Row, untold
 from slmbench.report.pairs import PairRatio, parameters, precision_of
 from slmbench.report.shelf import Kind, Matrix, PairAt, Shelf
 from slmbench.report.text import EMPTY, bounded, escape_markdown, markdown_table
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 BEST, TIE = "*", "~"
 LEGEND = (
     f"Medians; in brackets the 95 % interval over loads. {BEST} best of the table; {TIE} not told apart from the best: "
-    "by ratios round by round within one run, by intervals that overlap between machines and runs. No figure holds "
-    "samples of two machines."
+    f"by ratios round by round within one run; between machines and runs, where intervals overlap or figures are less "
+    f"than {FAR:.0%} apart. No figure holds samples of two machines."
 )
 #: Characters of a line within a cell; words longer than this stay whole.
 _CELL = 22

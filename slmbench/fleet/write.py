@@ -1,0 +1,74 @@
+"""A fleet's tables, made again from its samples: every machine's own, then its machines side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slmbench.columns import read_columns
+from slmbench.errors import NotComparableError, one_line
+from slmbench.fleet.client import read_fleet
+from slmbench.fleet.shelf import shelf_of_fleet
+from slmbench.fleet.sides import Machines, read_machines, run_folders
+from slmbench.records import write_whole
+from slmbench.report.shelf import Shelf
+from slmbench.report.shelf_text import print_shelf, shelf_markdown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_fleet(console: Console, folder: Path) -> None:
+    """Print each machine's table under its name, then the machines side by side, then what was not run.
+
+    Raises:
+        BadInputError: not a fleet's run, or one of its runs is damaged.
+    """
+    from rich.text import Text
+
+    from slmbench.report import print_run
+
+    for name in read_fleet(folder).machines:
+        for path in run_folders(folder, name):
+            console.print(Text(f"\n{one_line(name)}", style="bold"))
+            print_run(console, read_columns(path))
+    machines = read_machines(folder)
+    shelf = _shelf(machines)
+    if shelf is None or len(shelf.places) < 2:
+        for line in machines.notes():
+            console.print(Text(one_line(line)))
+        return
+    console.print(Text("\nThe machines side by side", style="bold"))
+    print_shelf(console, shelf)
+
+
+def write_fleet(folder: Path) -> None:
+    """Write ``table.csv``, ``table.md`` and ``report.html`` of the whole fleet.
+
+    Raises:
+        BadInputError: not a fleet's run, or the folder cannot be written.
+    """
+    from slmbench.fleet.table import fleet_table
+    from slmbench.report.shelf_formats import shelf_page
+
+    machines = read_machines(folder)
+    write_whole(folder / "table.csv", fleet_table(folder, machines.record).to_csv(index=False, lineterminator="\n"))
+    write_whole(folder / "table.md", fleet_markdown(machines))
+    shelf = _shelf(machines)
+    if shelf is not None:
+        write_whole(folder / "report.html", shelf_page(shelf, machines.label))
+
+
+def fleet_markdown(machines: Machines) -> str:
+    """Return the machines side by side as Markdown, or why there is nothing to show."""
+    shelf = _shelf(machines)
+    if shelf is not None:
+        return shelf_markdown(shelf)
+    return "\n".join(["Nothing was measured.", "", *(f"- {one_line(line)}" for line in machines.notes()), ""])
+
+
+def _shelf(machines: Machines) -> Shelf | None:
+    try:
+        return shelf_of_fleet(machines)
+    except NotComparableError:
+        return None
