@@ -43,6 +43,8 @@ def scheduler(
     from slmbench.fleet.nodes import serve_scheduler
 
     full_address(f"{host}:{port}", certs, insecure)
+    if dashboard is not None:
+        _check_dashboard(dashboard)
     _run(serve_scheduler(host, port, dashboard, certs))
 
 
@@ -67,7 +69,7 @@ def status(
     insecure: Insecure = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the machines, what they can use, and what they measure now."""
+    """List the machines, what they can use, and how far they are with what they measure now."""
     import json
 
     from slmbench.fleet.client import linked
@@ -80,9 +82,8 @@ def status(
             return
         for about in machines:
             usable = "; ".join(f"{device}: {', '.join(names)}" for device, names in about.usable().items())
-            state = f"measures {about.busy}" if about.busy else "free"
             cpu = about.fingerprint.hardware.cpu_model
-            typer.echo(one_line(f"{about.name}  {state}  {usable or 'no usable device'}  ({cpu})"))
+            typer.echo(one_line(f"{about.name}  {about.doing()}  {usable or 'no usable device'}  ({cpu})"))
 
     _run(ask())
 
@@ -133,6 +134,15 @@ def run_fleet(
     lost = any(one.outcome for one in record.machines.values() if one.keys)
     failed = "failure" in table and table["failure"].notna().any()
     return ExitCode.FAILED if lost or failed else ExitCode.OK
+
+
+def _check_dashboard(address: str) -> None:
+    """Refuse what Dask would pass over in silence: it serves no dashboard then."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise BadInputError(f"--dashboard {address}: HOST:PORT is expected, as 127.0.0.1:8787")
+    if find_spec("bokeh") is None:
+        raise CannotRunError("--dashboard needs bokeh; pip install bokeh")
 
 
 def _device(where: str | None) -> str | None:

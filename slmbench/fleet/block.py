@@ -12,6 +12,7 @@ from slmbench.children import follow_host
 from slmbench.errors import ERROR_PREFIX, SlmbenchError, one_line
 from slmbench.fleet.making import localized, make, needs
 from slmbench.fleet.messages import Planned, Wanted
+from slmbench.fleet.tally import TallyWriter
 from slmbench.records import RUN_NAME
 from slmbench.request import RunRequest, plan_request
 
@@ -31,7 +32,8 @@ def measure(request: RunRequest, folder: Path) -> None:
     from slmbench.runner import execute
 
     began = (folder / RUN_NAME).exists()
-    execute(localized(request).model_copy(update={"resume": folder} if began else {"out": folder}))
+    place = {"resume": folder} if began else {"out": folder}
+    execute(localized(request).model_copy(update=place), observer=TallyWriter(folder))
 
 
 def main(arguments: list[str]) -> int:

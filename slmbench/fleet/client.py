@@ -159,7 +159,7 @@ async def _planned(
             about=one.about, keys=keys, left_out=left_out, needs=plan.needs, outcome=outcome
         )
     for name, member in members.items():
-        say(f"{name}: {len(member.keys)} cases")
+        say(f"{name}: {len(member.keys)} cases" + (f" ({member.outcome})" if member.outcome else ""))
     if not any(member.keys for member in members.values()):
         lines = [f"{name}: {line}" for name, member in members.items() for line in member.left_out]
         raise CannotRunError("\n".join(["no machine of the fleet can run any case:", *lines]))

@@ -17,6 +17,7 @@ from slmbench.errors import BadInputError
 from slmbench.fleet.child import BLOCK, reason
 from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, Begun, Planned, Progress
 from slmbench.fleet.receive import Holder
+from slmbench.fleet.tally import read_tallies
 from slmbench.machine.devices import list_devices
 from slmbench.machine.fingerprint import collect
 from slmbench.paths import cache_dir
@@ -112,7 +113,16 @@ class Machine:
             fingerprint=self._fingerprint,
             devices=self._devices,
             busy=self._busy(),
+            progress=self._progress(),
         )
+
+    def metrics(self) -> dict[str, Callable[[Any], str]]:
+        """Return what Dask's dashboard shows of each worker beside its own figures."""
+        return {"slmbench": lambda _: self._about().doing()}
+
+    def _progress(self) -> tuple[int, int, int] | None:
+        run = self._measures()
+        return None if run is None else read_tallies(self._folder(run))
 
     def _busy(self) -> str | None:
         return self._measures() or self._holder.making()

@@ -33,8 +33,10 @@ class About(_Message):
     name: Name
     fingerprint: Fingerprint
     devices: tuple[DeviceRow, ...]
-    #: The run that is measured there now.
+    #: The run that is measured there now, or what is exported.
     busy: str | None = None
+    #: Of the run that is measured: cases done, cases, samples.
+    progress: tuple[int, int, int] | None = None
 
     def usable(self) -> dict[str, list[str]]:
         """Return the devices that a backend can use there, each with its backends."""
@@ -43,6 +45,15 @@ class About(_Message):
             if row.available and row.backend and row.backend not in found.setdefault(row.device, []):
                 found[row.device].append(row.backend)
         return found
+
+    def doing(self) -> str:
+        """Return what the machine does now, in words."""
+        if self.busy is None:
+            return "free"
+        if self.progress is None:
+            return f"busy with {self.busy}"
+        done, cases, samples = self.progress
+        return f"{done} of {cases} cases done, {samples} samples: run {self.busy[:8]}"
 
 
 class Needed(_Message):

@@ -18,6 +18,11 @@ async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Pa
     """Serve until ended. Prints the address that workers and clients are given."""
     async with _scheduler(host, port, dashboard, certs) as scheduler:
         print(f"scheduler at {scheduler.address}", flush=True)
+        if dashboard is not None:
+            # Its port may be another one, where that was taken.
+            print(
+                f"dashboard at http://{dashboard.rpartition(':')[0]}:{scheduler.http_server.port}/workers", flush=True
+            )
         await scheduler.finished()
 
 
@@ -40,6 +45,7 @@ async def worker(address: str, name: str | None, certs: Path | None) -> AsyncIte
         CannotRunError: no scheduler answers.
     """
     from distributed import Worker
+    from distributed.worker import DEFAULT_METRICS
 
     _quiet()
 
@@ -54,6 +60,7 @@ async def worker(address: str, name: str | None, certs: Path | None) -> AsyncIte
         dashboard=False,
         death_timeout=CONNECT_S,
         memory_limit=0,
+        metrics={**DEFAULT_METRICS, **machine.metrics()},
     )
     served.handlers.update(machine.handlers())
     try:
