@@ -270,3 +270,8 @@ def test_a_fleet_of_this_machine_alone_measures(tmp_path: Path, capsys: pytest.C
     assert row["machine"] == "local"
     assert row["ttft_s"] > 0
     assert (out / "machines" / "local" / "report.html").exists()
+    assert "dec-tiny fp32" in (out / "table.md").read_text(encoding="utf-8")
+    assert (out / "report.html").exists()
+    assert run_main(["compare", str(out), "--format", "json"]) == 0
+    (cell,) = [one for one in json.loads(capsys.readouterr().out)["cells"] if one["metric"] == "ttft"]
+    assert cell["value"] == pytest.approx(row["ttft_s"], rel=1e-6)
