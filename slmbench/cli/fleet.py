@@ -80,6 +80,8 @@ def status(
         if as_json:
             typer.echo(json.dumps([about.model_dump(mode="json") for about in machines], indent=1))
             return
+        if not machines:
+            typer.echo("no machine is in the fleet", err=True)
         for about in machines:
             usable = "; ".join(f"{device}: {', '.join(names)}" for device, names in about.usable().items())
             cpu = about.fingerprint.hardware.cpu_model

@@ -160,11 +160,14 @@ def test_two_clients_and_a_spoiled_piece_end_right(tmp_path: Path, artifact: Art
 
 
 class Machine:
-    """What a machine answers, one answer an operation."""
+    """A fleet of one machine, and what it answers: one answer an operation, or a list of them."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
         self.asked: list[str] = []
+
+    async def machines(self) -> list[Reached]:
+        return [reached()]
 
     async def call(self, address: str, kind: Any, machine: str, *, op: str, **fields: Any) -> Any:
         self.asked.append(op)
@@ -240,6 +243,23 @@ def test_what_nobody_can_make_is_known_before_anything_starts(tmp_path: Path, ar
     ]
     with pytest.raises(CannotRunError, match="was not asked for"):
         asyncio.run(lacking(need(model.model_copy(update={"digest": "0" * 64}))))
+
+
+def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slmbench.fleet import making
+    from slmbench.fleet.client import Choice, run_on_fleet
+
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(making, "missing_libraries", lambda spec: ["torch"])
+    folder = make_folder(tmp_path / "mine")
+    there = Machine(plan=Planned(keys=("a case",), needs=(need(resolve(str(folder))),)))
+    request, out = RunRequest(models=(str(folder),)), tmp_path / "run"
+    with pytest.raises(CannotRunError, match=r"one: mine openvino fp32 .*: there no torch; here not installed: torch"):
+        asyncio.run(run_on_fleet(there, request, out, Choice(), lambda line: None))  # type: ignore[arg-type]
+    assert there.asked == ["plan"]
+    assert not out.exists()
 
 
 def test_a_folder_of_the_client_is_described_to_machines_and_a_catalog_name_is_not(tmp_path: Path) -> None:
