@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmbench.errors import BadInputError, ExitCode, NotComparableError, one_line
@@ -11,7 +12,7 @@ from slmbench.evidence import Side, SideCase, metric_named
 from slmbench.fleet.sides import Machines, read_fleets, unfinished
 from slmbench.gates import Gates
 from slmbench.judge import Comparison, compare_sides, exit_code, fingerprint_of
-from slmbench.machine.fingerprint import differences
+from slmbench.machine.fingerprint import Fingerprint, differences
 from slmbench.report.check import last_line, write_outputs
 from slmbench.report.commands import CheckRequest, CompareRequest, gates_of, noise_floor, show_comparisons
 from slmbench.report.comparison import comparisons_json, print_comparison
@@ -42,24 +43,24 @@ class Judged:
 
 
 def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, int], Comparison]) -> Judged:
-    """Judge every machine of the base against the one of that name; what has no counterpart is a problem.
+    """Judge every machine of the base against itself; what has no counterpart is a problem.
 
-    ``judge`` also takes the number of machines: the chance of a false alarm is that of the whole check.
+    Equal machines share what they measure, so a case may have moved to another one of them: it is judged all the same,
+    with a warning. ``judge`` also takes the number of machines: the chance of a false alarm is that of the whole check.
     """
     old, young = _whole(base), _whole(new)
-    couples = _couples(old, young)
-    taken = {name for couple in couples for name in couple}
+    couples = [(side, after) for name, side in old.items() if (after := _counterpart(name, old, young)) is not None]
     problems = [
         f"machine {name}: {problem}"
         for name in dict.fromkeys([*base.record.machines, *new.record.machines])
-        if name not in taken and (problem := _left_over(name, (base, old), (new, young)))
+        if (problem := _not_judged(name, (base, old), (new, young)))
     ]
     comparisons = []
     for before, after in couples:
         try:
-            comparisons.append(judge(old[before], young[after], len(couples)))
+            comparisons.append(judge(before, after, len(couples)))
         except NotComparableError as error:
-            problems.append(f"machine {after}: {one_line(str(error))}")
+            problems.append(f"machine {Path(after.name).name}: {one_line(str(error))}")
     return Judged(comparisons, problems)
 
 
@@ -68,20 +69,54 @@ def _whole(machines: Machines) -> dict[str, Side]:
     return {name: _merged(sides) for name, sides in machines.sides.items() if any(side.cases for side in sides)}
 
 
-def _left_over(name: str, *runs: tuple[Machines, Mapping[str, Side]]) -> str | None:
-    """Return why a machine cannot be judged; None where neither run of the shelf had anything for it."""
-    given = [machines.label for machines, sides in runs if name in sides]
+def _counterpart(name: str, old: Mapping[str, Side], young: Mapping[str, Side]) -> Side | None:
+    """Return the new side of a machine: what it measured, and what an equal one measured in its place.
+
+    None where neither it nor an equal one measured anything.
+    """
+    own = young.get(name)
+    equals = [side for other, side in young.items() if other != name and _equal(old[name], side)]
+    if own is None and not equals:
+        return None
+    # What an equal machine had before is judged there.
+    elsewhere = {key for other, side in old.items() if other != name and _equal(old[name], side) for key in side.cases}
+    mine = own.cases if own else {}
+    cases = {key: found for key, found in mine.items() if key in old[name].cases or key not in elsewhere}
+    moved = []
+    for key in old[name].cases:
+        if key in cases and cases[key].evidence:
+            continue
+        for side in equals:
+            if key in side.cases and side.cases[key].evidence:
+                cases[key] = _bare(side.cases[key])
+                moved.append(f"{key}: was measured on {name}, and now on an equal machine, {Path(side.name).name}")
+                break
+    side = own or equals[0]
+    return replace(side, cases=cases, warnings=(*side.warnings, *moved))
+
+
+def _not_judged(name: str, *runs: tuple[Machines, Mapping[str, Side]]) -> str | None:
+    """Return why a machine cannot be judged; None where it can, and where neither run of the shelf had work for it."""
+    given = [machines for machines, sides in runs if name in sides]
     reasons = []
     for machines, sides in runs:
         member = machines.record.machines.get(name)
-        if name in sides or (not given and not (member and member.keys)):
+        wanted = bool(given) or (member is not None and bool(member.keys))
+        if not wanted or name in sides or any(_alike(side, runs, name) for side in sides.values()):
             continue
         if member is None:
-            reasons.append(f"is in {given[0]} and not in {machines.label}")
+            reasons.append(f"is in {given[0].label} and not in {machines.label}")
         else:
             why = (unfinished(member) or "it sent nothing").removeprefix(f"machine {name}: ")
             reasons.append(f"nothing of it is in {machines.label}: {why}")
     return "; ".join(reasons) or None
+
+
+def _alike(side: Side, runs: Sequence[tuple[Machines, Mapping[str, Side]]], name: str) -> bool:
+    """Return whether a side's machine is equal to the machine of that name in any of the runs."""
+    mine = fingerprint_of(side)
+    members = [machines.record.machines[name] for machines, _ in runs if name in machines.record.machines]
+    return mine is not None and any(not _hard(mine, member.about.fingerprint) for member in members)
 
 
 def _merged(sides: Sequence[Side]) -> Side:
@@ -94,30 +129,25 @@ def _merged(sides: Sequence[Side]) -> Side:
         for key, found in side.cases.items():
             if key not in cases or _loads(found) > _loads(cases[key]):
                 # Its rounds are those of another run: they are no neighbours of the first one's.
-                bare = {name: replace(evidence, rounds=None) for name, evidence in found.evidence.items()}
-                cases[key] = replace(found, evidence=bare)
+                cases[key] = _bare(found)
     return replace(first, cases=cases, run_id="+".join(side.run_id for side in [first, *others]))
+
+
+def _bare(found: SideCase) -> SideCase:
+    return replace(found, evidence={name: replace(one, rounds=None) for name, one in found.evidence.items()})
 
 
 def _loads(found: SideCase) -> int:
     return max((int(evidence.logs.size) for evidence in found.evidence.values()), default=0)
 
 
-def _couples(old: Mapping[str, Side], young: Mapping[str, Side]) -> list[tuple[str, str]]:
-    """Return which machines go together: those of one name, and where one was renamed the only equal one left."""
-    couples = [(name, name) for name in old if name in young]
-    left, right = ([name for name in one if name not in other] for one, other in ((old, young), (young, old)))
-    for before in left:
-        equal = [after for after in right if _equal(old[before], young[after])]
-        twins = [name for name in left if equal and _equal(old[name], young[equal[0]])]
-        if len(equal) == len(twins) == 1:
-            couples.append((before, equal[0]))
-    return couples
-
-
 def _equal(one: Side, other: Side) -> bool:
     first, second = fingerprint_of(one), fingerprint_of(other)
-    return first is not None and second is not None and not any(found.hard for found in differences(first, second))
+    return first is not None and second is not None and not _hard(first, second)
+
+
+def _hard(first: Fingerprint, second: Fingerprint) -> bool:
+    return any(found.hard for found in differences(first, second))
 
 
 def _judge(request: CompareRequest | CheckRequest, gates: Gates) -> Callable[[Side, Side, int], Comparison]:

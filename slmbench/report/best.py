@@ -128,6 +128,10 @@ class Best:
         """Return whether it is told apart from every other."""
         return not self.ties
 
+    def entries(self) -> list[Entry]:
+        """Return the leader and what is not told apart from it."""
+        return [self.leader, *(rival.entry for rival in self.ties)]
+
 
 def best_of(entries: Sequence[Entry]) -> Best | None:
     """Return the entry with the shortest time and which others it is told apart from; None without a figure.

@@ -168,6 +168,7 @@ def html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, 
         "headers": table.headers,
         "numeric": table.numeric,
         "rows": rows,
+        "foot": [],
         "common": common,
         "notes": table.notes,
     }

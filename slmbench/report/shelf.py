@@ -54,7 +54,9 @@ class Matrix:
     #: An entry a machine; a place that was not measured has none.
     cells: Mapping[tuple[Row, Place], tuple[Entry, ...]]
     best: Best | None
+    #: Of each device, and of each row that more than one device ran.
     best_at: Mapping[Place, Best]
+    best_for: Mapping[Row, Best]
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry, by rows."""
@@ -209,6 +211,8 @@ def _matrix(found: _Found, work: Workload, metric: str) -> Matrix:
     rows, places = tuple(sorted(found.rows[work.label()])), tuple(found.places)
     cells = {(row, place): found.entries(place, row, work, metric) for row in rows for place in places}
     at = {place: best_of([entry for row in rows for entry in cells[row, place]]) for place in places}
+    run = {row: [entry for place in places for entry in cells[row, place] if entry.eligible] for row in rows}
+    each = {row: best_of(entries) for row, entries in run.items() if len({entry.place for entry in entries}) > 1}
     return Matrix(
         work=work,
         metric=metric,
@@ -217,6 +221,7 @@ def _matrix(found: _Found, work: Workload, metric: str) -> Matrix:
         cells=cells,
         best=best_of([entry for entries in cells.values() for entry in entries]),
         best_at={place: best for place, best in at.items() if best is not None},
+        best_for={row: best for row, best in each.items() if best is not None},
     )
 
 

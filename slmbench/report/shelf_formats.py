@@ -15,15 +15,8 @@ from slmbench.report.best import Best, Entry, Rival
 from slmbench.report.html import Page, flat, html_table
 from slmbench.report.pairs import PAIR_METRICS, precision_of
 from slmbench.report.shelf import Matrix, PairAt, Shelf
-from slmbench.report.shelf_text import (
-    LEGEND,
-    ShelfTable,
-    headlines,
-    machine_lines,
-    matrix_table,
-    pair_tables,
-    task_of,
-)
+from slmbench.report.shelf_text import LEGEND, ShelfTable, matrix_table, pair_tables
+from slmbench.report.shelf_words import headlines, machine_lines, task_of
 from slmbench.report.text import TextTable
 from slmbench.stats import Interval
 
@@ -51,9 +44,9 @@ def _matrix_rows(matrix: Matrix) -> Iterator[dict[str, Any]]:
             for entry in entries:
                 rank = "" if id(entry) not in {leader, *tied} else "tied" if tied else "best"
                 yield {**shared, **_entry(entry), "rank": rank}
-            for machine in place.machines:
-                if machine not in {entry.machine for entry in entries}:
-                    yield {**shared, **_absent(machine), "rank": ""}
+            # Equal machines share the work: where one has it, the others need not.
+            for machine in () if entries else place.machines:
+                yield {**shared, **_absent(machine), "rank": ""}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -103,9 +96,9 @@ def shelf_json(shelf: Shelf) -> str:
         ],
         "cells": [_known(row) for row in shelf_rows(shelf)],
         "best": [
-            {"task": task_of(matrix.work), "metric": matrix.metric, "where": where, **_best(best)}
+            {"task": task_of(matrix.work), "metric": matrix.metric, "scope": scope, "of": of, **_best(best)}
             for matrix in shelf.matrices
-            for where, best in _bests(matrix)
+            for scope, of, best in _bests(matrix)
         ],
         "pairs": [_known(row) for at in shelf.pairs for row in _pair_rows(at)],
         "notes": list(shelf.notes),
@@ -117,11 +110,13 @@ def _known(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
-def _bests(matrix: Matrix) -> Iterator[tuple[str, Best]]:
+def _bests(matrix: Matrix) -> Iterator[tuple[str, str | None, Best]]:
     if matrix.best:
-        yield "shelf", matrix.best
+        yield "shelf", None, matrix.best
     for place, best in matrix.best_at.items():
-        yield place.label, best
+        yield "device", place.label, best
+    for row, best in matrix.best_for.items():
+        yield "model", row.label, best
 
 
 def _best(best: Best) -> dict[str, Any]:
@@ -205,4 +200,6 @@ def _table(table: ShelfTable) -> dict[str, Any]:
         numeric=[False, *(True for _ in table.headers[1:])],
         notes=table.notes,
     )
-    return html_table(table.title, text, [])
+    made = html_table(table.title, text, [])
+    body = len(table.rows) - table.foot
+    return {**made, "rows": made["rows"][:body], "foot": made["rows"][body:]}

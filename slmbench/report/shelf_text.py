@@ -9,14 +9,23 @@ from dataclasses import dataclass, field, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from slmbench.case import Workload
 from slmbench.errors import one_line
-from slmbench.evidence import METRICS
-from slmbench.report.best import FAR, Best, Entry, Place, Rival, Row, untold
+from slmbench.report.best import FAR, Best, Entry, Place, Row
 from slmbench.report.pairs import PairRatio, parameters, precision_of
-from slmbench.report.shelf import Kind, Matrix, PairAt, Shelf
-from slmbench.report.text import EMPTY, bounded, escape_markdown, markdown_table
-from slmbench.stats import Interval
+from slmbench.report.shelf import Matrix, PairAt, Shelf
+from slmbench.report.shelf_words import (
+    MANY,
+    Unit,
+    best_line,
+    figure,
+    headlines,
+    machine_lines,
+    place_name,
+    some,
+    task_of,
+    unit_of,
+)
+from slmbench.report.text import EMPTY, escape_markdown, markdown_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,9 +40,6 @@ LEGEND = (
 )
 #: Characters of a line within a cell; words longer than this stay whole.
 _CELL = 22
-#: Rivals that a sentence names.
-_NAMED = 3
-_SHORT = {"ttft": "first token", "tpot": "decoding"}
 
 
 @dataclass(frozen=True)
@@ -46,120 +52,8 @@ class ShelfTable:
     notes: list[str] = field(default_factory=list)
     #: Whether the lines of a cell may stand beside each other where there is room.
     flat: bool = False
-
-
-def task_of(work: Workload) -> str:
-    """Return a task's name: ``512 in / 32 out, batch 4``."""
-    given = f"texts {work.prompts[:8]}, up to {work.input_tokens}" if work.prompts else str(work.input_tokens)
-    return ", ".join(filter(None, [f"{given} in / {work.output_tokens} out", work.more()]))
-
-
-@dataclass(frozen=True)
-class Unit:
-    """How a metric is shown."""
-
-    title: str
-    unit: str
-    factor: float
-    #: Answers side by side where a time is shown as their rate; None for a time.
-    rows: int | None = None
-
-    def shown(self, seconds: Interval) -> Interval:
-        """Return a figure in SI units as it is shown."""
-        return seconds.inverse().scaled(self.rows) if self.rows else seconds.scaled(self.factor)
-
-
-def unit_of(matrix: Matrix) -> Unit:
-    """Return the unit of a matrix: one for all its cells."""
-    metric = METRICS[matrix.metric]
-    if matrix.metric == "tpot":
-        return Unit("decoding (more is better)", "tok/s", 1.0, matrix.work.rows)
-    if metric.unit == "J":
-        return Unit(f"{metric.title} (less is better)", "mJ", 1e3)
-    least = min((e.interval.mid for e in matrix.entries() if e.interval), default=0.0)
-    title = f"{metric.title} (less is better)"
-    return Unit(title, "s", 1.0) if least >= 10 else Unit(title, "ms", 1e3)
-
-
-def figure(interval: Interval) -> str:
-    """Return ``52.1 [51.8, 52.4]``."""
-    return bounded({"x": interval.mid, "x_low": interval.low, "x_high": interval.high}, "x")
-
-
-def machine_lines(shelf: Shelf) -> list[str]:
-    """Return one line for each kind of machine: its names and what decides."""
-    return [_kind_line(kind) for kind in shelf.kinds]
-
-
-def _kind_line(kind: Kind) -> str:
-    names = ", ".join(kind.machines) + (" (equal)" if len(kind.machines) > 1 else "")
-    if kind.fingerprint is None:
-        return f"{names}: not known what machine it is"
-    hardware, engines = kind.fingerprint.hardware, kind.fingerprint.software.engines
-    parts = [hardware.cpu_model, f"{hardware.logical_cores} threads", f"{hardware.memory_gib} GiB"]
-    parts += [one.label() for one in hardware.accelerators]
-    parts += [f"{hardware.os} {hardware.arch}", *(f"{name} {version}" for name, version in engines.items())]
-    return f"{names}: {', '.join(parts)}"
-
-
-def headlines(shelf: Shelf) -> list[str]:
-    """Return the answer in short: for each metric, where it is best in how many tasks, and with what."""
-    lines = []
-    for metric in dict.fromkeys(matrix.metric for matrix in shelf.matrices):
-        bests = [matrix.best for matrix in shelf.matrices if matrix.metric == metric and matrix.best]
-        groups: defaultdict[tuple[str, ...], list[Best]] = defaultdict(list)
-        for best in bests:
-            entries = [best.leader, *(rival.entry for rival in best.ties)]
-            groups[tuple(sorted({_where(entry) for entry in entries}))].append(best)
-        told = [
-            _won(where, found, len(bests))
-            for where, found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-        ]
-        if told:
-            name = _SHORT.get(metric, METRICS[metric].title)
-            lines.append(f"{name[0].upper()}{name[1:]}: {'; '.join(told)}")
-    return lines
-
-
-def _won(where: Sequence[str], found: Sequence[Best], tasks: int) -> str:
-    """Return which device is best in those tasks, or which are not told apart, and with which models."""
-    rows = dict.fromkeys(e.row.label for best in found for e in [best.leader, *(r.entry for r in best.ties)])
-    models = ", ".join(rows) if len(rows) <= _NAMED else f"{len(rows)} models"
-    count = f"in {len(found)} of {tasks} tasks ({models})" if tasks > 1 else f"({models})"
-    return f"best on {where[0]} {count}" if len(where) == 1 else f"{' and '.join(where)} not told apart {count}"
-
-
-def _where(entry: Entry) -> str:
-    return f"{entry.machine} {entry.place.device}"
-
-
-def _named(entry: Entry) -> str:
-    return f"{entry.row.label} on {_where(entry)}"
-
-
-def best_line(matrix: Matrix) -> str:
-    """Return what is best of a matrix and what it is held against; no winner where none was told apart."""
-    best, unit = matrix.best, unit_of(matrix)
-    if best is None:
-        return "No figure to choose by."
-    assert best.leader.interval is not None
-    leader = f"{_named(best.leader)}, {figure(unit.shown(best.leader.interval))} {unit.unit}"
-    if best.alone:
-        following = f"; next: {_rival(best.leader, best.runner_up)}" if best.runner_up else " (the only figure)"
-        return f"Best: {leader}{following}"
-    named = [_rival(best.leader, rival) for rival in best.ties[:_NAMED]]
-    more = [f"{len(best.ties) - _NAMED} more"] if len(best.ties) > _NAMED else []
-    return f"Not told apart: {leader}, and {'; '.join([*named, *more])}"
-
-
-def _rival(leader: Entry, rival: Rival) -> str:
-    low, high = rival.ratio.low, rival.ratio.high
-    bounds = f" [{low:.2f}, {high:.2f}]" if rival.ratio.known else ""
-    if rival.paired:
-        return f"{_named(rival.entry)}, {rival.ratio.mid:.2f}x{bounds} as long (round by round)"
-    other = "another run" if rival.entry.machine == leader.machine else "another machine"
-    why = untold(leader, rival.entry) or "the intervals are apart"
-    return f"{_named(rival.entry)}, {rival.ratio.mid:.2f}x as long ({other}, unpaired: {why})"
+    #: How many of the last rows sum up the others.
+    foot: int = 0
 
 
 def shelf_tables(shelf: Shelf) -> list[ShelfTable]:
@@ -176,12 +70,18 @@ def matrix_table(matrix: Matrix) -> ShelfTable:
     for row in matrix.rows:
         cells = [_cell(matrix.cells[row, place], place, unit, marks, usual) for place in matrix.places]
         rows.append([[row.checkpoint, row.precision], *cells])
+    headers = [["model"], *([*some(place.machines), place.device] for place in matrix.places)]
     if len(matrix.rows) > 1:
         rows.append([["best there"], *(_best_there(matrix.best_at.get(place)) for place in matrix.places)])
+    if matrix.best_for:
+        headers.append(["best for it"])
+        told = [_best_for(matrix.best_for.get(row)) for row in matrix.rows]
+        rows = [[*cells, best] for cells, best in zip(rows, [*told, [EMPTY]], strict=False)]
     return ShelfTable(
         title=f"{task_of(matrix.work)}: {unit.title}, {unit.unit}",
-        headers=[["model"], *([*place.machines, place.device] for place in matrix.places)],
+        headers=_one_lined([headers])[0],
         rows=_one_lined(rows),
+        foot=len(rows) - len(matrix.rows),
         notes=[one_line(best_line(matrix)), f"Where nothing else is said: {one_line(usual)}."],
     )
 
@@ -202,7 +102,11 @@ def _marks(best: Best | None) -> dict[int, str]:
 def _cell(entries: Sequence[Entry], place: Place, unit: Unit, marks: dict[int, str], usual: str) -> list[str]:
     """Return the lines of a cell: a path that is not the usual one, and of equal machines each one's name."""
     lines: list[str] = []
-    for entry in entries:
+    shown = entries
+    if len(entries) > MANY:
+        ranked = sorted(entries, key=lambda e: e.interval.mid if e.interval else math.inf)
+        shown = [ranked[0], ranked[-1]]
+    for entry in shown:
         told, states = "", entry.states()
         if entry.interval is not None:
             told = f"{marks.get(id(entry), '')} {figure(unit.shown(entry.interval))}".strip()
@@ -210,16 +114,26 @@ def _cell(entries: Sequence[Entry], place: Place, unit: Unit, marks: dict[int, s
         lines += [line for state in states for line in wrap(state, _CELL, break_long_words=False)]
         lines += wrap(entry.path(), _CELL, break_long_words=False) if told and entry.path() != usual else []
         lines += [f"({entry.machine})"] if len(place.machines) > 1 else []
+    lines += [f"{len(entries) - 2} more between"] if len(shown) < len(entries) else []
     return lines or ["not run"]
 
 
 def _best_there(best: Best | None) -> list[str]:
     if best is None:
         return [EMPTY]
-    rows: dict[Row, None] = dict.fromkeys([best.leader.row, *(rival.entry.row for rival in best.ties)])
+    rows: dict[Row, None] = dict.fromkeys(entry.row for entry in best.entries())
     # Of equal machines either may be ahead; what is chosen there is the model.
     lines = [line for row in rows for line in wrap(row.label, _CELL, break_long_words=False)]
     return [*lines, "not told apart"] if len(rows) > 1 else lines
+
+
+def _best_for(best: Best | None) -> list[str]:
+    """Return the device a model is fastest on, or those that are not told apart."""
+    if best is None:
+        return [EMPTY]
+    places = [place_name(place) for place in dict.fromkeys(entry.place for entry in best.entries())]
+    lines = [line for name in places for line in wrap(name, _CELL, break_long_words=False)]
+    return [*lines, "not told apart"] if len(places) > 1 else lines
 
 
 def pair_tables(shelf: Shelf) -> list[ShelfTable]:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import Speed, make_run
+from synthetic import MACHINE, Speed, make_run
 
 from slmbench.columns import read_columns
+from slmbench.evidence import side_of
 from slmbench.judge import compare_sides
 from slmbench.report.crossover import crossovers
 from slmbench.report.html import comparison_report, run_report
 from slmbench.report.pairs import pairs_of
+from slmbench.report.shelf import Stand, shelf_of
+from slmbench.report.shelf_formats import shelf_page
 from slmbench.report.sides import read_side
 from slmbench.report.table import run_table
 
@@ -139,4 +142,25 @@ def test_a_comparison_report_works_in_a_browser(tmp_path: Path, browser: Any) ->
     assert page.locator(".verdict.regressed").count() == 1
     assert page.locator("td.v-regressed").inner_text() == "▲ regressed"
     page.locator(".chart svg .role-legend-symbol").first.click()
+    assert troubles == []
+
+
+@pytest.mark.slow
+def test_the_page_of_a_shelf_works_in_a_browser(tmp_path: Path, browser: Any) -> None:
+    stands = []
+    for number, name in enumerate(("box", HOSTILE)):
+        machine = {**MACHINE, "hardware": {**MACHINE["hardware"], "cpu_model": name}}
+        speeds = [Speed(model="mu-small", family="encoder-decoder", ttft_ms=50 + 50 * number), Speed()]
+        run = read_columns(make_run(speeds, seed=number, machine=machine).write(tmp_path / str(number)))
+        stands.append(Stand(name, side_of(run, name)))
+    file = tmp_path / "shelf.html"
+    file.write_text(shelf_page(shelf_of(stands), "shelf"), encoding="utf-8")
+    page, troubles = opened(browser, file)
+    assert page.locator("h2").first.inner_text() == "512 in / 32 out: time to first token (less is better), ms"
+    assert page.locator("#table-1 tbody tr").count() == 2
+    assert page.locator("#table-1 td.best").inner_text().startswith("* ")
+    page.locator("#table-1 th", has_text="box").locator("button").click()
+    assert page.locator("#table-1 tbody tr").first.inner_text().startswith("mu-small fp32")
+    assert page.locator("#table-1 tfoot tr").inner_text().startswith("best there")
+    assert page.locator(".chart svg").count() == 1
     assert troubles == []

@@ -20,7 +20,8 @@ from slmbench.records import FailureRecord, read_run
 from slmbench.report.best import Best
 from slmbench.report.shelf import Matrix, Shelf, Stand, shelf_of
 from slmbench.report.shelf_formats import shelf_json, shelf_page
-from slmbench.report.shelf_text import headlines, matrix_table, shelf_markdown
+from slmbench.report.shelf_text import matrix_table, shelf_markdown
+from slmbench.report.shelf_words import headlines
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -140,6 +141,33 @@ def test_equal_machines_share_a_column_and_keep_their_figures(tmp_path: Path) ->
     assert "another machine, unpaired" in matrix_table(first(shelf)).notes[0]
 
 
+def test_a_room_of_equal_machines_stays_readable(tmp_path: Path) -> None:
+    speeds = [Speed(output_tokens=3, loads=3, rounds=2)]
+    many = [stand(tmp_path, f"tablet-{number:02}", speeds, seed=number) for number in range(12)]
+    table = matrix_table(first(shelf_of(many)))
+    assert table.headers[1] == ["tablet-00", "tablet-01", "tablet-02", "9 more", "cpu"]
+    (cell,) = (row[1] for row in table.rows)
+    assert cell[-1] == "10 more between"
+    figures = [float(line.strip("~* ").split()[0]) for line in cell if "[" in line]
+    mids = [entry.interval.mid * 1e3 for entry in first(shelf_of(many)).entries() if entry.interval]
+    assert figures == pytest.approx([min(mids), max(mids)], rel=0.01)
+    assert len(json.loads(shelf_json(shelf_of(many)))["cells"]) == 24
+
+
+def test_each_model_says_where_it_is_fastest(tmp_path: Path) -> None:
+    """A small model is fastest everywhere: that says nothing of the devices, each model against itself does."""
+    big, small = Speed(model="big", ttft_ms=400), Speed(model="small", ttft_ms=40)
+    one = stand(tmp_path, "one", [big, small])
+    two = stand(tmp_path, "two", [Speed(model="big", ttft_ms=200), Speed(model="small", ttft_ms=41)], cpu="Two", seed=1)
+    found = first(shelf_of([one, two])).best_for
+    told = {row.checkpoint: {entry.machine for entry in best.entries()} for row, best in found.items()}
+    assert told == {"big": {"two"}, "small": {"one", "two"}}
+    assert headlines(shelf_of([one, two], ["ttft"])) == [
+        "First token: one cpu and two cpu not told apart in 1; best on two cpu in 1 "
+        "of 2 models and tasks that several devices ran"
+    ]
+
+
 def test_a_machine_that_was_changed_is_two(tmp_path: Path) -> None:
     before, after = (stand(tmp_path / cpu, "one", [Speed()], cpu=cpu) for cpu in ("A", "B"))
     shelf = shelf_of([before, after])
@@ -169,8 +197,7 @@ def test_the_headline_counts_tasks(tmp_path: Path) -> None:
     )
     (line,) = headlines(shelf)
     assert line == (
-        "First token: best on one cpu in 1 of 2 tasks (dec-small fp32); "
-        "best on two cpu in 1 of 2 tasks (dec-small fp32)"
+        "First token: best on one cpu in 1; best on two cpu in 1 of 2 models and tasks that several devices ran"
     )
 
 
