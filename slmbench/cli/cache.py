@@ -33,7 +33,9 @@ def verify(as_json: _Json = False) -> None:
     _print(stored, as_json)
     damaged = [item for item in stored if item.problem and not item.unfinished]
     if any(item.unfinished for item in stored):
-        typer.echo("unfinished: it is being written, or its writer was killed; the next export of it removes that")
+        typer.echo(
+            "unfinished: it is being written, or its writer was killed; the next export removes it, a transfer goes on"
+        )
     if damaged:
         raise CannotRunError(f"{len(damaged)} of {len(stored)} damaged; `slmbench cache clean --damaged` removes them")
 

@@ -25,6 +25,8 @@ Say = Callable[[str], None]
 AGAIN_S = 2.0
 #: A transfer begins anew this often, and a piece is sent this often, before it is given up.
 TRIES = 3
+#: Pieces on the way at the same time, over all machines: the scheduler holds each for a moment.
+PIECES_AT_ONCE = 4
 #: From this size on a transfer tells how far it is, each quarter.
 TELL_BYTES = 64 * 2**20
 
@@ -63,6 +65,7 @@ class Supply:
         self._packed: dict[str, tuple[Artifact, Content]] = {}
         #: One export or packing at a time: the client may be a small machine itself.
         self._packing = asyncio.Lock()
+        self._on_the_way = asyncio.Semaphore(PIECES_AT_ONCE)
 
     async def lacking(self, planned: Planned) -> list[str]:
         """Return which artifacts neither a machine nor this one has or can make, one line each, with the reasons."""
@@ -123,8 +126,9 @@ class Supply:
             key = (answer.file, answer.index)
             if not key[1] < len(content.parcel.pieces.get(key[0], ())) or sent > TRIES * (whole + PIECE_BYTES):
                 raise CannotRunError(f"{what}: asks for more than there is")
-            data = await asyncio.to_thread(content.read, artifact.folder, key)
-            answer = await self._call(at, "piece", content=content.digest, file=key[0], index=key[1], data=data)
+            async with self._on_the_way:
+                data = await asyncio.to_thread(content.read, artifact.folder, key)
+                answer = await self._call(at, "piece", content=content.digest, file=key[0], index=key[1], data=data)
             sent += len(data)
             damaged = damaged + 1 if answer.damaged else 0
             if damaged:

@@ -19,6 +19,7 @@ from slmbench.artifact import Artifact, damage
 from slmbench.children import child_environment
 from slmbench.errors import BadInputError, SlmbenchError, one_line
 from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact, lock_of, move_into_place, write_manifest
+from slmbench.export.support import outdated
 from slmbench.fleet.child import BLOCK, reason
 from slmbench.fleet.making import cannot_make
 from slmbench.fleet.messages import Holding, Receiving, Wanted
@@ -126,6 +127,9 @@ class Holder:
         content = parse(text)
         if _is_here(content):
             return Receiving(state="here")
+        model = content.manifest.checkpoint
+        if model.is_here and (made := outdated(content.manifest)) is not None:
+            raise BadInputError(f"made by {made}: this machine would export it anew")
         with self._lock:
             arriving = self._arriving.setdefault(content.digest, Arriving(content))
         arriving.look()
@@ -236,7 +240,7 @@ class Arriving:
             # Whoever writes this artifact holds the lock: what else was begun of it is rubbish.
             for leftover in self.place.parent.glob(f"{UNFINISHED}{self.place.name}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        return None if _is_here(self.content) else "what made it is of other versions than this machine's exporters"
+        return None
 
     def _write(self, key: PieceKey, data: bytes) -> None:
         path = self.folder / key[0]

@@ -172,6 +172,26 @@ def test_a_full_disk_is_said_before_anything_is_sent(
     assert "MB free" in answer.why
 
 
+def test_a_damaged_artifact_is_replaced(sender: Sender, holder: Holder) -> None:
+    sender.rest(holder, sender.offer(holder))
+    (sender.place / "weights" / "model.bin").write_bytes(b"short")
+    after = Holder(lambda: None)
+    sender.rest(after, sender.offer(after))
+    assert damage(read_artifact(sender.place)) is None
+
+
+def test_what_this_machine_would_export_anew_is_refused_before_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "client"))
+    content = packed(write_artifact(resolve("dec-tiny"), FILES))
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "machine"))
+    answer = asyncio.run(Holder(lambda: None).offer(content.parcel.model_dump_json()))
+    received = Receiving.model_validate_json(answer["json"])
+    assert received.state == "refused"
+    assert "made by slmbench none, now" in received.why
+
+
 def test_nothing_is_received_while_a_run_is_measured(sender: Sender) -> None:
     assert sender.offer(Holder(lambda: "a run")).state == "busy"
 
