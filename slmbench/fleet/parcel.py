@@ -132,9 +132,8 @@ def parse(text: str) -> Content:
         return opened(Parcel.model_validate_json(text))
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInputError(
-            f"what was sent is no artifact: {'.'.join(map(str, first['loc']))[:100]}: {first['msg']}"
-        ) from error
+        where = one_line(".".join(map(str, first["loc"])))[:100]
+        raise BadInputError(f"what was sent is no artifact: {where}: {one_line(first['msg'])}") from error
 
 
 def _problem(manifest: Manifest, parcel: Parcel) -> str | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
 from slmbench.fleet import parcel
@@ -76,6 +78,33 @@ def test_what_is_no_artifact_is_refused_by_name(changes: dict[str, Any], problem
         parse(changed(content, **changes))
     assert problem in str(error.value)
     assert "\n" not in str(error.value)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_sent_ends_in_one_line_or_stays_in_its_folder(data: st.DataObject, content: Content) -> None:
+    raw = json.loads(content.parcel.model_dump_json())
+    raw["manifest"] = json.loads(raw["manifest"])
+    part, inner = raw, raw
+    while isinstance(inner, dict | list) and inner and (inner is raw or data.draw(st.booleans())):
+        part = inner
+        key = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
+        inner = part[key]
+    part[key] = data.draw(VALUES)
+    manifest = raw.get("manifest")
+    text = json.dumps(raw | {"manifest": json.dumps(manifest)})
+    said, names = "", []
+    try:
+        names = list(parse(text).sizes)
+    except BadInputError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert said or names
+    assert all((Path("/a") / name).resolve().is_relative_to("/a") for name in names)
 
 
 def test_a_golden_record_may_differ_and_no_other_file(content: Content) -> None:
