@@ -17,6 +17,8 @@ from slmbench.fleet.machine import Machine
 async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) -> None:
     """Serve until ended. Prints the address that workers and clients are given."""
     async with _scheduler(host, port, dashboard, certs) as scheduler:
+        # A machine that does not answer is one line of the scheduler's own; this logger adds a traceback.
+        logging.getLogger("distributed.core").setLevel(logging.CRITICAL)
         print(f"scheduler at {scheduler.address}", flush=True)
         if dashboard is not None:
             # Its port may be another one, where that was taken.
