@@ -180,7 +180,7 @@ def _folders() -> Iterator[Path]:
 def _look_at(folder: Path, hashes: bool) -> Stored:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if folder.name.startswith(UNFINISHED):
-        return Stored(folder, size, None, "unfinished")
+        return Stored(folder, size, None, "unfinished export")
     try:
         artifact = read_artifact(folder)
     except BadInputError as error:

@@ -181,7 +181,7 @@ def test_an_interrupted_export_leaves_nothing(
 def test_leftovers_of_a_killed_export_are_swept(cache: Path, checkpoint: Checkpoint) -> None:
     leftover = artifacts_dir() / f".writing-{SPEC.artifact_id(checkpoint.digest)}-abc"
     leftover.mkdir()
-    assert [stored.problem for stored in list_artifacts()].count("unfinished") == 1
+    assert [stored.problem for stored in list_artifacts()].count("unfinished export") == 1
     ensure_artifact(checkpoint, SPEC, progress=Said(), force=True)
     assert not leftover.exists()
 
