@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError
 from slmbench.plan import Plan, PlanOptions, make_plan
 from slmbench.prompts import Prompts, load_tokenizer, read_prompts, token_ids
-from slmbench.suite import Suite, load_suite
+from slmbench.suite import MAX_FILE_BYTES, Suite, load_suite, parse_suite
 from slmbench.sweep import WorkloadSweep
 
 DEFAULT_SUITE = "quick"
@@ -63,6 +64,10 @@ class RunRequest(BaseModel):
     trust_remote_code: bool = False
     #: Checkpoints that another machine resolved, by the name they are asked for; they need not be on this one.
     checkpoints: tuple[tuple[str, Checkpoint], ...] = ()
+    #: Keys of the cases to measure of all that the request plans, in one part of a shared run; empty for all.
+    only_cases: tuple[str, ...] = ()
+    #: The text of the suite's file, where that is on another machine; ``suite`` names it in errors.
+    suite_text: str | None = Field(default=None, max_length=MAX_FILE_BYTES)
 
 
 def requested_suite(request: RunRequest) -> Suite:
@@ -71,7 +76,8 @@ def requested_suite(request: RunRequest) -> Suite:
     Raises:
         BadInputError: the suite or an override is wrong.
     """
-    base = load_suite(request.suite or DEFAULT_SUITE)
+    name, text = request.suite or DEFAULT_SUITE, request.suite_text
+    base = load_suite(name) if text is None else parse_suite(text, name)
     if request.scale:
         base = base.scaled(request.scale)
     update: dict[str, object] = {}
@@ -167,7 +173,24 @@ def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
         prompts_digest=prompts.digest if prompts else None,
         prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
     )
-    return make_plan(suite, checkpoints, options), prompts
+    return _only(make_plan(suite, checkpoints, options), request.only_cases), prompts
+
+
+def _only(plan: Plan, keys: Sequence[str]) -> Plan:
+    """Return the plan of some of its cases alone, with the pairs that are among them.
+
+    Raises:
+        BadInputError: a key is not one of the plan's.
+    """
+    if not keys:
+        return plan
+    cells = tuple(cell for cell in plan.cells if cell.case.key in set(keys))
+    unknown = set(keys) - {cell.case.key for cell in cells}
+    if unknown:
+        raise BadInputError(f"only_cases: the plan has no case {min(unknown)}")
+    there = {cell.case.checkpoint for cell in cells}
+    pairs = [pair for pair in plan.suite.pairs if there.issuperset(pair)]
+    return replace(plan, cells=cells, suite=plan.suite.model_copy(update={"pairs": pairs}))
 
 
 def _longest(prompts: Prompts, checkpoints: dict[str, Checkpoint]) -> dict[str, int]:

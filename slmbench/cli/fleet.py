@@ -107,6 +107,7 @@ def run_fleet(
     certs: Path | None,
     insecure: bool,
     as_json: bool,
+    each_machine: bool,
 ) -> int:
     """Carry ``slmbench run --fleet`` out and return its exit code."""
     _root()
@@ -115,7 +116,7 @@ def run_fleet(
     from slmbench.fleet.write import print_fleet, write_fleet
     from slmbench.report.text import make_console
 
-    choice = Choice(tuple(filter(None, (machines or "").split(","))), _device(where))
+    choice = Choice(tuple(filter(None, (machines or "").split(","))), _device(where), each_machine)
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-fleet"
 
     def say(text: str) -> None:
@@ -133,9 +134,8 @@ def run_fleet(
     else:
         print_fleet(make_console(), folder)
     say(f"everything is in {folder}")
-    lost = any(one.outcome for one in record.machines.values() if one.keys)
     failed = "failure" in table and table["failure"].notna().any()
-    return ExitCode.FAILED if lost or failed else ExitCode.OK
+    return ExitCode.FAILED if record.not_run or failed else ExitCode.OK
 
 
 def _check_dashboard(address: str) -> None:

@@ -70,6 +70,9 @@ def run(
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: its scheduler's address, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: machines that can use one.")] = None,
     machines: Annotated[str | None, _fleet(help="NAME,NAME: these machines alone.")] = None,
+    each_machine: Annotated[
+        bool, _fleet("--each-machine", help="Equal machines measure everything each, instead of sharing the cases.")
+    ] = False,
     certs: Annotated[Path | None, _fleet(help="Folder of certificates that `slmbench fleet certs` made.")] = None,
     insecure: Annotated[bool, _fleet("--insecure", help="Plain TCP beyond loopback.")] = False,
     as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,
@@ -84,9 +87,9 @@ def run(
 
         if dry_run:
             raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")
-        raise typer.Exit(run_fleet(request, fleet, where, machines, certs, insecure, as_json))
-    if where or machines or certs or insecure:
-        raise BadInputError("--where, --machines, --certs and --insecure go with --fleet")
+        raise typer.Exit(run_fleet(request, fleet, where, machines, certs, insecure, as_json, each_machine))
+    if where or machines or certs or insecure or each_machine:
+        raise BadInputError("--where, --machines, --each-machine, --certs and --insecure go with --fleet")
     raise typer.Exit(_preview(request, as_json) if dry_run else _execute(request, as_json))
 
 

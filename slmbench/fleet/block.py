@@ -12,6 +12,7 @@ from slmbench.children import follow_host
 from slmbench.errors import ERROR_PREFIX, SlmbenchError, one_line
 from slmbench.fleet.making import localized, make, needs
 from slmbench.fleet.messages import Planned, Wanted
+from slmbench.fleet.share import blocks_of
 from slmbench.fleet.tally import TallyWriter
 from slmbench.records import RUN_NAME
 from slmbench.request import RunRequest, plan_request
@@ -24,7 +25,15 @@ def planned(request: RunRequest) -> Planned:
     except SlmbenchError as error:
         return Planned(left_out=tuple(one_line(line) for line in str(error).splitlines()))
     left_out = tuple(f"{o.checkpoint} on {o.backend} {o.device}: {one_line(o.reason)}" for o in plan.left_out)
-    return Planned(keys=tuple(cell.case.key for cell in plan.cells), left_out=left_out, needs=needs(plan))
+    keys = tuple(cell.case.key for cell in plan.cells)
+    places = {key: place for place, key in enumerate(keys)}
+    blocks = blocks_of([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
+    return Planned(
+        keys=keys,
+        blocks=tuple(tuple(places[key] for key in block) for block in blocks),
+        left_out=left_out,
+        needs=needs(plan),
+    )
 
 
 def measure(request: RunRequest, folder: Path) -> None:

@@ -101,7 +101,7 @@ def _not_judged(name: str, *runs: tuple[Machines, Mapping[str, Side]]) -> str | 
     reasons = []
     for machines, sides in runs:
         member = machines.record.machines.get(name)
-        wanted = bool(given) or (member is not None and bool(member.keys))
+        wanted = bool(given) or (member is not None and bool(member.keys) and member.outcome != "")
         if not wanted or name in sides or any(_alike(side, runs, name) for side in sides.values()):
             continue
         if member is None:

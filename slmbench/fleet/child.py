@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from slmbench.errors import ERROR_PREFIX
 
 #: Arguments of the interpreter. -P: a folder named slmbench where the worker was started is not the package.
 BLOCK = ("-P", "-m", "slmbench.fleet.block")
+
+
+class Child(Protocol):
+    """What is needed of a process that measures."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def terminate(self) -> None:
+        """End it."""
+
+    def wait(self) -> int:
+        """Return when it has ended."""
 
 
 def reason(log: bytes, code: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from slmbench.fleet.messages import About, M, checked
 
 #: Seconds to wait for an answer; planning imports engines, so it is generous.
 ANSWER_S = 180.0
+#: Seconds after which a machine that measures and says nothing is lost. Its worker only reads a file.
+LOOK_WITHIN_S = 60.0
+#: Seconds between two looks whether a machine that has not answered yet is still there.
+PRESENCE_S = 2.0
+_QUICK = ("about", "begin", "read", "forget")
 CONNECT_S = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -81,6 +87,10 @@ class Link:
 
     def __init__(self, remote: Any) -> None:
         self._remote = remote
+        # Who was there when it was last looked: one look for all calls that wait.
+        self._present: set[str] = set()
+        self._looked = 0.0
+        self._looking = asyncio.Lock()
 
     async def machines(self) -> list[Reached]:
         """Return the machines in the order of their names.
@@ -88,9 +98,7 @@ class Link:
         Raises:
             CannotRunError: one is of another version, sends garbage, or two have the same name.
         """
-        identity = await self._remote.identity()
-        addresses = sorted(identity["workers"])
-        found = [Reached(address, await self.call(address, About, address, op="about")) for address in addresses]
+        found = [await self.reached(address) for address in await self.addresses()]
         other = [one for one in found if one.about.slmbench_version != __version__]
         if other:
             those = ", ".join(f"{one.about.name} has {one_line(one.about.slmbench_version)}" for one in other)
@@ -102,6 +110,27 @@ class Link:
             raise CannotRunError(f"two machines are named {', '.join(sorted(twice))}; start them with another --name")
         return sorted(found, key=lambda one: one.about.name)
 
+    async def addresses(self) -> list[str]:
+        """Return where the machines are that the scheduler has now. Asks none of them.
+
+        Raises:
+            CannotRunError: the scheduler is gone.
+        """
+        try:
+            identity = await asyncio.wait_for(self._remote.identity(), LOOK_WITHIN_S)
+        except Exception as error:
+            # As below: whatever it is, there was no answer.
+            raise CannotRunError(one_line(f"the fleet's scheduler gave no answer: {error}")) from error
+        return sorted(identity["workers"])
+
+    async def reached(self, address: str) -> Reached:
+        """Return what the machine at an address says of itself.
+
+        Raises:
+            CannotRunError: it is gone, or sends garbage.
+        """
+        return Reached(address, await self.call(address, About, address, op="about"))
+
     async def call(self, address: str, kind: type[M], machine: str, *, op: str, **fields: str | int | bytes) -> M:
         """Ask one machine.
 
@@ -109,17 +138,34 @@ class Link:
             CannotRunError: it is gone, too slow, or its answer is not valid.
         """
         message = {"op": f"slmbench_{op}", **fields}
+        asking = asyncio.ensure_future(self._remote.broadcast(msg=message, workers=[address], on_error="raise"))
         try:
-            answers = await asyncio.wait_for(
-                self._remote.broadcast(msg=message, workers=[address], on_error="raise"), ANSWER_S
-            )
+            answers = await self._unless_gone(asking, address, LOOK_WITHIN_S if op in _QUICK else ANSWER_S)
         except Exception as error:
             # The scheduler sends on what went wrong with a worker as text alone, and Dask raises it as it comes: here
             # whatever it is means that this machine gave no answer.
             raise CannotRunError(
                 one_line(f"machine {machine}: gave no answer: {str(error) or type(error).__name__}")
             ) from error
+        finally:
+            asking.cancel()
         return checked(kind, answers.get(address) if isinstance(answers, dict) else None, machine)
+
+    async def _unless_gone(self, asking: asyncio.Future[Any], address: str, within_s: float) -> Any:
+        """Return what is asked for, unless it takes too long or the machine has left meanwhile.
+
+        The scheduler itself would go on knocking at a closed door for half a minute.
+        """
+        until = time.monotonic() + within_s
+        while not (await asyncio.wait([asking], timeout=PRESENCE_S))[0]:
+            if time.monotonic() > until:
+                raise TimeoutError(f"nothing in {within_s:.0f} s")
+            async with self._looking:
+                if time.monotonic() > self._looked + PRESENCE_S:
+                    self._present, self._looked = set(await self.addresses()), time.monotonic()
+            if address not in self._present:
+                raise OSError("it has left the fleet")
+        return asking.result()
 
 
 @asynccontextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -14,30 +16,40 @@ from typing import IO, Any
 from slmbench._version import __version__
 from slmbench.children import child_environment
 from slmbench.errors import BadInputError
-from slmbench.fleet.child import BLOCK, reason
+from slmbench.fleet.child import BLOCK, Child, reason
 from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, Begun, Planned, Progress
 from slmbench.fleet.receive import Holder
-from slmbench.fleet.tally import read_tallies
-from slmbench.machine.devices import list_devices
-from slmbench.machine.fingerprint import collect
+from slmbench.fleet.tally import read_done, read_tallies
+from slmbench.machine.devices import DeviceRow, list_devices
+from slmbench.machine.fingerprint import Fingerprint, collect
 from slmbench.paths import cache_dir
 from slmbench.records import RUN_NAME, SAMPLES_NAME
 from slmbench.request import RunRequest
+
+#: Seconds after which a run that no client has fetched is deleted.
+KEPT_S = 30 * 86400.0
 
 
 class Machine:
     """This machine. Its answers are ``{"json": text}``; the text is a message of :mod:`slmbench.fleet.messages`."""
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        devices: tuple[DeviceRow, ...] | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
         self.name = name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).strip("-._")[:64]
         if not re.match(NAME_PATTERN, self.name):
             raise BadInputError(f"--name {self.name}: letters, digits, '.', '_' and '-' make a machine's name")
-        self._devices = list_devices().rows
-        self._fingerprint = collect()
+        self._devices = list_devices().rows if devices is None else devices
+        self._fingerprint = fingerprint or collect()
         self._run: str | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._log: IO[bytes] | None = None
         self._holder = Holder(self._measures)
+        self._sweep()
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """Return what is answered, by operation."""
@@ -46,6 +58,7 @@ class Machine:
             "slmbench_plan": self.plan,
             "slmbench_begin": self.begin,
             "slmbench_read": self.read,
+            "slmbench_forget": self.forget,
             **self._holder.handlers(),
         }
 
@@ -66,9 +79,15 @@ class Machine:
             return {"json": Planned(left_out=(reason(done.stderr, done.returncode),)).model_dump_json()}
         return {"json": done.stdout.decode()}
 
-    def begin(self, run: str, request: str) -> dict[str, str]:
-        """Measure the request, or go on with it, unless another run is under way; answers with :class:`Begun`."""
+    def begin(self, run: str, request: str, have: int) -> dict[str, str]:
+        """Measure the request, or go on with it, unless another run is under way; answers with :class:`Begun`.
+
+        ``have``: bytes of its samples that the client has. Where fewer are here, nothing is begun: it would start anew.
+        """
         folder = self._folder(run)
+        samples = folder / "run" / SAMPLES_NAME
+        if have > (samples.stat().st_size if samples.exists() else 0):
+            return {"json": Begun(absent=True).model_dump_json()}
         busy = self._busy()
         if busy is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,19 +99,36 @@ class Machine:
         """Answer with :class:`Progress`."""
         folder = self._folder(run)
         # Before the lines are read: what is written after this is read the next time.
-        running = self._busy() == run
+        running, done = self._busy() == run, read_done(folder / "run")
         lines = _lines(folder / "run" / SAMPLES_NAME, offset)
         path = folder / "run" / RUN_NAME
         record = path.read_text(encoding="utf-8") if path.exists() else None
         if running or lines:
             # The record as it began goes before the first lines: what is there can be read whatever happens later.
             early = record if offset == 0 else None
-            return {"json": Progress(state="running", lines=lines, run=early).model_dump_json()}
+            # Not while there is more to read than this answer holds: what is done is then not all with the client.
+            done = done if len(lines.encode()) < CHUNK_BYTES else ()
+            return {"json": Progress(state="running", lines=lines, run=early, done=done).model_dump_json()}
         if self._run != run or self._child is None:
             return {"json": Progress(state="absent").model_dump_json()}
         code = self._child.returncode
-        error = reason((folder / "log").read_bytes(), code) if code else ""
+        log = folder / "log"
+        error = reason(log.read_bytes() if log.exists() else b"", code) if code else ""
         return {"json": Progress(state="ended", run=record, error=error).model_dump_json()}
+
+    def forget(self, run: str) -> dict[str, str]:
+        """Delete a run that the client has whole; answers with :class:`Begun`. One under way stays."""
+        if self._measures() != run:
+            shutil.rmtree(self._folder(run), ignore_errors=True)
+        return {"json": Begun(absent=self._measures() != run).model_dump_json()}
+
+    def _sweep(self) -> None:
+        """Delete what clients that never came back have left here."""
+        own = cache_dir() / "fleet" / self.name
+        for folder in own.iterdir() if own.is_dir() else ():
+            newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
+            if time.time() - newest > KEPT_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """End what is being measured or made; its samples stay."""
@@ -138,17 +174,22 @@ class Machine:
     def _start(self, run: str, folder: Path, request: bytes) -> None:
         self._end()
         self._log = (folder / "log").open("wb")
-        self._child = subprocess.Popen(
+        self._child = self.spawn(folder, request)
+        self._run = run
+
+    def spawn(self, folder: Path, request: bytes) -> Child:
+        """Start measuring a request into ``folder / "run"``; what simulations of a fleet replace."""
+        child = subprocess.Popen(
             [sys.executable, *BLOCK, "measure", str(folder / "run")],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
             env=child_environment(),
         )
-        self._run = run
-        assert self._child.stdin is not None
-        self._child.stdin.write(request)
-        self._child.stdin.close()
+        assert child.stdin is not None
+        child.stdin.write(request)
+        child.stdin.close()
+        return child
 
 
 def _lines(path: Path, offset: int) -> str:

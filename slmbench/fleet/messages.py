@@ -5,9 +5,9 @@ The one thing beside text are the bytes of an artifact's pieces, towards a machi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slmbench.artifact import ArtifactSpec, FileEntry
 from slmbench.checkpoint import Checkpoint
@@ -78,8 +78,17 @@ class Planned(_Message):
     keys: tuple[str, ...] = ()
     #: What it leaves out and why, one line each; or why it can run nothing.
     left_out: tuple[str, ...] = ()
+    #: Which of the keys, by their places, are measured together.
+    blocks: tuple[tuple[int, ...], ...] = ()
     #: Every artifact that the cases need.
     needs: tuple[Needed, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
+        places = sorted(place for block in self.blocks for place in block)
+        if len(set(self.keys)) != len(self.keys) or (self.blocks and places != list(range(len(self.keys)))):
+            raise ValueError("the blocks do not hold every key once")
+        return self
 
 
 class Wanted(_Message):
@@ -124,6 +133,8 @@ class Begun(_Message):
 
     #: Another run that must end first; None when this one is under way.
     busy: str | None = None
+    #: The machine does not have what it measured of this run.
+    absent: bool = False
 
 
 class Progress(_Message):
@@ -132,6 +143,8 @@ class Progress(_Message):
     state: Literal["running", "ended", "absent"]
     #: Whole lines of ``samples.jsonl`` from the offset, UTF-8.
     lines: str = ""
+    #: Cases whose measuring is over, and whose every line was given with this answer.
+    done: tuple[str, ...] = ()
     #: ``run.json``: before the first line, and when it has ended and every line was given.
     run: str | None = None
     #: Why it ended, where it failed.

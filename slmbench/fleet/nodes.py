@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ async def serve_worker(address: str, name: str | None, certs: Path | None) -> No
 
 
 @asynccontextmanager
-async def worker(address: str, name: str | None, certs: Path | None) -> AsyncIterator[Any]:
-    """Yield a running worker for this machine.
+async def worker(
+    address: str, name: str | None, certs: Path | None, make: Callable[[str | None], Machine] = Machine
+) -> AsyncIterator[Any]:
+    """Yield a running worker for this machine; ``make`` makes it from its name.
 
     Raises:
         CannotRunError: no scheduler answers.
@@ -51,7 +53,7 @@ async def worker(address: str, name: str | None, certs: Path | None) -> AsyncIte
 
     _quiet()
 
-    machine = await asyncio.to_thread(Machine, name)
+    machine = await asyncio.to_thread(make, name)
     served = Worker(
         address,
         name=machine.name,

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from slmbench.columns import read_columns
 from slmbench.evidence import Side, side_of
-from slmbench.fleet.client import FleetRecord, Member, machine_folder, read_fleet
-from slmbench.records import RUN_NAME
+from slmbench.fleet.record import FleetRecord, Member, machine_folder, read_fleet
+from slmbench.records import FLEET_NAME, RUN_NAME
+
+#: Cases that were not run and are named on the screen, of each kind of machine.
+SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Machines:
             if reason := unfinished(member):
                 lines.append(f"not run to its end on {name}: {reason}")
             lines += [f"left out on {name}: {line}" for line in member.left_out]
+        for one in self.record.not_run:
+            lines += [f"not run ({one.reason}): {key}" for key in one.keys[:SHOWN]]
+            if len(one.keys) > SHOWN:
+                lines.append(f"not run: {len(one.keys) - SHOWN} more of {', '.join(one.machines)}, in {FLEET_NAME}")
         return lines
 
 
@@ -41,7 +48,8 @@ def unfinished(member: Member) -> str | None:
 def run_folders(folder: Path, name: str) -> list[Path]:
     """Return the folders of a machine's runs."""
     own = machine_folder(folder, name)
-    return sorted(path.parent for path in [*own.glob(RUN_NAME), *own.glob(f"*/{RUN_NAME}")])
+    found = [path.parent for path in [*own.glob(RUN_NAME), *own.glob(f"*/{RUN_NAME}")]]
+    return sorted(found, key=lambda path: (len(path.parts), len(path.name), path.name))
 
 
 def read_fleets(names: Sequence[str]) -> list[Machines]:

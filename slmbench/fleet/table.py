@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmbench.fleet.client import FleetRecord, machine_folder
-from slmbench.records import RUN_NAME, Run, read_run
+from slmbench.fleet.record import FleetRecord
+from slmbench.fleet.sides import run_folders
+from slmbench.records import Run, read_run
 from slmbench.report.table import run_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def machine_runs(folder: Path, record: FleetRecord) -> dict[str, Run]:
-    """Return what is here of each machine's run, unfinished ones included."""
-    parts = {name: machine_folder(folder, name) for name in record.machines}
-    return {name: read_run(part) for name, part in parts.items() if (part / RUN_NAME).exists()}
+def machine_runs(folder: Path, record: FleetRecord) -> Iterator[tuple[str, Run]]:
+    """Yield what is here of every part that each machine measured, with its name; unfinished ones included."""
+    for name in record.machines:
+        for part in run_folders(folder, name):
+            yield name, read_run(part)
 
 
 def fleet_table(folder: Path, record: FleetRecord) -> pd.DataFrame:
@@ -24,7 +27,7 @@ def fleet_table(folder: Path, record: FleetRecord) -> pd.DataFrame:
     import pandas as pd
 
     tables = []
-    for name, run in machine_runs(folder, record).items():
+    for name, run in machine_runs(folder, record):
         table = run_table(run)
         table.insert(0, "machine", name)
         tables.append(table)

@@ -59,6 +59,11 @@ def read_tallies(folder: Path) -> tuple[int, int, int]:
     )
 
 
+def read_done(run: Path) -> tuple[str, ...]:
+    """Return the cases of one part of a run that are done or failed."""
+    return _read(run.with_name(run.name + SUFFIX)).done
+
+
 def _read(path: Path) -> Tally:
     """Return what is there; a file that cannot be read only makes a count start anew."""
     try:

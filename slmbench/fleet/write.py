@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from slmbench.columns import read_columns
 from slmbench.errors import NotComparableError, one_line
-from slmbench.fleet.client import read_fleet
+from slmbench.fleet.record import read_fleet
 from slmbench.fleet.shelf import shelf_of_fleet
 from slmbench.fleet.sides import Machines, read_machines, run_folders
 from slmbench.records import write_whole
@@ -43,14 +43,18 @@ def print_fleet(console: Console, folder: Path) -> None:
 
 
 def write_fleet(folder: Path) -> None:
-    """Write ``table.csv``, ``table.md`` and ``report.html`` of the whole fleet.
+    """Write ``table.csv``, ``table.md`` and ``report.html`` of every part, then of the whole fleet.
 
     Raises:
         BadInputError: not a fleet's run, or the folder cannot be written.
     """
     from slmbench.fleet.table import fleet_table
+    from slmbench.report import write_reports
     from slmbench.report.shelf_formats import shelf_page
 
+    for name in read_fleet(folder).machines:
+        for path in run_folders(folder, name):
+            write_reports(read_columns(path))
     machines = read_machines(folder)
     write_whole(folder / "table.csv", fleet_table(folder, machines.record).to_csv(index=False, lineterminator="\n"))
     write_whole(folder / "table.md", fleet_markdown(machines))

@@ -11,8 +11,8 @@ from typing import Any
 from synthetic import MACHINE, Made, Speed, make_run
 
 from slmbench._version import __version__
-from slmbench.fleet.client import FleetRecord, Member, machine_folder
 from slmbench.fleet.messages import About
+from slmbench.fleet.record import FleetRecord, Member, machine_folder
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.records import FLEET_NAME
 from slmbench.request import RunRequest

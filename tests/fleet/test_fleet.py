@@ -16,10 +16,11 @@ import pytest
 from slmbench._version import __version__
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.fleet import client, machine
-from slmbench.fleet.client import Choice, machine_folder, run_on_fleet
+from slmbench.fleet import machine
+from slmbench.fleet.client import Choice, run_on_fleet
 from slmbench.fleet.link import Link, full_address, opened
 from slmbench.fleet.messages import About, Begun, Planned, Progress
+from slmbench.fleet.record import FleetRecord, machine_folder, read_fleet
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import collect
 from slmbench.records import FailureRecord, read_samples
@@ -46,7 +47,7 @@ class Answers:
         self.keys: tuple[str, ...] = (KEY,)
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
-        return {f"slmbench_{op}": getattr(self, op) for op in ("about", "plan", "begin", "read")}
+        return {f"slmbench_{op}": getattr(self, op) for op in ("about", "plan", "begin", "read", "forget")}
 
     def about(self) -> dict[str, str]:
         row = DeviceRow(backend="b", device=self.device, engine_name="E", available=True, detail="")  # type: ignore[arg-type]
@@ -56,7 +57,10 @@ class Answers:
     def plan(self, request: str) -> dict[str, str]:
         return {"json": Planned(keys=self.keys, left_out=() if self.keys else ("b lacks an NPU",)).model_dump_json()}
 
-    def begin(self, run: str, request: str) -> dict[str, str]:
+    def forget(self, run: str) -> dict[str, str]:
+        return {"json": Begun(absent=True).model_dump_json()}
+
+    def begin(self, run: str, request: str, have: int) -> dict[str, str]:
         self.begun.append(RunRequest.model_validate_json(request))
         return {"json": Begun().model_dump_json()}
 
@@ -82,10 +86,10 @@ async def fleet(*machines: Answers) -> AsyncIterator[Link]:
 
 def measured(
     folder: Path, *machines: Answers, request: RunRequest = REQUEST, choice: Choice | None = None
-) -> client.FleetRecord:
-    async def run() -> client.FleetRecord:
+) -> FleetRecord:
+    async def run() -> FleetRecord:
         async with fleet(*machines) as link:
-            return await run_on_fleet(link, request, folder, choice or Choice(), lambda text: None)
+            return await run_on_fleet(link, request, folder, choice or Choice(each_machine=True), lambda text: None)
 
     return asyncio.run(run())
 
@@ -93,10 +97,10 @@ def measured(
 def test_samples_arrive_in_their_machines_folder_and_a_failed_machine_is_named(tmp_path: Path) -> None:
     one, two = Answers("one", [sample(0), sample(1) + sample(2)]), Answers("two", [sample(5)])
     record = measured(tmp_path, one, two)
-    assert [r.load for r in read_samples(machine_folder(tmp_path, "one") / "samples.jsonl", [])] == [0, 1, 2]
-    assert [r.load for r in read_samples(machine_folder(tmp_path, "two") / "samples.jsonl", [])] == [5]
+    assert [r.load for r in read_samples(machine_folder(tmp_path, "one") / "1" / "samples.jsonl", [])] == [0, 1, 2]
+    assert [r.load for r in read_samples(machine_folder(tmp_path, "two") / "1" / "samples.jsonl", [])] == [5]
     assert record.machines["one"].outcome == "machine one: out of memory"
-    assert client.read_fleet(tmp_path) == record
+    assert read_fleet(tmp_path) == record
 
 
 def test_a_resumed_run_asks_for_what_is_missing_alone(tmp_path: Path) -> None:
@@ -104,8 +108,8 @@ def test_a_resumed_run_asks_for_what_is_missing_alone(tmp_path: Path) -> None:
     again = Answers("one", [sample(1)])
     measured(tmp_path, again, request=RunRequest(resume=tmp_path))
     assert again.offsets[0] == len(sample(0).encode())
-    assert again.begun == [REQUEST]
-    assert [r.load for r in read_samples(machine_folder(tmp_path, "one") / "samples.jsonl", [])] == [0, 1]
+    assert again.begun == [REQUEST.model_copy(update={"only_cases": (KEY,)})]
+    assert [r.load for r in read_samples(machine_folder(tmp_path, "one") / "1" / "samples.jsonl", [])] == [0, 1]
 
 
 @pytest.mark.parametrize("text", ["no json\n", '{"type":"sample"}\n', sample(1, key="another case")])
@@ -113,7 +117,7 @@ def test_garbage_ends_that_machine_and_keeps_what_came_before(text: str, tmp_pat
     record = measured(tmp_path, Answers("bad", [sample(0), text]), Answers("good", [sample(0)]))
     assert "machine bad: sent" in (record.machines["bad"].outcome or "")
     assert record.machines["good"].outcome == "machine good: out of memory"
-    assert (machine_folder(tmp_path, "bad") / "samples.jsonl").read_text(encoding="utf-8") == sample(0)
+    assert (machine_folder(tmp_path, "bad") / "1" / "samples.jsonl").read_text(encoding="utf-8") == sample(0)
 
 
 def test_a_machine_that_is_lost_leaves_its_samples_and_can_be_taken_up_again(tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_a_machine_that_is_lost_leaves_its_samples_and_can_be_taken_up_again(tmp
     assert record.machines["kept"].outcome == "machine kept: out of memory"
     back = Answers("lost", [sample(2)])
     record = measured(tmp_path, back, request=RunRequest(resume=tmp_path))
-    assert [r.load for r in read_samples(machine_folder(tmp_path, "lost") / "samples.jsonl", [])] == [0, 1, 2]
+    assert [r.load for r in read_samples(machine_folder(tmp_path, "lost") / "1" / "samples.jsonl", [])] == [0, 1, 2]
     assert record.machines["kept"].outcome == "machine kept: is not in the fleet now"
 
 
@@ -179,12 +183,14 @@ def test_machines_are_chosen_by_name_and_device(tmp_path: Path) -> None:
     def shelf() -> tuple[Answers, Answers]:
         return Answers("one", [sample(0)]), Answers("two", [sample(0)], device="npu")
 
-    assert list(measured(tmp_path / "a", *shelf(), choice=Choice(device="npu")).machines) == ["two"]
-    assert list(measured(tmp_path / "b", *shelf(), choice=Choice(names=("one",))).machines) == ["one"]
+    assert list(measured(tmp_path / "a", *shelf(), choice=Choice(each_machine=True, device="npu")).machines) == ["two"]
+    assert list(measured(tmp_path / "b", *shelf(), choice=Choice(each_machine=True, names=("one",))).machines) == [
+        "one"
+    ]
     with pytest.raises(BadInputError, match=r"--machines three: not in the fleet. It has: one, two"):
-        measured(tmp_path / "c", *shelf(), choice=Choice(names=("three",)))
+        measured(tmp_path / "c", *shelf(), choice=Choice(each_machine=True, names=("three",)))
     with pytest.raises(CannotRunError, match="no machine with a usable gpu"):
-        measured(tmp_path / "d", *shelf(), choice=Choice(device="gpu"))
+        measured(tmp_path / "d", *shelf(), choice=Choice(each_machine=True, device="gpu"))
 
 
 def test_what_no_machine_can_run_is_said_before_anything_starts(tmp_path: Path) -> None:
@@ -269,7 +275,7 @@ def test_a_fleet_of_this_machine_alone_measures(tmp_path: Path, capsys: pytest.C
     (row,) = json.loads(capsys.readouterr().out)
     assert row["machine"] == "local"
     assert row["ttft_s"] > 0
-    assert (out / "machines" / "local" / "report.html").exists()
+    assert (out / "machines" / "local" / "1" / "report.html").exists()
     assert "dec-tiny fp32" in (out / "table.md").read_text(encoding="utf-8")
     assert (out / "report.html").exists()
     assert run_main(["compare", str(out), "--format", "json"]) == 0

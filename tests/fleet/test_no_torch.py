@@ -64,7 +64,7 @@ def test_a_machine_without_torch_is_sent_the_artifact_and_measures(
     (row,) = json.loads(captured.out)
     assert (row["machine"], row["agreement"]) == ("tablet", 1.0)
     assert "tablet: dec-tiny openvino fp32 (optimum): is there, 18.4 MB sent" in captured.err
-    record = json.loads((out / "machines" / "tablet" / "run.json").read_text(encoding="utf-8"))
+    record = json.loads((out / "machines" / "tablet" / "1" / "run.json").read_text(encoding="utf-8"))
     assert "torch" not in json.dumps(record["machines"])
     stored = list((tmp_path / "tablet" / "artifacts").iterdir())
     assert [folder.name for folder in stored] == [record["cases"][0]["artifact_id"]]

@@ -1,0 +1,117 @@
+"""How equal machines share cases: what must stay together, and how much a machine takes at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from slmbench.case import Case
+
+#: A block that was begun on this many machines in vain is not given to another one.
+TRIES = 3
+
+
+def blocks_of(cells: Iterable[tuple[Case, str]], pairs: Collection[tuple[str, str]]) -> list[list[str]]:
+    """Return the keys of cases, each with its engine, in blocks that are measured together.
+
+    Cases belong together where a verdict is made of them: a checkpoint's paths, arms and its loop without a K/V cache,
+    and the checkpoints of a pair, on one engine and device with the same precisions, threads and workload.
+    """
+    partners: dict[str, set[str]] = defaultdict(set)
+    for first, second in pairs:
+        partners[first].add(second)
+        partners[second].add(first)
+    tasks: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for case, engine in cells:
+        work = case.workload.model_copy(update={"cache": "on"}).label()
+        precisions = (case.weight_precision, case.compute_precision)
+        task = (engine, case.device, *precisions, work, str(case.threads), str(case.simulate))
+        tasks[task][case.checkpoint].append(case.key)
+    blocks = []
+    for by_checkpoint in tasks.values():
+        left = dict.fromkeys(by_checkpoint)
+        while left:
+            together = _reached(next(iter(left)), partners, left)
+            blocks.append([key for name in together for key in by_checkpoint[name]])
+            for name in together:
+                del left[name]
+    return blocks
+
+
+def _reached(start: str, partners: dict[str, set[str]], among: Collection[str]) -> list[str]:
+    """Return the checkpoints that pairs connect with ``start``, itself included, in the order of ``among``."""
+    found, ahead = {start}, [start]
+    while ahead:
+        more = [name for name in partners[ahead.pop()] if name in among and name not in found]
+        found.update(more)
+        ahead += more
+    return [name for name in among if name in found]
+
+
+class Work:
+    """The blocks that machines of one kind have still to measure."""
+
+    def __init__(self, blocks: Iterable[Sequence[str]]) -> None:
+        # Large blocks first: at the end the small ones fill the gaps.
+        self._blocks = sorted((tuple(block) for block in blocks), key=len, reverse=True)
+        self._waiting = dict.fromkeys(self._blocks)
+        self._tries: Counter[tuple[str, ...]] = Counter()
+
+    def waiting(self) -> list[str]:
+        """Return the cases that no machine has."""
+        return [key for block in self._waiting for key in block]
+
+    def has_work(self) -> bool:
+        """Tell whether there is anything to take."""
+        return any(self._tries[block] < TRIES for block in self._waiting)
+
+    def take(self, machines: int) -> tuple[str, ...]:
+        """Take a chunk for one of so many machines: much at first, little at the end; empty where nothing is left.
+
+        Guided self-scheduling: half of an equal share of what is left, in whole blocks. One machine takes everything.
+        """
+        free = [block for block in self._waiting if self._tries[block] < TRIES]
+        cases = sum(map(len, free))
+        wanted = cases if machines <= 1 else math.ceil(cases / (2 * machines))
+        taken: list[str] = []
+        for block in free:
+            if len(taken) >= wanted:
+                break
+            del self._waiting[block]
+            taken += block
+        return tuple(taken)
+
+    def claim(self, keys: Collection[str]) -> bool:
+        """Take exactly the blocks of these cases, if all of them wait; else nothing."""
+        mine = self._of(keys)
+        if not mine or any(block not in self._waiting for block in mine):
+            return False
+        for block in mine:
+            del self._waiting[block]
+        return True
+
+    def give_back(self, keys: Collection[str], done: Collection[str], *, failed: bool = True) -> None:
+        """Let every block of a chunk that is not done wait again, whole: its cases are judged together.
+
+        ``failed`` counts: what was begun in vain :data:`TRIES` times waits for nobody any more.
+        """
+        for block in self._of(keys):
+            if not set(block) <= set(done):
+                self._waiting[block] = None
+                self._tries[block] += failed
+
+    def settle(self, done: Collection[str]) -> None:
+        """Take out the blocks whose cases are all done."""
+        for block in self._of(done):
+            if set(block) <= set(done):
+                self._waiting.pop(block, None)
+
+    def unfinished(self, keys: Collection[str], done: Collection[str]) -> list[str]:
+        """Return the cases of a chunk whose blocks are not done whole."""
+        return [key for block in self._of(keys) if not set(block) <= set(done) for key in block]
+
+    def _of(self, keys: Collection[str]) -> list[tuple[str, ...]]:
+        """Return the blocks that have any of the cases."""
+        wanted = set(keys)
+        return [block for block in self._blocks if not wanted.isdisjoint(block)]
