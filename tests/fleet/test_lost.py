@@ -1,0 +1,202 @@
+"""Machines that leave, forget or come while a run goes on; clients that go away. Measuring is a wait."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_simulation import simulation
+
+from slmbench.errors import BadInputError
+from slmbench.fleet.client import Choice, run_on_fleet
+from slmbench.fleet.link import opened
+from slmbench.fleet.record import FleetRecord, machine_folder, part_folders, read_fleet, read_part
+from slmbench.machine.fingerprint import collect
+from slmbench.request import RunRequest
+
+distributed = pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
+__all__ = ["simulation"]
+
+
+class Shelf:
+    """Simulated machines in this process, by number; those of one device are equal."""
+
+    def __init__(self, simulation: Any, folder: Path, seconds: float = 0.3, cases: int = 12) -> None:
+        self.simulation = simulation
+        self.world = simulation.World(machines=0, cases=cases, kills=0, seconds=seconds)
+        self.folder = folder
+        self.heard: list[str] = []
+        self._workers: dict[int, AsyncExitStack] = {}
+
+    async def __aenter__(self) -> Shelf:
+        self._stack = AsyncExitStack()
+        self.scheduler = await self._stack.enter_async_context(
+            distributed.Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0", dashboard=False)
+        )
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for number in [*self._workers]:
+            await self.leave(number)
+        await self._stack.aclose()
+
+    async def come(self, number: int) -> None:
+        from slmbench.fleet.nodes import worker
+
+        made = self.simulation.StandIn(self.world, number, collect())
+        self._workers[number] = AsyncExitStack()
+        await self._workers[number].enter_async_context(worker(self.scheduler.address, None, None, lambda _: made))
+
+    async def leave(self, number: int) -> None:
+        await self._workers.pop(number).aclose()
+
+    async def run(self, *, resume: bool = False, **choice: Any) -> FleetRecord:
+        request = RunRequest(resume=self.folder) if resume else RunRequest(models=("dec-tiny",))
+        async with opened(self.scheduler.address, None) as link:
+            return await run_on_fleet(link, request, self.folder, Choice(**choice), self.heard.append)
+
+    async def samples(self, name: str) -> None:
+        """Return when the first sample of a machine is on the client's disk."""
+        while not any(path.stat().st_size for path in machine_folder(self.folder, name).glob("*/samples.jsonl")):
+            await asyncio.sleep(0.05)
+
+    def outcomes(self, name: str) -> list[str | None]:
+        return [read_part(path).outcome for path in part_folders(self.folder, name)]
+
+    def counted(self) -> set[tuple[str, int]]:
+        """Return how often each case was measured to its end; samples are checked."""
+        found = self.simulation.check(self.folder, read_fleet(self.folder), self.world)
+        return set(found.items())
+
+    def once(self, *devices: str) -> set[tuple[str, int]]:
+        return {(case.key, 1) for device in devices for case in self.world.planned(device)}
+
+
+@pytest.fixture
+def on_shelf(simulation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shelf]:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
+
+    def run(story: Callable[[Shelf], Awaitable[None]], **world: Any) -> Shelf:
+        async def whole() -> Shelf:
+            async with Shelf(simulation, tmp_path / "run", **world) as shelf:
+                await story(shelf)
+            return shelf
+
+        return asyncio.run(whole())
+
+    return run
+
+
+async def cut_off(shelf: Shelf, name: str) -> None:
+    """Begin a run, and let its client go away after the first samples of a machine."""
+    task = asyncio.create_task(shelf.run())
+    await shelf.samples(name)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_machine_that_comes_takes_what_a_lost_one_left(on_shelf: Callable[..., Shelf]) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        await shelf.come(1)
+        task = asyncio.create_task(shelf.run())
+        await shelf.samples("machine-000")
+        await shelf.leave(0)
+        await shelf.come(3)
+        record = await task
+        assert record.not_run == ()
+        assert "has left the fleet" in (record.machines["machine-000"].outcome or "")
+
+    shelf = on_shelf(story, seconds=1.0)
+    assert "machine-003: has come, and takes work" in shelf.heard
+    assert shelf.outcomes("machine-003") == [""]
+    assert shelf.counted() == shelf.once("cpu", "gpu")
+
+
+def test_what_nobody_is_left_for_is_listed_and_taken_up_by_resume(on_shelf: Callable[..., Shelf]) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        task = asyncio.create_task(shelf.run())
+        await shelf.samples("machine-000")
+        await shelf.leave(0)
+        (left,) = (await task).not_run
+        assert left.machines == ("machine-000",)
+        assert "has left the fleet" in left.reason
+        assert {(key, 1) for key in left.keys} | shelf.counted() == shelf.once("cpu")
+        await shelf.come(0)
+        assert (await shelf.run(resume=True)).not_run == ()
+
+    shelf = on_shelf(story)
+    # Its own part, where it stopped.
+    assert shelf.outcomes("machine-000") == [""]
+    assert shelf.counted() == shelf.once("cpu")
+
+
+def test_a_client_that_returns_reads_on(on_shelf: Callable[..., Shelf]) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        await cut_off(shelf, "machine-000")
+        assert shelf.outcomes("machine-000") == [None]
+        await shelf.run(resume=True)
+
+    shelf = on_shelf(story)
+    assert shelf.outcomes("machine-000") == [""]
+    assert shelf.counted() == shelf.once("cpu")
+
+
+def test_a_machine_whose_cache_was_wiped_measures_anew(on_shelf: Callable[..., Shelf], tmp_path: Path) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        await cut_off(shelf, "machine-000")
+        await shelf.leave(0)
+        shutil.rmtree(tmp_path / "cache")
+        await shelf.come(0)
+        assert (await shelf.run(resume=True)).not_run == ()
+
+    shelf = on_shelf(story)
+    lost, anew = shelf.outcomes("machine-000")
+    assert lost == "machine machine-000: no longer has what it had measured"
+    assert anew == ""
+    assert shelf.counted() == shelf.once("cpu")
+
+
+def test_the_cases_of_a_machine_that_is_gone_for_good_go_to_an_equal_one(on_shelf: Callable[..., Shelf]) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        await cut_off(shelf, "machine-000")
+        await shelf.leave(0)
+        await shelf.come(1)
+        await shelf.come(3)
+        assert (await shelf.run(resume=True)).not_run == ()
+
+    shelf = on_shelf(story)
+    assert shelf.outcomes("machine-003") == [""]
+    assert shelf.outcomes("machine-001") == []
+    assert shelf.counted() == shelf.once("cpu")
+
+
+def test_each_machine_measures_everything_where_asked(on_shelf: Callable[..., Shelf]) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        await shelf.come(3)
+        await shelf.run(each_machine=True)
+
+    shelf = on_shelf(story, seconds=0.1)
+    assert shelf.counted() == {(key, 2) for key, _ in shelf.once("cpu")}
+
+
+def test_a_run_of_an_earlier_layout_is_not_resumed(on_shelf: Callable[..., Shelf]) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        await cut_off(shelf, "machine-000")
+        own = machine_folder(shelf.folder, "machine-000")
+        (own / "1" / "samples.jsonl").rename(own / "samples.jsonl")
+        with pytest.raises(BadInputError, match="was measured by an earlier slmbench"):
+            await shelf.run(resume=True)
+
+    on_shelf(story)
