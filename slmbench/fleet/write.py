@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+#: More tables than this hide what matters: of a large fleet only the machines side by side are printed.
+MOST_TABLES = 8
+
+
 def print_fleet(console: Console, folder: Path) -> None:
     """Print each machine's table under its name, then the machines side by side, then what was not run.
 
@@ -28,10 +32,15 @@ def print_fleet(console: Console, folder: Path) -> None:
 
     from slmbench.report import print_run
 
-    for name in read_fleet(folder).machines:
-        for path in run_folders(folder, name):
-            console.print(Text(f"\n{one_line(name)}", style="bold"))
-            print_run(console, read_columns(path))
+    runs = [(name, path) for name in read_fleet(folder).machines for path in run_folders(folder, name)]
+    for name, path in runs if len(runs) <= MOST_TABLES else []:
+        part = "" if path.name == name else f", part {path.name}"
+        console.print(Text(f"\n{one_line(name)}{part}", style="bold"))
+        print_run(console, read_columns(path))
+    if len(runs) > MOST_TABLES:
+        console.print(
+            Text(f"{len(runs)} tables are not shown: `slmbench table FOLDER` of one in {folder / 'machines'}")
+        )
     machines = read_machines(folder)
     shelf = _shelf(machines)
     if shelf is None or len(shelf.places) < 2:

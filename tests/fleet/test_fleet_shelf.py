@@ -188,6 +188,21 @@ def test_a_fleets_tables_are_made_again_from_its_samples(tmp_path: Path, capsys:
     assert capsys.readouterr().out == (folder / "table.md").read_text(encoding="utf-8")
 
 
+def test_the_tables_of_parts_are_named_and_of_many_machines_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = Planned(machine(), [PAIR[0]], more=[[PAIR[1]]])
+    assert run_main(["table", str(write_fleet(_made(tmp_path / "few"), {"one": one}))]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert "\none, part 1\n" in text
+    assert "\none, part 2\n" in text
+    many = {f"m{number}": Planned(machine(), [PAIR[0]], seed=number) for number in range(9)}
+    assert run_main(["table", str(write_fleet(_made(tmp_path / "many"), many))]) == ExitCode.OK
+    text = printed(capsys)
+    assert text.startswith("9 tables are not shown")
+    assert "loads" not in text.partition("side by side")[0]
+
+
 def test_a_fleet_that_measured_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = tuple(speed.case.key for speed in PAIR)
     name = str(write_fleet(_made(tmp_path / "a"), {"one": Planned(machine(), keys=keys, outcome="out of memory")}))
