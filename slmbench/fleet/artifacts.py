@@ -61,23 +61,35 @@ class Supply:
         self._checkpoints: dict[str, Checkpoint] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ready: set[tuple[str, str]] = set()
+        self._told: set[str] = set()
         self._seen: dict[str, list[_Seen]] = defaultdict(list)
         self._packed: dict[str, tuple[Artifact, Content]] = {}
         #: One export or packing at a time: the client may be a small machine itself.
         self._packing = asyncio.Lock()
         self._on_the_way = asyncio.Semaphore(PIECES_AT_ONCE)
 
-    async def lacking(self, planned: Planned) -> list[str]:
-        """Return which artifacts neither a machine nor this one has or can make, one line each, with the reasons."""
-        missing = []
+    async def possible(self, planned: Planned) -> Planned:
+        """Return the plan without the cases whose artifact neither its machine nor this one has or can make.
+
+        Each such artifact is a line of what is left out, with both sides' reasons.
+
+        Raises:
+            CannotRunError: the plan needs a checkpoint that the request does not have.
+        """
+        lacking, missing = set[str](), list[str]()
         for need in planned.needs:
             if need.state != "lacks":
                 continue
             checkpoint = await self._checkpoint(need)
             why = await asyncio.to_thread(_not_here, checkpoint, need.spec)
             if why is not None:
+                lacking.update(need.keys)
                 missing.append(f"{_named(checkpoint, need.spec)}: there {need.why}; here {why}")
-        return missing
+        for line in missing:
+            if line not in self._told:
+                self._told.add(line)
+                self._say(f"left out: {line}")
+        return planned.without(lacking, missing) if missing else planned
 
     async def ready(self, at: Reached, needs: Sequence[Needed], keys: Collection[str]) -> None:
         """Return when the machine has every artifact that the cases need.

@@ -116,19 +116,18 @@ async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached],
         *(link.call(one.address, Planned, one.about.name, op="plan", request=text) for one in machines)
     )
     members: list[Member] = []
-    for one, plan in zip(machines, plans, strict=True):
-        lacking = tuple(await supply.lacking(plan))
-        keys = () if lacking else plan.keys
+    for one, asked in zip(machines, plans, strict=True):
+        plan = await supply.possible(asked)
         # The same keys are kept once: a shelf of hundreds has thousands of them each.
-        same = next((other for other in members if (other.keys, other.blocks) == (keys, plan.blocks)), None)
+        same = next((other for other in members if (other.keys, other.blocks) == (plan.keys, plan.blocks)), None)
         members.append(
             Member(
                 about=one.about,
-                keys=same.keys if same else keys,
-                blocks=(same.blocks if same else plan.blocks) if keys else (),
-                left_out=(*plan.left_out, *lacking),
+                keys=same.keys if same else plan.keys,
+                blocks=same.blocks if same else plan.blocks,
+                left_out=plan.left_out,
                 needs=plan.needs,
-                outcome=None if keys else "; ".join(lacking) or "runs nothing of it",
+                outcome=None if plan.keys else "runs nothing of it",
             )
         )
     return members

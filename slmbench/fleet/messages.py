@@ -5,6 +5,7 @@ The one thing beside text are the bytes of an artifact's pieces, towards a machi
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -89,6 +90,18 @@ class Planned(_Message):
         if len(set(self.keys)) != len(self.keys) or (self.blocks and places != list(range(len(self.keys)))):
             raise ValueError("the blocks do not hold every key once")
         return self
+
+    def without(self, keys: Collection[str], reasons: Sequence[str]) -> Planned:
+        """Return the plan less some cases; their blocks keep what is left of them."""
+        kept = [place for place, key in enumerate(self.keys) if key not in keys]
+        now = {place: index for index, place in enumerate(kept)}
+        blocks = (tuple(now[place] for place in block if place in now) for block in self.blocks)
+        return Planned(
+            keys=tuple(self.keys[place] for place in kept),
+            left_out=(*self.left_out, *reasons),
+            blocks=tuple(filter(None, blocks)),
+            needs=self.needs,
+        )
 
 
 class Wanted(_Message):

@@ -230,19 +230,26 @@ def test_other_bytes_of_the_same_versions_are_refused_by_name(artifact: Artifact
         asyncio.run(run())
 
 
-def test_what_nobody_can_make_is_known_before_anything_starts(tmp_path: Path, artifact: Artifact) -> None:
+def test_cases_whose_artifact_nobody_can_make_are_left_out_before_anything_starts(artifact: Artifact) -> None:
     model = artifact.manifest.checkpoint
-    other = need(model).model_copy(update={"spec": SPEC.model_copy(update={"weight_precision": "int8"})})
+    here = need(model, "a", "c")
+    lines: list[str] = []
+    sending = supply(Machine(), artifact, lines)
+    int8 = need(model, "b").model_copy(update={"spec": SPEC.model_copy(update={"weight_precision": "int8"})})
 
-    async def lacking(*needs: Needed) -> list[str]:
-        return await supply(Machine(), artifact).lacking(Planned(needs=needs))
+    async def possible(*needs: Needed) -> Planned:
+        planned = Planned(keys=("a", "b", "c"), blocks=((0, 1), (2,)), needs=needs)
+        return await sending.possible(planned)
 
-    assert asyncio.run(lacking(need(model))) == []
-    assert asyncio.run(lacking(other)) == [
-        "model openvino int8 (slmbench): there no torch; here model is not on it",
-    ]
+    assert asyncio.run(possible(here)).keys == ("a", "b", "c")
+    assert lines == []
+    left = asyncio.run(possible(here, int8))
+    assert asyncio.run(possible(here, int8)) == left
+    assert lines == [f"left out: {left.left_out[0]}"]
+    assert (left.keys, left.blocks) == (("a", "c"), ((0,), (1,)))
+    assert left.left_out == ("model openvino int8 (slmbench): there no torch; here model is not on it",)
     with pytest.raises(CannotRunError, match="was not asked for"):
-        asyncio.run(lacking(need(model.model_copy(update={"digest": "0" * 64}))))
+        asyncio.run(possible(need(model.model_copy(update={"digest": "0" * 64}))))
 
 
 def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_sent(
