@@ -36,7 +36,8 @@ def test_every_case_is_measured_once_though_machines_are_killed(simulation: Any,
     assert len(found.measured) == 60
     assert set(found.measured.values()) == {1}
     assert found.record.not_run == ()
-    assert all("has left the fleet" in found.record.machines[name].outcome for name in found.killed)
+    # Its connection breaks, or the scheduler no longer has it: whichever is seen first.
+    assert all("gave no answer" in found.record.machines[name].outcome for name in found.killed)
     lost = [read_part(path) for name in found.killed for path in part_folders(tmp_path / "run", name)]
     assert any(part.outcome for part in lost)
     # What the client has whole is deleted on the machines; a killed one keeps its last part.
