@@ -55,12 +55,12 @@ class Work:
     def __init__(self, blocks: Iterable[Sequence[str]]) -> None:
         # Large blocks first: at the end the small ones fill the gaps.
         self._blocks = sorted((tuple(block) for block in blocks), key=len, reverse=True)
-        self._waiting = dict.fromkeys(self._blocks)
+        self._waiting = set(self._blocks)
         self._tries: Counter[tuple[str, ...]] = Counter()
 
     def waiting(self) -> list[str]:
         """Return the cases that no machine has."""
-        return [key for block in self._waiting for key in block]
+        return [key for block in self._in_order() for key in block]
 
     def has_work(self) -> bool:
         """Tell whether there is anything to take."""
@@ -71,14 +71,14 @@ class Work:
 
         Guided self-scheduling: half of an equal share of what is left, in whole blocks. One machine takes everything.
         """
-        free = [block for block in self._waiting if self._tries[block] < TRIES]
+        free = [block for block in self._in_order() if self._tries[block] < TRIES]
         cases = sum(map(len, free))
         wanted = cases if machines <= 1 else math.ceil(cases / (2 * machines))
         taken: list[str] = []
         for block in free:
             if len(taken) >= wanted:
                 break
-            del self._waiting[block]
+            self._waiting.discard(block)
             taken += block
         return tuple(taken)
 
@@ -88,7 +88,7 @@ class Work:
         if not mine or any(block not in self._waiting for block in mine):
             return False
         for block in mine:
-            del self._waiting[block]
+            self._waiting.discard(block)
         return True
 
     def give_back(self, keys: Collection[str], done: Collection[str], *, failed: bool = True) -> None:
@@ -98,18 +98,22 @@ class Work:
         """
         for block in self._of(keys):
             if not set(block) <= set(done):
-                self._waiting[block] = None
+                self._waiting.add(block)
                 self._tries[block] += failed
 
     def settle(self, done: Collection[str]) -> None:
         """Take out the blocks whose cases are all done."""
         for block in self._of(done):
             if set(block) <= set(done):
-                self._waiting.pop(block, None)
+                self._waiting.discard(block)
 
     def unfinished(self, keys: Collection[str], done: Collection[str]) -> list[str]:
         """Return the cases of a chunk whose blocks are not done whole."""
         return [key for block in self._of(keys) if not set(block) <= set(done) for key in block]
+
+    def _in_order(self) -> list[tuple[str, ...]]:
+        """Return what waits, large blocks first: also what came back late, or it would be the last to end."""
+        return [block for block in self._blocks if block in self._waiting]
 
     def _of(self, keys: Collection[str]) -> list[tuple[str, ...]]:
         """Return the blocks that have any of the cases."""

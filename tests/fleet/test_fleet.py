@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.cli import run_main
@@ -24,7 +27,7 @@ from slmbench.fleet.record import FleetRecord, machine_folder, read_fleet
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import collect
 from slmbench.records import FailureRecord, read_samples
-from slmbench.request import RunRequest
+from slmbench.request import RunRequest, plan_request, requested_suite
 
 distributed = pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 
@@ -281,3 +284,70 @@ def test_a_fleet_of_this_machine_alone_measures(tmp_path: Path, capsys: pytest.C
     assert run_main(["compare", str(out), "--format", "json"]) == 0
     (cell,) = [one for one in json.loads(capsys.readouterr().out)["cells"] if one["metric"] == "ttft"]
     assert cell["value"] == pytest.approx(row["ttft_s"], rel=1e-6)
+
+
+SUITE = "name: mine\ncheckpoints: [dec-tiny]\nworkloads: [{input_tokens: [16], output_tokens: [4]}]\n"
+
+
+def test_a_suite_of_ones_own_travels_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    one = Answers("one", [sample(0)])
+    measured(tmp_path / "run", one, request=RunRequest(suite=str(path)))
+    path.unlink()
+    assert requested_suite(one.begun[0]).name == "mine"
+
+
+def test_a_wrong_suite_file_is_refused_here_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE + "workload: 1\n", encoding="utf-8")
+    one = Answers("one", [])
+    with pytest.raises(BadInputError, match=r"mine\.yaml:4: workload: unknown key"):
+        measured(tmp_path / "run", one, request=RunRequest(suite=str(path)))
+    with pytest.raises(BadInputError, match=r"nobodys\.yaml: No such file"):
+        measured(tmp_path / "run", one, request=RunRequest(suite="nobodys.yaml"))
+    assert not one.begun
+
+
+def test_a_machine_names_the_clients_file_in_errors() -> None:
+    asked = RunRequest(suite="mine.yaml", suite_text=SUITE.replace("16", "999999"))
+    with pytest.raises(BadInputError, match=r"mine\.yaml:3: workloads: a prompt of 999999 tokens"):
+        plan_request(asked)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> machine.Machine:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
+    return machine.Machine("alone", devices=(), fingerprint=collect())
+
+
+def begun(answer: dict[str, str]) -> Begun:
+    return Begun.model_validate_json(answer["json"])
+
+
+def test_a_machine_that_has_less_than_the_client_begins_nothing(alone: machine.Machine, tmp_path: Path) -> None:
+    assert begun(alone.begin("run-1", REQUEST.model_dump_json(), have=1)).absent
+    assert not (tmp_path / "fleet").exists()
+
+
+def test_a_machine_forgets_what_the_client_has_and_what_nobody_fetched(alone: machine.Machine, tmp_path: Path) -> None:
+    own = tmp_path / "fleet" / "alone"
+    for name in ("run-1", "run-2", "old-1"):
+        (own / name / "run").mkdir(parents=True)
+        (own / name / "run" / "samples.jsonl").write_text("{}\n", encoding="utf-8")
+    assert begun(alone.forget("run-1")).absent
+    assert {path.name for path in own.iterdir()} == {"run-2", "old-1"}
+    long_ago = time.time() - machine.KEPT_S - 60
+    for path in sorted(own.rglob("*"), reverse=True):
+        if "old-1" in path.parts:
+            os.utime(path, (long_ago, long_ago))
+    machine.Machine("alone", devices=(), fingerprint=collect())
+    assert [path.name for path in own.iterdir()] == ["run-2"]
+    with pytest.raises(BadInputError, match="is not the name of a run"):
+        alone.forget("../run-2")
+
+
+@pytest.mark.parametrize("blocks", [((0,),), ((0, 1), (1,)), ((0, 2),)])
+def test_blocks_that_lose_or_double_a_case_are_no_plan(blocks: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValidationError, match="the blocks do not hold every key once"):
+        Planned(keys=("a", "b"), blocks=blocks)
