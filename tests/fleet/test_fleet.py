@@ -142,6 +142,23 @@ def test_a_machine_that_is_lost_leaves_its_samples_and_can_be_taken_up_again(tmp
     assert record.machines["kept"].outcome == "machine kept: is not in the fleet now"
 
 
+def test_a_machine_that_says_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slmbench.fleet.link.LOOK_WITHIN_S", 1.0)
+    monkeypatch.setattr("slmbench.fleet.link.PRESENCE_S", 0.2)
+    mute = Answers("mute", [])
+
+    async def read(run: str, offset: int) -> dict[str, str]:
+        await asyncio.sleep(20 + offset + len(run))
+        return {}
+
+    mute.read = read  # type: ignore[method-assign, assignment]
+    began = time.monotonic()
+    record = measured(tmp_path, mute)
+    assert time.monotonic() - began < 15
+    assert record.machines["mute"].outcome == "machine mute: gave no answer: nothing in 1 s"
+    assert [left.keys for left in record.not_run] == [(KEY,)]
+
+
 def test_an_answer_that_is_no_message_is_refused(tmp_path: Path) -> None:
     one = Answers("one", [])
     one.about = lambda: {"json": '{"name": "../../etc"}'}  # type: ignore[method-assign]
