@@ -6,7 +6,7 @@
 Tools take turns, so that the machine's drift meets all of them. slmbench is asked for one load of its best path of each
 engine a turn. llama-bench wants the checkpoint as GGUF (llama.cpp's `convert_hf_to_gguf.py --outtype f32`); its prompt
 and its decoding at the same depth are two tests of one call. optimum-benchmark lives in an environment of its own
-(it wants an older transformers). A tool that is not there is said to be not there.
+(0.6 wants transformers 4). A tool that is not there is said to be not there.
 
 Wanted: decoding of slmbench's best path at least as fast as llama-bench's, in fp32 and in bf16.
 """
@@ -31,8 +31,8 @@ from slmbench.errors import CannotRunError
 #: Run by an interpreter that has optimum-benchmark; prints one line of JSON.
 OPTIMUM = """
 import json, sys
-from optimum_benchmark import Benchmark, BenchmarkConfig, InferenceConfig, OpenVINOConfig, ProcessConfig
-model, given, asked, threads = sys.argv[1], *map(int, sys.argv[2:])
+from optimum_benchmark import Benchmark, BenchmarkConfig, InferenceConfig, OVConfig, ProcessConfig
+model, hint, given, asked, threads = *sys.argv[1:3], *map(int, sys.argv[3:])
 config = BenchmarkConfig(
     name="beside",
     launcher=ProcessConfig(device_isolation=False),
@@ -40,13 +40,14 @@ config = BenchmarkConfig(
         latency=True, memory=False, input_shapes={"batch_size": 1, "sequence_length": given},
         generate_kwargs={"max_new_tokens": asked, "min_new_tokens": asked},
     ),
-    backend=OpenVINOConfig(
+    backend=OVConfig(
         model=model, device="cpu", task="text-generation", library="transformers",
-        openvino_config={"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"},
+        ov_config={"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint},
     ),
 )
 report = Benchmark.launch(config)
-print("REPORT " + json.dumps([report.prefill.throughput.value, report.decode.throughput.value]))
+# Prompts a second; the other is in tokens.
+print("REPORT " + json.dumps([report.prefill.throughput.value * given, report.decode.throughput.value]))
 """
 
 
@@ -107,7 +108,8 @@ def llama_bench(given: argparse.Namespace) -> Iterator[tuple[str, Reported]]:
 def optimum_benchmark(given: argparse.Namespace) -> Iterator[tuple[str, Reported]]:
     """Yield what optimum-benchmark reports of OpenVINO."""
     shape = [str(n) for n in (given.input_tokens, given.output_tokens, given.threads)]
-    text, wall_s = run_text([given.optimum_benchmark, "-c", OPTIMUM, given.model, *shape])
+    hint = {"fp32": "f32"}.get(given.precision, given.precision)
+    text, wall_s = run_text([given.optimum_benchmark, "-c", OPTIMUM, given.model, hint, *shape])
     line = next(line for line in text.splitlines() if line.startswith("REPORT "))
     prefill_tps, decode_tps = json.loads(line.removeprefix("REPORT "))
     yield "optimum-benchmark openvino", Reported(prefill_tps, decode_tps, wall_s)

@@ -16,6 +16,7 @@ from slmbench.artifact import ArtifactSpec, Role
 from slmbench.checkpoint import Checkpoint, Geometry
 from slmbench.errors import CannotRunError, one_line
 from slmbench.export.openvino_graph import cross_kv_once, make_stateful, write_compressed
+from slmbench.export.openvino_merge import merge_projections
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
 
@@ -76,6 +77,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
 
 def _save(model: Any, spec: ArtifactSpec, path: Path, progress: Progress) -> int:
     progress(f"writing {path.name} in {spec.weight_precision}")
+    merge_projections(model)
     return write_compressed(model, spec.weight_precision, path)
 
 

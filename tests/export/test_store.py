@@ -13,7 +13,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from slmbench import catalog
+from slmbench import __version__, catalog
 from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage
 from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError, CannotRunError
@@ -146,7 +146,7 @@ def test_an_artifact_of_another_version_is_exported_anew(
     monkeypatch.setattr(support, "__version__", "99.0")
     said = Said()
     assert find_artifact(checkpoint, SPEC, note=said) is None
-    assert said == ["the stored artifact was made by slmbench 0.1.0, now 99.0; exporting anew"]
+    assert said == [f"the stored artifact was made by slmbench {__version__}, now 99.0; exporting anew"]
     assert ensure_artifact(checkpoint, SPEC, progress=said).manifest.versions["slmbench"] == "99.0"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,6 +89,14 @@ def test_no_case_has_a_place_of_its_own_in_the_order(tmp_path: Path, planned: Ma
     assert 3 <= sampled.count(plan[0].key) <= 13
     assert 3 <= opened.count(plan[0].key) <= 13
     assert 3 <= sum(first == second for first, second in zip(opened, sampled, strict=True)) <= 13
+
+
+def test_no_case_follows_itself(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    settings = replace(quick, repeat=None, min_loads=2, max_loads=2, rounds=12, budget_s=600, foreign_load_bound=100.0)
+    measure([planned(name, ttft_ms=0, step_ms=0) for name in "abc"], tmp_path, settings)
+    taken = [(s.load, s.case) for s in records(tmp_path, SampleRecord)]
+    assert len(taken) == 2 * 3 * 12
+    assert all(first != second for first, second in itertools.pairwise(taken))
 
 
 def test_idle_workers_are_suspended(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
