@@ -141,14 +141,17 @@ def read_artifact(folder: Path) -> Artifact:
     """Read ``manifest.json`` in ``folder`` without hashing the files.
 
     Raises:
-        BadInputError: no manifest, or one that is damaged or of another schema version.
+        BadInputError: no manifest, one that is damaged or of another schema version, or a link out of the folder.
     """
     path = folder / MANIFEST_NAME
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
-    return Artifact(folder, parse_manifest(raw, str(path)))
+    manifest = parse_manifest(raw, str(path))
+    if away := _leading_away(folder):
+        raise BadInputError(f"{away}: a link that leads out of the artifact's folder")
+    return Artifact(folder, manifest)
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -178,11 +181,22 @@ def _is_inside(relative: str) -> bool:
     return plain and not there.drive and not there.root and ".." not in there.parts
 
 
+def _leading_away(folder: Path) -> Path | None:
+    """Return an entry that is a link to elsewhere, listed or not: engines open what lies beside a graph as well."""
+    home = folder.resolve()
+    entries = sorted(folder.rglob("*"))
+    return next((entry for entry in entries if entry.is_symlink() and not entry.resolve().is_relative_to(home)), None)
+
+
 def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:
     """Return what is wrong with the artifact's files, or None when all are as written.
 
     With ``hashes=False`` only presence and size are looked at.
     """
+    listed = {entry.path for entry in artifact.manifest.files}
+    for graph in artifact.manifest.graphs.values():
+        if graph not in listed:
+            return f"{artifact.folder / graph} is a graph that the manifest has no hash of"
     for entry in artifact.manifest.files:
         path = artifact.folder / entry.path
         try:

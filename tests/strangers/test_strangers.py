@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from synthetic import Speed, make_run
 
+from slmbench.artifact import MANIFEST_NAME, damage, read_artifact
 from slmbench.cli import run_main
+from slmbench.errors import BadInputError
 from slmbench.records import RUN_NAME
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 #: What must not reach a terminal, a Markdown table or a page as it is.
 HOSTILE = "\x1b]0;owned\x07<script>alert(1)</script>|[x](javascript:alert(1))"
 
@@ -50,6 +55,75 @@ def test_a_link_in_results_is_replaced_not_followed(tmp_path: Path) -> None:
     assert run_main(["table", str(folder), "--write"]) == 0
     assert precious.read_text() == "mine"
     assert not (folder / "table.md").is_symlink()
+
+
+@pytest.mark.parametrize("place", ["weights.bin", "genai_config.json", "deeper/weights.bin"])
+def test_a_link_out_of_an_artifact_is_refused_before_an_engine_sees_it(tmp_path: Path, place: str) -> None:
+    """Listed in the manifest or not: its hash is that of what it leads to, so hashes alone do not find it."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"mine")
+    folder = _artifact(tmp_path / "artifact")
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).symlink_to(secret)
+    with pytest.raises(BadInputError, match=rf"{re.escape(str(folder / place))}: a link that leads out"):
+        read_artifact(folder)
+
+
+def test_a_link_within_an_artifact_is_a_file_of_it(tmp_path: Path) -> None:
+    folder = _artifact(tmp_path / "artifact")
+    (folder / "again.json").symlink_to(MANIFEST_NAME)
+    assert read_artifact(folder).folder == folder
+
+
+def test_a_graph_without_a_hash_is_damage(tmp_path: Path) -> None:
+    """Else a graph that the manifest's files leave out would be opened, whatever it is."""
+    artifact = read_artifact(_artifact(tmp_path / "artifact"))
+    bare = replace(artifact, manifest=artifact.manifest.model_copy(update={"files": (), "graphs": {"model": "m.onnx"}}))
+    assert "m.onnx is a graph that the manifest has no hash of" in str(damage(bare))
+
+
+def _artifact(folder: Path) -> Path:
+    folder.mkdir()
+    shutil.copy(FIXTURES / "schema-1" / MANIFEST_NAME, folder / MANIFEST_NAME)
+    return folder
+
+
+#: Where weights lie that are not the model's: beside its folder, anywhere, behind a link.
+ELSEWHERE = ["../secret.bin", "{folder}/secret.bin", "link.bin"]
+
+
+@pytest.mark.parametrize("location", ELSEWHERE)
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_weights_outside_the_models_folder_are_not_read(tmp_path: Path, engine: str, location: str) -> None:
+    """Both engines refuse by themselves; the day one of them stops to, this says so."""
+    pytest.importorskip(engine)
+    onnx = pytest.importorskip("onnx")
+    (tmp_path / "secret.bin").write_bytes(bytes(4096))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.bin").symlink_to(tmp_path / "secret.bin")
+    weights = onnx.TensorProto(name="w", data_type=1, dims=[1024], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=location.format(folder=tmp_path))
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1024]) for name in "xy"]
+    add = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([add], "g", ends[:1], ends[1:], [weights])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    path = tmp_path / "in" / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        Exception, match=r"escapes model directory|Absolute path not allowed|outside the base directory"
+    ):
+        _read(engine, path)
+
+
+def _read(engine: str, path: Path) -> None:
+    if engine == "onnxruntime":
+        import onnxruntime
+
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    else:
+        import openvino
+
+        openvino.Core().read_model(path)
 
 
 def _without_network() -> list[str] | None:
