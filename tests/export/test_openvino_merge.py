@@ -1,4 +1,4 @@
-"""Projections of the same values are one product, and the numbers are those they were."""
+"""Query, key and value are one product, and the numbers are those they were."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench.artifact import Artifact, ArtifactSpec, Role
 from slmbench.checkpoint import resolve
 from slmbench.export.build import ensure_artifact
 from slmbench.export.openvino_merge import merge_projections
@@ -47,7 +47,7 @@ def products(model: Any) -> int:
 
 @pytest.mark.parametrize(
     ("biases", "saved"),
-    [((False,) * 3, 2), ((True,) * 3, 2), ((False,), 0), ((True, False, True), 0)],
+    [((False,) * 3, 2), ((True,) * 3, 2), ((False,), 0), ((False,) * 2, 0), ((True, False, True), 0)],
 )
 def test_the_numbers_stay(biases: tuple[bool, ...], saved: int) -> None:
     model = layer(biases)
@@ -73,13 +73,12 @@ def exported(name: str) -> Artifact:
     return ensure_artifact(resolve(name), ArtifactSpec(format="openvino"), progress=lambda _: None)
 
 
-def test_a_decoder_layer_is_four_products() -> None:
-    """Query, key and value; output; gate and up; down. And the head."""
-    model = ov.Core().read_model(exported("llama-tiny").graph("model"))
-    assert products(model) == 4 * resolve("llama-tiny").geometry.decoder_layers + 1
-
-
-def test_all_cross_kv_are_one_product_of_the_encoder() -> None:
-    """A layer of the encoder is four products as well; behind the last, all cross-attention K/V are made at once."""
-    model = ov.Core().read_model(exported("mu-tiny").graph("encoder"))
-    assert products(model) == 4 * resolve("mu-tiny").geometry.encoder_layers + 1
+@pytest.mark.parametrize(("name", "role"), [("llama-tiny", "model"), ("mu-tiny", "encoder")])
+def test_a_layers_attention_is_two_products(name: str, role: Role) -> None:
+    """Query, key and value; output. Then the feed-forward block's, and the head or all cross-attention K/V."""
+    geometry = resolve(name).geometry
+    model = ov.Core().read_model(exported(name).graph(role))
+    decoder = role == "model"
+    layers = geometry.decoder_layers if decoder else geometry.encoder_layers
+    last = 1 if decoder else 2 * geometry.decoder_layers
+    assert products(model) == (2 + geometry.ffn_matrices) * layers + last
