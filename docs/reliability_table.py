@@ -16,6 +16,7 @@ from pathlib import Path
 AREAS = {
     "tests/crash/test_kills.py": "a run is killed at random moments",
     "tests/crash/test_adversity.py": "disks, folders, clocks, suspended machines",
+    "tests/crash/test_two_at_once.py": "two commands at once",
     "tests/fuzz/test_broken_inputs.py": "broken inputs",
     "tests/strangers/test_strangers.py": "input from strangers, no network",
     "tests/backends/test_fallbacks.py": "silent fallbacks (more in docs/backends.md)",

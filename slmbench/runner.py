@@ -20,6 +20,7 @@ from slmbench.backend import load_backend
 from slmbench.checkpoint import Checkpoint
 from slmbench.children import child_environment
 from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError, nearest
+from slmbench.locks import in_use, only_run_in
 from slmbench.paths import cache_dir
 from slmbench.plan import Plan, PlannedCell
 from slmbench.prompts import Prompts
@@ -94,27 +95,41 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
         CannotRunError: nothing can run here, an export failed, or the disk is full.
     """
     from slmbench.report import write_reports
-    from slmbench.worker.scheduler import measure
 
     request = resumed(request)
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
-    artifacts = _artifacts(plan, request, say or _silent)
+    with only_run_in(folder):
+        artifacts = _artifacts(plan, request, say or _silent)
+        with in_use(artifact.folder.name for artifact in artifacts.values()):
+            _measure(plan, prompts, request, folder, artifacts, observer or _silent, say or _silent)
+        result = RunResult(read_run(folder))
+        write_reports(result.run)
+    return result
+
+
+def _measure(
+    plan: Plan,
+    prompts: Prompts | None,
+    request: RunRequest,
+    folder: Path,
+    artifacts: Mapping[tuple[Checkpoint, ArtifactSpec], Artifact],
+    observer: Observer,
+    say: Say,
+) -> None:
+    """Measure into the folder, or go on there; the record is there before the first sample."""
+    from slmbench.worker.scheduler import measure
+
     if request.resume:
         record = _same_plan(folder, plan)
     else:
-        record = _run_record(folder, plan, request, artifacts).model_copy(
-            update={"limits": _limits(plan, say or _silent)}
-        )
+        record = _run_record(folder, plan, request, artifacts).model_copy(update={"limits": _limits(plan, say)})
     write_run(folder, record)
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts[cell.checkpoint, cell.spec], prompts, arms) for cell in plan.cells]
-    measured = measure(cases, folder, measure_settings(request, plan.suite), observer or _silent)
+    measured = measure(cases, folder, measure_settings(request, plan.suite), observer)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     write_run(folder, record.model_copy(update=ended))
-    result = RunResult(read_run(folder))
-    write_reports(result.run)
-    return result
 
 
 def _run_folder(request: RunRequest, suite: Suite) -> Path:

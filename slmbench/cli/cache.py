@@ -56,7 +56,7 @@ def clean(
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)} artifacts, {size / 1e6:.1f} MB")
     for item in chosen:
         if item not in gone:
-            typer.echo(f"{item.folder.name} stays: another process is writing it")
+            typer.echo(f"{item.folder.name} stays: another process is writing or measuring it")
 
 
 def _print(stored: list[Stored], as_json: bool) -> None:

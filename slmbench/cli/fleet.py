@@ -114,6 +114,7 @@ def run_fleet(
     from slmbench.fleet.client import Choice, linked, run_on_fleet
     from slmbench.fleet.table import fleet_table
     from slmbench.fleet.write import print_fleet, write_fleet
+    from slmbench.locks import only_run_in
     from slmbench.report.text import make_console
 
     choice = Choice(tuple(filter(None, (machines or "").split(","))), _device(where), each_machine)
@@ -126,8 +127,9 @@ def run_fleet(
         async with linked(address, certs, insecure) as link:
             return await run_on_fleet(link, request, folder, choice, say)
 
-    record = _run(measure())
-    write_fleet(folder)
+    with only_run_in(folder):
+        record = _run(measure())
+        write_fleet(folder)
     table = fleet_table(folder, record)
     if as_json:
         typer.echo(table.to_json(orient="records", indent=1))

@@ -19,6 +19,7 @@ from slmbench.artifact import MANIFEST_NAME, Artifact, ArtifactSpec, damage, rea
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError
 from slmbench.export.support import outdated
+from slmbench.locks import is_used, locks_dir
 from slmbench.paths import cache_dir
 
 #: Folders of the store that are being written start with this.
@@ -32,7 +33,7 @@ def artifacts_dir() -> Path:
 
 def lock_of(artifact_id: str) -> Path:
     """Return the lock file of an artifact: who holds it writes or removes it."""
-    return cache_dir() / "locks" / f"{artifact_id}.lock"
+    return locks_dir() / f"{artifact_id}.lock"
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = Fals
 
 
 def remove(stored: list[Stored]) -> list[Stored]:
-    """Remove the folders and return those that are gone; what another process is writing stays.
+    """Remove the folders and return those that are gone; what another process is writing or measuring stays.
 
     Raises:
-        BadInputError: a folder outside the store.
+        BadInputError: a folder outside the store, or one that cannot be removed.
     """
     gone = []
     for item in stored:
@@ -163,10 +164,14 @@ def remove(stored: list[Stored]) -> list[Stored]:
         item.lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(item.lock, timeout=0):
+                if is_used(item.folder.name):
+                    continue
                 if item.folder.exists():
                     shutil.rmtree(item.folder)
         except Timeout:
             continue
+        except OSError as error:
+            raise BadInputError(f"{item.folder}: cannot be removed: {error.strerror}") from error
         gone.append(item)
     return gone
 

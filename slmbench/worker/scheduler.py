@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
-from slmbench.errors import BadInputError
+from slmbench.artifact import MANIFEST_NAME
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.conditions import ConditionsReader
 from slmbench.records import FailureRecord, LoadRecord, MemoryRecord, SampleRecord, SampleWriter
 from slmbench.worker import events as e
@@ -298,6 +299,16 @@ class _Scheduler:
         self._fail(state, state.loads[-1].load, failure)
 
     def _fail(self, state: CaseState, load: int, failure: WorkerError) -> None:
+        """Record why the case failed.
+
+        Raises:
+            CannotRunError: its artifact is gone: that is not the case's doing, and the run can be taken up again.
+        """
+        if not (state.planned.artifact / MANIFEST_NAME).exists():
+            raise CannotRunError(
+                f"{state.planned.artifact}: was removed while it was measured; samples are kept, "
+                f"`slmbench run --resume {self._folder}` exports it anew and goes on"
+            )
         record = FailureRecord(
             case=state.key,
             load=load,

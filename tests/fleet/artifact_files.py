@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from folders import make_folder
+
 from slmbench.artifact import GOLDEN_NAME, Artifact, ArtifactSpec, FileEntry, GoldenRecord, Manifest, sha256_of
 from slmbench.checkpoint import Checkpoint, checkpoint_of_folder
 from slmbench.export.store import artifacts_dir, write_manifest
-from tests.folders import make_folder
 
 SPEC = ArtifactSpec(format="openvino")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from artifact_files import SPEC, checkpoint_elsewhere, write_artifact
+from folders import make_folder
 
 from slmbench.artifact import Artifact, damage, read_artifact
 from slmbench.checkpoint import Checkpoint, resolve
@@ -23,8 +25,6 @@ from slmbench.fleet.messages import About, Holding, Needed, Planned, Receiving
 from slmbench.fleet.parcel import PIECE_BYTES, packed
 from slmbench.machine.fingerprint import collect
 from slmbench.request import RunRequest
-from tests.fleet.artifact_files import SPEC, checkpoint_elsewhere, write_artifact
-from tests.folders import make_folder
 
 distributed = pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 

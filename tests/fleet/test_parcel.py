@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from artifact_files import checkpoint_elsewhere, write_artifact
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
 from slmbench.fleet import parcel
 from slmbench.fleet.parcel import Content, content_digest, difference, packed, parse
-from tests.fleet.artifact_files import checkpoint_elsewhere, write_artifact
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from artifact_files import SPEC, checkpoint_elsewhere, write_artifact
 
 from slmbench.artifact import Artifact, damage, read_artifact
 from slmbench.checkpoint import resolve
@@ -17,7 +18,6 @@ from slmbench.fleet import parcel, receive
 from slmbench.fleet.messages import Holding, Receiving, Wanted
 from slmbench.fleet.parcel import Content, packed
 from slmbench.fleet.receive import Holder
-from tests.fleet.artifact_files import SPEC, checkpoint_elsewhere, write_artifact
 
 FILES = {"model.xml": b"0123456789abc", "weights/model.bin": bytes(range(45)), "empty": b""}
 

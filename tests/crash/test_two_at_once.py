@@ -1,0 +1,120 @@
+"""Two commands at once, as real processes: nothing is torn, and who must wait is told so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slmbench.artifact import ArtifactSpec
+from slmbench.checkpoint import resolve
+from slmbench.records import SAMPLES_NAME, RunRecord, SampleRecord, read_run, read_samples
+
+pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+pytest.importorskip("openvino", reason="needs slmbench[cpu]")
+
+RUN = ["run", "--model", "mu-tiny", "--backend", "openvino", "--input-tokens", "16", "--output-tokens", "4"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a cache of its own that has mu-tiny's artifact, and the limits where they are known."""
+    from slmbench.export.build import ensure_artifact
+    from slmbench.paths import cache_dir
+
+    artifact = ensure_artifact(resolve("mu-tiny"), ArtifactSpec(format="openvino"), progress=lambda _: None)
+    cache = tmp_path / "cache"
+    shutil.copytree(artifact.folder, cache / "artifacts" / artifact.folder.name)
+    if (cache_dir() / "limits").is_dir():
+        shutil.copytree(cache_dir() / "limits", cache / "limits")
+    return {**os.environ, "SLMBENCH_CACHE": str(cache), "COLUMNS": "200"}
+
+
+def slmbench(*words: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "slmbench", *words],
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    told, _ = process.communicate(timeout=240)
+    assert "Traceback" not in told, told
+    return process.returncode, told
+
+
+def wait_for_a_sample(run: subprocess.Popen[str], out: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not (out / SAMPLES_NAME).exists() or not samples(out):
+        assert run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def samples(out: Path) -> list[SampleRecord]:
+    return [r for r in read_samples(out / SAMPLES_NAME, []) if isinstance(r, SampleRecord)]
+
+
+def test_a_folder_is_not_measured_into_twice_and_its_artifacts_stay(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    out = tmp_path / "run"
+    first = slmbench(*RUN, "--repeat", "60", "--out", str(out), environment=environment)
+    wait_for_a_sample(first, out)
+    resumed = slmbench("run", "--resume", str(out), environment=environment)
+    cleaned = slmbench("cache", "clean", "--all", environment=environment)
+    verified = slmbench("cache", "verify", environment=environment)
+    code, told = ended(resumed)
+    assert code == 2, told
+    assert f"{out}: another slmbench measures into it" in told
+    code, told = ended(cleaned)
+    assert (code, "removed 0 artifacts" in told, "another process is writing or measuring it" in told) == (
+        0,
+        True,
+        True,
+    )
+    assert ended(verified)[0] == 0
+    assert first.poll() is None, "the first run ended before the others: nothing was shown"
+    code, told = ended(first)
+    assert code == 0, told
+    assert len(samples(out)) >= 60
+    assert isinstance(read_run(out).record, RunRecord)
+    code, told = ended(slmbench("cache", "clean", "--all", environment=environment))
+    assert "removed 1 artifacts" in told
+
+
+def test_two_runs_into_one_new_folder(tmp_path: Path, environment: dict[str, str]) -> None:
+    """One of them measures; the other says why it does not."""
+    out = tmp_path / "run"
+    both = [slmbench(*RUN, "--repeat", "3", "--out", str(out), environment=environment) for _ in range(2)]
+    ends = sorted(ended(process) for process in both)
+    assert [code for code, _ in ends] == [0, 2], ends
+    assert f"{out}: " in ends[1][1]
+    assert {sample.round for sample in samples(out)} == {0, 1, 2}
+
+
+def test_a_cache_that_goes_in_mid_run_ends_it_resumably(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Somebody removes the whole cache while a run measures: one line, every sample stays, resuming completes it."""
+    out = tmp_path / "run"
+    # Several loads are still to come: one of them finds nothing there.
+    run = slmbench(*RUN, "--repeat", "15", "--out", str(out), environment=environment)
+    wait_for_a_sample(run, out)
+    shutil.rmtree(environment["SLMBENCH_CACHE"])
+    code, told = ended(run)
+    assert code == 5, told
+    assert "was removed while it was measured; samples are kept" in told
+    kept = samples(out)
+    assert kept
+    code, told = ended(slmbench("run", "--resume", str(out), environment=environment))
+    assert "exporting mu-tiny" in told
+    assert samples(out)[: len(kept)] == kept
+    assert read_run(out).record.finished is not None
