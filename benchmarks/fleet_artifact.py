@@ -118,6 +118,7 @@ async def sent(
     model = artifact.manifest.checkpoint
     request = RunRequest(models=(model.name,), checkpoints=((model.name, model),))
     need = Needed(checkpoint_digest=model.digest, spec=SPEC, keys=KEYS, state="lacks", why="")
+    # The wire counts and damages what a link carries, and stands in for one.
     supply = Supply(wire, request, lambda text: print(f"  {text}", flush=True))  # type: ignore[arg-type]
 
     async def ready(at: Reached) -> None:

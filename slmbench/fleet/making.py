@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from slmbench.artifact import ArtifactSpec
 from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import CannotRunError, SlmbenchError
@@ -25,10 +27,8 @@ def needs(plan: Plan) -> tuple[Needed, ...]:
         keys = tuple(c.case.key for c in plan.cells if (c.checkpoint, c.spec) == (checkpoint, spec))
         here = find_artifact(checkpoint, spec, hashes=False) is not None
         why = None if here else cannot_make(checkpoint, spec)
-        state = "here" if here else "makes" if why is None else "lacks"
-        found.append(
-            Needed(checkpoint_digest=checkpoint.digest, spec=spec, keys=keys, state=state, why=why or "")  # type: ignore[arg-type]
-        )
+        state: Literal["here", "makes", "lacks"] = "here" if here else "makes" if why is None else "lacks"
+        found.append(Needed(checkpoint_digest=checkpoint.digest, spec=spec, keys=keys, state=state, why=why or ""))
     return tuple(found)
 
 

@@ -163,6 +163,7 @@ def cpu_mhz() -> float | None:
     try:
         frequency = psutil.cpu_freq()
     except (OSError, RuntimeError, NotImplementedError):
+        # psutil's ways to say that this system does not tell.
         return None
     return float(frequency.current) if frequency and frequency.current > 0 else None
 

@@ -52,8 +52,8 @@ def subject_of(name: str) -> testing.Subject:
     return testing.subject(
         backend,
         checkpoint,
-        device=device,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
+        device=device,  # type: ignore[arg-type]  # a plain string of the table above
+        precision=precision,  # type: ignore[arg-type]  # as well
         options=backend.options_type.model_validate(options),
         spec=None if spec is None else ArtifactSpec.model_validate(spec),
     )
@@ -123,6 +123,7 @@ class Spoilt:
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_broken_promise_is_noticed(name: str) -> None:
     sound = subject_of("openvino-t5")
+    # It passes calls on, and so is no Backend to the type checker.
     broken = replace(sound, backend=Spoilt(sound.backend, SPOILT[name]))  # type: ignore[arg-type]
     check = getattr(testing, name)
     check(sound)
@@ -134,6 +135,7 @@ def test_a_backend_that_falls_back_to_the_cpu_is_noticed() -> None:
     sound = subject_of("openvino-t5")
     if all(status.available for status in sound.backend.devices()):
         pytest.skip("every device that OpenVINO knows is here")
+    # As above: no Backend to the type checker.
     broken = replace(sound, backend=Spoilt(sound.backend, {}, opens_anything=True))  # type: ignore[arg-type]
     with pytest.raises(testing.ConformanceError, match="absent, yet"):
         testing.check_absent_devices_are_refused(broken)
