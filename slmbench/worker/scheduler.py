@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 from slmbench.artifact import MANIFEST_NAME
 from slmbench.errors import BadInputError, CannotRunError
@@ -68,6 +69,9 @@ def _check(plan: Sequence[PlannedCase], settings: MeasureSettings) -> None:
     for name, target in settings.targets().items():
         if not 0 < target < 1:
             raise BadInputError(f"--precision-target: {target:.3g} for {name}; between 0 and 100 % is expected")
+
+
+Workers: TypeAlias = dict[str, tuple[CaseState, Worker]]
 
 
 class _Scheduler:
@@ -179,7 +183,7 @@ class _Scheduler:
     def _wave(self, live: Sequence[CaseState], deadline: float | None) -> None:
         quota = {state.key: state.rounds_wanted(self._settings) for state in live}
         with ExitStack() as stack:
-            workers: dict[str, tuple[CaseState, Worker]] = {}
+            workers: Workers = {}
             order = self._drawn("open", live)
             started = [stack.enter_context(start_worker(order[0].planned, self._folder))]
             for index, state in enumerate(order):
@@ -189,18 +193,32 @@ class _Scheduler:
                 if self._load(state, started[index]):
                     workers[state.key] = (state, started[index])
             self._conditions.settle(self._settings.settle_s)
-            order = []
+            last: CaseState | None = None
             for index in range(max(quota.values())):
                 if index and deadline and time.monotonic() > deadline:
                     return
                 taking = [s for s, _ in workers.values() if quota[s.key] > index]
-                order = self._drawn("sample", taking, after=order[-1] if order else None)
-                if index == 0 and order and not self._prime(order[-1], workers[order[-1].key][1]):
-                    del workers[order.pop().key]
-                for state in order:
-                    if not self._sample(state, workers[state.key][1]):
-                        del workers[state.key]
+                order = self._drawn("sample", taking, after=last)
+                if index == 0 and order:
+                    self._prime(order[-1], workers)
+                last = self._take_round(order, workers)
                 self._round += 1
+
+    def _take_round(self, order: Sequence[CaseState], workers: Workers) -> CaseState | None:
+        """Sample the cases, then once more those that foreign load disturbed; return which came last.
+
+        A retake waits for the end of the round: at once, its case would follow itself.
+        """
+        disturbed = [state for state in order if self._sample(state, workers, retake=0)]
+        last = order[-1] if order else None
+        again = self._drawn("retake", disturbed, after=last)
+        if again and again[0] is last:
+            between = next((state for state, _ in workers.values() if state is not last), None)
+            if between:
+                self._prime(between, workers)
+        for state in again:
+            self._sample(state, workers, retake=1)
+        return again[-1] if again else last
 
     def _drawn(self, what: str, states: Sequence[CaseState], after: CaseState | None = None) -> list[CaseState]:
         """Return the states in an order drawn from the seed, for this round and this use alone.
@@ -216,20 +234,19 @@ class _Scheduler:
             random.shuffle(order)
         return order
 
-    def _prime(self, state: CaseState, worker: Worker) -> bool:
-        """Let the case that comes last in the first round generate once, off the record; False when the worker is lost.
+    def _prime(self, state: CaseState, workers: Workers) -> None:
+        """Let a case generate once, off the record, so that the sample that comes next follows another case's work.
 
-        A wave's first sample would else be the only one that follows a pause instead of another case's sample: its
-        first token comes up to 8 % later.
+        A wave's first sample would else be the only one that follows a pause: its first token comes up to 8 % later.
         """
+        _, worker = workers[state.key]
         try:
             worker.resume()
             worker.ask(p.Exercise(), p.Exercised, state.sample_timeout_s)
         except WorkerError as failure:
-            self._lose(state, worker, failure)
-            return False
+            self._lose(state, workers, failure)
+            return
         worker.suspend()
-        return True
 
     def _load(self, state: CaseState, worker: Worker) -> bool:
         """Open the case for a wave and leave its worker suspended; False when it failed."""
@@ -250,17 +267,18 @@ class _Scheduler:
         self._observer(e.Ready(state.key, record))
         return True
 
-    def _sample(self, state: CaseState, worker: Worker) -> bool:
-        """Take one sample, and once more if foreign load disturbed it; False when the worker is lost."""
+    def _sample(self, state: CaseState, workers: Workers, *, retake: int) -> bool:
+        """Take one sample; say whether foreign load disturbed it. A case whose worker is lost leaves ``workers``."""
+        if state.key not in workers:
+            return False
+        _, worker = workers[state.key]
         try:
-            first = self._take(state, worker, retake=0)
-            if "foreign_load" in first.flags:
-                self._take(state, worker, retake=1)
+            record = self._take(state, worker, retake=retake)
         except WorkerError as failure:
-            self._lose(state, worker, failure)
+            self._lose(state, workers, failure)
             return False
         worker.suspend()
-        return True
+        return "foreign_load" in record.flags
 
     def _take(self, state: CaseState, worker: Worker, *, retake: int) -> SampleRecord:
         work = state.planned.case.workload
@@ -294,7 +312,8 @@ class _Scheduler:
         self._observer(e.Sampled(record))
         return record
 
-    def _lose(self, state: CaseState, worker: Worker, failure: WorkerError) -> None:
+    def _lose(self, state: CaseState, workers: Workers, failure: WorkerError) -> None:
+        _, worker = workers.pop(state.key)
         worker.kill()
         self._fail(state, state.loads[-1].load, failure)
 

@@ -99,6 +99,17 @@ def test_no_case_follows_itself(tmp_path: Path, planned: MakePlan, quick: Measur
     assert all(first != second for first, second in itertools.pairwise(taken))
 
 
+def test_a_retake_does_not_follow_its_own_sample(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
+    settings = replace(quick, repeat=None, min_loads=2, max_loads=2, rounds=6, budget_s=600, foreign_load_bound=-1.0)
+    measure([planned(name, ttft_ms=0, step_ms=0) for name in "abc"], tmp_path, settings)
+    taken = [(s.load, s.round, s.case, "retaken" in s.flags) for s in records(tmp_path, SampleRecord)]
+    assert len(taken) == 2 * 3 * 6 * 2
+    for first, second in itertools.pairwise(taken):
+        assert (first[0], first[2]) != (second[0], second[2])
+        # A round's retakes come when all its samples have been taken.
+        assert first[1] != second[1] or first[3] <= second[3]
+
+
 def test_idle_workers_are_suspended(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
     """When a sample ends, every worker but its own stands still."""
     seen: list[list[str]] = []
