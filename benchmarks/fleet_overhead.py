@@ -1,134 +1,176 @@
-"""What a fleet costs a figure: one case through a one-machine fleet and locally, turn about.
+"""What a fleet costs a figure: one case through a one-machine fleet and locally, load by load in turn.
 
-    python benchmarks/fleet_overhead.py [--model dec-small] [--minutes 7.5] [--turns 40]
+    python benchmarks/fleet_overhead.py [--model mu-tiny] [--loads 100]
 
-A scheduler and a worker run as processes on loopback. A turn is a short run of a few loads, by `slmbench run --fleet`
-or by plain `slmbench run` with the same settings; of each pair of turns the order is drawn. While the local one
-measures, scheduler and worker are suspended: it has the machine to itself. The ratio is taken in every pair of turns.
-Wanted: 1.00, with a 95 % half-width of at most 2 %, to the first token and per token.
+A scheduler and a worker run as processes on loopback. The same case is run at the same time by `slmbench run --fleet`
+and by plain `slmbench run`, but only one of them measures: every measuring worker asks a referee here as its first deed
+(a `sitecustomize` on its path), and has the machine until it ends. So the loads of both alternate, as the cases of one
+run do, and the machine's drift meets both. In a local load's turn the fleet's processes are suspended: it has the
+machine to itself. The ratio is taken in every pair of loads. Wanted: 1.00, with a 95 % half-width of at most 2 %, to
+the first token and per token.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import random
+import os
+import queue
+import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from slmbench import stats
 from slmbench.columns import read_columns
-from slmbench.evidence import side_of
+from slmbench.evidence import log_ratio, side_of
 from slmbench.fleet.sides import run_folders
 
 METRICS = ("ttft", "tpot")
 MACHINE = "here"
 SLMBENCH = (sys.executable, "-m", "slmbench")
 WANTED_HALF_WIDTH = 0.02
+#: Samples of one load in a run with --repeat.
+SAMPLES_A_LOAD = 3
+SIDES = ("local", "fleet")
+#: Run by every interpreter that starts: a measuring worker waits for its turn; the connection's end is the turn's.
+CUSTOMIZE = """
+import os, sys
+if "slmbench.worker" in sys.orig_argv and "TURN_PORT" in os.environ:
+    import socket
+    sys.turn = socket.create_connection(("127.0.0.1", int(os.environ["TURN_PORT"])))
+    sys.turn.sendall(os.environ["TURN_SIDE"].encode().ljust(8))
+    sys.turn.recv(1)
+"""
 
 
-@dataclass
-class Turns:
-    """The level of every turn in s: by metric, one a pair."""
+class Referee:
+    """Gives turns: a side's measuring worker has the machine until its process ends, then it is the other side's."""
 
-    local: dict[str, list[float]] = field(default_factory=lambda: {metric: [] for metric in METRICS})
-    fleet: dict[str, list[float]] = field(default_factory=lambda: {metric: [] for metric in METRICS})
+    def __init__(self, fleet: Sequence[psutil.Process]) -> None:
+        self._fleet = fleet
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=16)
+        self._waiting: dict[str, queue.SimpleQueue[socket.socket]] = {side: queue.SimpleQueue() for side in SIDES}
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def ratio(self, metric: str) -> stats.Interval:
-        """Return fleet over local with its 95 % interval: a pair of turns is what varies."""
-        return stats.paired_ratio([[x] for x in self.local[metric]], [[x] for x in self.fleet[metric]]).interval()
+    @property
+    def port(self) -> int:
+        """Where measuring workers ask."""
+        return int(self._server.getsockname()[1])
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                worker, _ = self._server.accept()
+            except OSError:
+                return
+            self._waiting[worker.recv(8, socket.MSG_WAITALL).decode().strip()].put(worker)
+
+    def give_turns(self, runs: Mapping[str, psutil.Popen]) -> None:
+        """Give turns until all runs, by side, have ended."""
+        while any(run.poll() is None for run in runs.values()):
+            for side, run in runs.items():
+                away = [] if side == "fleet" or "fleet" not in runs else [*self._fleet, runs["fleet"]]
+                for process in away:
+                    if process.is_running():
+                        process.suspend()
+                self._turn(side, run)
+                for process in away:
+                    if process.is_running():
+                        process.resume()
+
+    def _turn(self, side: str, run: psutil.Popen) -> None:
+        while run.poll() is None:
+            try:
+                worker = self._waiting[side].get(timeout=0.2)
+            except queue.Empty:
+                continue
+            with worker:
+                worker.sendall(b"!")
+                worker.recv(1)
+            return
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[tuple[psutil.Popen, str]]:
+def serving(environment: Mapping[str, str], *arguments: str) -> Iterator[tuple[psutil.Popen, str]]:
     """Yield a scheduler or worker as a process, and the line it began with."""
-    process = psutil.Popen([*SLMBENCH, "fleet", *arguments], stdout=subprocess.PIPE, text=True)
+    command = [*SLMBENCH, "fleet", *arguments]
+    process = psutil.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(environment))
     try:
         line = process.stdout.readline().strip()
         if not line:
             raise SystemExit(f"fleet {arguments[0]} ended with {process.wait()}")
         yield process, line
     finally:
-        # A suspended process would hear of its end only when it goes on.
-        process.resume()
         process.terminate()
         process.wait()
 
 
-def measure(out: Path, arguments: Sequence[str], address: str | None) -> dict[str, float]:
-    """Measure one turn; return the level of each metric in s."""
-    fleet = ["--fleet", address] if address else []
-    command = [*SLMBENCH, "run", *arguments, *fleet, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    (folder,) = run_folders(out, MACHINE) if address else [out]
-    (case,) = side_of(read_columns(folder, keep_tokens=False), "turn").cases.values()
-    return {metric: math.exp(case.evidence[metric].estimate.value) for metric in METRICS}
+def measured(folder: Path, arguments: Sequence[str], repeat: int) -> dict[str, stats.Interval]:
+    """Measure on both sides, load by load in turn; return fleet over local by metric, a pair of loads the unit."""
+    (folder / "sitecustomize.py").write_text(CUSTOMIZE, encoding="utf-8")
+    fleet: list[psutil.Process] = []
+    referee = Referee(fleet)
+    sides = {
+        side: {**os.environ, "PYTHONPATH": str(folder), "TURN_PORT": str(referee.port), "TURN_SIDE": side}
+        for side in SIDES
+    }
 
+    def start(side: str, name: str, repeat: int, *more: str) -> psutil.Popen:
+        command = [*SLMBENCH, "run", *arguments, "--repeat", str(repeat), *more, "--out", str(folder / name)]
+        with (folder / f"{name}.log").open("w") as log:
+            return psutil.Popen(command, stdout=log, stderr=log, env=sides[side])
 
-def take_turns(folder: Path, arguments: Sequence[str], most: int, end: float) -> Turns:
-    """Take pairs of turns until there are enough or the time is up."""
-    turns, source = Turns(), random.Random(0)
     with (
-        serving("scheduler", "--port", "0") as (scheduler, said),
-        serving("worker", "--scheduler", said.split()[-1], "--name", MACHINE) as (worker, _),
+        serving(sides["fleet"], "scheduler", "--port", "0") as (scheduler, said),
+        serving(sides["fleet"], "worker", "--scheduler", said.split()[-1], "--name", MACHINE) as (
+            worker,
+            _,
+        ),
     ):
-        address, longest = said.split()[-1], 0.0
+        fleet += [scheduler, worker]
+        through = ("--fleet", said.split()[-1])
         # Exports, limits and caches are in place after one of each; neither counts.
-        measure(folder / "first", arguments, None)
-        measure(folder / "first-fleet", arguments, address)
-        for pair in range(most):
-            begin = time.monotonic()
-            if pair >= 2 and begin + longest > end:
-                break
-            for through_fleet in source.sample([False, True], 2):
-                for process in (scheduler, worker):
-                    process.resume() if through_fleet else process.suspend()
-                out = folder / f"{pair}-{'fleet' if through_fleet else 'local'}"
-                found = measure(out, arguments, address if through_fleet else None)
-                for metric, seconds in found.items():
-                    (turns.fleet if through_fleet else turns.local)[metric].append(seconds)
-            for process in (scheduler, worker):
-                process.resume()
-            longest = max(longest, time.monotonic() - begin)
-            told = "  ".join(f"{m} {turns.fleet[m][-1] / turns.local[m][-1]:.3f}" for m in METRICS)
-            print(f"pair {pair + 1}: fleet / local  {told}", flush=True)
-    return turns
+        referee.give_turns({"local": start("local", "first-local", 1)})
+        referee.give_turns({"fleet": start("fleet", "first-fleet", 1, *through)})
+        runs = {"local": start("local", "local", repeat), "fleet": start("fleet", "fleet", repeat, *through)}
+        referee.give_turns(runs)
+    for side, run in runs.items():
+        if run.returncode:
+            raise SystemExit(f"the {side} run ended with {run.returncode}:\n{(folder / f'{side}.log').read_text()}")
+    (there,) = run_folders(folder / "fleet", MACHINE)
+    (local,), (remote,) = (
+        side_of(read_columns(path, keep_tokens=False), "run").cases.values() for path in (folder / "local", there)
+    )
+    return {
+        metric: log_ratio(local.evidence[metric], remote.evidence[metric], interleaved=True).interval()
+        for metric in METRICS
+    }
 
 
 def main() -> None:
-    """Take the turns and print the ratios."""
+    """Measure and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="dec-small")
+    parser.add_argument("--model", default="mu-tiny")
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--input-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=32)
-    parser.add_argument("--repeat", type=int, default=12, help="samples a turn; a load has three")
-    parser.add_argument("--turns", type=int, default=40, help="pairs of turns at most")
-    parser.add_argument("--minutes", type=float, default=7.5, help="no pair begins that would end later")
+    parser.add_argument("--loads", type=int, default=100, help=f"of each side; {SAMPLES_A_LOAD} samples a load")
     given = parser.parse_args()
     lengths = ["--input-tokens", str(given.input_tokens), "--output-tokens", str(given.output_tokens)]
-    arguments = ["--model", given.model, "--backend", given.backend, *lengths, "--repeat", str(given.repeat)]
+    arguments = ["--model", given.model, "--backend", given.backend, *lengths]
     with tempfile.TemporaryDirectory() as folder:
-        turns = take_turns(Path(folder), arguments, given.turns, time.monotonic() + given.minutes * 60)
-    count = len(turns.local["ttft"])
-    print(
-        f"{given.model} on {given.backend}, {given.input_tokens} in, {given.output_tokens} out; {count} pairs of turns"
-    )
-    for metric in METRICS:
-        found = turns.ratio(metric)
-        width = stats.relative_half_width(found)
-        reached = "reached" if width <= WANTED_HALF_WIDTH and found.low <= 1 <= found.high else "NOT REACHED"
-        print(f"  {metric}: {found.mid:.4f} [{found.low:.4f}, {found.high:.4f}], half-width {width:.2%}: {reached}")
+        found = measured(Path(folder), arguments, given.loads * SAMPLES_A_LOAD)
+    print(f"{given.model} on {given.backend}, {given.input_tokens} in, {given.output_tokens} out; {given.loads} loads")
+    for metric, ratio in found.items():
+        width = stats.relative_half_width(ratio)
+        reached = "reached" if width <= WANTED_HALF_WIDTH and ratio.low <= 1 <= ratio.high else "NOT REACHED"
+        print(f"  {metric}: {ratio.mid:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], half-width {width:.2%}: {reached}")
 
 
 if __name__ == "__main__":
