@@ -38,7 +38,6 @@ from slmbench.checkpoint import Checkpoint, Geometry
 from slmbench.fleet.machine import Machine
 from slmbench.fleet.messages import Planned
 from slmbench.fleet.record import FleetRecord, part_folders, read_part
-from slmbench.fleet.share import blocks_of
 from slmbench.fleet.tally import TallyWriter
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint, collect
@@ -57,6 +56,7 @@ from slmbench.records import (
 )
 from slmbench.request import RunRequest
 from slmbench.terms import Device
+from slmbench.together import judged_together
 from slmbench.worker import events
 
 DEVICES: tuple[Device, ...] = ("cpu", "gpu", "npu")
@@ -232,7 +232,7 @@ class StandIn(Machine):
         cases = self._world.planned(self._device)
         keys = [case.key for case in cases]
         places = {key: place for place, key in enumerate(keys)}
-        blocks = blocks_of([(case, "stand-in") for case in cases], [PAIR])
+        blocks = judged_together([(case, "stand-in") for case in cases], [PAIR])
         found = tuple(tuple(places[key] for key in block) for block in blocks)
         return {"json": Planned(keys=tuple(keys), blocks=found).model_dump_json()}
 

@@ -27,6 +27,7 @@ from slmbench.prompts import Prompts
 from slmbench.records import RUN_NAME, CaseInfo, Run, RunRecord, read_run, read_run_record, write_run
 from slmbench.request import RunRequest, plan_request
 from slmbench.suite import Suite
+from slmbench.together import judged_together
 from slmbench.worker.describe import describe
 from slmbench.worker.host import explain_exit
 from slmbench.worker.planned import MeasureSettings, PlannedCase
@@ -127,7 +128,8 @@ def _measure(
     write_run(folder, record)
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts[cell.checkpoint, cell.spec], prompts, arms) for cell in plan.cells]
-    measured = measure(cases, folder, measure_settings(request, plan.suite), observer)
+    groups = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
+    measured = measure(cases, folder, measure_settings(request, plan.suite), observer, together=groups)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     write_run(folder, record.model_copy(update=ended))
 

@@ -12,10 +12,10 @@ from slmbench.children import follow_host
 from slmbench.errors import ERROR_PREFIX, SlmbenchError, one_line
 from slmbench.fleet.making import localized, make, needs
 from slmbench.fleet.messages import Planned, Wanted
-from slmbench.fleet.share import blocks_of
 from slmbench.fleet.tally import TallyWriter
 from slmbench.records import RUN_NAME
 from slmbench.request import RunRequest, plan_request
+from slmbench.together import judged_together
 
 
 def planned(request: RunRequest) -> Planned:
@@ -27,7 +27,7 @@ def planned(request: RunRequest) -> Planned:
     left_out = tuple(f"{o.checkpoint} on {o.backend} {o.device}: {one_line(o.reason)}" for o in plan.left_out)
     keys = tuple(cell.case.key for cell in plan.cells)
     places = {key: place for place, key in enumerate(keys)}
-    blocks = blocks_of([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
+    blocks = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
     return Planned(
         keys=keys,
         blocks=tuple(tuple(places[key] for key in block) for block in blocks),

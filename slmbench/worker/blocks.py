@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import psutil
 
 from slmbench.machine.cgroup import container_limits
 from slmbench.records import MemoryRecord
+
+#: Workers that live at once, whatever the memory: each holds files and a thread of the host, and the usual limits of
+#: open files are 256 (macOS) and 1024 (Linux).
+MOST_LIVE = 64
 
 
 def available_bytes() -> int:
@@ -22,21 +26,41 @@ def footprint_bytes(memory: MemoryRecord) -> int:
     return memory.peak_rss_bytes if memory.peak_uss_bytes is None else memory.peak_uss_bytes
 
 
-def make_blocks(memory: Sequence[MemoryRecord], room_bytes: float) -> list[list[str]]:
-    """Split the cases, in order, into blocks whose live workers fit ``room_bytes`` together.
+def make_blocks(
+    memory: Sequence[MemoryRecord], room_bytes: float, together: Iterable[Collection[str]] = (), most: int = MOST_LIVE
+) -> list[list[str]]:
+    """Split the cases into blocks of at most ``most`` whose live workers fit ``room_bytes`` together.
 
-    Beside the footprints of a block there must be room for one worker that is being opened, which may take more
-    than it keeps. A case that does not fit alone gets a block of its own: it was opened once, so it can be again.
+    Cases that are judged together (``together`` holds groups of keys; others stand alone) are in one block where one
+    can hold them. Beside the footprints of a block there must be room for one worker that is being opened, which may
+    take more than it keeps. A case that does not fit alone gets a block of its own: it was opened once, so it can be
+    again.
     """
-    blocks: list[list[str]] = []
-    filled, opening = 0, 0
-    for record in memory:
-        footprint = footprint_bytes(record)
-        extra = max(opening, record.peak_rss_bytes - footprint)
-        if blocks and filled + footprint + extra <= room_bytes:
-            blocks[-1].append(record.case)
-            filled, opening = filled + footprint, extra
+    blocks: list[list[MemoryRecord]] = []
+    for group in _grouped(memory, together):
+        if blocks and _fits([*blocks[-1], *group], room_bytes, most):
+            blocks[-1] += group
+        elif _fits(group, room_bytes, most):
+            blocks.append(group)
         else:
-            blocks.append([record.case])
-            filled, opening = footprint, record.peak_rss_bytes - footprint
-    return blocks
+            blocks.append([])
+            for record in group:
+                if blocks[-1] and not _fits([*blocks[-1], record], room_bytes, most):
+                    blocks.append([])
+                blocks[-1].append(record)
+    return [[record.case for record in block] for block in blocks]
+
+
+def _grouped(memory: Sequence[MemoryRecord], together: Iterable[Collection[str]]) -> list[list[MemoryRecord]]:
+    """Return the records in groups; each stands where the first of its cases does."""
+    group_of = {key: number for number, keys in enumerate(together) for key in keys}
+    groups: dict[int | str, list[MemoryRecord]] = {}
+    for record in memory:
+        groups.setdefault(group_of.get(record.case, record.case), []).append(record)
+    return list(groups.values())
+
+
+def _fits(block: Sequence[MemoryRecord], room_bytes: float, most: int) -> bool:
+    footprints = [footprint_bytes(record) for record in block]
+    opening = max(record.peak_rss_bytes - footprint for record, footprint in zip(block, footprints, strict=True))
+    return len(block) <= most and sum(footprints) + opening <= room_bytes

@@ -8,7 +8,7 @@ judged, and the next wave is of those that need it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -30,10 +30,17 @@ from slmbench.worker.state import CaseState
 
 
 def measure(
-    plan: Sequence[PlannedCase], folder: Path, settings: MeasureSettings, observer: Observer | None = None
+    plan: Sequence[PlannedCase],
+    folder: Path,
+    settings: MeasureSettings,
+    observer: Observer | None = None,
+    *,
+    together: Iterable[Collection[str]] = (),
 ) -> Measured:
     """Measure every case of the plan into ``folder``; what is there already counts.
 
+    Where not all cases can be live at once, those whose keys are ``together`` are, if the memory holds them; by default
+    the cases of a group.
     A case that fails gets a failure record and the others go on. When this is interrupted, every worker is gone
     and every sample taken is on disk. With the same seed, prompts and orders are the same.
 
@@ -48,9 +55,17 @@ def measure(
     for state in states:
         state.judge(settings)
     with SampleWriter(folder) as writer:
-        scheduler = _Scheduler(states, folder, settings, observer or _unobserved, writer, next_round)
+        side_by_side = together or _groups(plan)
+        scheduler = _Scheduler(states, side_by_side, folder, settings, observer or _unobserved, writer, next_round)
         blocks = scheduler.run()
     return Measured({state.key: state.outcome(settings) for state in states}, blocks)
+
+
+def _groups(plan: Sequence[PlannedCase]) -> Iterable[Collection[str]]:
+    groups: dict[str, list[str]] = {}
+    for planned in plan:
+        groups.setdefault(planned.group_key, []).append(planned.key)
+    return groups.values()
 
 
 def _unobserved(_event: e.Event) -> None:
@@ -78,6 +93,7 @@ class _Scheduler:
     def __init__(
         self,
         states: Sequence[CaseState],
+        together: Iterable[Collection[str]],
         folder: Path,
         settings: MeasureSettings,
         observer: Observer,
@@ -85,6 +101,7 @@ class _Scheduler:
         next_round: int,
     ) -> None:
         self._states = states
+        self._together = together
         self._places = {state.key: place for place, state in enumerate(states)}
         self._folder = folder
         self._settings = settings
@@ -129,7 +146,7 @@ class _Scheduler:
         by_key = {state.key: state for state in self._states}
         timed = [state for state in self._states if not state.failure and not state.planned.case.simulate]
         room = self._settings.memory_share * available_bytes()
-        blocks = make_blocks([state.memory for state in timed if state.memory], room)
+        blocks = make_blocks([state.memory for state in timed if state.memory], room, self._together)
         return [[by_key[key] for key in block] for block in blocks]
 
     def _block_deadline(self, left: Sequence[Sequence[CaseState]]) -> float | None:

@@ -1,43 +1,14 @@
-"""What must be measured together, and how equal machines share it."""
+"""How equal machines share what must be measured together."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from synthetic import PAIR, Speed
 
-from slmbench.case import Case
 from slmbench.errors import BadInputError
-from slmbench.fleet.share import TRIES, Work, blocks_of
+from slmbench.fleet.share import TRIES, Work
 from slmbench.request import RunRequest, plan_request
-
-
-def blocks(*cases: Case, pairs: tuple[tuple[str, str], ...] = ()) -> list[set[str]]:
-    return [set(block) for block in blocks_of([(case, "openvino") for case in cases], pairs)]
-
-
-def test_a_pair_stays_together_where_it_is_judged_and_nowhere_else() -> None:
-    encoder, decoder = (speed.case for speed in PAIR)
-    longer = decoder.model_copy(update={"workload": decoder.workload.model_copy(update={"input_tokens": 9})})
-    pair = (encoder.checkpoint, decoder.checkpoint)
-    assert blocks(encoder, decoder, longer, pairs=(pair,)) == [{encoder.key, decoder.key}, {longer.key}]
-    assert blocks(encoder, decoder) == [{encoder.key}, {decoder.key}]
-
-
-def test_paths_of_one_checkpoint_and_chains_of_pairs_are_one_block() -> None:
-    first, second, third = (Speed(model=name).case for name in "abc")
-    path = first.model_copy(update={"attention": "paged"})
-    uncached = first.model_copy(update={"workload": first.workload.model_copy(update={"cache": "off"})})
-    everything = {case.key for case in (first, path, uncached, second, third)}
-    assert blocks(third, first, path, uncached, second, pairs=(("a", "b"), ("b", "c"))) == [everything]
-
-
-def test_another_engine_device_or_precision_is_another_block() -> None:
-    case = Speed().case
-    others = [case.model_copy(update=change) for change in ({"device": "gpu"}, {"compute_precision": "bf16"})]
-    assert len(blocks(case, *others)) == 3
-    assert len(blocks_of([(case, "one"), (case.model_copy(update={"backend": "b"}), "other")], ())) == 2
 
 
 def test_chunks_shrink_and_hold_every_block_once() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmbench.records import MemoryRecord
-from slmbench.worker.blocks import footprint_bytes, make_blocks
+from slmbench.worker.blocks import MOST_LIVE, footprint_bytes, make_blocks
 
 
 def case(name: str, rss: int, uss: int | None = None) -> MemoryRecord:
@@ -28,6 +28,22 @@ def test_a_case_too_large_for_the_room_runs_alone() -> None:
 
 def test_nothing_to_do() -> None:
     assert make_blocks([], 10) == []
+
+
+def test_what_is_judged_together_is_live_together() -> None:
+    records = [case(name, 3) for name in "axby"]
+    assert make_blocks(records, 6) == [["a", "x"], ["b", "y"]]
+    assert make_blocks(records, 6, [["a", "b"], ["x", "y"]]) == [["a", "b"], ["x", "y"]]
+    # A group that one block cannot hold is split, and nothing else with it.
+    assert make_blocks(records, 6, [["a", "b", "x"]]) == [["a", "x"], ["b", "y"]]
+    assert make_blocks([case("c", 3), *records], 6, [["a", "b"], ["x", "y"]]) == [["c"], ["a", "b"], ["x", "y"]]
+
+
+def test_workers_that_live_at_once_are_bounded_whatever_the_memory() -> None:
+    blocks = make_blocks(
+        [case(str(n), 1) for n in range(2 * MOST_LIVE + 2)], 1e12, [[str(MOST_LIVE - 1), str(MOST_LIVE)]]
+    )
+    assert [len(block) for block in blocks] == [MOST_LIVE - 1, MOST_LIVE, 3]
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), max_size=20), st.integers(1, 200))
