@@ -63,6 +63,11 @@ class Reported:
 Tool = Callable[[], Iterator[tuple[str, Reported]]]
 
 
+def absolute(path: str) -> str:
+    """Return the path as it is from any folder, its links as they are: an environment's interpreter is one."""
+    return str(Path(path).absolute())
+
+
 def run_text(command: list[str]) -> tuple[str, float]:
     """Run a command; return what it printed and its seconds.
 
@@ -70,7 +75,9 @@ def run_text(command: list[str]) -> tuple[str, float]:
         CannotRunError: it fails; the last line of what it said is in the message.
     """
     begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # optimum-benchmark leaves its log where it is called.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise CannotRunError(f"{command[0]} ended with {done.returncode}: {said}")
@@ -132,12 +139,14 @@ def tools_of(given: argparse.Namespace, out: Path) -> list[Tool]:
 def main() -> None:
     """Let every tool measure by turns and print the medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True, help="a checkpoint folder, the one the GGUF was made of")
+    parser.add_argument(
+        "--model", required=True, type=absolute, help="a checkpoint folder, the one the GGUF was made of"
+    )
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--backend", nargs="+", default=["openvino", "openvino_genai", "onnxruntime"])
-    parser.add_argument("--llama-bench")
-    parser.add_argument("--gguf", nargs="*", default=[])
-    parser.add_argument("--optimum-benchmark", help="an interpreter that has it")
+    parser.add_argument("--llama-bench", type=absolute)
+    parser.add_argument("--gguf", nargs="*", default=[], type=absolute)
+    parser.add_argument("--optimum-benchmark", type=absolute, help="an interpreter that has it")
     parser.add_argument("--input-tokens", type=int, default=512)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
