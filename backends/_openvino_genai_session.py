@@ -20,7 +20,7 @@ import numpy as np
 
 from slmbench.artifact import Artifact
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError, told_last
 from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
@@ -55,8 +55,8 @@ class GenaiSession(ABC):
         try:
             with _printed() as text:
                 self._pipeline: Any = self._open(str(artifact.folder), engine_name, properties)
-        except RuntimeError as error:
-            reason = one_line(str(error).strip().splitlines()[-1])
+        except (RuntimeError, UnicodeDecodeError) as error:
+            reason = told_last(error)
             raise CannotRunError(f"{artifact.folder}: openvino-genai does not load it: {reason}") from error
         self._load_ns = perf_counter_ns() - began
         self._compiled = _properties_in("".join(text))

@@ -10,7 +10,7 @@ import numpy as np
 
 from slmbench.artifact import Artifact
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError, told_last
 from slmbench.quiet import silence_telemetry
 
 from . import openvino_npu
@@ -53,8 +53,8 @@ class GenaiNpuSession:
             self._pipeline = openvino_genai.LLMPipeline(
                 str(self._artifact.folder), "NPU", **self._properties(input_tokens, output_tokens)
             )
-        except RuntimeError as error:
-            reason = one_line(str(error).strip().splitlines()[-1])
+        except (RuntimeError, UnicodeDecodeError) as error:
+            reason = told_last(error)
             made_by = "" if self._options.simulate else f" {openvino_npu.driver_and_compiler()}"
             raise CannotRunError(
                 f"{self._artifact.folder}: openvino-genai does not compile it: {reason}{made_by}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from slmbench.artifact import Artifact, Role
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError, told_last
 from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
@@ -37,8 +37,8 @@ class _Compiled:
             model = core.read_model(path)
             self.load_ns = perf_counter_ns() - started
             self.model = core.compile_model(model, engine_name, properties)
-        except RuntimeError as error:
-            reason = one_line(str(error).strip().splitlines()[-1])
+        except (RuntimeError, UnicodeDecodeError) as error:
+            reason = told_last(error)
             raise CannotRunError(f"{path}: OpenVINO does not compile it for {engine_name}: {reason}") from error
         self.compile_ns = perf_counter_ns() - started - self.load_ns
         self.request = self.model.create_infer_request()

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from slmbench.errors import CannotRunError, one_line
+from slmbench.errors import CannotRunError, told_first
 
 CPU = "CPUExecutionProvider"
 
@@ -26,7 +26,7 @@ class Graph:
             providers = [(provider, options or {})]
             self.session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no common class but this
-            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {_first_line(error)}") from error
+            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {told_first(error)}") from error
         self.session.disable_fallback()
         self.load_ns = perf_counter_ns() - began
         self.inputs = {port.name: port for port in self.session.get_inputs()}
@@ -45,10 +45,6 @@ class Graph:
         """Return the kinds of operators in the graph."""
         parts = self.session.get_provider_graph_assignment_info()
         return {node.op_type for part in parts for node in part.get_nodes()}
-
-
-def _first_line(error: Exception) -> str:
-    return one_line(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
 
 
 def bind(binding: Any, name: str, array: NDArray[Any], *, shape: tuple[int, ...] | None = None) -> None:

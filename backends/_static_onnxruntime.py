@@ -13,7 +13,7 @@ import numpy as np
 from slmbench.artifact import ArtifactSpec, Role
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import CannotRunError, one_line
+from slmbench.errors import CannotRunError, told_first
 from slmbench.terms import Device
 
 from ._cpu import default_threads
@@ -84,7 +84,7 @@ class OnnxRuntimeStaticSession(StaticSession):
         try:
             session = ort.InferenceSession(path, settings, providers=self._providers(), enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no common class but this
-            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {_first_line(error)}") from error
+            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {told_first(error)}") from error
         session.disable_fallback()
         return session
 
@@ -153,10 +153,6 @@ class OnnxRuntimeStaticSession(StaticSession):
         self._sessions.clear()
         self._slots.clear()
         self._pool = BufferPool()
-
-
-def _first_line(error: Exception) -> str:
-    return one_line(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
 
 
 class RecordingSession(OnnxRuntimeStaticSession):

@@ -9,7 +9,7 @@ from typing import Any
 from slmbench import static_layout as layout
 from slmbench.artifact import Artifact, Role
 from slmbench.backend import Placement, SessionOptions
-from slmbench.errors import CannotRunError, one_line
+from slmbench.errors import CannotRunError, told_last
 from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
@@ -58,8 +58,8 @@ class OpenVinoStaticSession(StaticSession):
             model = core.read_model(path)
             read = time.perf_counter_ns()
             compiled = core.compile_model(model, engine_name, properties)
-        except RuntimeError as error:
-            reason = one_line(str(error).strip().splitlines()[-1])
+        except (RuntimeError, UnicodeDecodeError) as error:
+            reason = told_last(error)
             raise CannotRunError(f"{path}: OpenVINO does not compile it for {engine_name}: {reason}") from error
         self._phases_ns["load"] += read - started
         self._phases_ns["compile"] += time.perf_counter_ns() - read

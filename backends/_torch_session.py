@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -14,6 +15,7 @@ from slmbench.terms import Device
 
 from ._choice import Choice
 from ._cpu import default_threads
+from ._torch_files import check_files
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
 
@@ -330,6 +332,7 @@ def _load(artifact: Artifact, precision: str) -> Any:
     """Return the network in eval mode, with torch's fused attention where transformers offers it.
 
     Raises:
+        BadInputError: the folder holds something else than the manifest's checkpoint.
         CannotRunError: transformers does not load it.
     """
     import torch
@@ -341,13 +344,16 @@ def _load(artifact: Artifact, precision: str) -> Any:
     decoder_only = manifest.checkpoint.family == "decoder-only"
     auto = transformers.AutoModelForCausalLM if decoder_only else transformers.AutoModelForSeq2SeqLM
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    check_files(artifact)
     try:
         model = auto.from_pretrained(
             artifact.folder,
             dtype=dtype,
-            attn_implementation=_attention(artifact),
+            attn_implementation=_attention(artifact.folder),
             use_safetensors=True,
             local_files_only=True,
+            # Whatever its manifest says: who trusts a checkpoint does not trust whoever sends an artifact of it.
+            trust_remote_code=False,
         )
     except Exception as error:  # safetensors and transformers raise many kinds for a damaged folder
         raise CannotRunError(f"{artifact.folder}: transformers cannot load it: {one_line(str(error))[:200]}") from error
@@ -357,10 +363,10 @@ def _load(artifact: Artifact, precision: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _attention(artifact: Artifact) -> str:
+def _attention(folder: Path) -> str:
     """Return the attention that transformers computes right: its T5 has eager alone, its SDPA drops soft-capping."""
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(artifact.folder, local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     capped = any(getattr(one, "attn_logit_softcapping", None) for one in (config, getattr(config, "decoder", None)))
     return "eager" if config.model_type == "t5" or capped else "sdpa"

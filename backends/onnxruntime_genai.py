@@ -12,14 +12,14 @@ import numpy as np
 from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
 from slmbench.quiet import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ._cpu import cpu_status, default_threads
+from ._genai_config import context_length
 from ._ort_env import check_owner, cpu_compute, cpu_refusal, owners
 
-_CONFIG = "genai_config.json"
 _PRECISION = {np.dtype(np.float32): "fp32", np.dtype(np.float16): "fp16"}
 
 
@@ -85,20 +85,14 @@ class OnnxRuntimeGenaiSession:
         """Load the model.
 
         Raises:
-            CannotRunError: the package is missing, the artifact has no config for it, or the model is refused.
+            CannotRunError: the package is missing, the artifact has no fit config for it, or the model is refused.
         """
         silence_telemetry()
         try:
             import onnxruntime_genai
         except ImportError as error:
             raise CannotRunError(f"onnxruntime-genai cannot be imported: {one_line(str(error))}") from error
-        path = artifact.folder / _CONFIG
-        try:
-            self._limit = int(json.loads(path.read_bytes())["model"]["context_length"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise CannotRunError(
-                f"{path}: not a config of onnxruntime-genai: {one_line(str(error))}; `slmbench export` writes it anew"
-            ) from error
+        self._limit = context_length(artifact)
         self._engine: Any = onnxruntime_genai
         checkpoint = artifact.manifest.checkpoint
         self._device, self._threads, self._name = device, options.threads or default_threads(), checkpoint.name
@@ -113,7 +107,7 @@ class OnnxRuntimeGenaiSession:
             self._model: Any = onnxruntime_genai.Model(config)
         except Exception as error:  # the binding raises RuntimeError and its kin
             raise CannotRunError(
-                f"{artifact.folder}: onnxruntime-genai does not load it: {one_line(str(error))[:300]}"
+                f"{artifact.folder}: onnxruntime-genai does not load it: {told_first(error)[:300]}"
             ) from error
         self._load_ns = perf_counter_ns() - began
 

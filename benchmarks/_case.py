@@ -45,5 +45,6 @@ def planned_case(
         checkpoint=checkpoint,
         artifact=artifact.folder,
         artifact_id=artifact.manifest.artifact_id,
+        stamp=artifact.stamp,
         options=options.model_dump(mode="json"),
     )

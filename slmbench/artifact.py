@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -108,6 +109,9 @@ class Artifact:
 
     folder: Path
     manifest: Manifest
+    #: What its files were like when the manifest was read: another one, and something was changed since. Empty where
+    #: it was not read from a folder.
+    stamp: str = field(default="", compare=False)
 
     def graph(self, role: Role) -> Path:
         """Return the path of the graph with that role.
@@ -145,13 +149,33 @@ def read_artifact(folder: Path) -> Artifact:
     """
     path = folder / MANIFEST_NAME
     try:
+        # First: what changes from here on is not in it.
+        state = _state_of(folder)
         raw = path.read_bytes()
     except OSError as error:
         raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
     manifest = parse_manifest(raw, str(path))
     if away := _leading_away(folder):
         raise BadInputError(f"{away}: a link that leads out of the artifact's folder")
-    return Artifact(folder, manifest)
+    return Artifact(folder, manifest, f"{hashlib.sha256(raw).hexdigest()}.{state}")
+
+
+def same_content(stamp: str, other: str) -> bool:
+    """Return whether two stamps are of one manifest, and so of the same files where both are whole."""
+    return stamp.partition(".")[0] == other.partition(".")[0]
+
+
+def _state_of(folder: Path) -> str:
+    """Return a digest of names, sizes, times of change and places on the disk: of all that lies there, listed or not.
+
+    It tells in microseconds what hashes tell in seconds, of any change but one made to deceive.
+    """
+    seen = []
+    for path in sorted(folder.rglob("*")):
+        state = path.lstat()
+        if not stat.S_ISDIR(state.st_mode):
+            seen.append([path.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns, state.st_ino])
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
@@ -197,6 +221,8 @@ def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:
     for graph in artifact.manifest.graphs.values():
         if graph not in listed:
             return f"{artifact.folder / graph} is a graph that the manifest has no hash of"
+    if (stranger := _unlisted(artifact.folder, listed)) is not None:
+        return f"{one_line(str(stranger))} lies in the artifact's folder, and the manifest has no hash of it"
     for entry in artifact.manifest.files:
         path = artifact.folder / entry.path
         try:
@@ -208,6 +234,13 @@ def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:
         if hashes and sha256_of(path) != entry.sha256:
             return f"{path} was changed after it was written (SHA-256 differs)"
     return None
+
+
+def _unlisted(folder: Path, listed: set[str]) -> Path | None:
+    """Return a file that the manifest does not list, hidden ones aside: engines open what they know by its name."""
+    known = listed | {MANIFEST_NAME}
+    files = (path for path in sorted(folder.rglob("*")) if not path.name.startswith(".") and not path.is_dir())
+    return next((path for path in files if path.relative_to(folder).as_posix() not in known), None)
 
 
 def sha256_of(path: Path) -> str:

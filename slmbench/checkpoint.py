@@ -111,6 +111,11 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Ch
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise BadInputError(f"{folder}: no config.json; a checkpoint folder holds config.json and safetensors")
+    if (folder / "adapter_config.json").exists():
+        # transformers would load the model that it names, wherever that lies, and put the adapter onto it.
+        raise BadInputError(
+            f"{folder}: an adapter (adapter_config.json), no whole model; merge it into its model first"
+        )
     config = _json_object(config_path)
     family, geometry = read_config(config, str(config_path), trust_remote_code=trust_remote_code)
     weights = inspect(weight_files(folder))

@@ -57,6 +57,23 @@ def nearest(name: str, known: list[str], *, count: int = 3) -> str:
     return f" Did you mean {', '.join(close)}?" if close else ""
 
 
+def told_first(error: BaseException) -> str:
+    """Return the first line of what an engine says of its trouble; the error's type where it says nothing."""
+    return _told(error, 0)
+
+
+def told_last(error: BaseException) -> str:
+    """Return the last line of it: OpenVINO names its own source files first."""
+    return _told(error, -1)
+
+
+def _told(error: BaseException, line: int) -> str:
+    # An engine's message may quote a damaged file, and a binding that cannot make text of that raises this instead.
+    text = error.object.decode("utf-8", "replace") if isinstance(error, UnicodeDecodeError) else str(error)
+    lines = text.strip().splitlines()
+    return one_line(lines[line]) if lines else type(error).__name__
+
+
 def one_line(text: str) -> str:
     """Return the text on one line, without control characters: a name from a file must not steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text).strip()

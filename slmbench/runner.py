@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from slmbench._version import __version__
-from slmbench.artifact import Artifact, ArtifactSpec, read_artifact
+from slmbench.artifact import Artifact, ArtifactSpec, read_artifact, same_content
 from slmbench.backend import load_backend
 from slmbench.checkpoint import Checkpoint
 from slmbench.children import child_environment
@@ -101,8 +102,8 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
     with only_run_in(folder):
-        artifacts = _artifacts(plan, request, say or _silent)
-        with in_use(artifact.folder.name for artifact in artifacts.values()):
+        with ExitStack() as holds:
+            artifacts = _artifacts(plan, request, say or _silent, holds)
             _measure(plan, prompts, request, folder, artifacts, observer or _silent, say or _silent)
         result = RunResult(read_run(folder))
         write_reports(result.run)
@@ -152,15 +153,25 @@ def _unused(folder: Path) -> bool:
     return all(entry.name == "logs" for entry in folder.iterdir())
 
 
-def _artifacts(plan: Plan, request: RunRequest, say: Say) -> dict[tuple[Checkpoint, ArtifactSpec], Artifact]:
-    """Return every artifact the plan needs, exporting what the store lacks."""
+def _artifacts(
+    plan: Plan, request: RunRequest, say: Say, holds: ExitStack
+) -> dict[tuple[Checkpoint, ArtifactSpec], Artifact]:
+    """Return every artifact the plan needs, held until ``holds`` ends, exporting what the store lacks.
+
+    Raises:
+        CannotRunError: an export fails, or somebody replaced an artifact meanwhile.
+    """
     from slmbench.export.store import find_artifact
 
     found = {}
     for checkpoint, spec in plan.artifacts():
-        artifact = find_artifact(checkpoint, spec)
+        artifact = find_artifact(checkpoint, spec, note=say)
         if artifact is None:
             artifact = export_in_child(checkpoint, spec, request, say)
+        holds.enter_context(in_use([artifact.folder.name]))
+        if not same_content(read_artifact(artifact.folder).stamp, artifact.stamp):
+            # In the moment between the two; from here on nobody does.
+            raise CannotRunError(f"{artifact.folder}: another slmbench replaced it just now; start again")
         found[checkpoint, spec] = artifact
     return found
 
@@ -214,6 +225,7 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arm
         checkpoint=cell.checkpoint,
         artifact=artifact.folder,
         artifact_id=artifact.manifest.artifact_id,
+        stamp=artifact.stamp,
         options=cell.options | {"engine_cache": str(cache_dir() / "engines" / case.backend)},
         python=arms[case.arm] if case.arm else None,
         prompts=prompts.texts if prompts else (),

@@ -33,7 +33,15 @@ from slmbench.errors import CannotRunError
 from slmbench.export.golden import make_golden, reference_versions
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
-from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact, lock_of, move_into_place, write_manifest
+from slmbench.export.store import (
+    UNFINISHED,
+    artifacts_dir,
+    find_artifact,
+    lock_of,
+    move_into_place,
+    refuse_if_measured,
+    write_manifest,
+)
 from slmbench.export.support import choose_exporter, installed_versions, refusal, route
 from slmbench.paths import cache_dir
 
@@ -50,7 +58,8 @@ def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Pro
     nothing that is taken for an artifact. ``force`` exports anew in any case.
 
     Raises:
-        CannotRunError: no route writes this, too little memory or disk, or the exporter fails.
+        CannotRunError: no route writes this, too little memory or disk, the exporter fails, or a run measures what
+            is to be replaced.
         BadInputError: bounds or weights that do not fit the checkpoint.
     """
     if not force and (found := find_artifact(checkpoint, spec)) is not None:
@@ -63,6 +72,8 @@ def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Pro
     artifact_id = spec.artifact_id(checkpoint.digest)
     with _locked(lock_of(artifact_id), checkpoint, progress):
         found = None if force else find_artifact(checkpoint, spec, note=progress)
+        if found is None:
+            refuse_if_measured(store / artifact_id)
         return found or _export(checkpoint, spec, store / artifact_id, progress)
 
 

@@ -107,7 +107,8 @@ def _build(source: Path, target: Path, cache: Path, precision: str) -> None:
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target)]
     command += ["-p", precision, "-e", "cpu", "-c", str(cache)]
     # "hf_token=false": it would look for the user's token otherwise.
-    command += ["--extra_options", "prune_lm_head=true", "hf_token=false"]
+    # "hf_remote=false": older builders run a checkpoint's own code unless they are told not to.
+    command += ["--extra_options", "prune_lm_head=true", "hf_token=false", "hf_remote=false"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     # python -m puts the current folder on the import path: let it hold no Python of anyone's.
     done = subprocess.run(

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from slmbench.artifact import MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
 from slmbench.checkpoint import Checkpoint
-from slmbench.errors import BadInputError
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.support import outdated
 from slmbench.locks import is_used, locks_dir
 from slmbench.paths import cache_dir
@@ -81,8 +81,13 @@ def write_manifest(folder: Path, text: bytes) -> None:
 
 
 def move_into_place(folder: Path, place: Path) -> None:
-    """Rename the finished folder; what was there before goes only when the new one is ready."""
+    """Rename the finished folder; what was there before goes only when the new one is ready.
+
+    Raises:
+        CannotRunError: a run measures what is there.
+    """
     if place.exists():
+        refuse_if_measured(place)
         old = place.with_name(f"{UNFINISHED}{place.name}-old-{os.getpid()}")
         place.rename(old)
         folder.rename(place)
@@ -91,12 +96,22 @@ def move_into_place(folder: Path, place: Path) -> None:
         folder.rename(place)
 
 
+def refuse_if_measured(place: Path) -> None:
+    """Let nobody replace an artifact that a run loads again and again: it would measure two things as one.
+
+    Raises:
+        CannotRunError: one does.
+    """
+    if place.exists() and is_used(place.name):
+        raise CannotRunError(f"{place}: another slmbench measures it; let that end, then export anew")
+
+
 def find_artifact(
     checkpoint: Checkpoint, spec: ArtifactSpec, *, note: Callable[[str], None] | None = None, hashes: bool = True
 ) -> Artifact | None:
     """Return the stored artifact if it is whole and of the installed exporters' versions, else None.
 
-    Sizes are looked at each time, hashes once a process (and again when the manifest changes), or not at all.
+    Sizes are looked at each time, hashes once a process (and again when a file changes), or not at all.
     ``note`` is told why a stored artifact is not used. Of a checkpoint whose files are not on this machine, what was
     received is used whatever made it: it cannot be exported anew here.
     """
@@ -107,7 +122,7 @@ def find_artifact(
         artifact = read_artifact(folder)
         reason = damage(artifact, hashes=False)
         if reason is None and hashes:
-            reason = _damage_by_hash(folder, _changed_ns(folder))
+            reason = _damage_by_hash(folder, artifact.stamp)
     except (BadInputError, OSError) as error:
         reason = str(error)
     else:
@@ -120,7 +135,7 @@ def find_artifact(
             note(f"the stored artifact was made by {made}; exporting anew")
             return None
     if note is not None:
-        note(f"the stored artifact is damaged: {reason}; exporting anew")
+        note(f"the stored artifact is damaged: {reason}{'; exporting anew' if checkpoint.is_here else ''}")
     return None
 
 
@@ -193,11 +208,7 @@ def _look_at(folder: Path, hashes: bool) -> Stored:
     return Stored(folder, size, artifact, damage(artifact, hashes=hashes))
 
 
-def _changed_ns(folder: Path) -> int:
-    return (folder / MANIFEST_NAME).stat().st_mtime_ns
-
-
-# The time of change is part of the key: a manifest written anew is looked at anew.
+# The stamp is part of the key: files that were changed are looked at anew.
 @lru_cache(maxsize=1024)
-def _damage_by_hash(folder: Path, manifest_changed_ns: int) -> str | None:
+def _damage_by_hash(folder: Path, stamp: str) -> str | None:
     return damage(read_artifact(folder), hashes=True)

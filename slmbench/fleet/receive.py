@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from slmbench.artifact import Artifact, damage
 from slmbench.children import child_environment
-from slmbench.errors import BadInputError, SlmbenchError, one_line
+from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, one_line
 from slmbench.export.store import UNFINISHED, artifacts_dir, find_artifact, lock_of, move_into_place, write_manifest
 from slmbench.export.support import outdated
 from slmbench.fleet.child import BLOCK, reason
@@ -159,6 +159,8 @@ class Holder:
             except FileNotFoundError:
                 # Another worker of this machine has just moved the same folder into place.
                 problem = None if _is_here(arriving.content) else "its folder is gone"
+            except CannotRunError as error:
+                problem = str(error)
             self._arriving.pop(arriving.content.digest, None)
         return Receiving(state="here") if problem is None else Receiving(state="unknown", why=one_line(problem))
 
@@ -223,6 +225,7 @@ class Arriving:
         """Check all files once more and move them into the store. Returns what is wrong, after throwing them away.
 
         Raises:
+            CannotRunError: a run measures what lies there, damaged.
             Timeout: another process writes the same artifact.
         """
         for path, size in self.content.sizes.items():

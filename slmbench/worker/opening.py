@@ -46,6 +46,7 @@ def open_case(
     request = p.Open(
         case=planned.case,
         artifact=planned.artifact,
+        stamp=planned.stamp,
         options=options,
         seed=settings.seed,
         avoid=avoid[planned.checkpoint.geometry.vocab_size],

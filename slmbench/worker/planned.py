@@ -21,6 +21,8 @@ class PlannedCase:
     checkpoint: Checkpoint
     artifact: Path
     artifact_id: str
+    #: The artifact's stamp when its hashes were checked; without it every load checks them.
+    stamp: str = ""
     #: Fields of the backend's options type, JSON values only.
     options: dict[str, Any] = field(default_factory=dict)
     #: The interpreter of the case's arm; None for this one.

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from slmbench.case import Case
 
 #: Raised when a message changes its meaning; host and worker must agree.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class _Message(BaseModel):
@@ -35,6 +35,8 @@ class Open(_Message):
     do: Literal["open"] = "open"
     case: Case
     artifact: Path
+    #: The artifact's stamp when its hashes were checked; empty: the worker checks them.
+    stamp: str = ""
     #: Fields of the backend's options type.
     options: dict[str, Any]
     seed: int

@@ -10,15 +10,16 @@ import sys
 import time
 import traceback
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
 from slmbench._version import __version__
-from slmbench.artifact import Artifact, GoldenPrompt, read_artifact
+from slmbench.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
 from slmbench.backend import Backend, Draws, LoopSession, Session, SessionOptions, Tokens, load_backend
 from slmbench.case import Case, Workload
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
 from slmbench.measure.energy import EnergyReader
 from slmbench.measure.generate import Generation, ShortGenerationError
 from slmbench.measure.inputs import PromptSource, Stream, pad_batch
@@ -62,11 +63,18 @@ def _answer(service: Service, request: p.Request) -> p.Reply:
         return p.Failed(reason="cannot run", message=one_line(str(error)))
     except MemoryError as error:
         traceback.print_exc()
-        return p.Failed(reason="error", message=one_line(f"out of memory: {error}".rstrip(": ")))
+        return p.Failed(reason="error", message=_placed(service, request, f"out of memory: {error}".rstrip(": ")))
     except Exception as error:  # an engine may raise anything; it is this case's result, with its text
         traceback.print_exc()
-        first = str(error).strip().splitlines()[:1]
-        return p.Failed(reason="error", message=one_line(": ".join([type(error).__name__, *first])))
+        said = told_first(error)
+        name = type(error).__name__
+        return p.Failed(reason="error", message=_placed(service, request, name if said == name else f"{name}: {said}"))
+
+
+def _placed(service: Service, request: p.Request, said: str) -> str:
+    """Return what an engine said of an artifact, with the artifact's folder: its words name a node at best."""
+    folder = request.artifact if isinstance(request, p.Open) else service.folder
+    return one_line(f"{folder}: {said}" if folder else said)
 
 
 class Service:
@@ -79,6 +87,11 @@ class Service:
     def session(self) -> Session | LoopSession:
         """Return the open session."""
         return self._opened().session
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder of the artifact that is open."""
+        return self._open.artifact.folder if self._open else None
 
     def answer(self, request: p.Request) -> p.Reply:
         """Do what the request asks."""
@@ -109,7 +122,7 @@ class _OpenCase:
 
     def __init__(self, request: p.Open) -> None:
         self.case: Case = request.case
-        self.artifact: Artifact = read_artifact(request.artifact)
+        self.artifact: Artifact = _checked(request)
         checkpoint = self.artifact.manifest.checkpoint
         self.family, self.pad, self.eos = checkpoint.family, checkpoint.pad_token_id, checkpoint.eos_token_ids
         self.seed = request.seed
@@ -238,6 +251,23 @@ class _OpenCase:
         from slmbench.prompts import token_ids
 
         return token_ids(self.tokenizer, text)
+
+
+def _checked(request: p.Open) -> Artifact:
+    """Return the artifact, whose files are those whose hashes were checked: no engine opens any other.
+
+    Raises:
+        BadInputError: it was changed since, or is damaged.
+    """
+    artifact = read_artifact(request.artifact)
+    if request.stamp and artifact.stamp == request.stamp:
+        return artifact
+    problem = damage(artifact)
+    if problem is None and request.stamp and not same_content(artifact.stamp, request.stamp):
+        problem = f"{artifact.folder}: was replaced after this run began to measure it"
+    if problem is not None:
+        raise BadInputError(problem)
+    return artifact
 
 
 def _options(backend: Backend, given: dict[str, Any]) -> SessionOptions:

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, ArtifactSpec, GoldenPrompt, GoldenRecord, Manifest
+from slmbench.artifact import (
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    ArtifactSpec,
+    FileEntry,
+    GoldenPrompt,
+    GoldenRecord,
+    Manifest,
+    sha256_of,
+)
 from slmbench.case import Case, Workload
 from slmbench.checkpoint import Checkpoint, Geometry
 from slmbench.worker.planned import MeasureSettings, PlannedCase
@@ -69,13 +78,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifact")
     prompts = tuple(_golden(ids) for ids in ((5, 9, 12), (100, 200)))
     record = GoldenRecord(prompts=prompts, versions={})
-    (folder / GOLDEN_NAME).write_text(record.model_dump_json())
+    golden = folder / GOLDEN_NAME
+    golden.write_text(record.model_dump_json())
     manifest = Manifest(
         artifact_id="standin",
         spec=ArtifactSpec(format="torch", exporter="none"),
         checkpoint=CHECKPOINT,
         graphs={},
-        files=(),
+        files=(FileEntry(path=GOLDEN_NAME, size_bytes=golden.stat().st_size, sha256=sha256_of(golden)),),
         attention="none",
         decode_weight_bytes=1,
         versions={},
