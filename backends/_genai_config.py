@@ -37,13 +37,11 @@ def context_length(artifact: Artifact) -> int:
     path = artifact.folder / CONFIG_NAME
     try:
         config = _read(path)
-        for problem in (_stranger(config, ""), _misfit(config, artifact)):
-            if problem is not None:
-                raise ValueError(problem)
-        length = config["model"]["context_length"]
-        if type(length) is not int or not 0 < length < 2**31:
-            raise ValueError(f"context_length is {length!r:.40}")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        problem = _stranger(config, "") or _misfit(config, artifact)
+        if problem is not None:
+            raise ValueError(problem)
+        length: int = config["model"]["context_length"]
+    except (OSError, ValueError, RecursionError) as error:
         raise CannotRunError(
             f"{path}: not a config of onnxruntime-genai: {one_line(str(error))[:200]}; `slmbench export` writes it anew"
         ) from error
@@ -63,10 +61,12 @@ def _read(path: Path) -> Any:
 
 def _stranger(value: Any, place: str) -> str | None:
     """Return what stands where neither our exporter nor the builder writes it."""
+    if not isinstance(value, dict):
+        return f"{place or 'it'} is no object"
     texts = _TEXTS[place]
     for name, one in value.items():
         here = f"{place}.{name}" if place else name
-        if isinstance(one, dict) and here in _TEXTS:
+        if here in _TEXTS:
             if (problem := _stranger(one, here)) is not None:
                 return problem
         elif (isinstance(one, str) and (texts is None or name in texts)) or (
@@ -80,12 +80,16 @@ def _stranger(value: Any, place: str) -> str | None:
 
 def _misfit(config: Any, artifact: Artifact) -> str | None:
     """Return where the config describes another model than the manifest."""
-    decoder, sizes = config["model"]["decoder"], artifact.manifest.checkpoint.geometry
+    model = config.get("model", {})
+    decoder, sizes = model.get("decoder", {}), artifact.manifest.checkpoint.geometry
     expected = {
         "filename": artifact.manifest.graphs.get("model"),
         "num_hidden_layers": sizes.decoder_layers,
         "num_key_value_heads": sizes.kv_heads,
         "head_size": sizes.head_dim,
     }
-    wrong = [name for name, value in expected.items() if decoder[name] != value]
-    return f"its {wrong[0]} is {decoder[wrong[0]]!r:.40}, not {expected[wrong[0]]!r:.40}" if wrong else None
+    for name, value in expected.items():
+        if decoder.get(name) != value:
+            return f"its {name} is {decoder.get(name)!r:.40}, not {value!r:.40}"
+    length = model.get("context_length")
+    return None if type(length) is int and 0 < length < 2**31 else f"its context_length is {length!r:.40}"

@@ -50,14 +50,14 @@ class GenaiSession(ABC):
         self._eos, self._vocabulary = checkpoint.eos_token_ids, checkpoint.geometry.vocab_size
         engine_name = _ENGINE_NAMES[device]
         properties = device_properties(options, engine_name)
-        artifact.graph("model")
+        graph = artifact.graph("model")
         began = perf_counter_ns()
         try:
             with _printed() as text:
                 self._pipeline: Any = self._open(str(artifact.folder), engine_name, properties)
         except (RuntimeError, UnicodeDecodeError) as error:
             reason = told_last(error)
-            raise CannotRunError(f"{artifact.folder}: openvino-genai does not load it: {reason}") from error
+            raise CannotRunError(f"{graph}: openvino-genai does not load it: {reason}") from error
         self._load_ns = perf_counter_ns() - began
         self._compiled = _properties_in("".join(text))
         self._batch = self._input = self._output = 0

@@ -107,7 +107,7 @@ class OnnxRuntimeGenaiSession:
             self._model: Any = onnxruntime_genai.Model(config)
         except Exception as error:  # the binding raises RuntimeError and its kin
             raise CannotRunError(
-                f"{artifact.folder}: onnxruntime-genai does not load it: {told_first(error)[:300]}"
+                f"{artifact.graph('model')}: onnxruntime-genai does not load it: {told_first(error)[:300]}"
             ) from error
         self._load_ns = perf_counter_ns() - began
 
