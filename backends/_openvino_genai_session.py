@@ -24,7 +24,7 @@ from slmbench.errors import BadInputError, CannotRunError, told_last
 from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
-from ._openvino_npu_genai import make_stamper
+from ._openvino_npu_genai import make_stamper, only_graph
 from ._openvino_options import PRECISION, device_properties
 
 _ENGINE_NAMES = {"cpu": "CPU", "gpu": "GPU"}
@@ -42,7 +42,7 @@ class GenaiSession(ABC):
         """Load and compile the artifact.
 
         Raises:
-            CannotRunError: openvino-genai refuses the graph or a property.
+            CannotRunError: openvino-genai refuses the graph or a property, or would read more than the graph.
         """
         silence_telemetry()
         self._device = device
@@ -50,7 +50,7 @@ class GenaiSession(ABC):
         self._eos, self._vocabulary = checkpoint.eos_token_ids, checkpoint.geometry.vocab_size
         engine_name = _ENGINE_NAMES[device]
         properties = device_properties(options, engine_name)
-        graph = artifact.graph("model")
+        graph = only_graph(artifact)
         began = perf_counter_ns()
         try:
             with _printed() as text:

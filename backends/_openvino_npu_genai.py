@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
-from slmbench.artifact import Artifact
+from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError, CannotRunError, told_last
 from slmbench.quiet import silence_telemetry
@@ -48,6 +49,7 @@ class GenaiNpuSession:
         import openvino_genai
 
         self._pipeline = None
+        graph = only_graph(self._artifact)
         begin = perf_counter_ns()
         try:
             self._pipeline = openvino_genai.LLMPipeline(
@@ -56,9 +58,7 @@ class GenaiNpuSession:
         except (RuntimeError, UnicodeDecodeError) as error:
             reason = told_last(error)
             made_by = "" if self._options.simulate else f" {openvino_npu.driver_and_compiler()}"
-            raise CannotRunError(
-                f"{self._artifact.folder}: openvino-genai does not compile it: {reason}{made_by}"
-            ) from error
+            raise CannotRunError(f"{graph}: openvino-genai does not compile it: {reason}{made_by}") from error
         self._load_ns = perf_counter_ns() - begin
         self._bounds = (input_tokens, output_tokens)
 
@@ -124,6 +124,23 @@ class GenaiNpuSession:
         """Free the pipeline."""
         self._pipeline = None
         self._bounds = (0, 0)
+
+
+def only_graph(artifact: Artifact) -> Path:
+    """Return the graph of an artifact that holds nothing else for openvino-genai to read.
+
+    Its pipelines open tokenizers, templates and configurations that lie beside a graph, and take another pipeline for
+    some of them; slmbench gives token ids, and none of its exporters writes such a file.
+
+    Raises:
+        CannotRunError: there is such a file.
+    """
+    graph = artifact.graph("model")
+    known = {graph.name, graph.with_suffix(".bin").name, GOLDEN_NAME, MANIFEST_NAME}
+    for path in sorted(artifact.folder.iterdir()):
+        if path.name not in known and not path.name.startswith("."):
+            raise CannotRunError(f"{path}: openvino-genai would read it, and no exporter of slmbench's wrote it")
+    return graph
 
 
 def make_stamper(stamps: list[int]) -> Callable[[Any], Any]:
