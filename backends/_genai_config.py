@@ -24,6 +24,7 @@ _TEXTS: dict[str, frozenset[str] | None] = {
     "model.decoder.session_options": frozenset({"log_id"}),
     "model.decoder.inputs": None,
     "model.decoder.outputs": None,
+    "model.decoder.sliding_window": frozenset(),
     "search": frozenset(),
 }
 

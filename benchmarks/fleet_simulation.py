@@ -49,7 +49,6 @@ from slmbench.records import (
     MemoryRecord,
     RunRecord,
     SampleRecord,
-    SampleWriter,
     read_run,
     read_samples,
     write_run,
@@ -58,6 +57,7 @@ from slmbench.request import RunRequest
 from slmbench.terms import Device
 from slmbench.together import judged_together
 from slmbench.worker import events
+from slmbench.writer import SampleWriter
 
 DEVICES: tuple[Device, ...] = ("cpu", "gpu", "npu")
 PAIR = ("mu", "dec")

@@ -3,6 +3,8 @@
     pytest tests/crash tests/fuzz tests/strangers tests/load tests/test_upgrades.py tests/backends/test_fallbacks.py \
         --junitxml=report.xml
     python docs/reliability_table.py report.xml
+
+A report of some of them renews their files' rows and leaves the others.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ AREAS = {
     "tests/crash/test_two_at_once.py": "two commands at once",
     "tests/fuzz/test_broken_inputs.py": "broken inputs",
     "tests/strangers/test_strangers.py": "input from strangers, no network",
+    "tests/strangers/test_engine_files.py": "engines' files cut and flipped, manifest fitting or not",
+    "tests/strangers/test_paths_of_engines.py": "what an artifact's files say of other files",
     "tests/backends/test_fallbacks.py": "silent fallbacks (more in docs/backends.md)",
     "tests/load/test_large_runs.py": "load",
     "tests/test_upgrades.py": "files of other versions",
@@ -37,8 +41,11 @@ Skipped: this machine lacked what the test needs.
 """
 
 
-def rows(reports: list[Path]) -> list[str]:
-    """Return the table's rows, one a test function, from reports in JUnit's format."""
+def rows(reports: list[Path], before: str = "") -> list[str]:
+    """Return the table's rows, one a test function, from reports in JUnit's format.
+
+    Of a file of tests that no report speaks of, the rows that the page had ``before`` stay.
+    """
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     seconds: Counter[tuple[str, str]] = Counter()
     for report in reports:
@@ -51,7 +58,10 @@ def rows(reports: list[Path]) -> list[str]:
             counts[key]["failed" if bad else "skipped" if "skipped" in states else "held"] += 1
             seconds[key] += float(case.get("time", "0"))
     found = []
+    told = {file for file, _ in counts}
     for file, area in AREAS.items():
+        if file not in told:
+            found += [line for line in before.splitlines() if line.startswith("|") and f"`{Path(file).name}::" in line]
         for (where, name), count in counts.items():
             if where == file:
                 cells = area, f"`{Path(file).name}::{name}`", count["held"], count.total(), count["skipped"]
@@ -62,7 +72,8 @@ def rows(reports: list[Path]) -> list[str]:
 def main() -> None:
     """Write the page."""
     page = Path(__file__).with_name("reliability.md")
-    page.write_text(HEAD + "\n".join(rows([Path(name) for name in sys.argv[1:]])) + "\n", encoding="utf-8")
+    table = rows([Path(name) for name in sys.argv[1:]], page.read_text(encoding="utf-8") if page.exists() else "")
+    page.write_text(HEAD + "\n".join(table) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ run loses at most the sample it was in. Every table and verdict is computed from
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -196,51 +196,6 @@ class Run:
     warnings: list[str] = field(default_factory=list)
 
 
-class SampleWriter:
-    """Appends records to ``samples.jsonl``; each line is on disk when :meth:`append` returns."""
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / SAMPLES_NAME
-        try:
-            _end_last_line(path)
-            # Unbuffered: what a full disk did not take must not be tried again, and fail again, while closing.
-            self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
-
-    def append(self, record: _Record) -> None:
-        """Write one record and flush it through to the disk.
-
-        Raises:
-            CannotRunError: the disk is full or gone; what was written before stays readable.
-        """
-        self.append_line(record.model_dump_json(exclude_defaults=False).encode() + b"\n")
-
-    def append_line(self, line: bytes) -> None:
-        """Write a line that another writer made (checked by :func:`parse_sample`), as it is, and flush it.
-
-        Raises:
-            CannotRunError: the disk is full or gone; what was written before stays readable.
-        """
-        try:
-            left = memoryview(line)
-            while left:
-                left = left[self._file.write(left) or 0 :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise CannotRunError(f"{self._file.name}: {error.strerror}; earlier samples are kept") from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> SampleWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-
 def write_run(folder: Path, record: RunRecord) -> None:
     """Write ``run.json`` as a whole or not at all.
 
@@ -250,11 +205,16 @@ def write_run(folder: Path, record: RunRecord) -> None:
     write_whole(folder / RUN_NAME, record.model_dump_json(indent=1) + "\n")
 
 
+#: The disk has no room: trying again somewhere else, or with less, would do.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace the file's content in one step: readers see the old or the new, never half. Text is UTF-8.
 
     Raises:
         BadInputError: the folder cannot be written.
+        CannotRunError: the disk is full; what was there before is still there.
     """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -269,7 +229,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
+        kind = CannotRunError if error.errno in _FULL else BadInputError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def folder_of(path: Path) -> Path:
@@ -373,22 +334,3 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]
-
-
-def _end_last_line(path: Path) -> None:
-    """Cut an unfinished last line off, so that a resumed run appends whole lines after whole lines."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content_end = file.seek(0, os.SEEK_END)
-        position = content_end
-        while position > 0:
-            start = max(0, position - 65536)
-            file.seek(start)
-            newline = file.read(position - start).rfind(b"\n")
-            if newline >= 0:
-                if start + newline + 1 < content_end:
-                    file.truncate(start + newline + 1)
-                return
-            position = start
-        file.truncate(0)

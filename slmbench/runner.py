@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,7 +106,8 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
             artifacts = _artifacts(plan, request, say or _silent, holds)
             _measure(plan, prompts, request, folder, artifacts, observer or _silent, say or _silent)
         result = RunResult(read_run(folder))
-        write_reports(result.run)
+        with _kept(f"slmbench table {folder} --write", "writes the reports"):
+            write_reports(result.run)
     return result
 
 
@@ -132,7 +133,17 @@ def _measure(
     groups = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
     measured = measure(cases, folder, measure_settings(request, plan.suite), observer, together=groups)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
-    write_run(folder, record.model_copy(update=ended))
+    with _kept(f"slmbench run --resume {folder}", "ends the run"):
+        write_run(folder, record.model_copy(update=ended))
+
+
+@contextmanager
+def _kept(command: str, what: str) -> Iterator[None]:
+    """Say of an error while something is written after the samples that these are kept, and how to go on."""
+    try:
+        yield
+    except (BadInputError, CannotRunError) as error:
+        raise CannotRunError(f"{error}; every sample is kept, `{command}` {what}") from error
 
 
 def _run_folder(request: RunRequest, suite: Suite) -> Path:

@@ -19,10 +19,10 @@ from slmbench.records import (
     Outcome,
     RunRecord,
     SampleRecord,
-    SampleWriter,
     write_run,
 )
 from slmbench.terms import ComputePrecision, Device, Family, Precision
+from slmbench.writer import SampleWriter
 
 GEOMETRY = Geometry(
     vocab_size=32128,

@@ -23,11 +23,11 @@ from slmbench.records import (
     Outcome,
     RunRecord,
     SampleRecord,
-    SampleWriter,
     json_schemas,
     read_run,
     write_run,
 )
+from slmbench.writer import SampleWriter
 
 SCHEMAS = Path(__file__).parent.parent / "docs" / "schema"
 

@@ -13,8 +13,9 @@ from slmbench.errors import CannotRunError, one_line
 from slmbench.fleet.link import Link, Reached
 from slmbench.fleet.messages import Begun, Progress
 from slmbench.fleet.record import Part, write_part
-from slmbench.records import SAMPLES_NAME, RunRecord, SampleWriter, parse_sample, write_run
+from slmbench.records import SAMPLES_NAME, RunRecord, parse_sample, write_run
 from slmbench.request import RunRequest
+from slmbench.writer import SampleWriter
 
 #: Seconds between two looks at a machine: it is measuring, and each look costs it a little.
 LOOK_S = 2.0

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.children import child_environment
-from slmbench.errors import BadInputError, SlmbenchError, one_line
+from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, one_line
 from slmbench.worker import protocol as p
 
 #: Seconds an interpreter may take to say hello; on a cold disk the imports alone take many.
@@ -63,6 +63,15 @@ def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
     return "\n".join(one_line(line) for line in text.splitlines()[-lines:])
 
 
+def _opened(log: Path) -> IO[bytes]:
+    try:
+        # The run's folder is not made anew here: where it is gone, its samples are gone with it.
+        log.parent.mkdir(exist_ok=True)
+        return log.open("ab")
+    except OSError as error:
+        raise CannotRunError(f"{log}: cannot be written: {error.strerror}") from error
+
+
 class Worker:
     """One running worker. Use it as a context manager: on leaving, the process is gone, whatever happened."""
 
@@ -73,13 +82,13 @@ class Worker:
 
         Raises:
             BadInputError: the interpreter cannot be started.
+            CannotRunError: the log cannot be written, for the disk is full, or the folder that it lies in is gone.
         """
         self.log = log
         self._python = python or sys.executable
         self._suspended = False
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as log_file:
+        with _opened(log) as log_file:
             self._process = self._spawn(command or [self._python, "-P", "-m", "slmbench.worker"], log_file)
         assert self._process.stdin
         assert self._process.stdout

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from slmbench.artifact import MANIFEST_NAME
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.conditions import ConditionsReader
-from slmbench.records import FailureRecord, LoadRecord, MemoryRecord, SampleRecord, SampleWriter
+from slmbench.records import FailureRecord, LoadRecord, MemoryRecord, SampleRecord
 from slmbench.worker import events as e
 from slmbench.worker import protocol as p
 from slmbench.worker.blocks import available_bytes, make_blocks
@@ -27,6 +27,7 @@ from slmbench.worker.opening import measure_memory, now, open_case, start_worker
 from slmbench.worker.planned import Measured, MeasureSettings, PlannedCase, tokens_to_avoid
 from slmbench.worker.resume import finished, restore
 from slmbench.worker.state import CaseState
+from slmbench.writer import SampleWriter
 
 
 def measure(

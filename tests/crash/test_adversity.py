@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,49 @@ def test_a_suspended_machine_goes_on(tmp_path: Path, artifact: Path, plugin: Pat
     samples = [json.loads(line) for line in lines_of(tmp_path / "run")]
     assert sum(one["type"] == "sample" for one in samples) == 40
     assert not any(one["type"] == "failure" for one in samples)
+
+
+def wait_for_lines(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(lines_of(folder)) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(lines_of(folder)) >= count
+
+
+def test_a_results_folder_renamed_in_mid_run_has_every_sample(tmp_path: Path, artifact: Path, plugin: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    process = start(run, artifact, plugin, repeat=2000)
+    wait_for_lines(run, 8)
+    run.rename(moved)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 5, told
+    assert f"{run / SAMPLES_NAME}: was removed or renamed while the run wrote it" in told
+    assert "Traceback" not in told
+    assert not run.exists(), "a folder was left where nobody looks for one"
+    kept = lines_of(moved)
+    assert all(json.loads(line) for line in kept)
+    process = start(moved, artifact, plugin, repeat=40)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert lines_of(moved)[: len(kept)] == kept
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_results_folder_removed_in_mid_run_ends_it(how: str, tmp_path: Path, artifact: Path, plugin: Path) -> None:
+    """Else it would measure for hours into a file that has no name, and call itself finished."""
+    run = tmp_path / "run"
+    process = start(run, artifact, plugin, repeat=2000)
+    wait_for_lines(run, 8)
+    run.rename(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    if how == "replaced":
+        run.mkdir()
+        (run / SAMPLES_NAME).write_bytes(b"")
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 5, told
+    assert "was removed or renamed while the run wrote it" in told
+    assert "Traceback" not in told
+    assert not lines_of(run)
 
 
 def test_a_results_folder_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

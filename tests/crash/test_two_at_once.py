@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from slmbench.artifact import ArtifactSpec
 from slmbench.checkpoint import resolve
-from slmbench.records import SAMPLES_NAME, RunRecord, SampleRecord, read_run, read_samples
+from slmbench.records import RUN_NAME, SAMPLES_NAME, RunRecord, SampleRecord, read_run, read_samples
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
@@ -35,9 +36,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "SLMBENCH_CACHE": str(cache), "COLUMNS": "200"}
 
 
-def slmbench(*words: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+def slmbench(*words: str, environment: dict[str, str], prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "slmbench", *words],
+        [*prefix, sys.executable, "-m", "slmbench", *words],
         env=environment,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -72,6 +73,7 @@ def test_a_folder_is_not_measured_into_twice_and_its_artifacts_stay(
     wait_for_a_sample(first, out)
     resumed = slmbench("run", "--resume", str(out), environment=environment)
     cleaned = slmbench("cache", "clean", "--all", environment=environment)
+    exported = slmbench("export", "mu-tiny", "--format", "openvino", "--force", environment=environment)
     verified = slmbench("cache", "verify", environment=environment)
     code, told = ended(resumed)
     assert code == 2, told
@@ -83,6 +85,9 @@ def test_a_folder_is_not_measured_into_twice_and_its_artifacts_stay(
         True,
     )
     assert ended(verified)[0] == 0
+    code, told = ended(exported)
+    assert code == 5, told
+    assert "another slmbench measures it; let that end, then export anew" in told
     assert first.poll() is None, "the first run ended before the others: nothing was shown"
     code, told = ended(first)
     assert code == 0, told
@@ -100,6 +105,45 @@ def test_two_runs_into_one_new_folder(tmp_path: Path, environment: dict[str, str
     assert [code for code, _ in ends] == [0, 2], ends
     assert f"{out}: " in ends[1][1]
     assert {sample.round for sample in samples(out)} == {0, 1, 2}
+
+
+def test_two_exports_of_one_artifact(environment: dict[str, str]) -> None:
+    """Both are forced to write: one after the other, and what remains is whole."""
+    export = ["export", "llama-tiny", "--format", "torch", "--force"]
+    both = [ended(process) for process in [slmbench(*export, environment=environment) for _ in range(2)]]
+    assert [code for code, _ in both] == [0, 0], both
+    assert sum("another process is exporting llama-tiny; waiting for it" in told for _, told in both) == 1
+    code, told = ended(slmbench("cache", "verify", "--json", environment=environment))
+    assert code == 0, told
+    assert ".writing-" not in told
+    assert told.count('"llama-tiny"') == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_a_disk_that_fills_up_before_the_report(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Every sample is there: the line says what makes the rest, and what was there before stays whole."""
+    out = tmp_path / "run"
+    code, told = ended(slmbench(*RUN, "--repeat", "3", "--out", str(out), environment=environment))
+    assert code == 0, told
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (out / "table.md").unlink()
+    for most, words in (
+        (1000, f"{out / RUN_NAME}: cannot be written: File too large"),
+        (len(before[RUN_NAME]) + 4000, f"every sample is kept, `slmbench table {out} --write` writes the reports"),
+    ):
+        limited = ["bash", "-c", f'ulimit -f {most // 1000}; exec "$@"', "bash"]
+        resumed = slmbench("run", "--resume", str(out), environment=environment, prefix=limited)
+        code, told = ended(resumed)
+        assert code == 5, told
+        assert words in told
+        left = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        assert {name: data for name, data in left.items() if name not in (RUN_NAME, "table.md")} == {
+            name: data for name, data in before.items() if name not in (RUN_NAME, "table.md")
+        }
+        assert isinstance(read_run(out).record, RunRecord)
+    code, told = ended(slmbench("table", str(out), "--write", environment=environment))
+    assert code == 0, told
+    assert (out / "table.md").read_bytes() == before["table.md"]
 
 
 def test_a_cache_that_goes_in_mid_run_ends_it_resumably(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, read_artifact
 from slmbench.worker.host import WorkerError
 
 #: Flips of a file in the default run, and in the soak.
-FEW, MANY = 24, 150
+FEW, MANY = 24, 80
 #: What one opening may take; the good one takes a tenth of the time, and its memory is taken off.
 MOST_S, MOST_BYTES = 30.0, 500e6
 

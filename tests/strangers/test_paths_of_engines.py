@@ -79,7 +79,7 @@ def test_a_config_names_the_graph_that_its_manifest_names(path: str, victim: Mak
     [
         ("num_hidden_layers", 10**9, "its num_hidden_layers is 1000000000, not"),
         ("head_size", -1, "its head_size is -1, not"),
-        ("sliding_window", {"window_size": 1}, "sliding_window' is not for an artifact to say"),
+        ("sliding_window", {"window_size": 1, "layers": ["x"]}, "sliding_window.layers' is not for an artifact to say"),
         ("pipeline", [{"a": {"filename": "../x"}}], "pipeline' is not for an artifact to say"),
         ("inputs", "x", "model.decoder.inputs is no object"),
         ("session_options", {"provider_options": [{"QNN": {"backend_path": "x.so"}}]}, "provider_options' is not"),
