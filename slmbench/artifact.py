@@ -11,9 +11,9 @@ import json
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, one_line
@@ -26,6 +26,11 @@ SCHEMA_VERSION = 1
 #: What a graph does. `model`: a decoder-only network, prompt and steps. `encoder`: input ids to all cross K/V.
 #: `decoder`: one decoder step over self and cross K/V. `decode`: the one-token graph of a static decoder-only.
 Role = Literal["model", "encoder", "decoder", "decode"]
+
+
+#: Tokens of a golden prompt, or of its answer; far more than is ever written, and few enough to be proven soon.
+_MOST_GOLDEN_TOKENS = 512
+_Ids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=_MOST_GOLDEN_TOKENS)]
 
 
 class _Frozen(BaseModel):
@@ -59,10 +64,16 @@ class ArtifactSpec(_Frozen):
 class GoldenPrompt(_Frozen):
     """A prompt and what the reference (torch, fp32, eager) makes of it greedily, EOS suppressed."""
 
-    input_ids: tuple[int, ...]
-    tokens: tuple[int, ...]
+    input_ids: _Ids
+    tokens: _Ids
     #: Per token: top-1 minus top-2 logit, in units of the standard deviation of that position's logits.
     margins: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _margins_are_of_tokens(self) -> Self:
+        if len(self.margins) != len(self.tokens):
+            raise ValueError(f"{len(self.margins)} margins of {len(self.tokens)} tokens")
+        return self
 
 
 class GoldenRecord(_Frozen):
@@ -132,9 +143,15 @@ class Artifact:
         """
         path = self.folder / GOLDEN_NAME
         try:
-            return GoldenRecord.model_validate_json(path.read_bytes())
+            record = GoldenRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise BadInputError(f"{path}: not a golden record: {_first_line(error)}") from error
+        # Some engines answer an id beyond the vocabulary with whatever lies behind their table.
+        vocabulary = self.manifest.checkpoint.geometry.vocab_size
+        largest = max((max(*one.input_ids, *one.tokens) for one in record.prompts), default=0)
+        if largest >= vocabulary:
+            raise BadInputError(f"{path}: not a golden record: token {largest} of a vocabulary of {vocabulary}")
+        return record
 
     def size_bytes(self) -> int:
         """Return the size of all its files together."""

@@ -63,7 +63,7 @@ def told_first(error: BaseException) -> str:
 
 
 def told_last(error: BaseException) -> str:
-    """Return the last line of it: OpenVINO names its own source files first."""
+    """Return the last line of it: what OpenVINO found stands behind where it looked."""
     return _told(error, -1)
 
 
@@ -71,7 +71,9 @@ def _told(error: BaseException, line: int) -> str:
     # An engine's message may quote a damaged file, and a binding that cannot make text of that raises this instead.
     text = error.object.decode("utf-8", "replace") if isinstance(error, UnicodeDecodeError) else str(error)
     lines = text.strip().splitlines()
-    return one_line(lines[line]) if lines else type(error).__name__
+    # OpenVINO's begin with places in its own source files.
+    told = [one for one in lines if not one.startswith("Exception from ")] or lines
+    return one_line(told[line]) if told else type(error).__name__
 
 
 def one_line(text: str) -> str:

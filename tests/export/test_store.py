@@ -14,15 +14,16 @@ import pytest
 from filelock import FileLock
 
 from slmbench import __version__, catalog
-from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage
+from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
 from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export import build, support
 from slmbench.export.build import ensure_artifact
 from slmbench.export.golden import make_golden
 from slmbench.export.load import load_model
-from slmbench.export.store import artifacts_dir, find_artifact, list_artifacts, remove, select
+from slmbench.export.store import artifacts_dir, find_artifact, list_artifacts, move_into_place, remove, select
 from slmbench.export.support import choose_exporter, make_spec
+from slmbench.locks import in_use
 
 pytest.importorskip("torch")
 SPEC = ArtifactSpec(format="torch", exporter="none")
@@ -176,6 +177,31 @@ def test_an_interrupted_export_leaves_nothing(
     with pytest.raises(error):
         ensure_artifact(resolve("qwen3-tiny"), SPEC, progress=Said())
     assert sorted(artifacts_dir().iterdir()) == before
+
+
+def test_what_a_run_measures_is_not_replaced(cache: Path, checkpoint: Checkpoint) -> None:
+    """Its later loads would be of another artifact under the same name."""
+    before = ensure_artifact(checkpoint, SPEC, progress=lambda _: None)
+    with in_use([before.folder.name]), pytest.raises(CannotRunError, match="another slmbench measures it"):
+        ensure_artifact(checkpoint, SPEC, progress=lambda _: None, force=True)
+    assert read_artifact(before.folder).stamp == before.stamp
+    # A run that begins while the export is under way, too.
+    fresh = before.folder.with_name("fresh")
+    fresh.mkdir()
+    with in_use([before.folder.name]), pytest.raises(CannotRunError, match="another slmbench measures it"):
+        move_into_place(fresh, before.folder)
+    assert read_artifact(before.folder).stamp == before.stamp
+    assert ensure_artifact(checkpoint, SPEC, progress=lambda _: None, force=True).stamp != before.stamp
+
+
+def test_a_file_that_changes_after_it_was_hashed_is_hashed_again(cache: Path, checkpoint: Checkpoint) -> None:
+    artifact = ensure_artifact(checkpoint, SPEC, progress=lambda _: None)
+    assert find_artifact(checkpoint, SPEC) is not None
+    path = artifact.folder / "config.json"
+    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    told: list[str] = []
+    assert find_artifact(checkpoint, SPEC, note=told.append) is None
+    assert "config.json was changed after it was written" in told[0]
 
 
 def test_leftovers_of_a_killed_export_are_swept(cache: Path, checkpoint: Checkpoint) -> None:

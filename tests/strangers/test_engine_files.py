@@ -7,6 +7,7 @@ an engine's process: the case is "crashed" then, which is what it should be, and
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -154,3 +155,22 @@ def test_without_a_golden_record_nothing_is_timed(victim: MakeVictim) -> None:
     for data in (b"", b"[" * 100_000, one.bytes_of(GOLDEN_NAME)[:-9], b'{"prompts": 7}'):
         folder = one.copy({GOLDEN_NAME: data})
         assert f"{folder / GOLDEN_NAME}: not a golden record" in one.refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"input_ids": [5, 2**40]}, f"token {2**40} of a vocabulary of"), ({"input_ids": [5, -1]}, "input_ids"),
+        ({"input_ids": []}, "input_ids"), ({"input_ids": [5] * 100_000}, "input_ids"),
+        ({"tokens": [5, 2**40], "margins": [1.0, 1.0]}, f"token {2**40} of"), ({"tokens": [], "margins": []}, "tokens"),
+        ({"margins": [1.0]}, "1 margins of 24 tokens"),
+    ],
+)  # fmt: skip
+def test_a_golden_record_that_lies_is_refused(change: dict[str, list[float]], told: str, victim: MakeVictim) -> None:
+    """No margin would be no proof, a long prompt hours of it, an id beyond the vocabulary somebody else's memory."""
+    one = victim("onnxruntime")
+    record = json.loads(one.bytes_of(GOLDEN_NAME))
+    record["prompts"][0].update(change)
+    line = one.refused(one.copy({GOLDEN_NAME: json.dumps(record).encode()}))
+    assert f"{GOLDEN_NAME}: not a golden record: " in line
+    assert told in line
