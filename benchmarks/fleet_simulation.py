@@ -299,7 +299,8 @@ def check(folder: Path, record: FleetRecord, world: World) -> Counter[str]:
 
 async def simulate(world: World, folder: Path, cache: Path, say: bool = True) -> Result:
     """Start the world's processes, run the client here, and count what came back."""
-    from slmbench.fleet.client import Choice, linked, run_on_fleet
+    from slmbench.fleet.choice import Choice
+    from slmbench.fleet.client import linked, run_on_fleet
 
     environment = {**os.environ, "SLMBENCH_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     processes: list[subprocess.Popen[str]] = []

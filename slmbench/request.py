@@ -27,6 +27,9 @@ _FLAGS = {
     "devices": "device",
     "precisions": "precision",
     "budget_s": "budget",
+    "models": "model",
+    "backend_options": "option",
+    "arms": "arm",
 }
 
 
@@ -112,6 +115,11 @@ def requested_suite(request: RunRequest) -> Suite:
         raise BadInputError(_option_error(first["loc"], first["input"], first["msg"])) from error
 
 
+def flag(field: str) -> str:
+    """Return the option of `slmbench run` that a key of the suite or a field of the request stands for."""
+    return f"--{_FLAGS.get(field, field.replace('_', '-'))}"
+
+
 def _option_error(place: tuple[int | str, ...], given: object, message: str) -> str:
     """Return what is wrong with an option: the suite itself was checked when it was read."""
     message = message.removeprefix("Value error, ")
@@ -120,7 +128,7 @@ def _option_error(place: tuple[int | str, ...], given: object, message: str) -> 
         return f"the options do not go with the suite's workloads: {message}"
     key = str(place[2 if of_workload else 0])
     shown = ", ".join(map(str, given)) if isinstance(given, list | tuple) else given
-    return f"--{_FLAGS.get(key, key.replace('_', '-'))} {shown}: {message}"
+    return f"{flag(key)} {shown}: {message}"
 
 
 def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[str, Any]]:

@@ -111,7 +111,8 @@ def run_fleet(
 ) -> int:
     """Carry ``slmbench run --fleet`` out and return its exit code."""
     _root()
-    from slmbench.fleet.client import Choice, linked, run_on_fleet
+    from slmbench.fleet.choice import Choice
+    from slmbench.fleet.client import linked, run_on_fleet
     from slmbench.fleet.table import fleet_table
     from slmbench.fleet.write import print_fleet, write_fleet
     from slmbench.locks import only_run_in

@@ -6,11 +6,11 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.fleet.artifacts import Supply, described
+from slmbench.fleet.choice import Choice, check_same
 from slmbench.fleet.link import Link, Reached, full_address, opened
 from slmbench.fleet.messages import Planned
 from slmbench.fleet.record import FleetRecord, Member, check_parts, read_fleet, write_fleet_record
@@ -20,20 +20,6 @@ from slmbench.request import RunRequest
 from slmbench.suite import suite_text
 
 LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which machines are asked, by name and by a device that must be usable there; and whether equal ones share."""
-
-    names: tuple[str, ...] = ()
-    device: str | None = None
-    each_machine: bool = False
-
-    def takes(self, one: Reached) -> bool:
-        """Tell whether a machine is chosen."""
-        named = not self.names or one.about.name in self.names
-        return named and (self.device is None or self.device in one.about.usable())
 
 
 @asynccontextmanager
@@ -60,6 +46,8 @@ async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Ch
     if request.resume:
         record = read_fleet(folder)
         check_parts(folder, record)
+        check_same(folder, record, request, choice)
+        choice = Choice.of(record)
         others = [one for name, one in reached.items() if name not in record.machines]
         supply = Supply(link, record.request, say)
     else:
@@ -70,7 +58,12 @@ async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Ch
         members = {one.about.name: one for one in await _planned(link, request, chosen, supply)}
         _say_plans(members, say)
         record = FleetRecord(
-            run_id=uuid.uuid4().hex, request=request, machines=members, each_machine=choice.each_machine
+            run_id=uuid.uuid4().hex,
+            request=request,
+            machines=members,
+            each_machine=choice.each_machine,
+            chosen=choice.names,
+            device=choice.device,
         )
         if folder.exists() and any(folder.iterdir()):
             raise BadInputError(f"{folder}: is not empty; choose another --out, or --resume {folder}")

@@ -52,6 +52,9 @@ class FleetRecord(BaseModel):
     machines: dict[Name, Member]
     #: Whether equal machines measure everything each, instead of a share.
     each_machine: bool = False
+    #: Which machines were chosen, by name and by a device that must be usable there; also for those that come later.
+    chosen: tuple[Name, ...] = ()
+    device: str | None = None
     #: When the run ended: what nobody measured.
     not_run: tuple[NotRun, ...] = ()
 

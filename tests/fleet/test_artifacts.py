@@ -256,7 +256,8 @@ def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from slmbench.fleet import making
-    from slmbench.fleet.client import Choice, run_on_fleet
+    from slmbench.fleet.choice import Choice
+    from slmbench.fleet.client import run_on_fleet
 
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(making, "missing_libraries", lambda spec: ["torch"])

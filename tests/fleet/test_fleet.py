@@ -20,7 +20,8 @@ from slmbench._version import __version__
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.fleet import machine
-from slmbench.fleet.client import Choice, run_on_fleet
+from slmbench.fleet.choice import Choice
+from slmbench.fleet.client import run_on_fleet
 from slmbench.fleet.link import Link, full_address, opened
 from slmbench.fleet.messages import About, Begun, Planned, Progress
 from slmbench.fleet.record import FleetRecord, machine_folder, read_fleet
@@ -211,6 +212,36 @@ def test_machines_are_chosen_by_name_and_device(tmp_path: Path) -> None:
         measured(tmp_path / "c", *shelf(), choice=Choice(each_machine=True, names=("three",)))
     with pytest.raises(CannotRunError, match="no machine with a usable gpu"):
         measured(tmp_path / "d", *shelf(), choice=Choice(each_machine=True, device="gpu"))
+
+
+def test_a_resumed_run_keeps_to_the_machines_that_were_chosen(tmp_path: Path) -> None:
+    def shelf() -> tuple[Answers, Answers]:
+        return Answers("one", [sample(0)]), Answers("two", [sample(0)])
+
+    begun = measured(tmp_path, *shelf(), choice=Choice(each_machine=True, names=("one",), device="cpu"))
+    assert (begun.chosen, begun.device) == (("one",), "cpu")
+    again = RunRequest(resume=tmp_path)
+    record = measured(tmp_path, *shelf(), request=again, choice=Choice())
+    assert list(record.machines) == ["one"]
+    measured(tmp_path, *shelf(), request=again, choice=Choice(names=("one",), device="cpu", each_machine=True))
+    with pytest.raises(BadInputError, match="was begun with --machines one, not with --machines one,two"):
+        measured(tmp_path, *shelf(), request=again, choice=Choice(names=("two", "one")))
+    with pytest.raises(BadInputError, match="was begun with --where device=cpu, not with --where device=npu"):
+        measured(tmp_path, *shelf(), request=again, choice=Choice(device="npu"))
+    with pytest.raises(BadInputError, match="was begun with --model dec-tiny, not with --model mu-tiny"):
+        measured(tmp_path, *shelf(), request=RunRequest(resume=tmp_path, models=("mu-tiny",)))
+    with pytest.raises(BadInputError, match="was begun without --repeat, not with --repeat 3"):
+        measured(tmp_path, *shelf(), request=RunRequest(resume=tmp_path, repeat=3))
+
+
+def test_a_resumed_run_keeps_to_its_suite(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    measured(tmp_path / "run", Answers("one", [sample(0)]), request=RunRequest(suite=str(path)))
+    path.write_text(SUITE.replace("16", "32"), encoding="utf-8")
+    same = RunRequest(resume=tmp_path / "run", suite=str(path))
+    with pytest.raises(BadInputError, match=r"was begun with another .*mine\.yaml"):
+        measured(tmp_path / "run", Answers("one", [sample(0)]), request=same)
 
 
 def test_what_no_machine_can_run_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from test_simulation import simulation
 
 from slmbench.errors import BadInputError
-from slmbench.fleet.client import Choice, run_on_fleet
+from slmbench.fleet.choice import Choice
+from slmbench.fleet.client import run_on_fleet
 from slmbench.fleet.link import opened
 from slmbench.fleet.record import FleetRecord, machine_folder, part_folders, read_fleet, read_part
 from slmbench.machine.fingerprint import collect
@@ -116,6 +117,22 @@ def test_a_machine_that_comes_takes_what_a_lost_one_left(on_shelf: Callable[...,
     assert "machine-003: has come, and takes work" in shelf.heard
     assert shelf.outcomes("machine-003") == [""]
     assert shelf.counted() == shelf.once("cpu", "gpu")
+
+
+def test_a_machine_that_was_not_chosen_takes_nothing_of_a_resumed_run(on_shelf: Callable[..., Shelf]) -> None:
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0)
+        await shelf.come(3)
+        task = asyncio.create_task(shelf.run(names=("machine-000",)))
+        await shelf.samples("machine-000")
+        await shelf.leave(0)
+        assert (await task).not_run
+        record = await shelf.run(resume=True)
+        assert list(record.machines) == ["machine-000"]
+        assert record.not_run
+
+    shelf = on_shelf(story)
+    assert any("machine-003 was not chosen" in line for line in shelf.heard)
 
 
 def test_what_nobody_is_left_for_is_listed_and_taken_up_by_resume(on_shelf: Callable[..., Shelf]) -> None:
