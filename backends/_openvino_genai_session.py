@@ -25,7 +25,7 @@ from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
 from ._openvino_npu_genai import make_stamper, only_graph
-from ._openvino_options import PRECISION, device_properties
+from ._openvino_options import PRECISION, device_properties, settings_in_effect
 
 _ENGINE_NAMES = {"cpu": "CPU", "gpu": "GPU"}
 #: The heading under which each pipeline prints its compiled model, and what slmbench calls its attention.
@@ -49,7 +49,7 @@ class GenaiSession(ABC):
         checkpoint = artifact.manifest.checkpoint
         self._eos, self._vocabulary = checkpoint.eos_token_ids, checkpoint.geometry.vocab_size
         engine_name = _ENGINE_NAMES[device]
-        properties = device_properties(options, engine_name)
+        self._asked = properties = device_properties(options, engine_name)
         graph = only_graph(artifact)
         began = perf_counter_ns()
         try:
@@ -102,6 +102,10 @@ class GenaiSession(ABC):
         """Return the inference precision that the compiled model names."""
         name = self._compiled.get("INFERENCE_PRECISION_HINT", "unknown")
         return str(PRECISION.get(name, name))
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return the K/V cache's precision, the group of dynamic quantisation and the streams."""
+        return settings_in_effect(self._asked, [self._compiled.__getitem__])
 
     def threads(self) -> int:
         """Return the CPU threads that the compiled model names; 0 on a GPU."""

@@ -21,7 +21,7 @@ from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
 from ._choice import Choice
-from ._openvino_options import PRECISION, device_properties
+from ._openvino_options import PRECISION, device_properties, settings_in_effect
 from ._static_openvino import executed_on
 
 #: The operator that OpenVINO's CPU plugin makes of attention; where it reads a state, it updates it as well.
@@ -86,7 +86,7 @@ class OpenVinoSession:
         self._vocabulary = checkpoint.geometry.vocab_size
         self._ends = [token for token in checkpoint.eos_token_ids if token < self._vocabulary]
         core = ov.Core()
-        properties = device_properties(options, engine_name)
+        self._asked = properties = device_properties(options, engine_name)
         self._graphs: dict[Role, _Compiled] = {
             role: _Compiled(core, artifact.graph(role), engine_name, properties) for role in artifact.manifest.graphs
         }
@@ -163,6 +163,10 @@ class OpenVinoSession:
         """Return the inference precision that the compiled graphs report."""
         hints = (graph.model.get_property("INFERENCE_PRECISION_HINT") for graph in self._graphs.values())
         return "+".join(sorted({PRECISION.get(hint.get_type_name(), hint.get_type_name()) for hint in hints}))
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return the K/V cache's precision, the group of dynamic quantisation and the streams."""
+        return settings_in_effect(self._asked, [graph.model.get_property for graph in self._graphs.values()])
 
     def threads(self) -> int:
         """Return the CPU threads of the step graph; 0 on a GPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 from slmbench.backend import SessionOptions
@@ -18,6 +19,9 @@ _OWNERS = (
     "onnxruntime-silicon",
 )
 
+#: With it a session's options are dropped, whether the model has some of its own or not.
+_OBEYS_MODELS = "ORT_LOAD_CONFIG_FROM_MODEL"
+
 
 def owners() -> list[str]:
     """Return the installed distributions that own the module ``onnxruntime``."""
@@ -32,11 +36,16 @@ def _version(name: str) -> str | None:
 
 
 def check_owner() -> None:
-    """Refuse to run when it cannot be known which build of ONNX Runtime would.
+    """Refuse to run when it cannot be known which build of ONNX Runtime would, or with whose settings.
 
     Raises:
-        CannotRunError: none, or two distributions own the module.
+        CannotRunError: none, or two distributions own the module; or the environment lets models set it up.
     """
+    if os.environ.get(_OBEYS_MODELS) == "1":
+        raise CannotRunError(
+            f"{_OBEYS_MODELS}=1: ONNX Runtime takes threads, optimisation and fallbacks from the model instead of from "
+            "slmbench, and does not say so; unset it"
+        )
     found = owners()
     if not found:
         raise CannotRunError("onnxruntime is not installed: pip install 'slmbench[cpu]'")

@@ -24,7 +24,7 @@ from slmbench.terms import Device
 from ._choice import Choice
 from ._cpu import default_threads
 from ._ort_graph import CPU, Graph, bind, bind_out
-from ._static_onnxruntime import base_settings
+from ._static_onnxruntime import base_settings, settings_in_effect
 
 _PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
 
@@ -126,7 +126,7 @@ class OnnxRuntimeSession:
         """Return the providers that nodes are assigned to, as the sessions recorded it."""
         nodes: Counter[str] = sum((graph.nodes() for graph in self._graphs.values()), Counter())
         others = sorted(name for name in nodes if name != CPU)
-        return Placement(self._device, "+".join(others) or "cpu", dict(nodes))
+        return Placement(self._device, "+".join(others) or ("cpu" if nodes else "unknown"), dict(nodes))
 
     def compute_precision(self) -> str:
         """Return int8 where products quantise their input, else the type of the K/V: that of everything between."""
@@ -134,6 +134,10 @@ class OnnxRuntimeSession:
             return "int8"
         types = {port.type for name, port in self._graphs[self._step_role].inputs.items() if "key" in name}
         return "+".join(sorted(_PRECISION.get(one, one) for one in types))
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return threads and level of optimisation, which a model may bring along and ONNX Runtime may obey."""
+        return settings_in_effect(self._threads, [graph.session for graph in self._graphs.values()])
 
     def threads(self) -> int:
         """Return the threads within an operator, as the session reports them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,24 @@ def base_settings(threads: int, *, alone: bool) -> Any:
     if not alone:
         settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
+
+
+def settings_in_effect(threads: int, sessions: Sequence[Any]) -> dict[str, tuple[str, str]]:
+    """Return what :func:`base_settings` asked for and what the sessions have.
+
+    With ``ORT_LOAD_CONFIG_FROM_MODEL=1`` a model's own settings take the place of all of ours, without a word.
+    """
+    import onnxruntime as ort
+
+    told = [session.get_session_options() for session in sessions]
+    rows = {
+        "intra_op_num_threads": (str(threads), {str(one.intra_op_num_threads) for one in told}),
+        "graph_optimization_level": (
+            ort.GraphOptimizationLevel.ORT_ENABLE_ALL.name,
+            {one.graph_optimization_level.name for one in told},
+        ),
+    }
+    return {name: (asked, "+".join(sorted(found))) for name, (asked, found) in rows.items()}
 
 
 def strict_settings(threads: int) -> Any:
@@ -125,7 +143,7 @@ class OnnxRuntimeStaticSession(StaticSession):
         """Return the providers that the step's nodes are assigned to."""
         nodes = self.nodes()
         others = sorted(name for name in nodes if name != "CPUExecutionProvider")
-        return Placement(self._device, "+".join(others) or "cpu", nodes)
+        return Placement(self._device, "+".join(others) or ("cpu" if nodes else "unknown"), nodes)
 
     def nodes(self) -> dict[str, int]:
         """Return the number of nodes by provider, over all graphs, as the sessions recorded it."""
@@ -138,6 +156,10 @@ class OnnxRuntimeStaticSession(StaticSession):
     def compute_precision(self) -> str:
         """Return what the graph's tensors are: the CPU provider computes in the types that are written there."""
         return "fp32"
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return threads and level of optimisation, which a model may bring along and ONNX Runtime may obey."""
+        return settings_in_effect(self._threads, list(self._sessions.values()))
 
     def threads(self) -> int:
         """Return the intra-op threads that the session has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -50,7 +51,9 @@ class TorchSession:
         self._model = _load(artifact, options.compute_precision).to(self._place)
         self._load_ns = perf_counter_ns() - started
         self._suppressed = torch.tensor(checkpoint.eos_token_ids, dtype=torch.long, device=self._place)
-        self._call = torch.compile(self._model, dynamic=False) if self._compiles else self._model
+        # The whole graph: where the compiler breaks one, or has met too many shapes, it goes on uncompiled, unsaid.
+        self._call = torch.compile(self._model, dynamic=False, fullgraph=True) if self._compiles else self._model
+        self._compiled_before = _compiled_graphs()
         self._logits_dtype = ""
         self._phases_ns: dict[str, int] = {}
         self._choice = Choice()
@@ -139,15 +142,27 @@ class TorchSession:
         return "+".join(sorted(names))
 
     def threads(self) -> int:
-        """Return torch's threads; 0 on a GPU."""
+        """Return torch's threads, less where the environment allows it fewer than it says; 0 on a GPU."""
         import torch
 
-        return torch.get_num_threads() if self._device == "cpu" else 0
+        if self._device != "cpu":
+            return 0
+        # torch repeats what it was told; its OpenMP makes no team larger than this.
+        limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+        told: int = torch.get_num_threads()
+        return min(told, int(limit)) if limit.isdecimal() and int(limit) else told
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return whether steps are compiled, where that was asked: torch can be told not to, and tells nobody."""
+        return {"compile": ("True", str(self._is_compiled()))} if self._compiles else {}
+
+    def _is_compiled(self) -> bool:
+        return self._compiles and _compiled_graphs() > self._compiled_before
 
     def attention_path(self) -> str:
         """Return the attention that the network runs: "SDPA", or "eager" where transformers has no other."""
         path = "SDPA" if self._model.config._attn_implementation == "sdpa" else "eager"
-        return f"{path}, compiled" if self._compiles else path
+        return f"{path}, compiled" if self._is_compiled() else path
 
     def load_phases_ns(self) -> dict[str, int]:
         """Return "load": reading and casting the weights. (Compiling happens in the first steps.)"""
@@ -326,6 +341,13 @@ class TorchEncoderDecoder(TorchSession):
             past_key_values=self._past if cached else None,
             use_cache=cached,
         ).logits
+
+
+def _compiled_graphs() -> int:
+    """Return how many graphs this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
 
 
 def _load(artifact: Artifact, precision: str) -> Any:

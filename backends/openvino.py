@@ -80,7 +80,7 @@ class OpenVinoBackend:
         """Return why this combination cannot run, or None."""
         if device == "npu":
             return openvino_npu.refusal(options) or openvino_npu.size_refusal(checkpoint, spec, options)
-        return compute_refusal(options)
+        return compute_refusal(options, spec)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return fp16 on the NPU, which knows no other."""

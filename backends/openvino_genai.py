@@ -60,7 +60,7 @@ class OpenVinoGenaiBackend:
             return openvino_npu.refusal(options) or openvino_npu.size_refusal(checkpoint, spec, options)
         if options.attention not in (None, *self.attention_paths):
             return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
-        return compute_refusal(options)
+        return compute_refusal(options, spec)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what the openvino backend would."""

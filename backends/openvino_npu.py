@@ -21,6 +21,7 @@ from slmbench.quiet import silence_telemetry
 from slmbench.terms import Precision
 
 from ._npu_limits import too_large
+from ._openvino_options import idle_refusal
 from ._static_openvino import OpenVinoStaticSession
 
 ENGINE_NAME = "NPU"
@@ -99,6 +100,9 @@ def artifact_specs(precision: Precision) -> Sequence[ArtifactSpec]:
 
 def refusal(options: SessionOptions) -> str | None:
     """Return why a static artifact cannot run on the NPU (or in its simulation) here, or None."""
+    idle = idle_refusal(options)
+    if idle is not None:
+        return idle
     if options.simulate:
         try:
             version("openvino")

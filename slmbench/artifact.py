@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, one_line
+from slmbench.files import read_regular
 from slmbench.terms import Exporter, Format, Layout, Precision
 
 MANIFEST_NAME = "manifest.json"
@@ -143,7 +144,7 @@ class Artifact:
         """
         path = self.folder / GOLDEN_NAME
         try:
-            record = GoldenRecord.model_validate_json(path.read_bytes())
+            record = GoldenRecord.model_validate_json(read_regular(path))
         except (OSError, ValidationError) as error:
             raise BadInputError(f"{path}: not a golden record: {_first_line(error)}") from error
         # Some engines answer an id beyond the vocabulary with whatever lies behind their table.
@@ -168,7 +169,7 @@ def read_artifact(folder: Path) -> Artifact:
     try:
         # First: what changes from here on is not in it.
         state = _state_of(folder)
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except OSError as error:
         raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
     manifest = parse_manifest(raw, str(path))

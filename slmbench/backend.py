@@ -7,7 +7,7 @@ one loaded model on one device. A package adds a backend with an entry point in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, Protocol, runtime_checkable
@@ -152,6 +152,14 @@ class Rereads(Protocol):
 
     def reread(self, tokens: Tokens) -> Tokens:
         """Read the start token and the answer so far ``[batch, n]`` anew; return the next token of each row."""
+
+
+@runtime_checkable
+class TellsSettings(Protocol):
+    """What a session may have besides: what else it was opened with, and what the engine has made of that."""
+
+    def settings(self) -> Mapping[str, tuple[str, str]]:
+        """Return by name what was asked and what is in effect, read back. A case where the two differ fails."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from slmbench._version import __version__
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
 from slmbench.evidence import Evidence, Model, Side, SideCase, matching_key
+from slmbench.files import open_regular, read_regular
 from slmbench.records import write_whole
 from slmbench.terms import Family
 
@@ -134,7 +135,7 @@ def _case_of(found: SideCase) -> _Case:
 def is_baseline(path: Path) -> bool:
     """Return whether a file says of itself that it is a baseline."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return KIND.encode() in file.read(200)
     except OSError:
         return False
@@ -147,7 +148,7 @@ def read_baseline(path: Path) -> Side:
         BadInputError: not a baseline, damaged, or of another schema version.
     """
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(read_regular(path))
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

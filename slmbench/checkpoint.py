@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slmbench import catalog
 from slmbench.errors import BadInputError, nearest, one_line
+from slmbench.files import read_regular
 from slmbench.geometry import Geometry, read_config
 from slmbench.terms import Family
 from slmbench.weights import inspect, weight_files
@@ -191,7 +192,7 @@ def _generation_config(folder: Path) -> dict[str, Any]:
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: not JSON: {one_line(str(error))[:120]}") from error
     if not isinstance(value, dict):

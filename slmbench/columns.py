@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from slmbench.errors import BadInputError
+from slmbench.files import open_regular
 from slmbench.records import (
     RUN_NAME,
     SAMPLES_NAME,
@@ -169,7 +170,7 @@ def _lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any
     if not path.exists():
         return
     try:
-        opened = path.open("rb")
+        opened = open_regular(path)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
     with opened as file:

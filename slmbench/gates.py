@@ -23,6 +23,7 @@ import yaml
 
 from slmbench.errors import BadInputError, nearest
 from slmbench.evidence import DEFAULT_METRICS, METRICS
+from slmbench.files import read_regular
 from slmbench.suite import MAX_FILE_BYTES, compose_yaml
 
 DEFAULT_GATE = 0.05
@@ -99,9 +100,7 @@ def read_gates(path: Path) -> Gates:
         BadInputError: with file and line: not readable, no YAML, an unknown key or metric, or a gate that is none.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise BadInputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; not a gates file")
-        root = compose_yaml(path.read_text(encoding="utf-8"), str(path))
+        root = compose_yaml(read_regular(path, MAX_FILE_BYTES).decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
     except yaml.YAMLError as error:

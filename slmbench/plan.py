@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from slmbench.artifact import ArtifactSpec
 from slmbench.backend import Ability, Backend, ComputeDefault, SessionOptions, WorkloadAbilities, load_backend
 from slmbench.case import Case, Workload
 from slmbench.catalog import PAIR_TOLERANCE
+from slmbench.cgroup import container_limits
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError, nearest
 from slmbench.suite import Cell, Suite
@@ -161,6 +163,11 @@ def _check_threads(threads: int | None) -> None:
     usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     if threads and usable and threads > usable:
         raise BadInputError(f"{threads} threads asked for, this process may use {usable} cores")
+    quota = container_limits().cpu_cores
+    if threads and quota is not None and threads > math.ceil(quota):
+        raise BadInputError(
+            f"{threads} threads asked for, this container may use {quota:g} cores' time: they would be stopped in turn"
+        )
 
 
 def _check_lengths(checkpoint: Checkpoint, cell: Cell, where: str) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import BadInputError
+from slmbench.files import read_regular
 
 #: Keys under which JSON lines are known to carry a prompt.
 PROMPT_KEYS = ("prompt", "text", "question", "input")
 MAX_PROMPTS = 10_000
+MAX_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,10 @@ def read_prompts(path: Path) -> Prompts:
     """Read prompts: one a line (``.txt`` and others), or JSON lines with a string or an object a line (``.jsonl``).
 
     Raises:
-        BadInputError: not readable, not UTF-8, no prompts, or a line without one; with its number.
+        BadInputError: not readable, too large, not UTF-8, no prompts, or a line without one; with its number.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    # At line ends alone: a prompt may hold other characters at which Python splits, as U+2028.
+    lines = [line.removesuffix("\r") for line in _text(path).split("\n")]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise BadInputError(f"{path}: no prompts in it; one prompt a line is expected")
@@ -47,6 +45,21 @@ def read_prompts(path: Path) -> Prompts:
         raise BadInputError(f"{path}: {len(numbered):,} prompts; at most {MAX_PROMPTS:,} are taken")
     as_json = path.suffix in {".jsonl", ".ndjson", ".json"}
     return Prompts(path, tuple(_from_json(path, n, line) if as_json else line.strip() for n, line in numbered))
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = read_regular(path, MAX_BYTES)
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror}") from error
+    try:
+        # Windows' editors write a mark at the beginning.
+        found = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    if "\0" in found:
+        raise BadInputError(f"{path}: not UTF-8 text but holds NULs, as UTF-16 does (character {found.index(chr(0))})")
+    return found
 
 
 def _from_json(path: Path, number: int, line: str) -> str:
@@ -60,6 +73,8 @@ def _from_json(path: Path, number: int, line: str) -> str:
         raise BadInputError(
             f"{path}:{number}: no prompt: a string, or an object with one of {', '.join(PROMPT_KEYS)}, is expected"
         )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadInputError(f"{path}:{number}: half of a character (\\ud800 to \\udfff), which is no text")
     return value
 
 

@@ -24,6 +24,7 @@ from slmbench.case import Case
 from slmbench.checkpoint import Checkpoint
 from slmbench.claim import Claim
 from slmbench.errors import BadInputError, CannotRunError
+from slmbench.files import open_regular, read_regular
 
 RUN_NAME = "run.json"
 SAMPLES_NAME = "samples.jsonl"
@@ -120,8 +121,8 @@ class FailureRecord(_Record):
     type: Literal["failure"] = "failure"
     case: str
     load: int | None = None
-    #: "wrong tokens", "wrong device", "wrong precision", "short generation", "crashed", "killed", "timeout", "error",
-    #: "cannot run".
+    #: "wrong tokens", "wrong device", "wrong precision", "wrong setting", "wrong threads", "short generation",
+    #: "crashed", "killed", "timeout", "error", "cannot run".
     reason: str
     message: str
     log_tail: str = ""
@@ -270,7 +271,7 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
     if not path.exists():
         return
     try:
-        opened = path.open("rb")
+        opened = open_regular(path)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
     with opened as file:
@@ -301,7 +302,7 @@ def read_run_record(path: Path) -> RunRecord:
         BadInputError: not a run, damaged, or written by a newer slmbench.
     """
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(read_regular(path))
     except OSError as error:
         raise BadInputError(f"{path}: not a run: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

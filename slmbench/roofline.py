@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench import explain
 from slmbench.records import CaseInfo
@@ -32,14 +32,14 @@ class _Frozen(BaseModel):
 class BandwidthPoint(_Frozen):
     """The rate at which weights of so many bytes in all are read, over and over."""
 
-    footprint_bytes: int
-    bytes_per_s: float
+    footprint_bytes: int = Field(gt=0, le=2**60)
+    bytes_per_s: float = Field(gt=0, le=1e18)
 
 
 class MatrixRate(_Frozen):
     """Operations per second of a matrix product with that compute precision asked for."""
 
-    flops_per_s: float
+    flops_per_s: float = Field(gt=0, le=1e21)
     #: As the engine tells it; some compute in fp32 what they are asked to compute in fp16.
     effective: str
 

@@ -27,6 +27,7 @@ from pydantic import (
 from slmbench.case import Workload
 from slmbench.claim import Claim
 from slmbench.errors import BadInputError, nearest
+from slmbench.files import read_regular
 from slmbench.sweep import WorkloadSweep
 from slmbench.terms import (
     COMPUTE_PRECISIONS,
@@ -225,9 +226,7 @@ def suite_text(reference: str) -> tuple[str, str]:
     path = Path(reference)
     if path.suffix in {".yaml", ".yml"}:
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise BadInputError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; not a suite")
-            return path.read_text(encoding="utf-8"), str(path)
+            return read_regular(path, MAX_FILE_BYTES).decode(), str(path)
         except UnicodeDecodeError as error:
             raise BadInputError(f"{path}: not UTF-8 text: {error.reason}") from error
         except OSError as error:

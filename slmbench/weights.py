@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slmbench.errors import BadInputError, one_line
+from slmbench.files import read_regular
 from slmbench.paths import cache_dir
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -80,7 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX_NAME
     if index.is_file():
         try:
-            table = json.loads(index.read_bytes())["weight_map"]
+            table = json.loads(read_regular(index))["weight_map"]
             names = sorted({str(name) for name in table.values()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInputError(f"{index}: not a safetensors index") from error

@@ -15,6 +15,9 @@ class SampleWriter:
 
     def __init__(self, folder: Path) -> None:
         self._path = path = folder / SAMPLES_NAME
+        if path.is_symlink():
+            # A last line that was cut off is taken out, and lines are added: never of a file somewhere else.
+            raise BadInputError(f"{path}: is a link; a run's samples are a file of its own folder")
         try:
             _end_last_line(path)
             # Unbuffered: what a full disk did not take must not be tried again, and fail again, while closing.

@@ -20,6 +20,16 @@ def test_json_lines_take_strings_and_objects(tmp_path: Path) -> None:
     assert read_prompts(path).texts == ("a", "b")
 
 
+def test_a_line_ends_where_editors_say_and_nowhere_else(tmp_path: Path) -> None:
+    """Windows' editors begin a file with a mark; U+2028 and the like stand inside JSON strings of other languages."""
+    path = tmp_path / "p.jsonl"
+    path.write_bytes('\ufeff"a\u2028b\x85c"\r\n"d"\r\n'.encode())
+    assert read_prompts(path).texts == ("a\u2028b\x85c", "d")
+    path = tmp_path / "p.txt"
+    path.write_bytes("\ufeffone\r\ntwo\x0cthree\n".encode())
+    assert read_prompts(path).texts == ("one", "two\x0cthree")
+
+
 def test_the_digest_follows_the_texts(tmp_path: Path) -> None:
     for name, text in (("a.txt", "x\ny"), ("b.txt", "x\ny\n"), ("c.txt", "xy")):
         (tmp_path / name).write_text(text)
@@ -34,6 +44,8 @@ def test_the_digest_follows_the_texts(tmp_path: Path) -> None:
         ("p.txt", b"\xff\xfe", "not UTF-8"),
         ("p.jsonl", b'"a"\n{"x": 1}\n', ":2: no prompt"),
         ("p.jsonl", b"{\n", ":1: not a JSON line"),
+        ("p.jsonl", b'"a"\n"\\ud800"\n', ":2: half of a character"),
+        ("p.txt", "hello".encode("utf-16-le"), "holds NULs, as UTF-16 does"),
         ("p.jsonl", b"[" * 100_000, ":1: not a JSON line"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -106,6 +107,7 @@ def run_main(arguments: list[str]) -> int:
     An error a user can cause becomes one line on stderr. Anything else is a bug and keeps its traceback.
     """
     command = typer.main.get_command(app)
+    _prepare_output()
     try:
         code = command.main(arguments, prog_name="slmbench", standalone_mode=False)
     except SlmbenchError as error:
@@ -129,6 +131,16 @@ def run_main(arguments: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _prepare_output() -> None:
+    """Let everything be printed: a name that the terminal's code page lacks, a table where no width is known."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    # Some shells without a terminal say so; tables of that width would be nothing, without an error.
+    if not os.environ.get("COLUMNS", "unset").strip("0"):
+        del os.environ["COLUMNS"]
 
 
 def _fail(message: str, code: ExitCode) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmbench.errors import one_line
+
 if TYPE_CHECKING:
     from slmbench.export.store import Stored
 
@@ -76,7 +78,7 @@ def _print(stored: list[Stored], as_json: bool) -> None:
         row = item.summary()
         size = f"{item.size_bytes / 1e6:.1f}"
         cells = (item.folder.name[:12], row["checkpoint"], row["label"], size, row["created"], item.problem or "whole")
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     Console().print(table)
     total = sum(item.size_bytes for item in stored)
     typer.echo(f"{len(stored)} artifacts, {total / 1e6:.1f} MB in {artifacts_dir()}")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmbench.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,17 +46,17 @@ def _print(found: Devices, console: Console) -> None:
     for row in (row for row in found.rows if row.available):
         memory = f"{row.memory_bytes / 2**30:.0f} GiB" if row.memory_bytes else ""
         cells = (row.device, row.backend or "", row.engine_name, row.detail, memory, row.driver or "")
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     console.print(table)
     absent = [row for row in found.rows if not row.available]
     if absent:
         console.print("\nnot usable here:")
     for row in absent:
         who = f"{row.device} {row.engine_name}" + (f" ({row.backend})" if row.backend else "")
-        console.print(Text(f"  {who}: {row.detail}"))
+        console.print(Text("  " + one_line(f"{who}: {row.detail}")))
         if row.remedy:
-            console.print(Text(f"    needs: {row.remedy}"))
+            console.print(Text(f"    needs: {one_line(row.remedy)}"))
     for name, reason in found.broken.items():
-        console.print(Text(f"  backend {name} could not be asked: {reason}"))
+        console.print(Text(one_line(f"  backend {name} could not be asked: {reason}")))
     for line in found.system:
-        console.print(Text(f"the system lists: {line}"))
+        console.print(Text(one_line(f"the system lists: {line}")))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slmbench.errors import one_line
+
 app = typer.Typer(add_completion=False)
 
 
@@ -38,7 +40,7 @@ def explain(
     from rich.table import Table
 
     title = f"{checkpoint.name}, {checkpoint.family}, {checkpoint.parameter_count / 1e6:.1f}M, {workload.label()}"
-    table = Table(box=None, title=escape(title), caption="decode_step is one step, the mean over the answer")
+    table = Table(box=None, title=escape(one_line(title)), caption="decode_step is one step, the mean over the answer")
     for column in ("phase", "times", "GFLOP", "weights MB", "K/V read MB", "K/V written MB", "FLOP/byte"):
         table.add_column(column, justify="left" if column == "phase" else "right")
     for row in rows:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from slmbench.errors import one_line
 from slmbench.terms import Format, Layout, Precision
 
 app = typer.Typer(add_completion=False)
@@ -54,11 +55,12 @@ def export(
         layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc,
     )  # fmt: skip
     console = Console(stderr=True)
-    title = escape(f"{model.name} to {spec.label()}")
+    title = escape(one_line(f"{model.name} to {spec.label()}"))
     # Exporters print; standard output is the result's alone.
     with contextlib.redirect_stdout(sys.stderr), console.status(title) as status:
 
         def progress(line: str) -> None:
+            line = one_line(line)
             status.update(f"{title}: {escape(line)}")
             if not console.is_terminal or line.endswith("exporting anew"):
                 console.print(line, style="dim", markup=False, highlight=False)

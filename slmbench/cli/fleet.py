@@ -112,12 +112,15 @@ def run_fleet(
     """Carry ``slmbench run --fleet`` out and return its exit code."""
     _root()
     from slmbench.fleet.choice import Choice
-    from slmbench.fleet.client import linked, run_on_fleet
+    from slmbench.fleet.client import LOCAL, linked, run_on_fleet
+    from slmbench.fleet.link import full_address
     from slmbench.fleet.table import fleet_table
     from slmbench.fleet.write import print_fleet, write_fleet
     from slmbench.locks import only_run_in
     from slmbench.report.text import make_console
 
+    if address != LOCAL:
+        full_address(address, certs, insecure)
     choice = Choice(tuple(filter(None, (machines or "").split(","))), _device(where), each_machine)
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-fleet"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmbench.errors import BadInputError, nearest
+from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.terms import DEVICES, Device
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _print(found: Limits, console: Console) -> None:
     load = "" if found.foreign_load is None else f", foreign load {found.foreign_load:.2f} cores"
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     title = f"{found.device} through {versions or found.engine}, {found.threads} threads, {found.measured}{load}"
-    console.print(Text(title))
+    console.print(Text(one_line(title)))
     bandwidth = Table(box=None)
     bandwidth.add_column("weights read per step", justify="right")
     bandwidth.add_column("GB/s", justify="right")
@@ -68,7 +68,7 @@ def _print(found: Limits, console: Console) -> None:
     matrix.add_column("GFLOP/s", justify="right")
     matrix.add_column("computed in")
     for precision, rate in found.matrix.items():
-        matrix.add_row(precision, f"{rate.flops_per_s / 1e9:.0f}", rate.effective)
+        matrix.add_row(precision, f"{rate.flops_per_s / 1e9:.0f}", Text(one_line(rate.effective)))
     for precision, reason in found.refused.items():
-        matrix.add_row(precision, "", Text(reason))
+        matrix.add_row(precision, "", Text(one_line(reason)))
     console.print(matrix)

@@ -110,7 +110,10 @@ async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached],
     )
     members: list[Member] = []
     for one, asked in zip(machines, plans, strict=True):
-        plan = await supply.possible(asked)
+        try:
+            plan = await supply.possible(asked)
+        except CannotRunError as error:
+            raise CannotRunError(f"machine {one.about.name}: {error}") from error
         # The same keys are kept once: a shelf of hundreds has thousands of them each.
         same = next((other for other in members if (other.keys, other.blocks) == (plan.keys, plan.blocks)), None)
         members.append(

@@ -63,6 +63,8 @@ def full_address(address: str, certs: Path | None, insecure: bool) -> str:
     try:
         parts = urlsplit(full)
         good = parts.hostname is not None and parts.port is not None and parts.scheme in ("tcp", "tls")
+        # Dask takes what is behind the port for a part of it.
+        good = good and not any((parts.path, parts.query, parts.fragment, parts.username, parts.password))
     except ValueError:
         good = False
     if not good:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slmbench.errors import BadInputError, one_line
+from slmbench.files import read_regular
 from slmbench.fleet.messages import About, Name, Needed
 from slmbench.records import FLEET_NAME, SAMPLES_NAME, write_whole
 from slmbench.request import RunRequest
@@ -135,6 +136,6 @@ def check_parts(folder: Path, record: FleetRecord) -> None:
 
 def _read(kind: type[R], path: Path, what: str) -> R:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_regular(path))
     except (OSError, ValidationError) as error:
         raise BadInputError(f"{path}: {what}: {one_line(str(error).splitlines()[0])}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from slmbench.machine.cgroup import PROC, read_text
+from slmbench.cgroup import PROC, read_text
 from slmbench.measure.conditions import usable_cores
 
 SYS = Path("/sys")

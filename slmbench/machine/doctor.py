@@ -12,7 +12,7 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from slmbench.machine.cgroup import read_text
+from slmbench.cgroup import read_text
 from slmbench.machine.cpu import SYS
 from slmbench.machine.fingerprint import Fingerprint, collect
 from slmbench.measure.conditions import CpuClock, CpuReading, foreign_cores, on_battery, process_tree, temperature_c

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from slmbench.cgroup import container_limits
 from slmbench.machine import cpu
 from slmbench.machine.accelerators import Accelerator, accelerators
-from slmbench.machine.cgroup import container_limits
 from slmbench.measure.conditions import usable_cores
 
 #: Distributions that compute: another version may be faster or slower.
@@ -53,23 +53,38 @@ LIBRARIES = (
     "tokenizers",
     "transformers",
 )
-#: Environment variables that change threads, instruction sets, allocators or the device.
+#: Environment variables that change threads, instruction sets, precision, allocators or the device.
 THREAD_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
     "CUDA_VISIBLE_DEVICES",
+    "DNNL_DEFAULT_FPMATH_MODE",
     "DNNL_MAX_CPU_ISA",
+    "GLIBC_TUNABLES",
     "GOMP_CPU_AFFINITY",
     "KMP_AFFINITY",
     "KMP_BLOCKTIME",
+    "KMP_HW_SUBSET",
     "LD_PRELOAD",
     "MALLOC_CONF",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
     "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
     "OMP_DYNAMIC",
     "OMP_NUM_THREADS",
     "OMP_PLACES",
     "OMP_PROC_BIND",
+    "OMP_THREAD_LIMIT",
     "OMP_WAIT_POLICY",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
     "OPENBLAS_NUM_THREADS",
+    "ORT_DISABLE_FLASH_ATTENTION",
+    "ORT_LOAD_CONFIG_FROM_MODEL",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_COMPILE_DISABLE",
 )
 
 Kind = Literal["hardware", "software", "soft"]

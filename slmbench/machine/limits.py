@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from slmbench.backend import Backend, LimitsProbe, load_backend, load_backends
 from slmbench.children import child_environment
 from slmbench.errors import BadInputError, CannotRunError
+from slmbench.files import read_regular
 from slmbench.machine.cpu import physical_cores
 from slmbench.machine.fingerprint import collect
 from slmbench.machine.probe import ProbeRequest, ProbeResult, ProbeTask
@@ -44,7 +45,7 @@ def cached_limits(backend: Backend, device: Device, threads: int | None = None) 
     """Return the limits measured earlier on this machine with these versions, None if there are none."""
     path = _path(backend, device, threads or physical_cores())
     try:
-        found = Limits.model_validate_json(path.read_bytes())
+        found = Limits.model_validate_json(read_regular(path))
     except (OSError, ValidationError):
         return None
     return found if found.schema_version == SCHEMA_VERSION else None

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from slmbench.files import read_regular
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.paths import cache_dir
 from slmbench.records import write_whole
@@ -20,6 +22,8 @@ from slmbench.records import write_whole
 SCHEMA_VERSION = 1
 #: Share of pairs of identical runs that lie within the floor.
 COVERAGE = 0.95
+#: A floor beyond this is no machine's noise but a damaged file; no change at all would be seen with it.
+MOST = 10.0
 
 
 class NoiseFloor(BaseModel):
@@ -35,7 +39,7 @@ class NoiseFloor(BaseModel):
     runs: int
     cases: tuple[str, ...]
     #: By metric, as a share: 95 % of the pairs of identical runs differ by less, in the noisiest case.
-    metrics: dict[str, float]
+    metrics: dict[str, Annotated[float, Field(ge=0, le=MOST)]]
     #: Share of the samples that other processes disturbed; much of it makes the floor too high.
     disturbed: float = 0.0
 
@@ -80,7 +84,7 @@ def save_noise_floor(floor: NoiseFloor) -> Path:
 def read_noise_floor(fingerprint: Fingerprint) -> NoiseFloor | None:
     """Return what was kept for this machine, None if it was never calibrated (or by another slmbench)."""
     try:
-        found = NoiseFloor.model_validate_json(_path(fingerprint.digest()).read_bytes())
+        found = NoiseFloor.model_validate_json(read_regular(_path(fingerprint.digest())))
     except (OSError, ValidationError):
         return None
     return found if found.schema_version == SCHEMA_VERSION else None

@@ -56,6 +56,8 @@ class Evidence:
     threads: int
     cross_kv_once: bool | None
     nodes: dict[str, int] = field(default_factory=dict)
+    #: Further settings by name: what was asked, what the engine says is in effect.
+    settings: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ def judge(case: Case, evidence: Evidence) -> Verdict | None:
         return Verdict("wrong precision", message)
     if case.threads and case.device == "cpu" and evidence.threads != case.threads:
         return Verdict("wrong threads", f"asked for {case.threads} threads, the engine uses {evidence.threads}")
+    for name, (asked, told) in evidence.settings.items():
+        if asked != told:
+            return Verdict("wrong setting", f"asked for {name} {asked}, the engine has {told}")
     if evidence.cross_kv_once is False:
         return Verdict("cross K/V recomputed", "a decoder step of this artifact computes cross-attention K/V anew")
     return _judge_tokens(coarser(case.weight_precision, case.compute_precision), evidence)

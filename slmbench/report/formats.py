@@ -169,7 +169,8 @@ def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] 
 
 def _command(kind: str, title: str, message: str) -> str:
     def escaped(text: str) -> str:
-        return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        # A log shows what a terminal would obey, and other commands to GitHub begin a line.
+        return one_line(text).replace("%", "%25")
 
     properties = escaped(title).replace(":", "%3A").replace(",", "%2C")
     return f"::{kind} title={properties}::{escaped(message)}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slmbench.errors import BadInputError
+from slmbench.errors import BadInputError, one_line
 from slmbench.records import write_whole
 
 KINDS = (".png", ".svg")
@@ -21,10 +21,19 @@ def write_picture(path: Path, spec: Mapping[str, Any]) -> None:
     """
     import vl_convert
 
-    fixed = {**spec, "width": 900, "background": "white"}
+    fixed = _plain({**spec, "width": 900, "background": "white"})
     fixed["config"] = {**fixed["config"], "background": "white"}
     drawn = vl_convert.vegalite_to_svg(fixed) if path.suffix == ".svg" else vl_convert.vegalite_to_png(fixed, scale=2)
     write_whole(path, drawn)
+
+
+def _plain(value: Any) -> Any:
+    """Return the specification without control characters: a name with one ends the drawing library's process."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def write_pictures(folder: Path, titled: Mapping[str, Mapping[str, Any]]) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import psutil
 
-from slmbench.machine.cgroup import container_limits
+from slmbench.cgroup import container_limits
 from slmbench.records import MemoryRecord
 
 #: Workers that live at once, whatever the memory: each holds files and a thread of the host, and the usual limits of

@@ -67,6 +67,9 @@ def _opened(log: Path) -> IO[bytes]:
     try:
         # The run's folder is not made anew here: where it is gone, its samples are gone with it.
         log.parent.mkdir(exist_ok=True)
+        if log.is_symlink() or (log.exists() and not log.is_file()):
+            # In a folder that somebody else made: replaced, not followed.
+            log.unlink()
         return log.open("ab")
     except OSError as error:
         raise CannotRunError(f"{log}: cannot be written: {error.strerror}") from error

@@ -109,6 +109,7 @@ def _check(planned: PlannedCase, proven: p.Proven) -> None:
         threads=proven.threads,
         cross_kv_once=proven.cross_kv_once,
         nodes=proven.nodes,
+        settings=proven.settings,
     )
     verdict = judge(planned.case, evidence)
     if verdict:

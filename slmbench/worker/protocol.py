@@ -122,6 +122,8 @@ class Proven(_Message):
     threads: int
     attention_path: str
     cross_kv_once: bool | None
+    #: Further settings by name: what was asked, what is in effect.
+    settings: dict[str, tuple[str, str]] = Field(default_factory=dict)
 
 
 class Warm(_Message):

@@ -17,7 +17,16 @@ from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
-from slmbench.backend import Backend, Draws, LoopSession, Session, SessionOptions, Tokens, load_backend
+from slmbench.backend import (
+    Backend,
+    Draws,
+    LoopSession,
+    Session,
+    SessionOptions,
+    TellsSettings,
+    Tokens,
+    load_backend,
+)
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
 from slmbench.measure.energy import EnergyReader
@@ -200,6 +209,7 @@ class _OpenCase:
             threads=self.session.threads(),
             attention_path=self.session.attention_path(),
             cross_kv_once=self.artifact.manifest.cross_kv_once,
+            settings=dict(self.session.settings()) if isinstance(self.session, TellsSettings) else {},
         )
 
     def _golden_prompts(self) -> list[GoldenPrompt]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +22,11 @@ from slmbench.backends._static_onnxruntime import OnnxRuntimeStaticSession
 from slmbench.backends._static_openvino import executed_on
 
 from slmbench.artifact import Artifact, ArtifactSpec
-from slmbench.backend import SessionOptions, load_backend
+from slmbench.backend import SessionOptions, TellsSettings, load_backend
 from slmbench.case import Case, Workload
+from slmbench.cgroup import ContainerLimits
 from slmbench.checkpoint import resolve
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import Evidence, judge
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +147,195 @@ def test_what_onnxruntime_says_of_its_device_is_not_asked(monkeypatch: pytest.Mo
         pytest.skip("onnxruntime is built with CUDA")
     monkeypatch.setattr(ort, "get_device", lambda: "GPU")
     assert not cuda_status().available
+
+
+def judged(session: Any, **asked: Any) -> str | None:
+    """Return why a case fails that was asked so and whose open session tells what it does, or None."""
+    case = Case.model_validate(
+        {
+            "checkpoint": "llama-tiny", "backend": "b", "device": "cpu", "format": "onnx", "exporter": "slmbench",
+            "weight_precision": "fp32", "compute_precision": "fp32",
+            "workload": Workload(input_tokens=8, output_tokens=4), **asked,
+        }
+    )  # fmt: skip
+    found = session.settings() if isinstance(session, TellsSettings) else {}
+    verdict = judge(case, Evidence(1.0, 48, "cpu", "fp32", session.threads(), None, settings=dict(found)))
+    return None if verdict is None else verdict.message
+
+
+def artifact_of(name: str, format_: str, **more: object) -> Artifact:
+    pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+    from slmbench.export.build import ensure_artifact
+
+    spec = ArtifactSpec.model_validate({"format": format_, **more})
+    return ensure_artifact(resolve(name), spec, progress=lambda _: None)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "openvino_genai"])
+@pytest.mark.parametrize("dropped", [None, "KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+def test_a_quantised_cache_that_nobody_asked_for(
+    backend: str, dropped: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's own choice on CPUs is K/V in 8 bits and activations in groups of 32 (seen with a setting left out)."""
+    pytest.importorskip("openvino_genai")
+    from slmbench.backends import _openvino_genai_session, _openvino_session
+
+    module: Any = _openvino_session if backend == "openvino" else _openvino_genai_session
+    made = module.device_properties
+    driver: Any = load_backend(backend)
+    artifact = artifact_of("llama-tiny", "openvino")
+
+    class Deaf(dict[str, Any]):
+        """Properties of which one never reaches the engine."""
+
+        def items(self) -> Any:
+            return {name: value for name, value in super().items() if name != dropped}.items()
+
+    def properties(*given: Any) -> dict[str, Any]:
+        return Deaf(made(*given)) if dropped else dict(made(*given))
+
+    def compiled(core: Any, model: Any, name: str, asked: Any) -> Any:
+        return original(core, model, name, dict(asked.items()))
+
+    import openvino as ov
+
+    original = ov.Core.compile_model
+    monkeypatch.setattr(ov.Core, "compile_model", compiled)
+    monkeypatch.setattr(module, "device_properties", properties)
+    opening = module.PagedSession._open if backend == "openvino_genai" else None
+    if opening is not None:
+        monkeypatch.setattr(module.PagedSession, "_open", lambda *a: opening(*a[:-1], dict(a[-1].items())))
+    session = driver.open(artifact, "cpu", driver.options_type(threads=1))
+    failed = judged(session)
+    assert (failed is None) == (dropped is None), failed
+    if dropped:
+        assert failed is not None
+        assert failed.startswith(f"asked for {dropped} ")
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "why"),
+    [
+        ({"dynamic_quantization": 32}, "fp32", "is for int8 and int4 weights"),
+        ({"dynamic_quantization": 7}, "int8", "is no multiple of 16"),
+    ],
+)
+def test_dynamic_quantisation_that_openvino_would_leave_out_is_refused(
+    options: dict[str, int], precision: str, why: str
+) -> None:
+    """The property says what was asked in both cases, and the logits are those of no quantisation at all."""
+    driver: Any = load_backend("openvino")
+    spec = ArtifactSpec.model_validate({"format": "openvino", "weight_precision": precision})
+    assert why in str(driver.refusal(resolve("llama-tiny"), spec, driver.options_type(**options), "cpu"))
+    assert driver.refusal(resolve("llama-tiny"), spec, driver.options_type(), "cpu") is None
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        driver.options_type(dynamic_quantization=-5)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "openvino_genai"])
+def test_an_option_that_a_static_graph_has_no_use_for_is_refused(backend: str) -> None:
+    driver: Any = load_backend(backend)
+    (spec,) = driver.artifact_specs(resolve("llama-tiny"), "fp32", "npu")
+    options = driver.options_type(kv_cache="u8", simulate=True)
+    assert "no use for kv_cache" in driver.refusal(resolve("llama-tiny"), spec, options, "npu")
+
+
+def test_a_model_that_brings_settings_along_is_not_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the variable ONNX Runtime drops all of ours (threads, strictness) for those in the model."""
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from slmbench.backends._static_onnxruntime import base_settings, settings_in_effect
+
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    own = {"session_options": {"intra_op_num_threads": 3, "graph_optimization_level": 0}}
+    onnx.helper.set_model_props(model, {"ort_config": json.dumps(own)})
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+
+    def told() -> dict[str, tuple[str, str]]:
+        session = ort.InferenceSession(path, base_settings(1, alone=True), providers=[CPU])
+        return settings_in_effect(1, [session])
+
+    assert all(asked == found for asked, found in told().values())
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    assert told() == {
+        "intra_op_num_threads": ("1", "3"), "graph_optimization_level": ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL")
+    }  # fmt: skip
+    session = SimpleNamespace(settings=told, threads=lambda: 1)
+    assert judged(session) == "asked for intra_op_num_threads 1, the engine has 3"
+    for name in ("onnxruntime", "onnxruntime_genai"):
+        driver: Any = load_backend(name)
+        with pytest.raises(CannotRunError, match="ORT_LOAD_CONFIG_FROM_MODEL=1"):
+            driver.open(artifact_of("llama-tiny", "onnx"), "cpu", driver.options_type())
+
+
+def test_a_graph_whose_nodes_nobody_counted_ran_nowhere() -> None:
+    for kind, more in ((OnnxRuntimeSession, {"nodes": Counter}), (OnnxRuntimeStaticSession, {})):
+        session: Any = kind.__new__(kind)
+        session._device, session._sessions = "cpu", {}
+        session._graphs = {"model": SimpleNamespace(**more)} if more else {}
+        assert session.placement().executed_on == "unknown"
+    assert proven("unknown", "cpu") == "asked for cpu, executed on unknown"
+
+
+#: Opens the torch backend as told on the command line and prints what it says of itself.
+TORCH = """
+import json, sys
+import numpy as np
+from slmbench.artifact import read_artifact
+from slmbench.backend import load_backend
+from pathlib import Path
+backend = load_backend("torch")
+options = backend.options_type(**json.loads(sys.argv[2]))
+session = backend.open(read_artifact(Path(sys.argv[1])), "cpu", options)
+session.reserve(1, 8, 4)
+session.step(session.start(np.arange(5, 13)[None]))
+print(json.dumps([session.threads(), session.settings(), session.attention_path()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def misled_torch() -> Any:
+    """What torch tells in an environment that gives it one thread and compiles nothing, asked for two and compiling."""
+    pytest.importorskip("torch")
+    folder = artifact_of("llama-tiny", "torch", exporter="none").folder
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", TORCH, str(folder), json.dumps({"threads": 2, "compile": True})],
+        env={**os.environ, "OMP_THREAD_LIMIT": "1", "TORCHDYNAMO_DISABLE": "1"},
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    threads, settings, path = json.loads(done.stdout.splitlines()[-1])
+    found = {name: tuple(pair) for name, pair in settings.items()}
+    return SimpleNamespace(threads=lambda: threads, settings=lambda: found, path=path)
+
+
+def test_torch_with_fewer_threads_than_it_says(misled_torch: Any) -> None:
+    """Its OpenMP makes a team of one then, while ``get_num_threads`` repeats what it was told."""
+    assert judged(misled_torch, threads=2) == "asked for 2 threads, the engine uses 1"
+
+
+def test_torch_that_compiles_nothing(misled_torch: Any) -> None:
+    assert judged(misled_torch) == "asked for compile True, the engine has False"
+    assert misled_torch.path == "SDPA"
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(None, 8), (2.0, 2), (1.5, 1), (0.5, 1), (64.0, 8)])
+def test_a_containers_share_of_the_processor_is_not_a_core_each(
+    quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines count cores; the kernel stops what is above the quota until its next period."""
+    from slmbench.backends import _cpu
+
+    from slmbench import plan
+
+    affinity = SimpleNamespace(cpu_affinity=lambda: list(range(8)))
+    monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8)
+    for module in (_cpu, plan):
+        monkeypatch.setattr(module, "container_limits", lambda: ContainerLimits(cpu_cores=quota))
+        monkeypatch.setattr(module.psutil, "Process", lambda: affinity)
+    assert _cpu.default_threads() == threads
+    if quota is not None and quota < 8:
+        with pytest.raises(BadInputError, match=f"8 threads asked for, this container may use {quota:g} cores' time"):
+            plan._check_threads(8)
+    plan._check_threads(threads)

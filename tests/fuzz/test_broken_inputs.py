@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import corpus
+import corpus_fleet
 import corpus_models
 import psutil
 import pytest
@@ -49,6 +50,11 @@ def _all() -> Iterator[Broken]:
         corpus_models.configs(),
         corpus_models.weights(),
         corpus_models.tokenizers(),
+        corpus_fleet.claims(),
+        corpus_fleet.fleets(),
+        corpus_fleet.fleet_options(),
+        corpus_fleet.prompts(),
+        corpus_fleet.plots(),
     )
 
 
@@ -69,8 +75,8 @@ def _tree(folder: Path) -> dict[str, int]:
 
 
 def _is_remembered(path: str) -> bool:
-    """Return whether a file is what slmbench keeps about weights it has read whole: no trace of an error."""
-    return path.startswith("cache/weights")
+    """Return whether a file is what slmbench keeps about weights it has read whole, or a lock: no trace of an error."""
+    return path.startswith(("cache/weights", "cache/locks"))
 
 
 def attack(case: Broken, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +84,10 @@ def attack(case: Broken, folder: Path, capsys: pytest.CaptureFixture[str], monke
     _write(folder, case.files)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SLMBENCH_CACHE", str(folder / "cache"))
+    if "fleet" in case.command or "--fleet" in case.command:
+        pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
+        for module in ("link", "nodes"):
+            monkeypatch.setattr(f"slmbench.fleet.{module}.CONNECT_S", 0.2)
     before, memory, begin = _tree(folder), psutil.Process().memory_info().rss, time.monotonic()
     code = run_main([argument.replace("{}", str(folder)) for argument in case.command])
     spent, grown = time.monotonic() - begin, psutil.Process().memory_info().rss - memory

@@ -16,7 +16,9 @@ from synthetic import Speed, make_run
 from slmbench.artifact import MANIFEST_NAME, damage, read_artifact
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
-from slmbench.records import RUN_NAME
+from slmbench.records import RUN_NAME, SAMPLES_NAME
+from slmbench.worker.host import Worker
+from slmbench.writer import SampleWriter
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 #: What must not reach a terminal, a Markdown table or a page as it is.
@@ -166,3 +168,66 @@ def test_a_whole_run_needs_no_network(tmp_path: Path, shared_cache: Path) -> Non
     assert (tmp_path / "run" / "report.html").is_file()
     for log in (tmp_path / "run" / "logs").iterdir():
         assert "getaddrinfo" not in log.read_text(errors="replace"), log
+
+
+@pytest.fixture
+def special(tmp_path: Path) -> Path:
+    """A folder with a device that never ends behind links, and pipes that nobody writes to."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no such files")
+    for name in ("z.yaml", "zero"):
+        (tmp_path / name).symlink_to("/dev/zero")
+    for name in ("p.yaml", "pipe"):
+        os.mkfifo(tmp_path / name)
+    for name in ("zero-run", "pipe-run", "zero-samples", "pipe-samples"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "zero-run" / RUN_NAME).symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe-run" / RUN_NAME)
+    good = make_run().write(tmp_path / "good")
+    for name in ("zero-samples", "pipe-samples"):
+        shutil.copy(good / RUN_NAME, tmp_path / name / RUN_NAME)
+    (tmp_path / "zero-samples" / SAMPLES_NAME).symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe-samples" / SAMPLES_NAME)
+    manifest = tmp_path / "cache" / "artifacts" / ("0" * 32) / MANIFEST_NAME
+    manifest.parent.mkdir(parents=True)
+    manifest.symlink_to("/dev/zero")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"table {name}" for name in ("zero-run", "pipe-run", "zero-samples", "pipe-samples")),
+        "compare zero-run good", "history zero-samples", "check --baseline good good --gates z.yaml",
+        "check --baseline good good --gates p.yaml", "suites show z.yaml", "run --suite p.yaml --dry-run",
+        "run --model mu-tiny --prompts zero --dry-run", "run --model mu-tiny --prompts pipe --dry-run",
+        "cache verify --json",
+    ],
+)  # fmt: skip
+def test_a_device_or_a_pipe_is_not_read(
+    command: str, special: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links and pipes come along in an archive of results; read as files they take all memory, or wait for ever."""
+    monkeypatch.chdir(special)
+    monkeypatch.setenv("SLMBENCH_CACHE", str(special / "cache"))
+    assert run_main(command.split()) in (2, 5)
+    told = capsys.readouterr()
+    assert "not a regular file" in told.out + told.err
+
+
+def test_what_is_measured_is_not_added_to_a_file_somewhere_else(tmp_path: Path) -> None:
+    """A resumed run cuts off a last line that is not whole, and appends: in a stranger's folder to anything."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine, without an end of line")
+    folder = make_run().write(tmp_path / "run")
+    (folder / SAMPLES_NAME).unlink()
+    (folder / SAMPLES_NAME).symlink_to(precious)
+    with pytest.raises(BadInputError, match="is a link"):
+        SampleWriter(folder)
+    log = tmp_path / "logs" / "case.log"
+    log.parent.mkdir()
+    log.symlink_to(precious)
+    with Worker(log, command=[sys.executable, "-c", "import sys; sys.stderr.write('engine')"]):
+        pass
+    assert precious.read_text() == "mine, without an end of line"
+    assert not log.is_symlink()
