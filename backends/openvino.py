@@ -97,6 +97,7 @@ class OpenVinoBackend:
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Compile the artifact for the device."""
+        silence_telemetry()
         try:
             import openvino  # noqa: F401
         except ImportError as error:

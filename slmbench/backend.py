@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError, nearest
+from slmbench.quiet import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
 ENTRY_POINT_GROUP = "slmbench.backends"
@@ -305,6 +306,8 @@ def load_backends() -> tuple[list[Backend], dict[str, str]]:
 
 
 def _instantiate(entry: EntryPoint) -> Backend:
+    # Here, where every engine comes in: one import that a backend makes too early, and its library calls home.
+    silence_telemetry()
     try:
         backend = entry.load()()
     except Exception as error:  # a stranger's plugin: whatever it raises is its failure, not ours

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -136,37 +137,66 @@ def _without_network() -> list[str] | None:
     return [unshare, "-rn"]
 
 
-#: Blocks every socket but those of the system itself, where there is no network namespace.
+#: Notes every look-up and connection of every process, workers and exports too, and lets loopback through alone.
 SITE = """
-import socket
-def refused(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6):
-        raise OSError("a test without network")
-    return connect(self, address)
-connect = socket.socket.connect
-socket.socket.connect = refused
+import os, sys
+def watch(event, args):
+    if event == "socket.connect":
+        target = args[1][0] if isinstance(args[1], tuple) else ""
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto"):
+        target = args[0] if isinstance(args[0], str) else args[1][0] if isinstance(args[1], tuple) else ""
+    else:
+        return
+    if str(target) in ("", "127.0.0.1", "localhost", "::1", "None"):
+        return
+    with open(os.environ["NETWORK_NOTES"], "a") as file:
+        file.write(f"{event} {args[-1] if event == 'socket.connect' else target} by {sys.argv[:4]}\\n")
+    raise OSError("a test without network")
+sys.addaudithook(watch)
 """
+BACKENDS = ("openvino", "openvino_genai", "onnxruntime", "onnxruntime_genai", "torch")
+#: Brings loopback up in a network of its own, and runs one command after the other.
+MAIN = """
+import fcntl, os, socket, struct, sys
+if sys.argv[1] == "alone":
+    with socket.socket() as one:
+        fcntl.ioctl(one, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))
+from slmbench.cli import run_main
+for line in sys.argv[2:]:
+    if code := run_main(line.split()):
+        sys.exit(f"{line}: {code}")
+"""
+SMALL = "--input-tokens 16 --output-tokens 4 --repeat 1"
+COMMANDS = [
+    f"run --model dec-tiny {SMALL} --out {{run}} {' '.join(f'--backend {name}' for name in BACKENDS)}",
+    "models", "suites", "devices", "doctor", "explain mu-tiny", "cache list", "table {run} --plots {run}/plots",
+    "compare {run} {run}", "run --dry-run", "export mu-tiny --format onnx",
+]  # fmt: skip
+FLEET = f"run --model mu-tiny {SMALL} --backend onnxruntime --backend openvino --fleet local --out {{run}}-fleet"
 
 
 @pytest.mark.slow
-def test_a_whole_run_needs_no_network(tmp_path: Path, shared_cache: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
-    pytest.importorskip("torch", reason="exporting needs slmbench[cpu]")
-    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+def test_nothing_needs_a_network_or_looks_for_one(tmp_path: Path, shared_cache: Path) -> None:
+    """Every command, and every engine in its worker; a fleet on loopback alone."""
+    for package in ("onnxruntime", "onnxruntime_genai", "openvino_genai", "torch"):
+        pytest.importorskip(package, reason="needs slmbench[cpu]")
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    notes = tmp_path / "notes"
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    environment |= {"PYTHONPATH": str(tmp_path), "NETWORK_NOTES": str(notes)}
     prefix = _without_network()
-    if prefix is None:
-        (tmp_path / "sitecustomize.py").write_text(SITE)
-        environment["PYTHONPATH"] = str(tmp_path)
-    options = ["--pair", "mu-tiny,dec-tiny", "--repeat", "2", "--input-tokens", "16", "--output-tokens", "4"]
-    options += ["--backend", "onnxruntime", "--backend", "openvino", "--out", str(tmp_path / "run")]
+
+    run = tmp_path / "run"
+    commands = [command.replace("{run}", str(run)) for command in COMMANDS + [FLEET] * bool(find_spec("distributed"))]
     done = subprocess.run(
-        [*(prefix or []), sys.executable, "-P", "-m", "slmbench", "run", *options],
-        env=environment, capture_output=True, text=True, timeout=400, check=False,
+        [*(prefix or []), sys.executable, "-P", "-c", MAIN, "alone" if prefix else "", *commands],
+        env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / RUN_NAME).is_file()
-    assert (tmp_path / "run" / "report.html").is_file()
-    for log in (tmp_path / "run" / "logs").iterdir():
+    assert (run / RUN_NAME).is_file()
+    assert (run / "report.html").is_file()
+    assert not notes.exists(), notes.read_text()
+    for log in run.glob("logs/*"):
         assert "getaddrinfo" not in log.read_text(errors="replace"), log
 
 
