@@ -8,20 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 
 from slmbench.backend import DeviceStatus
-from slmbench.cgroup import container_limits
+from slmbench.cgroup import cores_within_quota
 
 
 def default_threads() -> int:
-    """Return the physical cores this process may use: what a session gets that asks for no number.
-
-    Engines start a thread for each core of a host of which a container has a share; the kernel then stops them all
-    for the rest of each period, and the times are the quota's.
-    """
+    """Return the physical cores this process may use: what a session gets that asks for no number."""
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     affinity = getattr(psutil.Process(), "cpu_affinity", None)
     usable = min(physical, len(affinity())) if affinity is not None else physical
-    quota = container_limits().cpu_cores
-    return usable if quota is None else max(1, min(usable, int(quota)))
+    return cores_within_quota(usable)
 
 
 def cpu_status(engine_name: str, distribution: str, extra: str = "cpu") -> DeviceStatus:

@@ -36,6 +36,16 @@ def container_limits(proc: Path = PROC, cgroup: Path = CGROUP) -> ContainerLimit
     return ContainerLimits(min(cpu, default=None), min(memory, default=None))
 
 
+def cores_within_quota(cores: int) -> int:
+    """Return how many of the cores a session may keep busy, at least 1.
+
+    Engines start a thread for each core of a host of which a container has a share; the kernel then stops them all
+    for the rest of each period, and the times are the quota's.
+    """
+    quota = container_limits().cpu_cores
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
 def read_text(path: Path) -> str | None:
     """Return a small system file's text without white space around it, or None where it cannot be read."""
     try:

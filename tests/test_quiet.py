@@ -49,6 +49,13 @@ def test_openvino_would_call_home(tmp_path: Path) -> None:
     assert "google-analytics" in attempts(f"{LISTEN}import openvino\ntime.sleep(3)", tmp_path)
 
 
+def test_whoever_loads_a_backend_is_silent() -> None:
+    """A worker imports its engine wherever the backend does: before that, once and for all."""
+    code = "import sys; from slmbench.backend import load_backend; load_backend('openvino')\nimport openvino_telemetry"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError" in done.stderr, done.stderr
+
+
 def test_the_telemetry_package_cannot_be_imported_afterwards() -> None:
     done = subprocess.run([sys.executable, "-c", f"{SILENCE}import openvino_telemetry"], capture_output=True, text=True)
     assert done.returncode == 1

@@ -21,6 +21,7 @@ import psutil
 from pydantic import ValidationError
 
 from slmbench.backend import Backend, LimitsProbe, load_backend, load_backends
+from slmbench.cgroup import cores_within_quota
 from slmbench.children import child_environment
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.files import read_regular
@@ -43,7 +44,7 @@ PROBED: tuple[ComputePrecision, ...] = ("fp32", "fp16", "bf16")
 
 def cached_limits(backend: Backend, device: Device, threads: int | None = None) -> Limits | None:
     """Return the limits measured earlier on this machine with these versions, None if there are none."""
-    path = _path(backend, device, threads or physical_cores())
+    path = _path(backend, device, threads or cores_within_quota(physical_cores()))
     try:
         found = Limits.model_validate_json(read_regular(path))
     except (OSError, ValidationError):
@@ -66,7 +67,7 @@ def measure_limits(
     Raises:
         CannotRunError: no backend of this engine has a probe, or the engine lacks the device.
     """
-    threads = threads or physical_cores()
+    threads = threads or cores_within_quota(physical_cores())
     prober = probing_backend(backend)
     stored: ComputePrecision = "fp16" if device == "npu" else "fp32"
     item_bytes = 2 if stored == "fp16" else 4

@@ -331,9 +331,9 @@ def test_a_containers_share_of_the_processor_is_not_a_core_each(
 
     affinity = SimpleNamespace(cpu_affinity=lambda: list(range(8)))
     monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8)
-    for module in (_cpu, plan):
-        monkeypatch.setattr(module, "container_limits", lambda: ContainerLimits(cpu_cores=quota))
-        monkeypatch.setattr(module.psutil, "Process", lambda: affinity)
+    for module in ("cgroup", "plan"):
+        monkeypatch.setattr(f"slmbench.{module}.container_limits", lambda: ContainerLimits(cpu_cores=quota))
+    monkeypatch.setattr("psutil.Process", lambda: affinity)
     assert _cpu.default_threads() == threads
     if quota is not None and quota < 8:
         with pytest.raises(BadInputError, match=f"8 threads asked for, this container may use {quota:g} cores' time"):
