@@ -180,11 +180,18 @@ def _artifacts(
         if artifact is None:
             artifact = export_in_child(checkpoint, spec, request, say)
         holds.enter_context(in_use([artifact.folder.name]))
-        if not same_content(read_artifact(artifact.folder).stamp, artifact.stamp):
-            # In the moment between the two; from here on nobody does.
-            raise CannotRunError(f"{artifact.folder}: another slmbench replaced it just now; start again")
+        # In the moment between the two; from here on nobody does.
+        if not _is_still(artifact):
+            raise CannotRunError(f"{artifact.folder}: another slmbench replaced or removed it just now; start again")
         found[checkpoint, spec] = artifact
     return found
+
+
+def _is_still(artifact: Artifact) -> bool:
+    try:
+        return same_content(read_artifact(artifact.folder).stamp, artifact.stamp)
+    except BadInputError:
+        return False
 
 
 def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:

@@ -20,10 +20,11 @@ def main(service: type[Service] | None = None) -> int:
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (pathlib is not imported yet, and starting is timed)
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        from slmbench.children import die_with_host
+        from slmbench.children import die_with_host, go_first
         from slmbench.worker.serve import Service, serve
 
         die_with_host()
+        go_first()
         serve(requests, replies, (service or Service)())
     return 0
 

@@ -64,6 +64,14 @@ def test_a_suspended_worker_stands_still_and_answers_when_asked(worker: Worker, 
     assert len(worker.ask(p.TakeSample(round=0), p.Sampled, 20).token_ns) == 4
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's way to choose whom to end")
+def test_where_memory_runs_out_a_worker_goes_first(worker: Worker) -> None:
+    """A graph may ask for any amount: neither the host nor a person's programs are ended for it."""
+    worker.greet()
+    assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "1000"
+    assert Path("/proc/self/oom_score_adj").read_text().strip() != "1000"
+
+
 def test_leaving_by_an_error_ends_a_suspended_worker(tmp_path: Path) -> None:
     def interrupted(worker: Worker) -> None:
         with worker:
