@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError
 from slmbench.files import read_regular
 
@@ -23,6 +25,8 @@ class Prompts:
 
     path: Path
     texts: tuple[str, ...]
+    #: The folder of the tokenizer.json that reads them for each checkpoint.
+    tokenizers: Mapping[Checkpoint, Path] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -43,7 +47,7 @@ def read_prompts(path: Path) -> Prompts:
         raise BadInputError(f"{path}: no prompts in it; one prompt a line is expected")
     if len(numbered) > MAX_PROMPTS:
         raise BadInputError(f"{path}: {len(numbered):,} prompts; at most {MAX_PROMPTS:,} are taken")
-    as_json = path.suffix in {".jsonl", ".ndjson", ".json"}
+    as_json = is_json_lines(path)
     return Prompts(path, tuple(_from_json(path, n, line) if as_json else line.strip() for n, line in numbered))
 
 
@@ -60,6 +64,11 @@ def _text(path: Path) -> str:
     if "\0" in found:
         raise BadInputError(f"{path}: not UTF-8 text but holds NULs, as UTF-16 does (character {found.index(chr(0))})")
     return found
+
+
+def is_json_lines(path: Path) -> bool:
+    """Tell by its name whether a file of prompts holds JSON lines."""
+    return path.suffix in {".jsonl", ".ndjson", ".json"}
 
 
 def _from_json(path: Path, number: int, line: str) -> str:

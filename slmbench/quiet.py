@@ -1,9 +1,11 @@
-"""Keeps libraries from calling home."""
+"""Keeps libraries from calling home, and from writing into what we print."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 
 def silence_telemetry() -> None:
@@ -18,3 +20,17 @@ def silence_telemetry() -> None:
     if "openvino_telemetry" not in sys.modules:
         # None is Python's own way to say that a module must not be imported.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as said above
+
+
+@contextlib.contextmanager
+def output_is_ours() -> Iterator[None]:
+    """Send to standard error what libraries print meanwhile, from Python or from native code: tokenizers' is Rust."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

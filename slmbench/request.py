@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from slmbench.carried import Carried, arrived
 from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError
 from slmbench.plan import Plan, PlanOptions, make_plan
@@ -71,6 +72,8 @@ class RunRequest(BaseModel):
     only_cases: tuple[str, ...] = ()
     #: The text of the suite's file, where that is on another machine; ``suite`` names it in errors.
     suite_text: str | None = Field(default=None, max_length=MAX_FILE_BYTES)
+    #: Another machine's prompts (``prompts`` names them in errors) and tokenizers, as they lie in this one's cache.
+    carried: tuple[Carried, ...] = ()
 
 
 def requested_suite(request: RunRequest) -> Suite:
@@ -172,7 +175,7 @@ def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
     """
     suite = requested_suite(request)
     checkpoints = resolve_all(suite, request)
-    prompts = read_prompts(request.prompts) if request.prompts else None
+    prompts = _prompts(request, checkpoints) if request.prompts else None
     options = PlanOptions(
         simulate=request.simulate,
         arms=_arm_names(request.arms),
@@ -201,13 +204,33 @@ def _only(plan: Plan, keys: Sequence[str]) -> Plan:
     return replace(plan, cells=cells, suite=plan.suite.model_copy(update={"pairs": pairs}))
 
 
-def _longest(prompts: Prompts, checkpoints: dict[str, Checkpoint]) -> dict[str, int]:
+def _prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> Prompts:
+    assert request.prompts is not None
+    sent = next((arrived(one) for one in request.carried if one.checkpoint is None), None)
+    return replace(read_prompts(sent or request.prompts), tokenizers=tokenizer_folders(request, checkpoints))
+
+
+def tokenizer_folders(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> dict[Checkpoint, Path]:
+    """Return where each checkpoint's tokenizer.json lies: the one that was sent, else its own.
+
+    Raises:
+        BadInputError: a checkpoint has none, or what was sent is gone.
+    """
+    sent = {one.checkpoint: arrived(one).parent for one in request.carried}
+    folders = {}
+    for name, checkpoint in checkpoints.items():
+        folder = sent.get(checkpoint.digest) or checkpoint.path
+        if folder is None:
+            raise BadInputError(f"{name}: a catalog model has no tokenizer, so --prompts cannot be read; use a folder")
+        folders[checkpoint] = folder
+    return folders
+
+
+def _longest(prompts: Prompts, checkpoints: Mapping[str, Checkpoint]) -> dict[str, int]:
     """Return the longest prompt's length in each checkpoint's own tokens."""
     lengths = {}
     for name, checkpoint in checkpoints.items():
-        if checkpoint.path is None:
-            raise BadInputError(f"{name}: a catalog model has no tokenizer, so --prompts cannot be read; use a folder")
-        tokenizer = load_tokenizer(checkpoint.path)
+        tokenizer = load_tokenizer(prompts.tokenizers[checkpoint])
         lengths[name] = max(len(token_ids(tokenizer, text)) for text in prompts.texts)
     return lengths
 

@@ -247,7 +247,7 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arm
         options=cell.options | {"engine_cache": str(cache_dir() / "engines" / case.backend)},
         python=arms[case.arm] if case.arm else None,
         prompts=prompts.texts if prompts else (),
-        tokenizer=cell.checkpoint.path if prompts else None,
+        tokenizer=prompts.tokenizers[cell.checkpoint] if prompts else None,
     )
 
 

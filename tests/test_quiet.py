@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from slmbench.quiet import output_is_ours
+
 #: Notes every attempt to reach a host in a file: telemetry is sent from a forked process.
 LISTEN = """
 import socket, sys, time
@@ -60,3 +62,15 @@ def test_the_telemetry_package_cannot_be_imported_afterwards() -> None:
     done = subprocess.run([sys.executable, "-c", f"{SILENCE}import openvino_telemetry"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
+
+
+def test_what_native_code_prints_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with output_is_ours():
+        print("from Python")
+        os.write(1, b"from native code\n")
+    print("ours", flush=True)
+    os.write(1, b"and after it\n")
+    captured = capfd.readouterr()
+    assert captured.out == "ours\nand after it\n"
+    assert "from Python\n" in captured.err
+    assert "from native code\n" in captured.err

@@ -38,15 +38,13 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Export a checkpoint and print where the artifact is."""
-    import contextlib
-    import sys
-
     from rich.console import Console
     from rich.markup import escape
 
     from slmbench.checkpoint import resolve
     from slmbench.export.build import ensure_artifact
     from slmbench.export.support import make_spec
+    from slmbench.quiet import output_is_ours
 
     began = time.perf_counter()
     model = resolve(checkpoint, revision=revision, offline=offline, trust_remote_code=trust_remote_code)
@@ -57,7 +55,7 @@ def export(
     console = Console(stderr=True)
     title = escape(one_line(f"{model.name} to {spec.label()}"))
     # Exporters print; standard output is the result's alone.
-    with contextlib.redirect_stdout(sys.stderr), console.status(title) as status:
+    with output_is_ours(), console.status(title) as status:
 
         def progress(line: str) -> None:
             line = one_line(line)

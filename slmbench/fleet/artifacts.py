@@ -13,6 +13,7 @@ from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError, SlmbenchError
 from slmbench.export.store import find_artifact
 from slmbench.export.support import made_alike
+from slmbench.fleet.carry import bring
 from slmbench.fleet.link import Link, Reached
 from slmbench.fleet.making import cannot_make
 from slmbench.fleet.messages import Holding, Needed, Planned, Receiving, Wanted
@@ -97,6 +98,7 @@ class Supply:
         Raises:
             CannotRunError: it cannot have one, has other bytes of it than another machine, or gives no answer.
         """
+        await self.files(at)
         for need in needs:
             place = (at.address, need.artifact_id())
             if not set(need.keys) & set(keys):
@@ -104,6 +106,22 @@ class Supply:
             async with self._locks[place]:
                 if place not in self._ready:
                     await self._have(at, need)
+                    self._ready.add(place)
+
+    async def files(self, at: Reached) -> None:
+        """Return when the machine has the prompts and tokenizers of the request.
+
+        Raises:
+            BadInputError: one is no longer on this machine.
+            CannotRunError: the machine cannot have one, or gives no answer.
+        """
+        for one in self._request.carried:
+            place = (at.address, one.sha256)
+            async with self._locks[place]:
+                if place not in self._ready:
+                    sent = await bring(self._link, at, one)
+                    if sent:
+                        self._say(f"{at.about.name}: {one.name}: is there, {sent / 1e6:.1f} MB sent")
                     self._ready.add(place)
 
     async def send(self, at: Reached, artifact: Artifact, content: Content) -> int:

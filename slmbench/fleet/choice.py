@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slmbench.errors import BadInputError, one_line
+from slmbench.fleet.carry import kept_prompts
 from slmbench.fleet.link import Reached
 from slmbench.fleet.record import FleetRecord
 from slmbench.request import RunRequest, flag
 from slmbench.suite import suite_text
 
 #: Fields of a request that say nothing of what is measured, or that no user gives.
-_NOT_SAID = frozenset({"resume", "out", "offline", "checkpoints", "only_cases", "suite_text"})
+_NOT_SAID = frozenset({"resume", "out", "offline", "checkpoints", "only_cases", "suite_text", "carried"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def check_same(folder: Path, record: FleetRecord, request: RunRequest, choice: C
                 f"{folder}: was begun {_shown(option, then)}, not {_shown(option, now)}; say the same or nothing, "
                 "or choose another --out"
             )
+    if request.prompts and kept_prompts(request.prompts) not in record.request.carried:
+        raise BadInputError(f"{folder}: was begun with other texts than {request.prompts} holds; leave --prompts out")
     if request.suite and record.request.suite_text not in (None, suite_text(request.suite)[0]):
         raise BadInputError(f"{folder}: was begun with another {request.suite}; leave --suite out to go on with that")
 

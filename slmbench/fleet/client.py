@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.fleet.artifacts import Supply, described
+from slmbench.fleet.carry import with_files
 from slmbench.fleet.choice import Choice, check_same
 from slmbench.fleet.link import Link, Reached, full_address, opened
 from slmbench.fleet.messages import Planned
@@ -52,7 +53,7 @@ async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Ch
         supply = Supply(link, record.request, say)
     else:
         others = []
-        request = await asyncio.to_thread(lambda: described(_travelling(request)))
+        request = await asyncio.to_thread(lambda: described(with_files(_travelling(request))))
         supply = Supply(link, request, say)
         chosen = _chosen(reached, choice)
         members = {one.about.name: one for one in await _planned(link, request, chosen, supply)}
@@ -79,14 +80,14 @@ async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Ch
 
 
 def _travelling(request: RunRequest) -> RunRequest:
-    """Return the request with what it needs of this machine's files inside.
+    """Return the request with its suite's file inside.
 
     Raises:
         BadInputError: it needs files that do not travel, or the suite's file cannot be read.
     """
     # A path of this machine means nothing on another one.
-    if request.prompts or request.arms:
-        raise BadInputError("--prompts and --arm are files of one machine; they do not go with --fleet")
+    if request.arms:
+        raise BadInputError("--arm names interpreters of one machine; it does not go with --fleet")
     if request.suite and request.suite.endswith((".yaml", ".yml")):
         return request.model_copy(update={"suite_text": suite_text(request.suite)[0]})
     return request
@@ -105,6 +106,7 @@ def _chosen(reached: Mapping[str, Reached], choice: Choice) -> list[Reached]:
 
 async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached], supply: Supply) -> list[Member]:
     text = request.model_dump_json()
+    await asyncio.gather(*map(supply.files, machines))
     plans = await asyncio.gather(
         *(link.call(one.address, Planned, one.about.name, op="plan", request=text) for one in machines)
     )

@@ -16,6 +16,7 @@ from typing import IO, Any
 from slmbench._version import __version__
 from slmbench.children import child_environment
 from slmbench.errors import BadInputError
+from slmbench.fleet import carry
 from slmbench.fleet.child import BLOCK, Child, reason
 from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, Begun, Planned, Progress
 from slmbench.fleet.receive import Holder
@@ -60,6 +61,7 @@ class Machine:
             "slmbench_read": self.read,
             "slmbench_forget": self.forget,
             **self._holder.handlers(),
+            **carry.handlers(),
         }
 
     def resources(self) -> dict[str, float]:

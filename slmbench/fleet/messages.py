@@ -141,6 +141,16 @@ class Receiving(_Message):
     why: str = ""
 
 
+class Carrying(_Message):
+    """What a machine has of a file that a request needs, and from where on it wants the rest."""
+
+    state: Literal["here", "wants", "refused"]
+    offset: int = Field(default=0, ge=0)
+    #: It had other bytes than its hash says and was dropped.
+    damaged: bool = False
+    why: str = ""
+
+
 class Begun(_Message):
     """The answer to the wish to begin (or go on with) a run."""
 

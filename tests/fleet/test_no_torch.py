@@ -23,6 +23,22 @@ def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).with_name("no_torch")), "SLMBENCH_CACHE": str(cache)}
 
 
+def folder_with_tokenizer(folder: Path) -> Path:
+    """Save ``dec-tiny`` as people keep a model of their own."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    from slmbench.checkpoint import resolve
+    from slmbench.export.load import load_model
+
+    load_model(resolve("dec-tiny")).save_pretrained(folder)
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 3, **{f"w{i}": i + 4 for i in range(20)}}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 @contextmanager
 def node(*arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """Run ``slmbench fleet ...`` and yield the last word of its first line."""
@@ -68,3 +84,28 @@ def test_a_machine_without_torch_is_sent_the_artifact_and_measures(
     assert "torch" not in json.dumps(record["machines"])
     stored = list((tmp_path / "tablet" / "artifacts").iterdir())
     assert [folder.name for folder in stored] == [record["cases"][0]["artifact_id"]]
+
+
+@pytest.mark.slow
+def test_prompts_and_the_tokenizer_that_reads_them_travel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, machine = tmp_path / "run", environment(tmp_path / "tablet")
+    folder = folder_with_tokenizer(tmp_path / "mine")
+    texts = tmp_path / "questions.jsonl"
+    texts.write_text('{"prompt": "w1 w2"}\n"w3 w4 w5 w6"\n', encoding="utf-8")
+    model = ["--model", str(folder), "--prompts", str(texts), "--backend", "openvino", "--output-tokens", "4"]
+    with (
+        node("scheduler", "--port", "0") as address,
+        node("worker", "--scheduler", address, "--name", "tablet", env=machine),
+    ):
+        run = ["run", "--fleet", address, *model, "--repeat", "2", "--out", str(out), "--json"]
+        assert run_main(run) == 0
+        captured = capsys.readouterr()
+        (row,) = json.loads(captured.out)
+        assert (row["machine"], row["agreement"]) == ("tablet", 1.0)
+        assert row["ttft_text_s"] > row["ttft_s"]
+        assert "tablet: tokenizer.json: is there" in captured.err
+        lines = (out / "machines" / "tablet" / "1" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        assert {one["input_tokens"] for one in map(json.loads, lines) if one["type"] == "sample"} == {2, 4}
+        texts.write_text("w1\n", encoding="utf-8")
+        assert run_main(["run", "--fleet", address, "--resume", str(out), "--prompts", str(texts)]) == 2
+        assert "was begun with other texts than" in capsys.readouterr().err
