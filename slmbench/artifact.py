@@ -191,6 +191,9 @@ def _state_of(folder: Path) -> str:
     seen = []
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
+        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode) or stat.S_ISLNK(state.st_mode)):
+            # Whoever reads a pipe waits for ever.
+            raise BadInputError(f"{one_line(str(path))}: neither a file nor a folder")
         if not stat.S_ISDIR(state.st_mode):
             seen.append([path.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns, state.st_ino])
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

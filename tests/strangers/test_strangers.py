@@ -78,6 +78,16 @@ def test_a_link_within_an_artifact_is_a_file_of_it(tmp_path: Path) -> None:
     assert read_artifact(folder).folder == folder
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.parametrize("place", [MANIFEST_NAME, "golden.json", "weights.bin"])
+def test_a_pipe_in_an_artifact_is_not_waited_for(tmp_path: Path, place: str) -> None:
+    folder = _artifact(tmp_path / "artifact")
+    (folder / place).unlink(missing_ok=True)
+    os.mkfifo(folder / place)
+    with pytest.raises(BadInputError, match=rf"{re.escape(str(folder / place))}: neither a file nor a folder"):
+        read_artifact(folder)
+
+
 def test_a_graph_without_a_hash_is_damage(tmp_path: Path) -> None:
     """Else a graph that the manifest's files leave out would be opened, whatever it is."""
     artifact = read_artifact(_artifact(tmp_path / "artifact"))
