@@ -1,10 +1,11 @@
-"""The benchmark of what a fleet costs: its turns, with a real scheduler and worker and figures that are given."""
+"""The benchmark of what a fleet costs: its turns, with real processes that are measured in place of runs."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
 import sys
-import time
-from collections.abc import Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,26 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "fleet_overhead.py"
+TURNS = 5
+
+#: In place of a measuring worker: notes when it has the machine, and how the fleet's process is meanwhile.
+WORKER = """
+import json, os, sys, time
+import psutil
+begin, other = time.monotonic(), psutil.Process(int(os.environ["FLEET"]))
+wanted = os.environ["TURN_SIDE"] == "local"
+# A signal takes a moment to arrive.
+while (asleep := other.status() == psutil.STATUS_STOPPED) != wanted and time.monotonic() < begin + 5:
+    time.sleep(0.01)
+with open(os.environ["NOTES"], "a") as notes:
+    notes.write(json.dumps([os.environ["TURN_SIDE"], begin, time.monotonic(), asleep]) + "\\n")
+"""
+#: In place of a run: workers, one after the other.
+RUN = """
+import subprocess, sys
+for _ in range(int(sys.argv[1])):
+    subprocess.run([sys.executable, "-c", sys.argv[2], "slmbench.worker"], check=True)
+"""
 
 
 @pytest.fixture
@@ -27,31 +48,24 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no state of a suspended process")
 def test_turns_alternate_and_the_fleet_sleeps_while_the_machine_is_measured_by_itself(
-    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    benchmark: Any, tmp_path: Path
 ) -> None:
-    asleep: list[tuple[bool, set[bool]]] = []
+    (tmp_path / "sitecustomize.py").write_text(benchmark.CUSTOMIZE, encoding="utf-8")
+    with psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as fleet:
+        referee = benchmark.Referee([fleet])
+        mine = {"FLEET": str(fleet.pid), "NOTES": str(tmp_path / "notes"), "TURN_PORT": str(referee.port)}
 
-    def measure(out: Path, arguments: Sequence[str], address: str | None) -> dict[str, float]:
-        mine = [p for p in psutil.Process().children() if "fleet" in p.cmdline()]
-        assert len(mine) == 2
-        # A signal takes a moment to arrive.
-        wanted, end = {address is None and len(asleep) >= 2}, time.monotonic() + 5
-        while (states := {p.status() == psutil.STATUS_STOPPED for p in mine}) != wanted and time.monotonic() < end:
-            time.sleep(0.01)
-        asleep.append((address is None, states))
-        level = 1.02 if address else 1.0
-        return {"ttft": level * (1 + 0.001 * len(asleep)), "tpot": level}
+        def run(side: str, turns: int) -> psutil.Popen:
+            environment = os.environ | mine | {"PYTHONPATH": str(tmp_path), "TURN_SIDE": side}
+            return psutil.Popen([sys.executable, "-c", RUN, str(turns), WORKER], env=environment)
 
-    monkeypatch.setattr(benchmark, "measure", measure)
-    turns = benchmark.take_turns(tmp_path, [], 6, time.monotonic() + 600)
-    # The first of each only warms up.
-    assert asleep[:2] == [(True, {False}), (False, {False})]
-    assert all(states == {local} for local, states in asleep[2:])
-    assert [local for local, _ in asleep].count(True) == [local for local, _ in asleep].count(False) == 7
-    ratio = turns.ratio("tpot")
-    assert (ratio.low, ratio.mid, ratio.high) == pytest.approx((1.02, 1.02, 1.02))
-    assert turns.ratio("ttft").low < 1.02 < turns.ratio("ttft").high
-    assert not [p for p in psutil.Process().children() if "fleet" in p.cmdline()]
+        # One of the two ends first: the other goes on by itself.
+        referee.give_turns({"local": run("local", TURNS), "fleet": run("fleet", TURNS + 2)})
+        assert fleet.status() != psutil.STATUS_STOPPED
+        fleet.kill()
+    notes = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+    assert [side for side, *_ in notes] == ["local", "fleet"] * TURNS + ["fleet"] * 2
+    assert all(first[2] <= second[1] for first, second in itertools.pairwise(notes))
+    assert all(asleep == (side == "local") for side, _, _, asleep in notes)
