@@ -32,15 +32,30 @@ def only_run_in(folder: Path) -> Iterator[None]:
     Raises:
         BadInputError: another one does.
     """
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     with ExitStack() as stack:
         try:
-            _hold(stack, locks_dir() / f"run-{name}.lock")
+            _hold(stack, _run_lock(folder))
         except Timeout:
             raise BadInputError(
                 f"{folder}: another slmbench measures into it; let it end, or choose another --out"
             ) from None
         yield
+
+
+def is_measured_into(folder: Path) -> bool:
+    """Return whether a living process holds the folder by :func:`only_run_in`."""
+    path = _run_lock(folder)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _run_lock(folder: Path) -> Path:
+    return locks_dir() / f"run-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.lock"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from slmbench.errors import one_line
 
 if TYPE_CHECKING:
     from slmbench.export.store import Stored
+    from slmbench.fleet.left import Left
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, verify or clean the artifact cache.")
 
@@ -19,10 +20,11 @@ _Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 @app.command("list")
 def list_(as_json: _Json = False) -> None:
-    """List the artifacts, largest first."""
+    """List the artifacts, largest first, and what a fleet left beside them."""
     from slmbench.export.store import list_artifacts
+    from slmbench.fleet.left import list_left
 
-    _print(list_artifacts(), as_json)
+    _print(list_artifacts(), list_left(), as_json)
 
 
 @app.command()
@@ -30,14 +32,17 @@ def verify(as_json: _Json = False) -> None:
     """Check every file's SHA-256; exit 5 when an artifact is damaged."""
     from slmbench.errors import CannotRunError
     from slmbench.export.store import list_artifacts
+    from slmbench.fleet.left import list_left
 
-    stored = list_artifacts(hashes=True)
-    _print(stored, as_json)
+    stored, left = list_artifacts(hashes=True), list_left(hashes=True)
+    _print(stored, left, as_json)
     damaged = [item for item in stored if item.problem and not item.unfinished]
     if any(item.unfinished for item in stored):
         typer.echo(
             "unfinished: it is being written, or its writer was killed; the next export removes it, a transfer goes on"
         )
+    if changed := [one.name for one in left if one.problem]:
+        raise CannotRunError(f"{changed[0]}: was changed in the cache; `slmbench cache clean --fleet` removes it")
     if damaged:
         raise CannotRunError(f"{len(damaged)} of {len(stored)} damaged; `slmbench cache clean --damaged` removes them")
 
@@ -47,25 +52,63 @@ def clean(
     ids: Annotated[list[str] | None, typer.Argument(help="Artifacts by the start of their id.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove every artifact.")] = False,
     damaged: Annotated[bool, typer.Option("--damaged", help="Remove damaged and unfinished ones.")] = False,
+    fleet: Annotated[
+        bool,
+        typer.Option("--fleet", help="Remove what fleets left: carried files, runs nobody fetched, half transfers."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove artifacts; they are exported anew when they are needed."""
-    from slmbench.export.store import remove, select
+    """Remove artifacts; they are exported, or received, anew when they are needed."""
+    from slmbench.export.store import list_artifacts, remove, select
 
-    chosen = select(ids or [], everything=everything, damaged=damaged)
+    chosen = (
+        select(ids or [], everything=everything, damaged=damaged) if ids or everything or damaged or not fleet else []
+    )
+    if fleet:
+        chosen += [one for one in list_artifacts() if one.transfer and one not in chosen]
     gone = chosen if dry_run else remove(chosen)
     size = sum(item.size_bytes for item in gone)
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)} artifacts, {size / 1e6:.1f} MB")
     for item in chosen:
         if item not in gone:
             typer.echo(f"{item.folder.name} stays: another process is writing or measuring it")
+    if fleet:
+        _clean_left(dry_run)
 
 
-def _print(stored: list[Stored], as_json: bool) -> None:
+def _clean_left(dry_run: bool) -> None:
+    from slmbench.fleet.left import list_left, remove_left
+
+    left = list_left()
+    gone = left if dry_run else remove_left(left)
+    size = sum(one.size_bytes for one in gone)
+    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)} things that a fleet left, {size / 1e6:.1f} MB")
+    for one in left:
+        if one not in gone:
+            typer.echo(f"{one.name} stays: it is measured or arrives now")
+
+
+def _print_left(left: list[Left]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None)
+    for column in ("from a fleet", "name", "MB", "days"):
+        table.add_column(column, justify="right" if column in ("MB", "days") else "left")
+    for one in left:
+        table.add_row(one.kind, Text(one_line(one.name)), f"{one.size_bytes / 1e6:.1f}", f"{one.age_s / 86400:.0f}")
+    Console().print(table)
+    total = sum(one.size_bytes for one in left)
+    typer.echo(f"{len(left)} from fleets, {total / 1e6:.1f} MB; `slmbench cache clean --fleet` removes them")
+
+
+def _print(stored: list[Stored], left: list[Left], as_json: bool) -> None:
     from slmbench.export.store import artifacts_dir
 
     if as_json:
-        typer.echo(json.dumps([item.summary() for item in stored], indent=1))
+        rows = [*(item.summary() for item in stored), *(one.summary() for one in left)]
+        typer.echo(json.dumps(rows, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
@@ -82,3 +125,5 @@ def _print(stored: list[Stored], as_json: bool) -> None:
     Console().print(table)
     total = sum(item.size_bytes for item in stored)
     typer.echo(f"{len(stored)} artifacts, {total / 1e6:.1f} MB in {artifacts_dir()}")
+    if left:
+        _print_left(left)

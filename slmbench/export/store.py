@@ -6,6 +6,7 @@ An artifact is complete or absent: it is written beside its place and renamed in
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from slmbench.paths import cache_dir
 
 #: Folders of the store that are being written start with this.
 UNFINISHED = ".writing-"
+#: A transfer from a fleet's client is named after its content as well.
+_TRANSFER = re.compile(r"-[0-9a-f]{32}$")
 
 
 def artifacts_dir() -> Path:
@@ -51,6 +54,11 @@ class Stored:
     def unfinished(self) -> bool:
         """Return whether it is being written, or was when the writer was killed; the next export removes the latter."""
         return self.folder.name.startswith(UNFINISHED)
+
+    @property
+    def transfer(self) -> bool:
+        """Return whether a part of it came from a fleet's client."""
+        return self.problem == "received in part"
 
     @property
     def lock(self) -> Path:
@@ -151,7 +159,7 @@ def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = Fals
         BadInputError: nothing is asked for, or an id that fits none or several.
     """
     if not (ids or everything or damaged):
-        raise BadInputError("say what to remove: ids from `slmbench cache list`, --damaged or --all")
+        raise BadInputError("say what to remove: ids from `slmbench cache list`, --damaged, --fleet or --all")
     stored = list_artifacts(hashes=damaged)
     if everything:
         return stored
@@ -200,7 +208,8 @@ def _folders() -> Iterator[Path]:
 def _look_at(folder: Path, hashes: bool) -> Stored:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if folder.name.startswith(UNFINISHED):
-        return Stored(folder, size, None, "unfinished export")
+        kind = "received in part" if _TRANSFER.search(folder.name) else "unfinished export"
+        return Stored(folder, size, None, kind)
     try:
         artifact = read_artifact(folder)
     except BadInputError as error:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from slmbench.carried import MAX_CARRIED_BYTES, PART, Carried, arrived, carried_dir, keep
 from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.fleet.left import carried_lock
 from slmbench.fleet.link import Link, Reached
 from slmbench.fleet.messages import Carrying
 from slmbench.fleet.parcel import PIECE_BYTES
@@ -112,7 +113,7 @@ def _taken(one: Carried, offset: int, data: bytes) -> Carrying:
     locks_dir().mkdir(parents=True, exist_ok=True)
     part = one.place.with_name(one.name + PART)
     # Workers of one machine share the cache; each goes on where the file ends then.
-    with FileLock(locks_dir() / f"carried-{one.sha256}.lock", timeout=LOCK_S):
+    with FileLock(carried_lock(one.sha256), timeout=LOCK_S):
         have = part.stat().st_size if part.exists() else 0
         missing = one.size_bytes - have
         if missing > shutil.disk_usage(part.parent).free:
