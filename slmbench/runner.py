@@ -20,6 +20,7 @@ from slmbench.artifact import Artifact, ArtifactSpec, read_artifact, same_conten
 from slmbench.backend import load_backend
 from slmbench.checkpoint import Checkpoint
 from slmbench.children import child_environment
+from slmbench.columns import RunColumns, read_columns
 from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError, nearest
 from slmbench.locks import in_use, only_run_in
 from slmbench.paths import cache_dir
@@ -45,20 +46,25 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run."""
+    """A finished run; its samples are arrays, some 100 bytes each."""
 
-    run: Run
+    columns: RunColumns
+
+    @property
+    def run(self) -> Run:
+        """Return the run with every sample as a record, read anew: a long run's fill the memory."""
+        return read_run(self.folder)
 
     @property
     def folder(self) -> Path:
         """Return the run's folder."""
-        return self.run.folder
+        return self.columns.folder
 
     def table(self) -> pd.DataFrame:
         """Return the comparison table, one row a case, figures in SI units with their intervals."""
         from slmbench.report.table import run_table
 
-        return run_table(self.run)
+        return run_table(self.columns)
 
 
 def run(
@@ -105,9 +111,9 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
         with ExitStack() as holds:
             artifacts = _artifacts(plan, request, say or _silent, holds)
             _measure(plan, prompts, request, folder, artifacts, observer or _silent, say or _silent)
-        result = RunResult(read_run(folder))
+        result = RunResult(read_columns(folder))
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
-            write_reports(result.run)
+            write_reports(result.columns)
     return result
 
 

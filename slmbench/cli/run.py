@@ -124,9 +124,9 @@ def _execute(request: RunRequest, as_json: bool) -> int:
     if as_json:
         typer.echo(result.table().to_json(orient="records", indent=1))
     else:
-        print_run(make_console(), result.run)
+        print_run(make_console(), result.columns)
         say(f"everything is in {result.folder}")
-    return ExitCode.FAILED if result.run.failures else ExitCode.OK
+    return ExitCode.FAILED if any(result.columns.failures.values()) else ExitCode.OK
 
 
 def _preview(request: RunRequest, as_json: bool) -> int:

@@ -1,27 +1,36 @@
-"""Charts as Vega-Lite specifications, made with altair: distributions first, figures second.
-
-Colours are Okabe and Ito's, told apart also by shape; they hold on white and on black.
-"""
+"""Charts as Vega-Lite specifications, made with altair: distributions first, figures second."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from slmbench.columns import RunColumns
-from slmbench.evidence import METRICS, Side, SideCase
+from slmbench.evidence import METRICS, SideCase
 from slmbench.judge import Comparison
+from slmbench.report.chart_parts import (
+    BLUE,
+    FAMILIES,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    ROW_HEIGHT,
+    SKY,
+    VERMILLION,
+    Rows,
+    Spec,
+    family_shape,
+    legend,
+    scale,
+    spec,
+)
 from slmbench.report.crossover import Crossover, Curve
 from slmbench.report.pairs import Pair
 
-Spec = dict[str, Any]
-Rows = list[dict[str, Any]]
-
-BLUE, VERMILLION, GREEN, SKY, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7"
-FAMILIES = {"encoder-decoder": BLUE, "decoder-only": VERMILLION}
 VERDICTS = {
     "regressed": VERMILLION,
     "improved": BLUE,
@@ -31,7 +40,9 @@ VERDICTS = {
 }
 #: Points drawn of one case: more of them hide each other.
 MOST_POINTS = 240
-_ROW_HEIGHT = 26
+#: Points of a whole chart, and its rows: a browser draws more of them slowly, and higher pictures not at all.
+MOST_OF_A_CHART = 20_000
+MOST_ROWS = 200
 #: Where a logarithmic axis of ratios has its marks.
 _TICKS = [0.1, 0.2, 0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4, 5, 8, 10, 15, 20, 30, 50, 100]
 
@@ -39,10 +50,11 @@ _TICKS = [0.1, 0.2, 0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4,
 def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spec | None:
     """Return every sample of a metric as a point, with the median over loads and its interval above it.
 
-    ``side_cases`` are label and case. None where nothing was measured.
+    ``side_cases`` are label and case, of which the first are drawn. None where nothing was measured.
     """
     import altair as alt
 
+    side_cases = side_cases[:MOST_ROWS]
     points, marks = _points(side_cases, metric), _marks(side_cases, metric)
     if not points:
         return None
@@ -51,9 +63,9 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
     y = alt.Y("case:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
     x_title = f"{METRICS[metric].title}, ms"
     chosen = alt.selection_point(fields=["family"], bind="legend")
-    color = alt.Color("family:N", scale=_scale(FAMILIES), legend=_legend())
+    color = alt.Color("family:N", scale=scale(FAMILIES), legend=legend())
     dots = (
-        alt.Chart(alt.Data(values=points))
+        alt.Chart(alt.NamedData("points"))
         .transform_filter(_PICKED)
         .mark_point(filled=True, size=22, opacity=0.45)
         .encode(
@@ -61,20 +73,20 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
             y=y,
             yOffset=alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-1, 1])),
             color=color,
-            shape=_family_shape(),
+            shape=family_shape(),
             opacity=alt.condition(chosen, alt.value(0.45), alt.value(0.05)),
             tooltip=["case:N", "load:Q", alt.Tooltip("value:Q", format=".4g", title="ms")],
         )
         .add_params(chosen)
     )
-    base = alt.Chart(alt.Data(values=marks)).transform_filter(_PICKED)
+    base = alt.Chart(alt.NamedData("marks")).transform_filter(_PICKED)
     rule = base.mark_rule(strokeWidth=2.5).encode(x="low:Q", x2="high:Q", y=y)
-    tick = base.mark_tick(thickness=3, color="black", size=_ROW_HEIGHT * 0.7).encode(
+    tick = base.mark_tick(thickness=3, color="black", size=ROW_HEIGHT * 0.7).encode(
         x="mid:Q",
         y=y,
         tooltip=["case:N", *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "mid", "high"))],
     )
-    return _spec(alt.layer(dots, rule, tick).add_params(pick), step=True)
+    return spec(alt.layer(dots, rule, tick).add_params(pick), step=True, data={"points": points, "marks": marks})
 
 
 def _lengths(found: SideCase) -> str:
@@ -98,12 +110,13 @@ def _picker(rows: Rows) -> Any:
 
 def _points(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
     rows: Rows = []
+    most = min(MOST_POINTS, MOST_OF_A_CHART // max(1, len(side_cases)))
     for label, found in side_cases:
         evidence = found.evidence.get(metric)
         if evidence is None or evidence.rounds is None:
             continue
         values = [(load, value) for load, _, loads in evidence.rounds for value in loads]
-        step = max(1, math.ceil(len(values) / MOST_POINTS))
+        step = max(1, math.ceil(len(values) / most))
         # Loads lie side by side in a row, so that the load lottery can be seen.
         numbers = {load: index for index, (load, _, _) in enumerate(evidence.rounds)}
         last = max(1, len(numbers) - 1)
@@ -133,15 +146,20 @@ def _marks(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
     return rows
 
 
+def _token_step(gaps: int, cases: int) -> int:
+    """Return of how many tokens one is drawn, where every case has that many gaps."""
+    return max(1, math.ceil(gaps * min(cases, MOST_ROWS) / MOST_OF_A_CHART))
+
+
 def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> Spec | None:
     """Return the gap before each token over its position: the median of all samples, one line a case.
 
-    None where no case has more than two tokens.
+    The first cases are drawn, and of long answers not every token. None where no case has more than two tokens.
     """
     import altair as alt
 
     rows: Rows = []
-    for key, (label, found) in labels.items():
+    for key, (label, found) in islice(labels.items(), MOST_ROWS):
         generations = run.samples[key].generations() if key in run.samples else []
         length = min((len(stamps) for stamps in generations), default=0)
         if length < 3:
@@ -155,13 +173,13 @@ def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> S
                 "position": position,
                 "gap": float(gap),
             }
-            for position, gap in enumerate(gaps, 2)
+            for position, gap in islice(enumerate(gaps, 2), 0, None, _token_step(len(gaps), len(labels)))
         ]
     if not rows:
         return None
     chosen = alt.selection_point(fields=["case"], bind="legend")
     chart = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(alt.NamedData("gaps"))
         .transform_filter(_PICKED)
         .mark_line(strokeWidth=1.8)
         .encode(
@@ -175,14 +193,14 @@ def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> S
             strokeDash=alt.StrokeDash(
                 "family:N",
                 scale=alt.Scale(domain=list(FAMILIES), range=[[1, 0], [6, 3]]),
-                legend=_legend(),
+                legend=legend(),
             ),
             opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
             tooltip=["case:N", "position:Q", alt.Tooltip("gap:Q", format=".4g", title="ms")],
         )
         .add_params(chosen, _picker(rows))
     )
-    return _spec(chart, height=300)
+    return spec(chart, height=300, data={"gaps": rows})
 
 
 def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) -> Spec | None:
@@ -210,14 +228,14 @@ def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) ->
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("input:Q", title="tokens in", scale=alt.Scale(type="log", base=2, nice=False, padding=20)),
-        color=alt.Color("family:N", scale=_scale(FAMILIES), legend=_legend()),
+        color=alt.Color("family:N", scale=scale(FAMILIES), legend=legend()),
         detail="line:N",
     )
     y = alt.Y("mid:Q", title="time to first token, ms", scale=alt.Scale(type="log"))
-    line = base.mark_line().encode(y=y, strokeDash=alt.StrokeDash("engine:N", legend=_legend()))
+    line = base.mark_line().encode(y=y, strokeDash=alt.StrokeDash("engine:N", legend=legend()))
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
         y=y,
-        shape=_family_shape(),
+        shape=family_shape(),
         tooltip=["line:N", "input:Q", alt.Tooltip("mid:Q", format=".4g", title="ms")],
     )
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=""), y2="high:Q")
@@ -228,7 +246,7 @@ def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) ->
         layers.append(marked.mark_rule(strokeDash=[4, 4], color=GREEN, strokeWidth=2).encode(x="input:Q"))
         text = marked.mark_text(align="left", dx=6, dy=4 + 15 * index, baseline="top", fontSize=12)
         layers.append(text.encode(x="input:Q", y=alt.value(0), text="text:N"))
-    return _spec(alt.layer(*layers), height=340)
+    return spec(alt.layer(*layers), height=340)
 
 
 def _crossing_mark(found: Crossover) -> dict[str, Any]:
@@ -246,20 +264,20 @@ def against_limits(rows: Rows) -> Spec | None:
     """
     import altair as alt
 
-    known = [row for row in rows if math.isfinite(row["tps"]) and math.isfinite(row["limit"])]
+    known = [row for row in rows if math.isfinite(row["tps"]) and math.isfinite(row["limit"])][:MOST_ROWS]
     if not known:
         return None
     order = [row["case"] for row in known]
     y = alt.Y("case:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
     base = alt.Chart(alt.Data(values=known))
-    bars = base.mark_bar(height=_ROW_HEIGHT * 0.5).encode(
+    bars = base.mark_bar(height=ROW_HEIGHT * 0.5).encode(
         x=alt.X("tps:Q", title="tokens per second; the line is what the read bandwidth allows"),
         y=y,
-        color=alt.Color("family:N", scale=_scale(FAMILIES), legend=_legend()),
+        color=alt.Color("family:N", scale=scale(FAMILIES), legend=legend()),
         tooltip=["case:N", alt.Tooltip("tps:Q", format=".4g"), alt.Tooltip("limit:Q", format=".4g")],
     )
-    limit = base.mark_tick(thickness=3, color="black", size=_ROW_HEIGHT * 0.9).encode(x="limit:Q", y=y)
-    return _spec(alt.layer(bars, limit), rows=len(order))
+    limit = base.mark_tick(thickness=3, color="black", size=ROW_HEIGHT * 0.9).encode(x="limit:Q", y=y)
+    return spec(alt.layer(bars, limit), rows=len(order))
 
 
 def pair_forest(pairs: Sequence[tuple[str, Pair]]) -> Spec | None:
@@ -274,13 +292,19 @@ def pair_forest(pairs: Sequence[tuple[str, Pair]]) -> Spec | None:
             rows.append({**row, "group": names[metric]})
     colors = {"first token": BLUE, "later turns": ORANGE, "decoding": VERMILLION, "whole answer": GREEN}
     title = "times faster the encoder-decoder is (left of 1: slower)"
-    return _forest(rows, title, colors, bands=[]) if rows else None
+    return _forest(rows[:MOST_ROWS], title, colors, bands=[]) if rows else None
 
 
 def ratio_forest(comparison: Comparison, labels: Mapping[str, str]) -> Spec | None:
-    """Return new / base of every judgement with its interval; the gates are the dashed lines."""
+    """Return new / base of every judgement with its interval; the gates are the dashed lines.
+
+    Of very many, those that regressed or improved come before the others.
+    """
     rows: Rows = []
-    for found in comparison.judgements:
+    judged = list(comparison.judgements)
+    if len(judged) > MOST_ROWS:
+        judged = sorted(judged, key=lambda found: list(VERDICTS).index(found.verdict))[:MOST_ROWS]
+    for found in judged:
         ratio = found.ratio
         low, high = (ratio.low, ratio.high) if ratio.known else (ratio.mid, ratio.mid)
         label = f"{labels.get(found.key, found.key)}: {found.metric}"
@@ -299,7 +323,7 @@ def _forest(rows: Rows, title: str, colors: Mapping[str, str], bands: Sequence[f
     chosen = alt.selection_point(fields=["group"], bind="legend")
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=y,
-        color=alt.Color("group:N", scale=_scale(used), legend=_legend()),
+        color=alt.Color("group:N", scale=scale(used), legend=legend()),
         opacity=alt.condition(chosen, alt.value(1), alt.value(0.12)),
     )
     x = alt.X("mid:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=12))
@@ -308,7 +332,7 @@ def _forest(rows: Rows, title: str, colors: Mapping[str, str], bands: Sequence[f
         x = alt.X("mid:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=12), axis=axis)
     dots = base.mark_point(filled=True, size=60).encode(
         x=x,
-        shape=alt.Shape("group:N", scale=alt.Scale(domain=list(used)), legend=_legend()),
+        shape=alt.Shape("group:N", scale=alt.Scale(domain=list(used)), legend=legend()),
         tooltip=["row:N", "group:N", *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "mid", "high"))],
     )
     rules = base.mark_rule(strokeWidth=2.5).encode(x="low:Q", x2="high:Q")
@@ -317,7 +341,7 @@ def _forest(rows: Rows, title: str, colors: Mapping[str, str], bands: Sequence[f
     if bands:
         gates = alt.Chart(alt.Data(values=[{"x": bound} for bound in bands]))
         layers.insert(0, gates.mark_rule(strokeDash=[5, 4]).encode(x="x:Q"))
-    return _spec(alt.layer(*layers), rows=len(order))
+    return spec(alt.layer(*layers), rows=len(order))
 
 
 def over_time(rows: Rows, changes: Rows, title: str) -> Spec:
@@ -343,56 +367,4 @@ def over_time(rows: Rows, changes: Rows, title: str) -> Spec:
     if changes:
         marked = alt.Chart(alt.Data(values=changes)).mark_rule(strokeDash=[4, 4], strokeWidth=2)
         layers.append(marked.encode(x="index:Q", color="case:N", tooltip=["case:N", "text:N"]))
-    return _spec(alt.layer(*layers), height=360)
-
-
-def _family_shape() -> Any:
-    import altair as alt
-
-    return alt.Shape("family:N", scale=alt.Scale(domain=list(FAMILIES), range=["circle", "square"]), legend=_legend())
-
-
-def _legend() -> Any:
-    import altair as alt
-
-    return alt.Legend(orient="top", title=None, symbolOpacity=1)
-
-
-def _scale(colors: Mapping[str, str]) -> Any:
-    import altair as alt
-
-    return alt.Scale(domain=list(colors), range=list(colors.values()))
-
-
-def _spec(chart: Any, *, rows: int | None = None, height: int | None = None, step: bool = False) -> Spec:
-    sized = chart.properties(width="container", height=height or max(90, _ROW_HEIGHT * (rows or 1)))
-    spec: Spec = sized.to_dict()
-    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
-    if step:
-        # As many rows as are chosen, each of the same height, whatever lies within it.
-        spec["height"] = {"step": _ROW_HEIGHT, "for": "position"}
-    # Text and lines take the page's colours (light, dark, print) from CSS.
-    spec["config"] = {"background": None, "font": "system-ui, sans-serif", "view": {"stroke": None}}
-    return spec
-
-
-def side_label(found: SideCase, unique: Side | None = None) -> str:
-    """Return a case's short name for an axis: model, backend, precision, lengths; what tells it from others."""
-    case, work = found.case, found.case.workload
-    others = list(unique.cases.values()) if unique else []
-
-    def varies(value: Any) -> bool:
-        return len({value(other) for other in others}) > 1
-
-    parts = [case.checkpoint, case.backend]
-    if varies(lambda c: c.model.attention_path) and found.model.attention_path:
-        parts.append(found.model.attention_path)
-    if varies(lambda c: (c.case.weight_precision, c.case.compute_precision)):
-        parts.append(f"{case.weight_precision}/{case.compute_precision}")
-    if varies(lambda c: c.case.exporter):
-        parts.append(case.exporter)
-    parts.append(f"{work.input_tokens}/{work.output_tokens}")
-    if varies(lambda c: c.case.workload.more()) and work.more():
-        parts.append(work.more())
-    parts += [f"{name}={value}" for name, value in case.options]
-    return " ".join(parts)
+    return spec(alt.layer(*layers), height=360)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,8 @@ from slmbench.evidence import METRICS, Side, metric_named
 from slmbench.judge import machine_differences
 from slmbench.records import write_whole
 from slmbench.report import charts
+from slmbench.report.chart_parts import Spec
+from slmbench.report.labels import side_labels
 from slmbench.report.pictures import KINDS, write_picture
 from slmbench.report.sides import read_side, where
 from slmbench.report.text import TextTable, make_console, markdown_table, number, print_table
@@ -80,7 +82,8 @@ def read_history(names: Sequence[str], metric: str, conditions: Sequence[str] = 
         raise BadInputError(
             "a history takes two runs or more from the same hardware" + "".join(f"; {w}" for w in warnings)
         )
-    tracks = [track for key in _keys(kept) if (track := _track(key, kept, metric)) is not None]
+    labels = [side_labels(side) for side in kept]
+    tracks = [track for key in _keys(kept) if (track := _track(key, kept, labels, metric)) is not None]
     if len(kept) < RUNS_NEEDED:
         warnings.append(f"{len(kept)} runs; {RUNS_NEEDED} are needed to look for changes")
     return History(metric, [side.name for side in kept], tracks, warnings)
@@ -111,7 +114,7 @@ def _keys(sides: Sequence[Side]) -> list[str]:
     return list(dict.fromkeys(key for side in sides for key in side.cases))
 
 
-def _track(key: str, sides: Sequence[Side], metric: str) -> Track | None:
+def _track(key: str, sides: Sequence[Side], labels: Sequence[Mapping[str, str]], metric: str) -> Track | None:
     found = [
         (index, side) for index, side in enumerate(sides) if key in side.cases and metric in side.cases[key].evidence
     ]
@@ -119,10 +122,9 @@ def _track(key: str, sides: Sequence[Side], metric: str) -> Track | None:
         return None
     indices, runs = [index for index, _ in found], [side.name for _, side in found]
     intervals = [side.cases[key].evidence[metric].interval() for _, side in found]
-    last = found[-1][1]
     levels = np.log([interval.mid for interval in intervals])
     changes = [Change(indices[at], runs[at], ratio) for at, ratio in change_points(levels)]
-    return Track(key, charts.side_label(last.cases[key], last), runs, indices, intervals, changes)
+    return Track(key, labels[indices[-1]][key], runs, indices, intervals, changes)
 
 
 def change_points(levels: Floats) -> list[tuple[int, float]]:
@@ -167,7 +169,7 @@ def _figure(value: float, metric: str) -> str:
     return f"{number(value * 1e3)} ms" if unit == "s" else f"{number(value)} {unit}"
 
 
-def history_chart(history: History) -> charts.Spec:
+def history_chart(history: History) -> Spec:
     """Return the history as a Vega-Lite specification, levels relative to each case's first run."""
     rows = [
         {

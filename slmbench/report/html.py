@@ -15,8 +15,8 @@ from slmbench.columns import RunColumns
 from slmbench.errors import one_line
 from slmbench.evidence import METRICS, Side, SideCase
 from slmbench.judge import Comparison
-from slmbench.records import CaseInfo, LoadRecord
 from slmbench.report import charts
+from slmbench.report.case_details import case_details
 from slmbench.report.comparison import (
     MARKS,
     columns_named,
@@ -28,9 +28,10 @@ from slmbench.report.comparison import (
     rows_of,
 )
 from slmbench.report.crossover import crossovers, curves_of
+from slmbench.report.labels import side_labels
 from slmbench.report.pairs import pairs_of, sides_of
 from slmbench.report.sentences import run_sentences
-from slmbench.report.text import TextTable, number, size, text_table
+from slmbench.report.text import TextTable, number, text_table
 from slmbench.roofline import limits_of_case
 
 if TYPE_CHECKING:
@@ -120,15 +121,20 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     ids = {info.case.key: f"case-{index}" for index, info in enumerate(record.cases, 1)}
     page.tables.append(_run_table(frame, ids))
     _add_charts(page, run)
-    page.cases = [_case_details(run, info, ids[info.case.key]) for info in record.cases]
+    page.cases = [case_details(run, info, ids[info.case.key]) for info in record.cases]
     page.machines = list(_run_facts(run))
     return page.render()
 
 
 def _add_charts(page: Page, run: RunColumns) -> None:
     sides = sides_of(run)
-    _add_distributions(page, [(_named(side, case), case) for side in sides for case in side.cases.values()])
-    _add_run_charts(page, run, sides)
+    named = {
+        key: (f"{side.arm}: {label}" if side.arm else label, side.cases[key])
+        for side in sides
+        for key, label in side_labels(side).items()
+    }
+    _add_distributions(page, list(named.values()))
+    _add_run_charts(page, run, sides, named)
 
 
 def _run_subtitle(run: RunColumns) -> str:
@@ -143,11 +149,6 @@ def _plain_sentences(frame: pd.DataFrame) -> list[str]:
     fastest = min(frame.to_dict("records"), key=lambda row: row["ttft_s"] if math.isfinite(row["ttft_s"]) else math.inf)
     return [f"The first token comes soonest from {fastest['model']} on {fastest['backend']}: "
             f"{number(fastest['ttft_s'] * 1e3)} ms at {fastest['input_tokens']} tokens in."]  # fmt: skip
-
-
-def _named(side: Side, case: SideCase) -> str:
-    label = charts.side_label(case, side)
-    return f"{side.arm}: {label}" if side.arm else label
 
 
 def _run_table(frame: pd.DataFrame, ids: Mapping[str, str]) -> dict[str, Any]:
@@ -186,17 +187,27 @@ def _add_distributions(page: Page, labelled: Sequence[tuple[str, SideCase]]) -> 
         "Every point is one generation; within a row the loads lie above one another. The bar is the 95 % interval "
         "over loads. Click a family to single it out."
     )
+    caption += _left_out(len(labelled), "cases")
     for metric in ("ttft", "tpot"):
         shown = [(label, case) for label, case in labelled if metric in case.evidence]
         title = METRICS[metric].title
         page.add_chart(title[0].upper() + title[1:], caption, charts.distribution(shown, metric))
 
 
-def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side]) -> None:
+def _left_out(count: int, what: str) -> str:
+    """Return what a caption says of rows that its chart leaves out."""
+    drawn = charts.MOST_ROWS
+    return f" The first {drawn} of {count} {what} are drawn; the table has all." if count > drawn else ""
+
+
+def _add_run_charts(
+    page: Page, run: RunColumns, sides: Sequence[Side], named: Mapping[str, tuple[str, SideCase]]
+) -> None:
     pairs = [(_pair_label(pair, side), pair) for side in sides for pair in pairs_of(side)]
     page.add_chart(
         "Encoder-decoder against decoder-only",
-        "Ratios with 95 % intervals, each against the fastest decoder path the engine has in this run.",
+        "Ratios with 95 % intervals, each against the fastest decoder path the engine has in this run."
+        + _left_out(sum(len(pair.ratios) for _, pair in pairs), "ratios"),
         charts.pair_forest(pairs),
     )
     page.add_chart(
@@ -206,12 +217,13 @@ def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side]) -> None:
             [curve for side in sides for curve in curves_of(side)], crossovers([pair for _, pair in pairs])
         ),
     )
-    by_case = {case.case.key: (_named(side, case), case) for side in sides for case in side.cases.values()}
-    page.add_chart("Gap before each token", "Median over all samples.", charts.token_gaps(run, by_case))
+    left_out = _left_out(len(named), "cases")
+    page.add_chart("Gap before each token", "Median over all samples." + left_out, charts.token_gaps(run, named))
     page.add_chart(
         "Decoding against the memory's limit",
-        "The line is the read bandwidth that the same engine reaches, divided by the bytes a step must read.",
-        charts.against_limits(list(_limit_rows(run, sides))),
+        "The line is the read bandwidth that the same engine reaches, divided by the bytes a step must read."
+        + left_out,
+        charts.against_limits(list(_limit_rows(run, named))),
     )
 
 
@@ -222,85 +234,20 @@ def _pair_label(pair: Any, side: Side) -> str:
     return arm + ", ".join(filter(None, parts))
 
 
-def _limit_rows(run: RunColumns, sides: Sequence[Side]) -> Iterator[dict[str, Any]]:
+def _limit_rows(run: RunColumns, named: Mapping[str, tuple[str, SideCase]]) -> Iterator[dict[str, Any]]:
     infos = run.cases
-    for side in sides:
-        for case in side.cases.values():
-            info, tpot = infos[case.case.key], case.evidence.get("tpot")
-            limits = limits_of_case(info, run.record.limits)
-            step_bytes = case.model.step_bytes
-            if tpot is None or limits is None or step_bytes is None:
-                continue
-            batch = info.case.workload.rows
-            yield {
-                "case": _named(side, case),
-                "family": case.model.family,
-                "tps": batch / tpot.interval().mid,
-                "limit": batch * limits.bandwidth_at(step_bytes) / step_bytes,
-            }
-
-
-_LOAD_HEADERS = ["load", "load s", "first inference s", "warm-ups", "stationary", "samples", "ttft ms", "tpot ms"]
-
-
-def _case_details(run: RunColumns, info: CaseInfo, anchor: str) -> dict[str, Any]:
-    key = info.case.key
-    loads, failures = run.loads.get(key, []), run.failures.get(key, [])
-    return {
-        "id": anchor,
-        "title": key + (f" (failed: {failures[-1].reason})" if failures else ""),
-        "facts": [(name, one_line(str(value))) for name, value in _proof(run, info, loads)],
-        "load_headers": _LOAD_HEADERS,
-        "loads": [_load_row(run, key, load) for load in loads],
-        "logs": [f"{failure.reason}: {failure.message}\n{failure.log_tail}" for failure in failures],
-    }
-
-
-def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iterator[tuple[str, Any]]:
-    checkpoint, sizes = info.checkpoint, info.checkpoint.geometry
-    yield "checkpoint", f"{checkpoint.name} ({checkpoint.source}{f' {r}' if (r := checkpoint.revision) else ''})"
-    yield "parameters", f"{checkpoint.parameter_count:,}"
-    yield "layers", f"{sizes.encoder_layers} encoder, {sizes.decoder_layers} decoder, width {sizes.width}"
-    yield "artifact", info.artifact_id or "-"
-    if info.decode_weight_bytes:
-        yield "weights read by a decode step", size(info.decode_weight_bytes)
-    if not loads:
-        yield "loads", "none"
-        return
-    last = loads[-1]
-    yield "asked for, executed on", f"{last.requested_device}, {last.executed_on}"
-    if last.nodes:
-        yield "graph nodes by device", ", ".join(f"{name}: {count}" for name, count in last.nodes.items())
-    yield "compute precision read back", last.compute_precision
-    yield "attention path", last.attention_path
-    yield "threads read back", last.threads
-    if last.agreement is not None:
-        yield "agreement with the reference", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
-    for memory in run.memory.get(info.case.key, []):
-        yield "peak memory (RSS)", size(memory.peak_rss_bytes)
-    outcome = run.record.outcomes.get(info.case.key)
-    for warning in outcome.warnings if outcome else ():
-        yield "warning", warning
-    columns = run.samples.get(info.case.key)
-    if columns is not None and len(columns):
-        yield "samples disturbed by others", f"{columns.disturbed.mean():.0%}"
-
-
-def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
-    import numpy as np
-
-    columns = run.samples.get(key)
-    mine = columns.load == load.load if columns is not None else np.zeros(0, dtype=np.bool_)
-    figures = ["0", "-", "-"]
-    if columns is not None and mine.any():
-        tpot = columns.tpot_ns()[mine]
-        figures = [
-            str(int(mine.sum())),
-            number(float(np.median(columns.first_ns[mine])) / 1e6),
-            number(float(np.median(tpot)) / 1e6),
-        ]
-    times = [number(load.load_ns / 1e9), number(load.first_inference_ns / 1e9)]
-    return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", *figures]
+    for key, (label, case) in named.items():
+        info, tpot = infos[key], case.evidence.get("tpot")
+        limits = limits_of_case(info, run.record.limits)
+        step_bytes = case.model.step_bytes
+        if tpot is None or limits is None or step_bytes is None:
+            continue
+        yield {
+            "case": label,
+            "family": case.model.family,
+            "tps": info.case.workload.rows / tpot.interval().mid,
+            "limit": info.case.workload.rows * limits.bandwidth_at(step_bytes) / step_bytes,
+        }
 
 
 def _run_facts(run: RunColumns) -> Iterator[dict[str, Any]]:
@@ -342,9 +289,9 @@ def comparison_report(comparisons: Sequence[Comparison]) -> str:
         sentences=[headline(comparison) for comparison in comparisons],
         mood=_mood(comparisons),
     )
+    labels = {base.name: side_labels(base) for base in bases.values()}
     for comparison in comparisons:
         base = comparison.base
-        labels = {key: charts.side_label(case, base) for key, case in base.cases.items()}
         rows = rows_of(comparison)
         table = comparison_table(comparison, rows, columns_named(VERDICT_FIRST, fold=True))
         shown = html_table(f"{comparison.new.name} against {base.name}", table, [])
@@ -352,16 +299,17 @@ def comparison_report(comparisons: Sequence[Comparison]) -> str:
         page.tables.append({**shown, "notes": [*mean, *notes(comparison)]})
         page.add_chart(
             f"Ratios: {comparison.new.name} against {base.name}",
-            "New over base with 95 % intervals; the dashed lines are the gates. Click a verdict to single it out.",
-            charts.ratio_forest(comparison, labels),
+            "New over base with 95 % intervals; the dashed lines are the gates. Click a verdict to single it out."
+            + _left_out(len(comparison.judgements), "judgements, regressed and improved ones before the others,"),
+            charts.ratio_forest(comparison, labels[base.name]),
         )
     sides = {side.name: side for comparison in comparisons for side in (comparison.base, comparison.new)}.values()
     labelled = []
     for base in bases.values():
         compared = [base, *(comparison.new for comparison in comparisons if comparison.base.name == base.name)]
         labelled += [
-            (f"{charts.side_label(case, base)}, {side.name}", side.cases[key])
-            for key, case in base.cases.items()
+            (f"{labels[base.name][key]}, {side.name}", side.cases[key])
+            for key in base.cases
             for side in compared
             if key in side.cases
         ]

@@ -77,7 +77,7 @@ def _line(event: e.Event) -> str | None:
         seconds = (event.record.load_ns + (event.record.compile_ns or 0)) / 1e9
         return f"{event.case}: proven, loads in {seconds:.1f} s"
     if isinstance(event, e.Blocked) and len(event.blocks) > 1:
-        return f"memory holds not all cases at once: {len(event.blocks)} blocks"
+        return f"not all cases are live at once: {len(event.blocks)} blocks"
     if isinstance(event, e.Judged):
         state = "done" if event.done else "goes on"
         return f"{event.case}: load {event.loads}, {event.samples} samples, {intervals(event)}; {state}"

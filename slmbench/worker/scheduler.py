@@ -123,8 +123,11 @@ class _Scheduler:
         blocks = self._blocks()
         self._observer(e.Blocked(tuple(tuple(s.key for s in block) for block in blocks)))
         self._began = time.monotonic()
-        for index, block in enumerate(blocks):
-            self._measure_block(block, self._block_deadline(blocks[index:]))
+        wanting = [sum(not state.done(self._settings) for state in block) for block in blocks]
+        left = sum(wanting)
+        for block, count in zip(blocks, wanting, strict=True):
+            self._measure_block(block, self._block_deadline(count, left))
+            left -= count
         self._observer(e.Ended())
         return tuple(tuple(state.key for state in block) for block in blocks)
 
@@ -150,13 +153,12 @@ class _Scheduler:
         blocks = make_blocks([state.memory for state in timed if state.memory], room, self._together)
         return [[by_key[key] for key in block] for block in blocks]
 
-    def _block_deadline(self, left: Sequence[Sequence[CaseState]]) -> float | None:
-        """Return when the first of the blocks left must end: it gets its share, by cases, of the budget left."""
+    def _block_deadline(self, count: int, left: int) -> float | None:
+        """Return when a block must end: its ``count`` of the cases ``left`` get their share of the budget left."""
         if self._budget_s is None:
             return None
-        wanting = [sum(not state.done(self._settings) for state in block) for block in left]
         remaining = self._budget_s - (time.monotonic() - self._began)
-        return time.monotonic() + remaining * wanting[0] / max(1, sum(wanting))
+        return time.monotonic() + remaining * count / max(1, left)
 
     def _measure_block(self, block: Sequence[CaseState], deadline: float | None) -> None:
         wave_s = 0.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-_SPEC = importlib.util.spec_from_file_location("standins", Path(__file__).parents[1] / "worker" / "conftest.py")
+_SPEC = importlib.util.spec_from_file_location("standin_fixtures", Path(__file__).parents[1] / "worker" / "conftest.py")
 assert _SPEC
 assert _SPEC.loader
-_STANDINS = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_STANDINS)
+_FIXTURES = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_FIXTURES)
 
-artifact = _STANDINS.artifact
-plugin = _STANDINS.plugin
+artifact = _FIXTURES.artifact
+plugin = _FIXTURES.plugin

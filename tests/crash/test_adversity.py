@@ -24,8 +24,8 @@ HERE = Path(__file__).parents[1]
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{worker!r}, {tests!r}]
-from conftest import CHECKPOINT, GEOMETRY  # tests/worker
+sys.path.insert(0, {tests!r})
+from standins import CHECKPOINT
 from slmbench.case import Case, Workload
 from slmbench.errors import SlmbenchError
 from slmbench.worker.planned import MeasureSettings, PlannedCase
@@ -52,7 +52,7 @@ def start(
 ) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     script = SCRIPT.format(
-        worker=str(HERE / "worker"), tests=str(HERE), artifact=str(artifact), folder=str(folder), repeat=repeat,
+        tests=str(HERE), artifact=str(artifact), folder=str(folder), repeat=repeat,
         limit=limit,
     )  # fmt: skip
     path = {"PYTHONPATH": os.pathsep.join([str(plugin), str(HERE.parent)])}

@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from standins import install_plugin, planned_case, write_artifact
 
-from slmbench.artifact import (
-    GOLDEN_NAME,
-    MANIFEST_NAME,
-    ArtifactSpec,
-    FileEntry,
-    GoldenPrompt,
-    GoldenRecord,
-    Manifest,
-    sha256_of,
-)
-from slmbench.case import Case, Workload
-from slmbench.checkpoint import Checkpoint, Geometry
+from slmbench.case import Workload
 from slmbench.worker.planned import MeasureSettings, PlannedCase
-
-HERE = Path(__file__).parent
-VOCAB = 1000
-
-GEOMETRY = Geometry(
-    vocab_size=VOCAB,
-    width=8,
-    ffn_width=16,
-    ffn_matrices=2,
-    encoder_layers=0,
-    decoder_layers=1,
-    heads=1,
-    kv_heads=1,
-    head_dim=8,
-    tied_embeddings=True,
-)
-CHECKPOINT = Checkpoint(
-    name="standin",
-    source="catalog",
-    family="decoder-only",
-    architecture="none",
-    parameter_count=1,
-    geometry=GEOMETRY,
-    digest="0" * 64,
-    eos_token_ids=(1,),
-)
 
 MakePlan = Callable[..., PlannedCase]
 
@@ -57,11 +20,7 @@ MakePlan = Callable[..., PlannedCase]
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that, on the path, is an environment with the stand-in's package installed."""
     site = tmp_path_factory.mktemp("site")
-    shutil.copy(HERE / "standin.py", site / "slmbench_standin.py")
-    info = site / "slmbench_standin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slmbench-standin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[slmbench.backends]\nstandin = slmbench_standin:StandInBackend\n")
+    install_plugin(site)
     return site
 
 
@@ -76,32 +35,8 @@ def installed(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an artifact whose golden record is what the stand-in says."""
     folder = tmp_path_factory.mktemp("artifact")
-    prompts = tuple(_golden(ids) for ids in ((5, 9, 12), (100, 200)))
-    record = GoldenRecord(prompts=prompts, versions={})
-    golden = folder / GOLDEN_NAME
-    golden.write_text(record.model_dump_json())
-    manifest = Manifest(
-        artifact_id="standin",
-        spec=ArtifactSpec(format="torch", exporter="none"),
-        checkpoint=CHECKPOINT,
-        graphs={},
-        files=(FileEntry(path=GOLDEN_NAME, size_bytes=golden.stat().st_size, sha256=sha256_of(golden)),),
-        attention="none",
-        decode_weight_bytes=1,
-        versions={},
-        created="2026-01-01",
-        export_seconds=0,
-    )
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    write_artifact(folder)
     return folder
-
-
-def _golden(ids: tuple[int, ...]) -> GoldenPrompt:
-    tokens, last = [], ids[-1]
-    for _ in range(6):
-        last = 3 + (last * 7 + 11) % (VOCAB - 3)
-        tokens.append(last)
-    return GoldenPrompt(input_ids=ids, tokens=tuple(tokens), margins=(0.5,) * 6)
 
 
 @pytest.fixture
@@ -111,20 +46,7 @@ def planned(artifact: Path) -> MakePlan:
     def make(
         name: str = "a", *, workload: Workload | None = None, case: dict[str, Any] | None = None, **options: Any
     ) -> PlannedCase:
-        fields: dict[str, Any] = {
-            "checkpoint": name,
-            "backend": "standin",
-            "device": "cpu",
-            "format": "torch",
-            "exporter": "none",
-            "weight_precision": "fp32",
-            "compute_precision": "fp32",
-            "workload": workload or Workload(input_tokens=8, output_tokens=4),
-            **(case or {}),
-        }
-        return PlannedCase(
-            case=Case(**fields), checkpoint=CHECKPOINT, artifact=artifact, artifact_id="standin", options=options
-        )
+        return planned_case(artifact, name, workload, case, options)
 
     return make
 

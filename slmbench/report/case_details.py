@@ -1,0 +1,74 @@
+"""What a run's report says of each case when it is opened: the proof, every load, the logs of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from slmbench.columns import RunColumns
+from slmbench.errors import one_line
+from slmbench.records import CaseInfo, LoadRecord
+from slmbench.report.text import number, size
+
+_LOAD_HEADERS = ["load", "load s", "first inference s", "warm-ups", "stationary", "samples", "ttft ms", "tpot ms"]
+
+
+def case_details(run: RunColumns, info: CaseInfo, anchor: str) -> dict[str, Any]:
+    """Return a case as the template of the report takes it: its proof, its loads, its logs."""
+    key = info.case.key
+    loads, failures = run.loads.get(key, []), run.failures.get(key, [])
+    return {
+        "id": anchor,
+        "title": key + (f" (failed: {failures[-1].reason})" if failures else ""),
+        "facts": [(name, one_line(str(value))) for name, value in _proof(run, info, loads)],
+        "load_headers": _LOAD_HEADERS,
+        "loads": [_load_row(run, key, load) for load in loads],
+        "logs": [f"{failure.reason}: {failure.message}\n{failure.log_tail}" for failure in failures],
+    }
+
+
+def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iterator[tuple[str, Any]]:
+    checkpoint, sizes = info.checkpoint, info.checkpoint.geometry
+    yield "checkpoint", f"{checkpoint.name} ({checkpoint.source}{f' {r}' if (r := checkpoint.revision) else ''})"
+    yield "parameters", f"{checkpoint.parameter_count:,}"
+    yield "layers", f"{sizes.encoder_layers} encoder, {sizes.decoder_layers} decoder, width {sizes.width}"
+    yield "artifact", info.artifact_id or "-"
+    if info.decode_weight_bytes:
+        yield "weights read by a decode step", size(info.decode_weight_bytes)
+    if not loads:
+        yield "loads", "none"
+        return
+    last = loads[-1]
+    yield "asked for, executed on", f"{last.requested_device}, {last.executed_on}"
+    if last.nodes:
+        yield "graph nodes by device", ", ".join(f"{name}: {count}" for name, count in last.nodes.items())
+    yield "compute precision read back", last.compute_precision
+    yield "attention path", last.attention_path
+    yield "threads read back", last.threads
+    if last.agreement is not None:
+        yield "agreement with the reference", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
+    for memory in run.memory.get(info.case.key, []):
+        yield "peak memory (RSS)", size(memory.peak_rss_bytes)
+    outcome = run.record.outcomes.get(info.case.key)
+    for warning in outcome.warnings if outcome else ():
+        yield "warning", warning
+    columns = run.samples.get(info.case.key)
+    if columns is not None and len(columns):
+        yield "samples disturbed by others", f"{columns.disturbed.mean():.0%}"
+
+
+def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
+    columns = run.samples.get(key)
+    mine = columns.load == load.load if columns is not None else np.zeros(0, dtype=np.bool_)
+    figures = ["0", "-", "-"]
+    if columns is not None and mine.any():
+        tpot = columns.tpot_ns()[mine]
+        figures = [
+            str(int(mine.sum())),
+            number(float(np.median(columns.first_ns[mine])) / 1e6),
+            number(float(np.median(tpot)) / 1e6),
+        ]
+    times = [number(load.load_ns / 1e9), number(load.first_inference_ns / 1e9)]
+    return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", *figures]

@@ -1,0 +1,62 @@
+"""What the charts share: colours, legends, how high they are, and how many rows reach the page.
+
+Colours are Okabe and Ito's, told apart also by shape; they hold on white and on black.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Spec = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+BLUE, VERMILLION, GREEN, SKY, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7"
+FAMILIES = {"encoder-decoder": BLUE, "decoder-only": VERMILLION}
+ROW_HEIGHT = 26
+
+
+def family_shape() -> Any:
+    """Return a family as a shape beside its colour."""
+    import altair as alt
+
+    return alt.Shape("family:N", scale=alt.Scale(domain=list(FAMILIES), range=["circle", "square"]), legend=legend())
+
+
+def legend() -> Any:
+    """Return a legend above the chart, without a title."""
+    import altair as alt
+
+    return alt.Legend(orient="top", title=None, symbolOpacity=1)
+
+
+def scale(colors: Mapping[str, str]) -> Any:
+    """Return a scale of colours by name."""
+    import altair as alt
+
+    return alt.Scale(domain=list(colors), range=list(colors.values()))
+
+
+def spec(
+    chart: Any,
+    *,
+    rows: int | None = None,
+    height: int | None = None,
+    step: bool = False,
+    data: Mapping[str, Rows] | None = None,
+) -> Spec:
+    """Return a chart's specification; ``data`` is what it names.
+
+    Many rows go past altair: it looks at each of them, at some thousands a second.
+    """
+    sized = chart.properties(width="container", height=height or max(90, ROW_HEIGHT * (rows or 1)))
+    made: Spec = sized.to_dict()
+    if data:
+        made["datasets"] = dict(data)
+    made["autosize"] = {"type": "fit-x", "contains": "padding"}
+    if step:
+        # As many rows as are chosen, each of the same height, whatever lies within it.
+        made["height"] = {"step": ROW_HEIGHT, "for": "position"}
+    # Text and lines take the page's colours (light, dark, print) from CSS.
+    made["config"] = {"background": None, "font": "system-ui, sans-serif", "view": {"stroke": None}}
+    return made
