@@ -12,12 +12,13 @@ from typing import Any
 from slmbench.errors import CannotRunError, one_line
 from slmbench.fleet.link import CONNECT_S, security
 from slmbench.fleet.machine import Machine
+from slmbench.fleet.quiet import quiet
 
 
 async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) -> None:
     """Serve until ended. Prints the address that workers and clients are given."""
     async with _scheduler(host, port, dashboard, certs) as scheduler:
-        # A machine that does not answer is one line of the scheduler's own; this logger adds a traceback.
+        # A machine that does not answer is one line of the scheduler's own; this logger adds another.
         logging.getLogger("distributed.core").setLevel(logging.CRITICAL)
         print(f"scheduler at {scheduler.address}", flush=True)
         if dashboard is not None:
@@ -32,11 +33,12 @@ async def serve_worker(address: str, name: str | None, certs: Path | None) -> No
     """Serve this machine until the scheduler ends.
 
     Raises:
-        CannotRunError: no scheduler answers.
+        CannotRunError: no scheduler answers, or it has ended.
     """
     async with worker(address, name, certs) as served:
         print(f"machine {served.name} measures for {address}", flush=True)
         await served.finished()
+    raise CannotRunError(f"{address}: the scheduler has ended or is out of reach; start this again when it is back")
 
 
 @asynccontextmanager
@@ -51,7 +53,7 @@ async def worker(
     from distributed import Worker
     from distributed.worker import DEFAULT_METRICS
 
-    _quiet()
+    quiet()
 
     machine = await asyncio.to_thread(make, name)
     served = Worker(
@@ -71,7 +73,7 @@ async def worker(
         try:
             await served
         except (OSError, TimeoutError, RuntimeError) as error:
-            raise CannotRunError(f"{address}: no fleet scheduler answers: {one_line(str(error))}") from error
+            raise CannotRunError(_no_scheduler(address, machine.name, error)) from error
         yield served
     finally:
         machine.close()
@@ -88,7 +90,7 @@ async def local_fleet(name: str = "local") -> AsyncIterator[str]:
 def _scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) -> Any:
     from distributed import Scheduler
 
-    _quiet()
+    quiet()
 
     return Scheduler(
         host=host,
@@ -101,6 +103,13 @@ def _scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) 
     )
 
 
-def _quiet() -> None:
-    """Leave of Dask's own log what went wrong."""
-    logging.getLogger("distributed").setLevel(logging.WARNING)
+def _no_scheduler(address: str, name: str, error: BaseException) -> str:
+    """Return in one line why a worker could not take part."""
+    causes = [str(error)]
+    while (inner := error.__cause__) is not None:
+        error = inner
+        causes.append(str(error))
+    if any("name taken" in text for text in causes):
+        return f"{address}: the fleet has a machine named {name} already; give this one another --name"
+    reason = next((text for text in reversed(causes) if text), type(error).__name__)
+    return one_line(f"{address}: no fleet scheduler answers, or it has other certificates: {reason}")

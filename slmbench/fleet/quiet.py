@@ -1,0 +1,50 @@
+"""Dask's own log as a person at a terminal can use it: a line an event, no traceback, and none a hundred times."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+from slmbench.errors import one_line
+
+#: Seconds in which the same line is said once: a refused certificate is tried ten times a second.
+AGAIN_S = 60.0
+#: Loggers whose handlers Dask sets up; those below them have none of their own.
+_LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application")
+#: What a worker's end, in our words, says as well.
+_SAID_BY_US = ("Unable to connect to scheduler", "Failed to communicate with scheduler during heartbeat")
+
+
+class OneLine(logging.Filter):
+    """Takes tracebacks off records and drops those that were said just now, but for their ports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is shown; it is one line from here on."""
+        error = record.exc_info[1] if record.exc_info else None
+        text = record.getMessage()
+        if text.startswith(_SAID_BY_US):
+            return False
+        if error is not None and str(error) not in text:
+            text = f"{text}: {error}"
+        record.msg, record.args = one_line(text), ()
+        record.exc_info = record.exc_text = record.stack_info = None
+        now, same = time.monotonic(), re.sub(r":\d+", "", text)
+        self._said = {line: at for line, at in self._said.items() if now - at < AGAIN_S}
+        if same in self._said:
+            return False
+        self._said[same] = now
+        return True
+
+
+def quiet() -> None:
+    """Leave of Dask's log what went wrong. Call it when ``distributed`` has been imported: that sets the log up."""
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    for name in _LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(one, OneLine) for one in handler.filters):
+                handler.addFilter(OneLine())

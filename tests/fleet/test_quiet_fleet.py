@@ -1,0 +1,70 @@
+"""What Dask logs comes as one line, once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from slmbench.errors import CannotRunError
+from slmbench.fleet import quiet
+from slmbench.fleet.quiet import OneLine
+
+
+def record(text: str, *values: object, error: BaseException | None = None) -> logging.LogRecord:
+    info = (type(error), error, error.__traceback__) if error else None
+    return logging.LogRecord("distributed.core", logging.ERROR, __file__, 1, text, values, info)
+
+
+def test_a_traceback_becomes_the_end_of_its_line() -> None:
+    try:
+        raise OSError("timed out\nafter 10 s")
+    except OSError as error:
+        one = record("while handling op %s", "broadcast", error=error)
+    assert OneLine().filter(one)
+    assert logging.Formatter("%(message)s").format(one) == "while handling op broadcast: timed out after 10 s"
+
+
+def test_the_same_is_said_once_a_minute_whatever_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = OneLine()
+    assert shown.filter(record("handshake failed with %s", "tls://10.0.0.1:4000"))
+    assert not shown.filter(record("handshake failed with %s", "tls://10.0.0.1:4001"))
+    assert shown.filter(record("handshake failed with %s", "tls://10.0.0.2:4001"))
+    monkeypatch.setattr(quiet, "AGAIN_S", -1.0)
+    assert shown.filter(record("handshake failed with %s", "tls://10.0.0.1:4002"))
+
+
+def test_handlers_are_filtered_once() -> None:
+    pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
+    quiet.quiet()
+    quiet.quiet()
+    handlers = logging.getLogger("distributed").handlers
+    assert all(sum(isinstance(one, OneLine) for one in handler.filters) == 1 for handler in handlers)
+
+
+def test_a_name_that_is_taken_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
+    from slmbench.fleet.machine import Machine
+    from slmbench.fleet.nodes import _scheduler, worker
+    from slmbench.machine.fingerprint import collect
+
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
+    found = collect()
+
+    def machine(name: str | None) -> Machine:
+        return Machine(name, devices=(), fingerprint=found)
+
+    async def run() -> None:
+        async with (
+            _scheduler("127.0.0.1", 0, None, None) as scheduler,
+            worker(scheduler.address, "one", None, machine),
+            worker(scheduler.address, "one", None, machine),
+        ):
+            raise AssertionError
+
+    with pytest.raises(CannotRunError, match="the fleet has a machine named one already; give this one another --name"):
+        asyncio.run(run())
