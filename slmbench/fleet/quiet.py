@@ -27,7 +27,9 @@ class OneLine(logging.Filter):
         """Tell whether a record is shown; it is one line from here on."""
         error = record.exc_info[1] if record.exc_info else None
         text = record.getMessage()
-        if text.startswith(_SAID_BY_US):
+        lost = record.name == "asyncio" and isinstance(error, OSError)
+        # A task that nobody waits for any more: Dask has said in a line of its own which machine does not answer.
+        if lost or text.startswith(_SAID_BY_US):
             return False
         if error is not None and str(error) not in text:
             text = f"{text}: {error}"
@@ -44,7 +46,8 @@ class OneLine(logging.Filter):
 def quiet() -> None:
     """Leave of Dask's log what went wrong. Call it when ``distributed`` has been imported: that sets the log up."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    for name in _LOGGERS:
-        for handler in logging.getLogger(name).handlers:
-            if not any(isinstance(one, OneLine) for one in handler.filters):
-                handler.addFilter(OneLine())
+    handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+    # asyncio's has no handler, so that the filter is its own.
+    for place in (*handlers, logging.getLogger("asyncio")):
+        if not any(isinstance(one, OneLine) for one in place.filters):
+            place.addFilter(OneLine())

@@ -36,6 +36,15 @@ def test_the_same_is_said_once_a_minute_whatever_the_port(monkeypatch: pytest.Mo
     assert shown.filter(record("handshake failed with %s", "tls://10.0.0.1:4002"))
 
 
+def test_a_task_that_nobody_waits_for_is_no_news_where_a_machine_went() -> None:
+    shown = OneLine()
+    went, wrong = (record("Task exception was never retrieved", error=one) for one in (OSError("gone"), KeyError("x")))
+    went.name = wrong.name = "asyncio"
+    assert not shown.filter(went)
+    assert shown.filter(wrong)
+    assert wrong.getMessage() == "Task exception was never retrieved: 'x'"
+
+
 def test_handlers_are_filtered_once() -> None:
     pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
     quiet.quiet()
