@@ -1,6 +1,6 @@
 """What a fleet costs a figure: one case through a one-machine fleet and locally, load by load in turn.
 
-    python benchmarks/fleet_overhead.py [--model mu-tiny] [--loads 100]
+    python benchmarks/fleet_overhead.py [--model mu-tiny]
 
 A scheduler and a worker run as processes on loopback. The same case is run at the same time by `slmbench run --fleet`
 and by plain `slmbench run`, but only one of them measures: every measuring worker asks a referee here as its first deed
@@ -35,8 +35,8 @@ METRICS = ("ttft", "tpot")
 MACHINE = "here"
 SLMBENCH = (sys.executable, "-m", "slmbench")
 WANTED_HALF_WIDTH = 0.02
-#: Samples of one load in a run with --repeat.
-SAMPLES_A_LOAD = 3
+#: A target that nothing reaches: each side loads as often as a case may be loaded. The budget is no limit either.
+ALL_LOADS = ("--precision-target", "0.001", "--budget", "3600")
 SIDES = ("local", "fleet")
 #: Run by every interpreter that starts: a measuring worker waits for its turn; the connection's end is the turn's.
 CUSTOMIZE = """
@@ -111,8 +111,8 @@ def serving(environment: Mapping[str, str], *arguments: str) -> Iterator[tuple[p
         process.wait()
 
 
-def measured(folder: Path, arguments: Sequence[str], repeat: int) -> dict[str, stats.Interval]:
-    """Measure on both sides, load by load in turn; return fleet over local by metric, a pair of loads the unit."""
+def measured(folder: Path, arguments: Sequence[str]) -> tuple[int, dict[str, stats.Interval]]:
+    """Measure on both sides, load by load in turn; return how many pairs of loads, and fleet over local by metric."""
     (folder / "sitecustomize.py").write_text(CUSTOMIZE, encoding="utf-8")
     fleet: list[psutil.Process] = []
     referee = Referee(fleet)
@@ -121,8 +121,8 @@ def measured(folder: Path, arguments: Sequence[str], repeat: int) -> dict[str, s
         for side in SIDES
     }
 
-    def start(side: str, name: str, repeat: int, *more: str) -> psutil.Popen:
-        command = [*SLMBENCH, "run", *arguments, "--repeat", str(repeat), *more, "--out", str(folder / name)]
+    def start(side: str, name: str, *more: str) -> psutil.Popen:
+        command = [*SLMBENCH, "run", *arguments, *more, "--out", str(folder / name)]
         with (folder / f"{name}.log").open("w") as log:
             return psutil.Popen(command, stdout=log, stderr=log, env=sides[side])
 
@@ -136,9 +136,9 @@ def measured(folder: Path, arguments: Sequence[str], repeat: int) -> dict[str, s
         fleet += [scheduler, worker]
         through = ("--fleet", said.split()[-1])
         # Exports, limits and caches are in place after one of each; neither counts.
-        referee.give_turns({"local": start("local", "first-local", 1)})
-        referee.give_turns({"fleet": start("fleet", "first-fleet", 1, *through)})
-        runs = {"local": start("local", "local", repeat), "fleet": start("fleet", "fleet", repeat, *through)}
+        referee.give_turns({"local": start("local", "first-local", "--repeat", "1")})
+        referee.give_turns({"fleet": start("fleet", "first-fleet", "--repeat", "1", *through)})
+        runs = {"local": start("local", "local", *ALL_LOADS), "fleet": start("fleet", "fleet", *ALL_LOADS, *through)}
         referee.give_turns(runs)
     for side, run in runs.items():
         if run.returncode:
@@ -147,7 +147,8 @@ def measured(folder: Path, arguments: Sequence[str], repeat: int) -> dict[str, s
     (local,), (remote,) = (
         side_of(read_columns(path, keep_tokens=False), "run").cases.values() for path in (folder / "local", there)
     )
-    return {
+    loads = min(len(side.evidence["ttft"].rounds or ()) for side in (local, remote))
+    return loads, {
         metric: log_ratio(local.evidence[metric], remote.evidence[metric], interleaved=True).interval()
         for metric in METRICS
     }
@@ -160,13 +161,14 @@ def main() -> None:
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--input-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=32)
-    parser.add_argument("--loads", type=int, default=100, help=f"of each side; {SAMPLES_A_LOAD} samples a load")
     given = parser.parse_args()
     lengths = ["--input-tokens", str(given.input_tokens), "--output-tokens", str(given.output_tokens)]
     arguments = ["--model", given.model, "--backend", given.backend, *lengths]
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(Path(folder), arguments, given.loads * SAMPLES_A_LOAD)
-    print(f"{given.model} on {given.backend}, {given.input_tokens} in, {given.output_tokens} out; {given.loads} loads")
+        loads, found = measured(Path(folder), arguments)
+    print(
+        f"{given.model} on {given.backend}, {given.input_tokens} in, {given.output_tokens} out; {loads} pairs of loads"
+    )
     for metric, ratio in found.items():
         width = stats.relative_half_width(ratio)
         reached = "reached" if width <= WANTED_HALF_WIDTH and ratio.low <= 1 <= ratio.high else "NOT REACHED"
