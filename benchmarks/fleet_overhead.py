@@ -1,6 +1,6 @@
 """What a fleet costs a figure: one case through a one-machine fleet and locally, load by load in turn.
 
-    python benchmarks/fleet_overhead.py [--model mu-tiny]
+    python benchmarks/fleet_overhead.py [--model mu-tiny] [--runs 4]
 
 A scheduler and a worker run as processes on loopback. The same case is run at the same time by `slmbench run --fleet`
 and by plain `slmbench run`, but only one of them measures: every measuring worker asks a referee here as its first deed
@@ -111,8 +111,8 @@ def serving(environment: Mapping[str, str], *arguments: str) -> Iterator[tuple[p
         process.wait()
 
 
-def measured(folder: Path, arguments: Sequence[str]) -> tuple[int, dict[str, stats.Interval]]:
-    """Measure on both sides, load by load in turn; return how many pairs of loads, and fleet over local by metric."""
+def measured(folder: Path, arguments: Sequence[str]) -> dict[str, stats.Estimate]:
+    """Measure on both sides, load by load in turn; return fleet over local by metric, a pair of loads the unit."""
     (folder / "sitecustomize.py").write_text(CUSTOMIZE, encoding="utf-8")
     fleet: list[psutil.Process] = []
     referee = Referee(fleet)
@@ -147,11 +147,7 @@ def measured(folder: Path, arguments: Sequence[str]) -> tuple[int, dict[str, sta
     (local,), (remote,) = (
         side_of(read_columns(path, keep_tokens=False), "run").cases.values() for path in (folder / "local", there)
     )
-    loads = min(len(side.evidence["ttft"].rounds or ()) for side in (local, remote))
-    return loads, {
-        metric: log_ratio(local.evidence[metric], remote.evidence[metric], interleaved=True).interval()
-        for metric in METRICS
-    }
+    return {metric: log_ratio(local.evidence[metric], remote.evidence[metric], interleaved=True) for metric in METRICS}
 
 
 def main() -> None:
@@ -161,18 +157,23 @@ def main() -> None:
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--input-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=32)
+    parser.add_argument("--runs", type=int, default=4, help="of 30 loads a side each; figures are of all together")
     given = parser.parse_args()
     lengths = ["--input-tokens", str(given.input_tokens), "--output-tokens", str(given.output_tokens)]
     arguments = ["--model", given.model, "--backend", given.backend, *lengths]
-    with tempfile.TemporaryDirectory() as folder:
-        loads, found = measured(Path(folder), arguments)
-    print(
-        f"{given.model} on {given.backend}, {given.input_tokens} in, {given.output_tokens} out; {loads} pairs of loads"
-    )
-    for metric, ratio in found.items():
-        width = stats.relative_half_width(ratio)
-        reached = "reached" if width <= WANTED_HALF_WIDTH and ratio.low <= 1 <= ratio.high else "NOT REACHED"
-        print(f"  {metric}: {ratio.mid:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], half-width {width:.2%}: {reached}")
+    found: dict[str, list[stats.Estimate]] = {metric: [] for metric in METRICS}
+    for run in range(given.runs):
+        with tempfile.TemporaryDirectory() as folder:
+            for metric, ratio in measured(Path(folder), arguments).items():
+                found[metric].append(ratio)
+        told = "  ".join(f"{metric} {ratios[-1].interval().mid:.3f}" for metric, ratios in found.items())
+        print(f"run {run + 1}: fleet / local  {told}", flush=True)
+    print(f"{given.model} on {given.backend}, {given.input_tokens} in, {given.output_tokens} out; {given.runs} runs")
+    for metric, ratios in found.items():
+        whole = stats.geometric_mean(ratios).interval()
+        width = stats.relative_half_width(whole)
+        reached = "reached" if width <= WANTED_HALF_WIDTH and whole.low <= 1 <= whole.high else "NOT REACHED"
+        print(f"  {metric}: {whole.mid:.4f} [{whole.low:.4f}, {whole.high:.4f}], half-width {width:.2%}: {reached}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from slmbench.errors import CannotRunError, one_line
 from slmbench.fleet.link import CONNECT_S, security
 from slmbench.fleet.machine import Machine
-from slmbench.fleet.quiet import quiet
+from slmbench.fleet.quiet import calm, quiet
 
 
 async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) -> None:
@@ -54,6 +54,7 @@ async def worker(
     from distributed.worker import DEFAULT_METRICS
 
     quiet()
+    calm()
 
     machine = await asyncio.to_thread(make, name)
     served = Worker(
@@ -91,6 +92,7 @@ def _scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) 
     from distributed import Scheduler
 
     quiet()
+    calm()
 
     return Scheduler(
         host=host,
