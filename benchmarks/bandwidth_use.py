@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import slmbench
+from slmbench.backend import load_backend
 from slmbench.machine.limits import limits_of
 
 
@@ -33,7 +34,8 @@ def main() -> None:
     found = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(given.turns):
-            for backend in given.backend:
+            # Backends of one engine share its limits.
+            for backend in {load_backend(name).engine: name for name in given.backend}.values():
                 limits_of(backend, "cpu", again=True)
             result = slmbench.run(
                 models=[given.model],

@@ -297,6 +297,13 @@ def check(folder: Path, record: FleetRecord, world: World) -> Counter[str]:
     return counted
 
 
+def shared_out(world: World) -> tuple[list[int], list[list[int]]]:
+    """Return the machines to kill, of each kind in turn, and all machines by process: those have one each."""
+    victims = [len(DEVICES) * number + number % len(DEVICES) for number in range(world.kills)]
+    rest = [number for number in range(world.machines) if number not in victims]
+    return victims, [[number] for number in victims] + [rest[at::HOSTS] for at in range(HOSTS) if rest[at::HOSTS]]
+
+
 async def simulate(world: World, folder: Path, cache: Path, say: bool = True) -> Result:
     """Start the world's processes, run the client here, and count what came back."""
     from slmbench.fleet.choice import Choice
@@ -314,10 +321,7 @@ async def simulate(world: World, folder: Path, cache: Path, say: bool = True) ->
         scheduler = started("-P", "-m", "slmbench", "fleet", "scheduler", "--port", "0")
         assert scheduler.stdout is not None
         address = scheduler.stdout.readline().split()[-1]
-        # Of each kind in turn.
-        victims = [len(DEVICES) * number + number % len(DEVICES) for number in range(world.kills)]
-        rest = [number for number in range(world.machines) if number not in victims]
-        groups = [[number] for number in victims] + [rest[start::HOSTS] for start in range(HOSTS) if rest[start::HOSTS]]
+        victims, groups = shared_out(world)
         told = json.dumps(world.__dict__)
         hosts = [started(__file__, "--host", address, told, ",".join(map(str, group))) for group in groups]
         for one in hosts:

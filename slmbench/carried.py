@@ -5,7 +5,6 @@ Each is known by its content. Client and machine keep them alike in the cache: `
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from slmbench.artifact import sha256_of
 from slmbench.errors import BadInputError
 from slmbench.paths import cache_dir
 
@@ -42,7 +42,7 @@ class Carried(BaseModel):
     def is_here(self) -> bool:
         """Tell whether it lies here with the right content."""
         try:
-            return _sha256(self.place) == self.sha256
+            return sha256_of(self.place) == self.sha256
         except OSError:
             return False
 
@@ -62,7 +62,7 @@ def keep(path: Path, name: FileName, checkpoint: str | None = None) -> Carried:
         size = path.stat().st_size
         if not 0 < size <= MAX_CARRIED_BYTES:
             raise BadInputError(f"{path}: has {size:,} bytes; from 1 to {MAX_CARRIED_BYTES:,} can be sent to a fleet")
-        one = Carried(name=name, size_bytes=size, sha256=_sha256(path), checkpoint=checkpoint)
+        one = Carried(name=name, size_bytes=size, sha256=sha256_of(path), checkpoint=checkpoint)
         if not one.is_here():
             one.place.parent.mkdir(parents=True, exist_ok=True)
             part = one.place.with_name(f"{name}.{os.getpid()}{PART}")
@@ -82,8 +82,3 @@ def arrived(one: Carried) -> Path:
     if not one.is_here():
         raise BadInputError(f"{one.name} {one.sha256[:12]} is not in {carried_dir()}, or was changed; begin a new run")
     return one.place
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ judged, and the next wave is of those that need it.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -36,7 +36,7 @@ def measure(
     settings: MeasureSettings,
     observer: Observer | None = None,
     *,
-    together: Iterable[Collection[str]] = (),
+    together: Collection[Collection[str]] = (),
 ) -> Measured:
     """Measure every case of the plan into ``folder``; what is there already counts.
 
@@ -62,7 +62,7 @@ def measure(
     return Measured({state.key: state.outcome(settings) for state in states}, blocks)
 
 
-def _groups(plan: Sequence[PlannedCase]) -> Iterable[Collection[str]]:
+def _groups(plan: Sequence[PlannedCase]) -> Collection[Collection[str]]:
     groups: dict[str, list[str]] = {}
     for planned in plan:
         groups.setdefault(planned.group_key, []).append(planned.key)
@@ -94,7 +94,7 @@ class _Scheduler:
     def __init__(
         self,
         states: Sequence[CaseState],
-        together: Iterable[Collection[str]],
+        together: Collection[Collection[str]],
         folder: Path,
         settings: MeasureSettings,
         observer: Observer,

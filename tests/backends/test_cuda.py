@@ -222,7 +222,7 @@ def test_what_cuda_does_not_run_is_refused(
         resolve("llama-tiny"),
         spec,
         OnnxRuntimeOptions.model_validate(options),
-        device,  # type: ignore[arg-type]
+        device,  # type: ignore[arg-type]  # a plain string of the table above
     )
     assert reason is not None
     assert told in reason
