@@ -52,6 +52,7 @@ def scheduler(
 def worker(
     scheduler: Address,
     name: Annotated[str | None, typer.Option(help="The machine's name.  [default: its host name]")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the scheduler reaches it.  [default: any]")] = 0,
     certs: Certs = None,
     insecure: Insecure = False,
 ) -> None:
@@ -59,7 +60,7 @@ def worker(
     from slmbench.fleet.link import full_address
     from slmbench.fleet.nodes import serve_worker
 
-    _run(serve_worker(full_address(scheduler, certs, insecure), name, certs))
+    _run(serve_worker(full_address(scheduler, certs, insecure), name, port, certs))
 
 
 @app.command()

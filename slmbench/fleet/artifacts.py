@@ -32,6 +32,14 @@ PIECES_AT_ONCE = 4
 TELL_BYTES = 64 * 2**20
 
 
+class LacksError(CannotRunError):
+    """A machine answers, and cannot have an artifact. ``keys``: the cases that need it."""
+
+    def __init__(self, message: str, keys: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
 @dataclass(frozen=True)
 class _Seen:
     """Whose bytes of an artifact were seen."""
@@ -96,7 +104,8 @@ class Supply:
         """Return when the machine has every artifact that the cases need.
 
         Raises:
-            CannotRunError: it cannot have one, has other bytes of it than another machine, or gives no answer.
+            LacksError: it cannot have one, or has other bytes of it than another machine.
+            CannotRunError: it gives no answer, or none that makes sense.
         """
         await self.files(at)
         for need in needs:
@@ -105,7 +114,10 @@ class Supply:
                 continue
             async with self._locks[place]:
                 if place not in self._ready:
-                    await self._have(at, need)
+                    try:
+                        await self._have(at, need)
+                    except LacksError as error:
+                        raise LacksError(str(error), need.keys) from error
                     self._ready.add(place)
 
     async def files(self, at: Reached) -> None:
@@ -128,7 +140,8 @@ class Supply:
         """Send what a machine lacks of an artifact and return the bytes that were sent.
 
         Raises:
-            CannotRunError: the machine refuses it, gives no answer, or gets other bytes than were sent.
+            LacksError: the machine refuses it, or gets other bytes than were sent.
+            CannotRunError: it gives no answer, or none that makes sense.
         """
         what = f"{at.about.name}: {_named(content.manifest.checkpoint, content.manifest.spec)}"
         whole = content.size_bytes
@@ -140,10 +153,10 @@ class Supply:
                 else:
                     offers += 1
                 if offers > TRIES:
-                    raise CannotRunError(f"{what}: did not arrive in {TRIES} tries: {answer.why if answer else ''}")
+                    raise LacksError(f"{what}: did not arrive in {TRIES} tries: {answer.why if answer else ''}")
                 answer = await self._call(at, "offer", parcel=content.parcel.model_dump_json())
             if answer.state == "refused":
-                raise CannotRunError(f"{what}: is refused: {answer.why}")
+                raise LacksError(f"{what}: is refused: {answer.why}")
             if answer.state == "here":
                 self._say(f"{what}: is there, {sent / 1e6:.1f} MB sent")
                 return sent
@@ -164,7 +177,7 @@ class Supply:
             if damaged:
                 self._say(f"{what}: piece {key[1]} of {key[0]} arrived changed; sent again")
             if damaged >= TRIES:
-                raise CannotRunError(f"{what}: piece {key[1]} of {key[0]} arrives changed each time")
+                raise LacksError(f"{what}: piece {key[1]} of {key[0]} arrives changed each time")
 
     async def _call(self, at: Reached, op: str, **fields: str | int | bytes) -> Receiving:
         return await self._link.call(at.address, Receiving, at.about.name, op=op, **fields)
@@ -190,7 +203,7 @@ class Supply:
         try:
             artifact, content = await self._pack(checkpoint, need.spec)
         except SlmbenchError as error:
-            raise CannotRunError(f"machine {what}: lacking there ({held.why}) and here: {error}") from error
+            raise LacksError(f"machine {what}: lacking there ({held.why}) and here: {error}") from error
         await self.send(at, artifact, content)
 
     async def _compare(self, at: Reached, need: Needed, checkpoint: Checkpoint, held: Holding) -> None:
@@ -207,7 +220,7 @@ class Supply:
             file = difference(other.held.files, held.files) if alike else None
             if file is not None:
                 what, remedy = _named(checkpoint, need.spec), f"slmbench cache clean {need.artifact_id()[:12]}"
-                raise CannotRunError(
+                raise LacksError(
                     f"machine {now.who}: its {what} differs from that of {other.who} in {file}, though the same "
                     f"versions made both; `{remedy}` on the wrong one"
                 )

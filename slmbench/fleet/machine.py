@@ -47,6 +47,7 @@ class Machine:
         self._devices = list_devices().rows if devices is None else devices
         self._fingerprint = fingerprint or collect()
         self._run: str | None = None
+        self._waiting = 0
         self._child: Child | None = None
         self._log: IO[bytes] | None = None
         self._holder = Holder(self._measures)
@@ -97,9 +98,11 @@ class Machine:
             self._start(run, folder, asked.model_dump_json().encode())
         return {"json": Begun(busy=busy if busy != run else None).model_dump_json()}
 
-    def read(self, run: str, offset: int) -> dict[str, str]:
-        """Answer with :class:`Progress`."""
+    def read(self, run: str, offset: int, waiting: int = 0) -> dict[str, str]:
+        """Answer with :class:`Progress`. ``waiting``: cases that no machine has yet, for who asks what is left."""
         folder = self._folder(run)
+        if run == self._run:
+            self._waiting = waiting
         # Before the lines are read: what is written after this is read the next time.
         running, done = self._busy() == run, read_done(folder / "run")
         lines = _lines(folder / "run" / SAMPLES_NAME, offset)
@@ -152,6 +155,7 @@ class Machine:
             devices=self._devices,
             busy=self._busy(),
             progress=self._progress(),
+            waiting=self._waiting if self._measures() else 0,
         )
 
     def metrics(self) -> dict[str, Callable[[Any], str]]:
@@ -177,7 +181,7 @@ class Machine:
         self._end()
         self._log = (folder / "log").open("wb")
         self._child = self.spawn(folder, request)
-        self._run = run
+        self._run, self._waiting = run, 0
 
     def spawn(self, folder: Path, request: bytes) -> Child:
         """Start measuring a request into ``folder / "run"``; what simulations of a fleet replace."""

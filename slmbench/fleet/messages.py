@@ -38,6 +38,8 @@ class About(_Message):
     busy: str | None = None
     #: Of the run that is measured: cases done, cases, samples.
     progress: tuple[int, int, int] | None = None
+    #: Cases of that run which no machine has yet and this one may be given.
+    waiting: int = Field(default=0, ge=0)
 
     def usable(self) -> dict[str, list[str]]:
         """Return the devices that a backend can use there, each with its backends."""
@@ -54,7 +56,8 @@ class About(_Message):
         if self.progress is None:
             return f"busy with {self.busy}"
         done, cases, samples = self.progress
-        return f"{done} of {cases} cases done, {samples} samples: run {self.busy[:8]}"
+        rest = f", {self.waiting} more wait" if self.waiting else ""
+        return f"{done} of {cases} cases done, {samples} samples{rest}: run {self.busy[:8]}"
 
 
 class Needed(_Message):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
+from typing import Any
 
 from slmbench.errors import one_line
 
 #: Seconds in which the same line is said once: a refused certificate is tried ten times a second.
 AGAIN_S = 60.0
+#: Seconds between two heartbeats of a worker; the dashboard is as old as that.
+HEARTBEAT_S = 5.0
 #: Loggers whose handlers Dask sets up; those below them have none of their own.
 _LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application")
 #: What a worker's end, in our words, says as well.
@@ -62,6 +65,24 @@ def calm() -> None:
     import dask
 
     dask.config.set(_CALM)
+
+
+def calm_server(server: Any) -> None:
+    """Stop what a started scheduler or worker does all the time for tasks, which are not used here: 12 times a second.
+
+    A worker's heartbeat, twice a second, becomes slow: that it is lost is known by its connection.
+    """
+    from tornado.ioloop import PeriodicCallback
+
+    # No setting of Dask's changes these.
+    callbacks = server.periodic_callbacks
+    for name in ("idle-timeout", "no-workers-timeout", "find-missing", "heartbeat"):
+        if name in callbacks:
+            callbacks[name].stop()
+    if "heartbeat" in callbacks:
+        # One of our own: the scheduler's answers set the pace of Dask's.
+        callbacks["slow-heartbeat"] = PeriodicCallback(server.heartbeat, HEARTBEAT_S * 1000)
+        callbacks["slow-heartbeat"].start()
 
 
 def quiet() -> None:

@@ -1,40 +1,71 @@
-"""How equal machines share cases: how much a machine takes at a time."""
+"""How equal machines share cases: how much a machine takes at a time, and of what."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from fractions import Fraction
 
 #: A block that was begun on this many machines in vain is not given to another one.
 TRIES = 3
+Block = tuple[str, ...]
 
 
 class Work:
-    """The blocks that machines of one kind have still to measure."""
+    """The blocks that machines of one kind have still to measure, and the machines that take them.
+
+    Equal hardware need not have the same engines: a machine takes the blocks of which it can run every case.
+    """
 
     def __init__(self, blocks: Iterable[Sequence[str]]) -> None:
         # Large blocks first: at the end the small ones fill the gaps.
         self._blocks = sorted((tuple(block) for block in blocks), key=len, reverse=True)
         self._waiting = set(self._blocks)
-        self._tries: Counter[tuple[str, ...]] = Counter()
+        self._tries: Counter[Block] = Counter()
+        #: Of each machine that takes work: what it can take. And how many there are for a block.
+        self._able: dict[str, set[Block]] = {}
+        self._takers: Counter[Block] = Counter()
+
+    def enter(self, machine: str, keys: Collection[str]) -> None:
+        """Let a machine take work: it can run these cases."""
+        self.leave(machine)
+        cases = set(keys)
+        self._able[machine] = {block for block in self._blocks if cases.issuperset(block)}
+        self._takers.update(self._able[machine])
+
+    def leave(self, machine: str) -> None:
+        """Give a machine no more."""
+        self._takers.subtract(self._able.pop(machine, ()))
+
+    def cannot(self, machine: str, keys: Collection[str]) -> None:
+        """Give a machine nothing more that has any of these cases."""
+        lost = self._able[machine].intersection(self._of(keys))
+        self._able[machine] -= lost
+        self._takers.subtract(lost)
 
     def waiting(self) -> list[str]:
         """Return the cases that no machine has."""
         return [key for block in self._in_order() for key in block]
 
-    def has_work(self) -> bool:
-        """Tell whether there is anything to take."""
-        return any(self._tries[block] < TRIES for block in self._waiting)
+    def has_work(self, machine: str) -> bool:
+        """Tell whether there is anything to take for a machine."""
+        return any(map(self._free, self._waiting & self._able[machine]))
 
-    def take(self, machines: int) -> tuple[str, ...]:
-        """Take a chunk for one of so many machines: much at first, little at the end; empty where nothing is left.
+    def has_work_for_any(self) -> bool:
+        """Tell whether any of the machines could take something: what it cannot end may come back to another one."""
+        return any(self._takers[block] and self._free(block) for block in self._waiting)
 
-        Guided self-scheduling: half of an equal share of what is left, in whole blocks. One machine takes everything.
+    def take(self, machine: str) -> Block:
+        """Take a chunk for a machine: much at first, little at the end; empty where nothing is left for it.
+
+        Guided self-scheduling: half of an equal share of what is left, in whole blocks, those first that fewest of the
+        machines can run. What it alone can run it takes at once.
         """
-        free = [block for block in self._in_order() if self._tries[block] < TRIES]
-        cases = sum(map(len, free))
-        wanted = cases if machines <= 1 else math.ceil(cases / (2 * machines))
+        able = self._able[machine]
+        free = [block for block in self._in_order() if block in able and self._free(block)]
+        free.sort(key=lambda block: self._takers[block])
+        wanted = math.ceil(sum(Fraction(len(block), _shares(self._takers[block])) for block in free))
         taken: list[str] = []
         for block in free:
             if len(taken) >= wanted:
@@ -48,8 +79,7 @@ class Work:
         mine = self._of(keys)
         if not mine or any(block not in self._waiting for block in mine):
             return False
-        for block in mine:
-            self._waiting.discard(block)
+        self._waiting.difference_update(mine)
         return True
 
     def give_back(self, keys: Collection[str], done: Collection[str], *, failed: bool = True) -> None:
@@ -72,11 +102,18 @@ class Work:
         """Return the cases of a chunk whose blocks are not done whole."""
         return [key for block in self._of(keys) if not set(block) <= set(done) for key in block]
 
-    def _in_order(self) -> list[tuple[str, ...]]:
+    def _free(self, block: Block) -> bool:
+        return self._tries[block] < TRIES
+
+    def _in_order(self) -> list[Block]:
         """Return what waits, large blocks first: also what came back late, or it would be the last to end."""
         return [block for block in self._blocks if block in self._waiting]
 
-    def _of(self, keys: Collection[str]) -> list[tuple[str, ...]]:
+    def _of(self, keys: Collection[str]) -> list[Block]:
         """Return the blocks that have any of the cases."""
         wanted = set(keys)
         return [block for block in self._blocks if not wanted.isdisjoint(block)]
+
+
+def _shares(machines: int) -> int:
+    return 1 if machines <= 1 else 2 * machines

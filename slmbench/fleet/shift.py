@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slmbench._version import __version__
 from slmbench.errors import CannotRunError, SlmbenchError, one_line
 from slmbench.fleet import stream
-from slmbench.fleet.artifacts import Supply
+from slmbench.fleet.artifacts import LacksError, Supply
 from slmbench.fleet.link import Link, Reached
 from slmbench.fleet.messages import About, Begun
 from slmbench.fleet.record import (
@@ -35,13 +35,13 @@ COME_S = 5.0
 
 @dataclass
 class Kind:
-    """Equal machines: the same hardware, engines and settings, and the same cases that they can run."""
+    """Equal machines: the same hardware and settings. The first can run all of its cases, each other some of them."""
 
     members: list[Member]
+    blocks: list[tuple[str, ...]]
     work: Work
     names: list[str] = field(default_factory=list)
-    #: Machines that take work now, and chunks that are being measured.
-    active: int = 0
+    #: Chunks that are being measured.
     under_way: int = 0
     reasons: list[str] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,11 +56,10 @@ class Kind:
         await self._changed.wait()
 
     def fits(self, member: Member) -> bool:
-        """Tell whether a machine is of this kind."""
-        mine = self.members[0]
-        same = (mine.keys, mine.blocks) == (member.keys, member.blocks)
+        """Tell whether a machine is of this kind and can take at least a block of its cases."""
+        able = set(self.members[0].keys).issuperset(member.keys) and not set(self.blocks).isdisjoint(blocks_of(member))
         # Each of them: of a distribution that only one side has nothing is known.
-        return same and not any(hard_difference(one.about, member.about) for one in self.members)
+        return able and not any(hard_difference(one.about, member.about) for one in self.members)
 
 
 def hard_difference(one: About, other: About) -> str | None:
@@ -68,16 +67,22 @@ def hard_difference(one: About, other: About) -> str | None:
     return next((str(found) for found in differences(one.fingerprint, other.fingerprint) if found.hard), None)
 
 
+def blocks_of(member: Member) -> list[tuple[str, ...]]:
+    """Return the cases that a machine can run, as they are measured together."""
+    return [tuple(member.keys[place] for place in block) for block in member.blocks] or [member.keys]
+
+
 def kinds_of(record: FleetRecord) -> list[Kind]:
     """Return the machines that can run anything, by kind; each one a kind of its own where equal ones do not share."""
     kinds: list[Kind] = []
-    for name, member in record.machines.items():
+    # Who can run most comes first: its kind has whatever the others can run.
+    for name, member in sorted(record.machines.items(), key=lambda item: -len(item[1].keys)):
         if not member.keys:
             continue
         kind = None if record.each_machine else next((kind for kind in kinds if kind.fits(member)), None)
         if kind is None:
-            blocks = [[member.keys[place] for place in block] for block in member.blocks] or [list(member.keys)]
-            kind = Kind([], Work(blocks))
+            blocks = blocks_of(member)
+            kind = Kind([], blocks, Work(blocks))
             kinds.append(kind)
         kind.members.append(member)
         kind.names.append(name)
@@ -148,7 +153,7 @@ class Shift:
             part = read_part(path)
             if part.outcome != "" and kind.work.claim(kind.work.unfinished(part.keys, part.done)):
                 old.append((path, part))
-        kind.active += 1
+        kind.work.enter(name, member.keys)
         kind.under_way += len(old)
         self._tasks[name] = asyncio.create_task(self._serve(kind, at, old))
 
@@ -156,6 +161,13 @@ class Shift:
         self._record.machines[name].outcome = why
         kind.reasons.append(why)
         self._say(f"measures no more: {why}")
+        write_fleet_record(self._folder, self._record)
+
+    def _leaves_out(self, kind: Kind, name: str, why: str, keys: Collection[str]) -> None:
+        kind.work.cannot(name, keys)
+        kind.reasons.append(why)
+        self._record.machines[name].left_out += (why,)
+        self._say(f"left out there: {why}")
         write_fleet_record(self._folder, self._record)
 
     async def _serve(self, kind: Kind, at: Reached, old: list[tuple[Path, Part]]) -> None:
@@ -176,39 +188,44 @@ class Shift:
             for _, part in old:
                 kind.under_way -= 1
                 kind.work.give_back(part.keys, part.done, failed=False)
-            kind.active -= 1
+            kind.work.leave(name)
             kind.notify()
 
     async def _next(self, kind: Kind, at: Reached) -> tuple[str, ...]:
         """Return the next chunk for a machine; empty when its kind has no more work and waits for nobody."""
-        told = False
+        name, told = at.about.name, False
         while True:
-            if kind.work.has_work():
-                about = await self._link.call(at.address, About, at.about.name, op="about")
+            if kind.work.has_work(name):
+                about = await self._link.call(at.address, About, name, op="about")
                 if about.busy is None:
-                    if chunk := kind.work.take(kind.active):
+                    if chunk := kind.work.take(name):
                         kind.under_way += 1
                         return chunk
                     continue
                 if not told:
-                    self._say(f"{at.about.name}: waits for another run to end")
+                    self._say(f"{name}: waits for another run to end")
                     told = True
                 await asyncio.sleep(stream.LOOK_S)
-            elif kind.under_way:
+            elif kind.under_way or kind.work.has_work_for_any():
                 # What is measured elsewhere may come back to be taken here.
                 await kind.change()
             else:
                 return ()
 
     async def _measure(self, kind: Kind, at: Reached, path: Path, part: Part) -> None:
-        name = at.about.name
+        name, begun = at.about.name, False
         run = f"{self._record.run_id}-{path.name}"
         part.outcome = None
         write_part(path, part)
         try:
             await self._supply.ready(at, self._record.machines[name].needs, part.keys)
-            await Stream(self._link, at, run, self._request(name, part.keys), path, part, self._say).follow()
+            begun = True
+            request = self._request(name, part.keys)
+            await Stream(self._link, at, run, request, path, part, self._say, kind.work.waiting).follow()
             part.outcome = ""
+        except LacksError as error:
+            part.outcome = one_line(str(error))
+            self._leaves_out(kind, name, part.outcome, error.keys)
         except SlmbenchError as error:
             part.outcome = one_line(str(error))
             if not isinstance(error, GoneError):
@@ -218,7 +235,8 @@ class Shift:
         finally:
             kind.under_way -= 1
             if part.outcome:
-                kind.work.give_back(part.keys, part.done)
+                # A machine that refused before it measured says nothing about the cases.
+                kind.work.give_back(part.keys, part.done, failed=begun)
             write_part(path, part)
             kind.notify()
         if not part.outcome:

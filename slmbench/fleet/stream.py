@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,10 @@ class GoneError(CannotRunError):
 
 @dataclass(frozen=True)
 class Stream:
-    """A part on its machine. ``run`` is its name there, ``folder`` where it lies here."""
+    """A part on its machine. ``run`` is its name there, ``folder`` where it lies here.
+
+    ``waiting`` returns the cases that no machine has yet and this one could be given: for who asks it how far it is.
+    """
 
     link: Link
     at: Reached
@@ -37,6 +40,7 @@ class Stream:
     folder: Path
     part: Part
     say: Say
+    waiting: Callable[[], Sequence[str]] = tuple
 
     async def follow(self) -> None:
         """Have the machine measure the part, or go on with it, and append what it sends until it has ended.
@@ -55,7 +59,10 @@ class Stream:
                     if not begun and not told:
                         self.say(f"{name}: waits for another run to end")
                         told = True
-                progress = await link.call(at.address, Progress, name, op="read", run=self.run, offset=offset)
+                waiting = len(self.waiting())
+                progress = await link.call(
+                    at.address, Progress, name, op="read", run=self.run, offset=offset, waiting=waiting
+                )
                 if progress.run is not None:
                     write_run(self.folder, self._run_record(progress.run))
                 offset += self._keep(writer, progress.lines)

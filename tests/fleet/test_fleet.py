@@ -66,7 +66,7 @@ class Answers:
         self.begun.append(RunRequest.model_validate_json(request))
         return {"json": Begun().model_dump_json()}
 
-    def read(self, run: str, offset: int) -> dict[str, str]:
+    def read(self, run: str, offset: int, waiting: int = 0) -> dict[str, str]:
         self.offsets.append(offset)
         if self.texts:
             return {"json": Progress(state="running", lines=self.texts.pop(0)).model_dump_json()}
@@ -126,10 +126,10 @@ def test_a_machine_that_is_lost_leaves_its_samples_and_can_be_taken_up_again(tmp
     lost = Answers("lost", [sample(0), sample(1)])
     answer = lost.read
 
-    def gone(run: str, offset: int) -> dict[str, str]:
+    def gone(run: str, offset: int, waiting: int) -> dict[str, str]:
         if not lost.texts:
             raise ConnectionResetError("pulled the plug")
-        return answer(run, offset)
+        return answer(run, offset, waiting)
 
     lost.read = gone  # type: ignore[method-assign]
     record = measured(tmp_path, lost, Answers("kept", [sample(0)]))
@@ -146,7 +146,7 @@ def test_a_machine_that_says_nothing_is_lost(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("slmbench.fleet.link.PRESENCE_S", 0.2)
     mute = Answers("mute", [])
 
-    async def read(run: str, offset: int) -> dict[str, str]:
+    async def read(run: str, offset: int, waiting: int) -> dict[str, str]:
         await asyncio.sleep(20 + offset + len(run))
         return {}
 

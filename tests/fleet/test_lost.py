@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from test_simulation import simulation
 
+from slmbench.artifact import ArtifactSpec
+from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError
+from slmbench.fleet import artifacts
 from slmbench.fleet.choice import Choice
 from slmbench.fleet.client import run_on_fleet
 from slmbench.fleet.link import opened
+from slmbench.fleet.messages import Holding, Needed, Planned, Wanted
 from slmbench.fleet.record import FleetRecord, machine_folder, part_folders, read_fleet, read_part
 from slmbench.machine.fingerprint import collect
 from slmbench.request import RunRequest
@@ -46,10 +50,14 @@ class Shelf:
             await self.leave(number)
         await self._stack.aclose()
 
-    async def come(self, number: int) -> None:
+    async def come(self, number: int, plan: Callable[[Planned], Planned] | None = None) -> None:
+        """Let a machine come; ``plan`` changes what it says that it can run."""
         from slmbench.fleet.nodes import worker
 
         made = self.simulation.StandIn(self.world, number, collect())
+        if plan is not None:
+            made.plan = changed_plan(made.plan, plan)
+            made.handlers = lambda own=made.handlers: {**own(), "slmbench_artifact": lacks}
         self._workers[number] = AsyncExitStack()
         await self._workers[number].enter_async_context(worker(self.scheduler.address, None, None, lambda _: made))
 
@@ -93,6 +101,22 @@ def on_shelf(simulation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
+Answer = Callable[[str], Awaitable[dict[str, str]]]
+
+
+def changed_plan(own: Answer, change: Callable[[Planned], Planned]) -> Answer:
+    async def plan(request: str) -> dict[str, str]:
+        planned = Planned.model_validate_json((await own(request))["json"])
+        return {"json": change(planned).model_dump_json()}
+
+    return plan
+
+
+def lacks(wanted: str) -> dict[str, str]:
+    assert Wanted.model_validate_json(wanted)
+    return {"json": Holding(state="lacks", why="its exporter failed").model_dump_json()}
+
+
 async def cut_off(shelf: Shelf, name: str) -> None:
     """Begin a run, and let its client go away after the first samples of a machine."""
     task = asyncio.create_task(shelf.run())
@@ -117,6 +141,49 @@ def test_a_machine_that_comes_takes_what_a_lost_one_left(on_shelf: Callable[...,
     assert "machine-003: has come, and takes work" in shelf.heard
     assert shelf.outcomes("machine-003") == [""]
     assert shelf.counted() == shelf.once("cpu", "gpu")
+
+
+def test_equal_machines_share_what_both_can_run(on_shelf: Callable[..., Shelf]) -> None:
+    def half(planned: Planned) -> Planned:
+        # A block left whole, a block cut in two, a block gone.
+        return planned.without(planned.keys[3:], ["lacks an engine"])
+
+    async def story(shelf: Shelf) -> None:
+        await shelf.come(0, half)
+        await shelf.come(3)
+        assert (await shelf.run()).not_run == ()
+
+    shelf = on_shelf(story)
+    assert shelf.outcomes("machine-000") == [""]
+    assert shelf.counted() == shelf.once("cpu")
+
+
+def test_a_machine_that_cannot_have_an_artifact_measures_what_needs_others(
+    on_shelf: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = resolve("dec-tiny").digest
+    monkeypatch.setattr(artifacts, "cannot_make", lambda *_: "no exporter is here")
+
+    def needing(planned: Planned) -> Planned:
+        spec = ArtifactSpec(format="onnx", exporter="slmbench", weight_precision="fp32")
+        need = Needed(checkpoint_digest=digest, spec=spec, keys=planned.keys[:1], state="makes")
+        return planned.model_copy(update={"needs": (need,)})
+
+    async def alone(shelf: Shelf) -> None:
+        await shelf.come(0, needing)
+        record = await shelf.run()
+        (left,) = record.not_run
+        assert "its exporter failed" in left.reason
+        assert "no exporter is here" in left.reason
+        assert set(left.keys) == {key for key, _ in shelf.once("cpu") - shelf.counted()}
+        assert record.machines["machine-000"].outcome == ""
+        assert "its exporter failed" in record.machines["machine-000"].left_out[-1]
+        # It is no failure of the cases: another machine may take them.
+        await shelf.come(3)
+        assert (await shelf.run(resume=True)).not_run == ()
+
+    shelf = on_shelf(alone)
+    assert shelf.counted() == shelf.once("cpu")
 
 
 def test_a_machine_that_was_not_chosen_takes_nothing_of_a_resumed_run(on_shelf: Callable[..., Shelf]) -> None:

@@ -53,6 +53,30 @@ def test_handlers_are_filtered_once() -> None:
     assert all(sum(isinstance(one, OneLine) for one in handler.filters) == 1 for handler in handlers)
 
 
+def test_a_scheduler_and_a_worker_sleep_where_nobody_asks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
+    from tornado.ioloop import PeriodicCallback
+
+    from slmbench.fleet.nodes import local_fleet
+
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
+    began: list[str] = []
+    run = PeriodicCallback._run
+
+    def counted(self: PeriodicCallback) -> object:
+        began.append(f"{self.callback}")
+        return run(self)
+
+    async def wait() -> None:
+        async with local_fleet():
+            monkeypatch.setattr(PeriodicCallback, "_run", counted)
+            await asyncio.sleep(3)
+
+    asyncio.run(wait())
+    # Dask's own pace would be over 30.
+    assert len(began) <= 5, began
+
+
 def test_a_name_that_is_taken_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

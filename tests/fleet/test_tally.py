@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,17 +40,19 @@ def test_cases_and_samples_are_counted_over_all_parts_and_over_a_kill(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("busy", "progress", "line"),
+    ("state", "line"),
     [
-        (None, None, "free"),
-        ("the export of dec-tiny to onnx fp32", None, "busy with the export of dec-tiny to onnx fp32"),
-        ("569a356f452a43fa", (1, 4, 16), "1 of 4 cases done, 16 samples: run 569a356f"),
+        ({}, "free"),
+        ({"busy": "the export of dec-tiny to onnx fp32"}, "busy with the export of dec-tiny to onnx fp32"),
+        ({"busy": "569a356f452a", "progress": (1, 4, 16)}, "1 of 4 cases done, 16 samples: run 569a356f"),
+        (
+            {"busy": "569a356f452a", "progress": (1, 4, 16), "waiting": 25},
+            "1 of 4 cases done, 16 samples, 25 more wait: run 569a356f",
+        ),
     ],
 )
-def test_what_a_machine_does_is_one_line(busy: str | None, progress: tuple[int, int, int] | None, line: str) -> None:
-    about = About(
-        slmbench_version=__version__, name="one", fingerprint=collect(), devices=(), busy=busy, progress=progress
-    )
+def test_what_a_machine_does_is_one_line(state: dict[str, Any], line: str) -> None:
+    about = About(slmbench_version=__version__, name="one", fingerprint=collect(), devices=(), **state)
     assert about.doing() == line
 
 

@@ -1,0 +1,91 @@
+"""Commands that write, but measure no run, are killed at random moments: the old stays, or the new is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from killing import Bench, strike
+from synthetic import Speed, make_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
+KILLS = max(4, int(os.environ.get("SLMBENCH_KILLS", "5")) // 5)
+HOWS = ["both", "terminate"]
+REPORTS = ("table.csv", "table.md", "report.html")
+
+
+def killed(bench: Bench, *arguments: str, again: Callable[[], object]) -> int:
+    """Kill a command at moments of all its length; ``again`` looks at what is there after each. Return the hits."""
+    began = time.monotonic()
+    assert bench.call(*arguments) == 0, bench.output()
+    takes_s, rng, hit = time.monotonic() - began, random.Random(str(arguments)), 0
+    for number in range(KILLS):
+        process = bench.start(*arguments)
+        # The first tenths are imports.
+        time.sleep(takes_s * rng.uniform(0.2, 1.0))
+        hit += process.poll() is None
+        strike(process, HOWS[number % len(HOWS)])
+        again()
+    assert "Traceback" not in bench.output(), bench.output()
+    return hit
+
+
+def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="exporting needs slmbench[cpu]")
+    bench = Bench(tmp_path)
+    store = tmp_path / "cache" / "artifacts"
+    export = ("export", "dec-tiny", "--format", "onnx", "--exporter", "slmbench", "--force")
+    assert bench.call(*export) == 0, bench.output()
+    (first,) = (path for path in store.iterdir() if not path.name.startswith("."))
+    hashes = {entry["path"]: entry["sha256"] for entry in json.loads((first / "manifest.json").read_bytes())["files"]}
+
+    def look() -> None:
+        assert bench.call("cache", "verify") == 0, bench.output()
+
+    assert killed(bench, *export, again=look)
+    assert bench.call(*export) == 0, bench.output()
+    (only,) = store.iterdir()
+    now = {entry["path"]: entry["sha256"] for entry in json.loads((only / "manifest.json").read_bytes())["files"]}
+    assert now == hashes
+
+
+def test_a_table_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    run = make_run([Speed(model=f"model-{number}", ttft_ms=number + 1.0) for number in range(60)]).write(
+        tmp_path / "run"
+    )
+    bench = Bench(tmp_path)
+    table = ("table", str(run), "--write")
+    assert bench.call(*table) == 0, bench.output()
+    new = {name: (run / name).read_bytes() for name in REPORTS}
+    for name in REPORTS:
+        (run / name).write_bytes(b"old")
+
+    def look() -> None:
+        for name in REPORTS:
+            assert (run / name).read_bytes() in (b"old", new[name])
+
+    assert killed(bench, *table, again=look)
+    assert bench.call(*table) == 0, bench.output()
+    assert {name: (run / name).read_bytes() for name in REPORTS} == new
+
+
+def test_limits_are_the_old_ones_or_the_new_ones(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
+    bench = Bench(tmp_path)
+    kept = tmp_path / "cache" / "limits"
+
+    def look() -> None:
+        for path in kept.rglob("*.json"):
+            json.loads(path.read_bytes())
+        assert bench.call("limits", "--backend", "onnxruntime") == 0, bench.output()
+
+    assert killed(bench, "limits", "--backend", "onnxruntime", "--again", again=look)
+    assert [path.suffix for path in kept.rglob("*.*")] == [".json"]
+    shutil.rmtree(kept)
+    look()
