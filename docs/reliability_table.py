@@ -17,6 +17,7 @@ from pathlib import Path
 #: What each file attacks, in the order of the table.
 AREAS = {
     "tests/crash/test_kills.py": "a run is killed at random moments",
+    "tests/crash/test_kills_elsewhere.py": "commands that write, but measure no run, are killed",
     "tests/crash/test_adversity.py": "disks, folders, clocks, suspended machines",
     "tests/crash/test_two_at_once.py": "two commands at once",
     "tests/fuzz/test_broken_inputs.py": "broken inputs",

@@ -11,6 +11,7 @@ from slmbench.fleet.record import read_fleet
 from slmbench.fleet.shelf import shelf_of_fleet
 from slmbench.fleet.sides import Machines, read_machines, run_folders
 from slmbench.records import write_whole
+from slmbench.report.csv_text import csv_text
 from slmbench.report.shelf import Shelf
 from slmbench.report.shelf_text import print_shelf, shelf_markdown
 
@@ -65,7 +66,8 @@ def write_fleet(folder: Path) -> None:
         for path in run_folders(folder, name):
             write_reports(read_columns(path))
     machines = read_machines(folder)
-    write_whole(folder / "table.csv", fleet_table(folder, machines.record).to_csv(index=False, lineterminator="\n"))
+    frame = fleet_table(folder, machines.record)
+    write_whole(folder / "table.csv", csv_text(list(frame), frame.itertuples(index=False, name=None)))
     write_whole(folder / "table.md", fleet_markdown(machines))
     shelf = _shelf(machines)
     if shelf is not None:

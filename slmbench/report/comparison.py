@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.evidence import METRICS, Side
 from slmbench.judge import Comparison, Judgement
+from slmbench.report.csv_text import csv_text
 from slmbench.report.pairs import Pair, pairs_of, parameters
 from slmbench.report.sides import FIELDS
 from slmbench.report.text import EMPTY, Column, TextTable, escape_markdown, folded, markdown_table, number, print_table
@@ -297,12 +296,7 @@ def comparison_markdown(
 def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     """Return all judgements as CSV, in SI units."""
     rows = [row for comparison in comparisons for row in rows_of(comparison)]
-    out = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in r.items()} for r in rows)
-    return out.getvalue()
+    return csv_text(list(rows[0]), (row.values() for row in rows)) if rows else ""
 
 
 def comparisons_json(comparisons: Sequence[Comparison]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -12,6 +10,7 @@ from typing import Any
 from slmbench.evidence import METRICS
 from slmbench.report import charts
 from slmbench.report.best import Best, Entry, Rival
+from slmbench.report.csv_text import csv_text
 from slmbench.report.html import Page, flat, html_table
 from slmbench.report.pairs import PAIR_METRICS, precision_of
 from slmbench.report.shelf import Matrix, PairAt, Shelf
@@ -75,12 +74,8 @@ def _spread(name: str, interval: Interval | None) -> dict[str, float]:
 
 def shelf_csv(shelf: Shelf) -> str:
     """Return every cell as a line of CSV; what is unknown is empty."""
-    rows, out = shelf_rows(shelf), io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: "" if v is None else v for k, v in _known(row).items()} for row in rows)
-    return out.getvalue()
+    rows = shelf_rows(shelf)
+    return csv_text(list(rows[0]), (_known(row).values() for row in rows)) if rows else ""
 
 
 def shelf_json(shelf: Shelf) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slmbench.columns import RunColumns, columns_of
 from slmbench.errors import one_line
 from slmbench.records import Run, write_whole
+from slmbench.report.csv_text import csv_text
 from slmbench.report.sentences import run_sentences
 from slmbench.report.table import run_table
 from slmbench.report.text import escape_markdown, markdown_table, print_table, text_table
@@ -35,7 +36,7 @@ def write_reports(run: Run | RunColumns, folder: Path | None = None) -> None:
     into = folder or columns.folder
     frame = run_table(columns)
     write_whole(into / "table.md", table_markdown(columns, frame))
-    write_whole(into / "table.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_whole(into / "table.csv", csv_text(list(frame), frame.itertuples(index=False, name=None)))
     write_whole(into / "report.html", run_report(columns, frame))
 
 

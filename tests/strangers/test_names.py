@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 from folders import make_folder
-from synthetic import Made, Speed, make_run
+from synthetic import MACHINE, Made, Speed, make_run
 
 from slmbench._version import __version__
 from slmbench.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
@@ -140,13 +142,36 @@ def test_nothing_steers_a_terminal(
     monkeypatch.setenv("NO_COLOR", "1")
     run_main(command.split())
     told = capsys.readouterr()
-    # A comma-separated file is data, and JSON writes escapes as such.
-    assert not steers(told.out) or "csv" in command, ascii(told.out)
+    assert not steers(told.out), ascii(told.out)
     assert not steers(told.err), ascii(told.err)
     if any(kind in command for kind in ("markdown", "html")):
         assert "<script>alert" not in told.out
         # Of a page it is text; of Markdown a link.
         assert "](javascript" not in told.out or "html" in command
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-2+3", "@SUM(1)", "\t=1", "\x0b=1"])
+def test_no_spreadsheet_calculates_with_a_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speeds = [Speed(model=name), Speed(model="b", family="encoder-decoder")]
+    runs = [str(make_run(speeds, seed=seed).write(tmp_path / f"run{seed}")) for seed in range(2)]
+    made = make_run(speeds)
+    about = About(slmbench_version=__version__, name="one", fingerprint=Fingerprint.model_validate(MACHINE), devices=())
+    fleet = tmp_path / "fleet"
+    made.write(machine_folder(fleet, "one") / "1")
+    member = Member(about=about, keys=tuple(info.case.key for info in made.record.cases))
+    record = FleetRecord(run_id="f" * 8, request=RunRequest(), machines={"one": member})
+    (fleet / FLEET_NAME).write_text(record.model_dump_json(), encoding="utf-8")
+    for command in (["table", runs[0], "--write"], ["table", str(fleet), "--write"]):
+        assert run_main(command) == 0
+    texts = [(Path(folder) / "table.csv").read_text(encoding="utf-8") for folder in (runs[0], fleet)]
+    for command in (["compare", *runs, "--format", "csv"], ["compare", str(fleet), "--format", "csv"]):
+        capsys.readouterr()
+        run_main(command)
+        texts.append(capsys.readouterr().out)
+    for text in texts:
+        cells = [cell for row in csv.DictReader(io.StringIO(text)) for cell in row.values()]
+        assert f"'{name.strip()}" in cells
+        assert not [cell for cell in cells if cell[:1] in tuple("=+@") or (cell[:1] == "-" and not cell[1:2].isdigit())]
 
 
 def test_what_is_written_steers_no_browser_and_no_reader(
