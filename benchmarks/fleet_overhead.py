@@ -6,8 +6,8 @@ A scheduler and a worker run as processes on loopback. The same case is run at t
 and by plain `slmbench run`, but only one of them measures: every measuring worker asks a referee here as its first deed
 (a `sitecustomize` on its path), and has the machine until it ends. So the loads of both alternate, as the cases of one
 run do, and the machine's drift meets both. In a local load's turn the fleet's processes are suspended: it has the
-machine to itself. The ratio is taken in every pair of loads; which of the two comes first is drawn. Wanted: 1.00, with a 95 % half-width of at most 2 %, to
-the first token and per token.
+machine to itself. The ratio is taken in every pair of loads; which of the two comes first is drawn. Wanted: 1.00, with
+a 95 % half-width of at most 2 %, to the first token and per token.
 """
 
 from __future__ import annotations

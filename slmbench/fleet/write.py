@@ -67,7 +67,7 @@ def write_fleet(folder: Path) -> None:
             write_reports(read_columns(path))
     machines = read_machines(folder)
     frame = fleet_table(folder, machines.record)
-    write_whole(folder / "table.csv", csv_text(list(frame), frame.itertuples(index=False, name=None)))
+    write_whole(folder / "table.csv", csv_text(frame.columns, frame.itertuples(index=False, name=None)))
     write_whole(folder / "table.md", fleet_markdown(machines))
     shelf = _shelf(machines)
     if shelf is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from slmbench.errors import one_line
 
@@ -13,7 +13,7 @@ from slmbench.errors import one_line
 _FORMULA = ("=", "+", "-", "@")
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+def csv_text(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """Return a table as CSV; what is unknown (None, NaN) is empty.
 
     Text is one line without control characters; where a spreadsheet would calculate with it, an apostrophe is before

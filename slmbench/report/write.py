@@ -36,7 +36,7 @@ def write_reports(run: Run | RunColumns, folder: Path | None = None) -> None:
     into = folder or columns.folder
     frame = run_table(columns)
     write_whole(into / "table.md", table_markdown(columns, frame))
-    write_whole(into / "table.csv", csv_text(list(frame), frame.itertuples(index=False, name=None)))
+    write_whole(into / "table.csv", csv_text(frame.columns, frame.itertuples(index=False, name=None)))
     write_whole(into / "report.html", run_report(columns, frame))
 
 
