@@ -66,6 +66,8 @@ def test_turns_alternate_and_the_fleet_sleeps_while_the_machine_is_measured_by_i
         assert fleet.status() != psutil.STATUS_STOPPED
         fleet.kill()
     notes = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
-    assert [side for side, *_ in notes] == ["local", "fleet"] * TURNS + ["fleet"] * 2
+    sides = [side for side, *_ in notes]
+    assert [{*sides[turn : turn + 2]} for turn in range(0, 2 * TURNS, 2)] == [{"local", "fleet"}] * TURNS
+    assert sides[2 * TURNS :] == ["fleet"] * 2
     assert all(first[2] <= second[1] for first, second in itertools.pairwise(notes))
     assert all(asleep == (side == "local") for side, _, _, asleep in notes)

@@ -180,8 +180,7 @@ SMALL = "--input-tokens 16 --output-tokens 4 --repeat 1"
 COMMANDS = [
     f"run --model dec-tiny {SMALL} --out {{run}} {' '.join(f'--backend {name}' for name in BACKENDS)}",
     "models", "suites", "devices", "doctor", "explain mu-tiny", "cache list", "table {run} --plots {run}/plots",
-    "compare {run} {run}", "run --dry-run", "export mu-tiny --format onnx", "check --baseline {run} {run}",
-    "baseline save {run} {run}/b.json", "history {run}", "limits --backend onnxruntime --again",
+    "compare {run} {run}", "run --dry-run", "export mu-tiny --format onnx",
 ]  # fmt: skip
 FLEET = f"run --model mu-tiny {SMALL} --backend onnxruntime --backend openvino --fleet local --out {{run}}-fleet"
 
