@@ -14,7 +14,18 @@ from slmbench.judge import Comparison, Judgement
 from slmbench.report.csv_text import csv_text
 from slmbench.report.pairs import Pair, pairs_of, parameters
 from slmbench.report.sides import FIELDS
-from slmbench.report.text import EMPTY, Column, TextTable, escape_markdown, folded, markdown_table, number, print_table
+from slmbench.report.text import (
+    EMPTY,
+    TELLING,
+    Column,
+    TextTable,
+    bounds,
+    escape_markdown,
+    folded,
+    markdown_table,
+    number,
+    print_table,
+)
 from slmbench.stats import Interval
 
 if TYPE_CHECKING:
@@ -63,18 +74,16 @@ def _figure(row: Row, name: str) -> str:
     factor, unit = (1e3, "ms") if seconds and row[name] < 10 else (1.0, row["unit"])
     low, middle, high = (row[key] * factor for key in (f"{name}_low", name, f"{name}_high"))
     decimals = max(0, 2 - math.floor(math.log10(middle)))
-    bounds = f" [{low:.{decimals}f}, {high:.{decimals}f}]" if math.isfinite(low) else " [?]"
-    return f"{middle:.{decimals}f}{bounds} {unit}"
+    return f"{middle:.{decimals}f}{bounds(low, middle, high, decimals)} {unit}"
 
 
 def _ratio(row: Row) -> str:
-    bounds = f" [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]" if math.isfinite(row["ratio_low"]) else " [?]"
-    return f"{row['ratio']:.3f}{bounds}"
+    return f"{row['ratio']:.3f}{bounds(row['ratio_low'], row['ratio'], row['ratio_high'], 3)}"
 
 
 def _verdict(row: Row) -> str:
     text = f"{MARKS[row['verdict']]} {row['verdict']}"
-    if row["verdict"] == "inconclusive" and math.isfinite(row["detectable"]):
+    if row["verdict"] == "inconclusive" and row["detectable"] <= TELLING:
         return f"{text} (sees {number(row['detectable'] * 100, 2)} %)"
     return text
 
@@ -214,6 +223,8 @@ def seen(judgement: Judgement) -> str:
     """Return the smallest slowdown that would have been called one, as text."""
     if not math.isfinite(judgement.detectable):
         return "no slowdown would have been seen"
+    if judgement.detectable > TELLING:
+        return f"no slowdown below {TELLING * 100} % would have been seen"
     return f"a slowdown of {number(judgement.detectable * 100, 2)} % or more would have been seen"
 
 

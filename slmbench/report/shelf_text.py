@@ -25,7 +25,7 @@ from slmbench.report.shelf_words import (
     task_of,
     unit_of,
 )
-from slmbench.report.text import EMPTY, escape_markdown, markdown_table
+from slmbench.report.text import EMPTY, bounds, escape_markdown, markdown_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,8 +177,7 @@ def _pair_cell(ratio: PairRatio | None) -> list[str]:
     if ratio is None:
         return [EMPTY]
     speedup = ratio.speedup
-    bounds = f" [{speedup.low:.2f}, {speedup.high:.2f}]" if speedup.known else " [?]"
-    return [f"{speedup.mid:.2f}x{bounds}", ratio.verdict]
+    return [f"{speedup.mid:.2f}x{bounds(speedup.low, speedup.mid, speedup.high, 2)}", ratio.verdict]
 
 
 def _against(at: PairAt, metrics: Sequence[str]) -> list[str]:

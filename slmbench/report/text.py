@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EMPTY = "-"
+#: Bounds further off than this many times the figure say nothing of it: two loads that differ give such ones.
+TELLING = 10
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,18 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
+def bounds(low: float, middle: float, high: float, decimals: int) -> str:
+    """Return `` [51.8, 52.4]``; `` [?]`` for bounds that are unknown, or too far off to say anything of the figure."""
+    return f" [{low:.{decimals}f}, {high:.{decimals}f}]" if high <= TELLING * middle else " [?]"
+
+
 def bounded(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
     """Return ``52.1 [51.8, 52.4]``: bounds with the digits of the figure."""
     middle, low, high = (row[key] * factor for key in (name, f"{name}_low", f"{name}_high"))
     if not math.isfinite(middle):
         return EMPTY
-    if not math.isfinite(low):
-        return f"{number(middle)} [?]"
     decimals = max(0, 2 - math.floor(math.log10(middle)))
-    return f"{middle:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return f"{middle:.{decimals}f}{bounds(low, middle, high, decimals)}"
 
 
 def size(count: float) -> str:

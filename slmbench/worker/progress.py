@@ -95,7 +95,8 @@ def intervals(event: e.Judged) -> str:
 
 def figure(value_ns: float, half_width: float) -> str:
     """Return ``12.3 ms ± 1.4 %``, the half-width ``?`` while it is unknown."""
-    reach = f"{half_width:.1%}".replace("%", " %") if math.isfinite(half_width) else "?"
+    # Beyond ten times the figure it says nothing.
+    reach = f"{half_width:.1%}".replace("%", " %") if half_width <= 10 else "?"
     return f"{value_ns / 1e6:.4g} ms ± {reach}"
 
 

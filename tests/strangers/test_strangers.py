@@ -176,11 +176,14 @@ for line in sys.argv[2:]:
     if code := run_main(line.split()):
         sys.exit(f"{line}: {code}")
 """
+#: `{run}` is measured by the first of them, `{good}` a run of many loads that was not measured.
 SMALL = "--input-tokens 16 --output-tokens 4 --repeat 1"
 COMMANDS = [
     f"run --model dec-tiny {SMALL} --out {{run}} {' '.join(f'--backend {name}' for name in BACKENDS)}",
     "models", "suites", "devices", "doctor", "explain mu-tiny", "cache list", "table {run} --plots {run}/plots",
-    "compare {run} {run}", "run --dry-run", "export mu-tiny --format onnx",
+    "compare {run} {run}", "run --dry-run", "export mu-tiny --format onnx", "limits --backend onnxruntime",
+    "history {run} {run} --plot {run}/history.html", "baseline save {good} {run}/b.json",
+    "check --baseline {run}/b.json {good} --summary {run}/s.md", "cache verify",
 ]  # fmt: skip
 FLEET = f"run --model mu-tiny {SMALL} --backend onnxruntime --backend openvino --fleet local --out {{run}}-fleet"
 
@@ -196,8 +199,9 @@ def test_nothing_needs_a_network_or_looks_for_one(tmp_path: Path, shared_cache: 
     environment |= {"PYTHONPATH": str(tmp_path), "NETWORK_NOTES": str(notes)}
     prefix = _without_network()
 
-    run = tmp_path / "run"
-    commands = [command.replace("{run}", str(run)) for command in COMMANDS + [FLEET] * bool(find_spec("distributed"))]
+    run, good = tmp_path / "run", make_run().write(tmp_path / "good")
+    told = COMMANDS + [FLEET] * bool(find_spec("distributed"))
+    commands = [command.format(run=run, good=good) for command in told]
     done = subprocess.run(
         [*(prefix or []), sys.executable, "-P", "-c", MAIN, "alone" if prefix else "", *commands],
         env=environment, capture_output=True, text=True, timeout=500, check=False,
