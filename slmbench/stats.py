@@ -17,6 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
+#: Bounds further off than this many times the figure say nothing of it: two loads that differ may give such ones.
+TELLING = 10
+
+
 @dataclass(frozen=True)
 class Interval:
     """A figure with its confidence interval; bounds that cannot be known are NaN."""
@@ -29,6 +33,11 @@ class Interval:
     def known(self) -> bool:
         """Return whether there are bounds."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def telling(self) -> bool:
+        """Return whether there are bounds worth showing: none is further off than :data:`TELLING` times the figure."""
+        return self.low * TELLING >= self.mid and self.high <= TELLING * self.mid
 
     def inverse(self) -> Interval:
         """Return the interval of the reciprocal (positive figures only): a rate from a time."""

@@ -139,7 +139,7 @@ def _marks(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
     for label, found in side_cases:
         if metric in found.evidence:
             interval = found.evidence[metric].interval()
-            bounds = (interval.low, interval.high) if interval.known else (interval.mid, interval.mid)
+            bounds = (interval.low, interval.high) if interval.telling else (interval.mid, interval.mid)
             low, high = (bound * 1e3 for bound in bounds)
             lengths = _lengths(found)
             rows.append({"case": label, "lengths": lengths, "low": low, "mid": interval.mid * 1e3, "high": high})
@@ -220,8 +220,8 @@ def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) ->
             "engine": curve.group[0],
             "input": length,
             "mid": interval.mid * 1e3,
-            "low": (interval.low if interval.known else interval.mid) * 1e3,
-            "high": (interval.high if interval.known else interval.mid) * 1e3,
+            "low": (interval.low if interval.telling else interval.mid) * 1e3,
+            "high": (interval.high if interval.telling else interval.mid) * 1e3,
         }
         for curve in long
         for length, interval in curve.points.items()
@@ -287,7 +287,7 @@ def pair_forest(pairs: Sequence[tuple[str, Pair]]) -> Spec | None:
     for label, pair in pairs:
         for metric, found in pair.ratios.items():
             speedup = found.speedup
-            low, high = (speedup.low, speedup.high) if speedup.known else (speedup.mid, speedup.mid)
+            low, high = (speedup.low, speedup.high) if speedup.telling else (speedup.mid, speedup.mid)
             row = {"row": f"{label}: {names[metric]}", "mid": speedup.mid, "low": low, "high": high}
             rows.append({**row, "group": names[metric]})
     colors = {"first token": BLUE, "later turns": ORANGE, "decoding": VERMILLION, "whole answer": GREEN}
@@ -306,7 +306,7 @@ def ratio_forest(comparison: Comparison, labels: Mapping[str, str]) -> Spec | No
         judged = sorted(judged, key=lambda found: list(VERDICTS).index(found.verdict))[:MOST_ROWS]
     for found in judged:
         ratio = found.ratio
-        low, high = (ratio.low, ratio.high) if ratio.known else (ratio.mid, ratio.mid)
+        low, high = (ratio.low, ratio.high) if ratio.telling else (ratio.mid, ratio.mid)
         label = f"{labels.get(found.key, found.key)}: {found.metric}"
         rows.append({"row": label, "mid": ratio.mid, "low": low, "high": high, "group": found.verdict})
     gates = sorted({found.gate for found in comparison.judgements})

@@ -9,6 +9,7 @@ from slmbench.claim import Claim
 from slmbench.columns import RunColumns
 from slmbench.evidence import Side, SideCase, log_ratio
 from slmbench.report.pairs import Pair, pairs_of, precision_of
+from slmbench.report.text import bounds
 
 _NOUNS = {"ttft": "time to first token", "tpot": "time per token", "e2e": "time of the whole answer"}
 
@@ -63,8 +64,7 @@ def _middle(claim: Claim) -> Callable[[Pair], float]:
 
 def _at(claim: Claim, pair: Pair) -> str:
     work, found = pair.encoder.case.workload, pair.ratios[claim.metric].speedup
-    bounds = f" [{found.low:.2f}, {found.high:.2f}]" if found.known else ""
-    return f"{found.mid:.2f}x{bounds} at {work.input_tokens} in / {work.output_tokens} out"
+    return f"{found.mid:.2f}x{bounds(found, 2, '')} at {work.input_tokens} in / {work.output_tokens} out"
 
 
 def _figures(claim: Claim, sides: Sequence[Side]) -> Iterator[str]:
@@ -119,9 +119,8 @@ def _with_cache(case: Case) -> Case:
 def _ablation(off: SideCase, on: SideCase) -> str:
     slower = log_ratio(on.evidence["tpot"], off.evidence["tpot"], interleaved=True).interval()
     work, case = off.case.workload, off.case
-    bounds = f" [{slower.low:.2f}, {slower.high:.2f}]" if slower.known else ""
     return (
-        f"{case.checkpoint} without a K/V cache takes {slower.mid:.2f}x{bounds} the time per token at "
+        f"{case.checkpoint} without a K/V cache takes {slower.mid:.2f}x{bounds(slower, 2, '')} the time per token at "
         f"{work.input_tokens} in / {work.output_tokens} out on {case.backend} {precision_of(case)}: an "
         "ablation, no path to judge by; a comparison with such a loop has this factor in it"
     )

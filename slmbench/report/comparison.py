@@ -16,7 +16,6 @@ from slmbench.report.pairs import Pair, pairs_of, parameters
 from slmbench.report.sides import FIELDS
 from slmbench.report.text import (
     EMPTY,
-    TELLING,
     Column,
     TextTable,
     bounds,
@@ -26,7 +25,7 @@ from slmbench.report.text import (
     number,
     print_table,
 )
-from slmbench.stats import Interval
+from slmbench.stats import TELLING, Interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,11 +73,11 @@ def _figure(row: Row, name: str) -> str:
     factor, unit = (1e3, "ms") if seconds and row[name] < 10 else (1.0, row["unit"])
     low, middle, high = (row[key] * factor for key in (f"{name}_low", name, f"{name}_high"))
     decimals = max(0, 2 - math.floor(math.log10(middle)))
-    return f"{middle:.{decimals}f}{bounds(low, middle, high, decimals)} {unit}"
+    return f"{middle:.{decimals}f}{bounds(Interval(low, middle, high), decimals)} {unit}"
 
 
 def _ratio(row: Row) -> str:
-    return f"{row['ratio']:.3f}{bounds(row['ratio_low'], row['ratio'], row['ratio_high'], 3)}"
+    return f"{row['ratio']:.3f}{bounds(Interval(row['ratio_low'], row['ratio'], row['ratio_high']), 3)}"
 
 
 def _verdict(row: Row) -> str:
@@ -199,8 +198,7 @@ def means(comparison: Comparison) -> list[str]:
     lines = []
     for metric, estimate in comparison.means.items():
         mean = estimate.interval()
-        bounds = f" [{mean.low:.3f}, {mean.high:.3f}]" if mean.known else ""
-        lines.append(f"{metric}: {mean.mid:.3f}{bounds}")
+        lines.append(f"{metric}: {mean.mid:.3f}{bounds(mean, 3)}")
     return lines
 
 

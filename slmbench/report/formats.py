@@ -11,7 +11,7 @@ from slmbench.errors import one_line
 from slmbench.evidence import METRICS, Evidence, Side, SideCase
 from slmbench.judge import Comparison, Judgement
 from slmbench.report.comparison import comparison_markdown, headline, pair_lines, seen
-from slmbench.report.text import escape_markdown, markdown_table
+from slmbench.report.text import bounds, escape_markdown, markdown_table
 from slmbench.stats import Interval
 
 ExportFormat = Literal["bencher", "github-smaller", "github-bigger"]
@@ -122,8 +122,7 @@ def _xml(text: str) -> str:
 
 def _sentence(judgement: Judgement) -> str:
     ratio = judgement.ratio
-    bounds = f" [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio.known else ""
-    text = f"{judgement.metric} is {ratio.mid:.3f}x{bounds} of the base, gate {judgement.gate * 100:g} %"
+    text = f"{judgement.metric} is {ratio.mid:.3f}x{bounds(ratio, 3, '')} of the base, gate {judgement.gate * 100:g} %"
     if judgement.verdict == "inconclusive":
         return f"{judgement.verdict}: {text}; {judgement.reason}; {seen(judgement)}"
     return f"{judgement.verdict}: {text}"
@@ -145,8 +144,7 @@ def job_summary(comparisons: Sequence[Comparison], problems: Sequence[str] = ())
 
 
 def _ratio(judgement: Judgement) -> str:
-    ratio = judgement.ratio
-    return f"{ratio.mid:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio.known else f"{ratio.mid:.3f}"
+    return f"{judgement.ratio.mid:.3f}{bounds(judgement.ratio, 3, '')}"
 
 
 def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> list[str]:

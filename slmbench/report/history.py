@@ -177,8 +177,8 @@ def history_chart(history: History) -> Spec:
             "index": index,
             "run": run,
             "mid": interval.mid / track.intervals[0].mid,
-            "low": (interval.low if interval.known else interval.mid) / track.intervals[0].mid,
-            "high": (interval.high if interval.known else interval.mid) / track.intervals[0].mid,
+            "low": (interval.low if interval.telling else interval.mid) / track.intervals[0].mid,
+            "high": (interval.high if interval.telling else interval.mid) / track.intervals[0].mid,
         }
         for track in history.tracks
         for index, run, interval in zip(track.indices, track.runs, track.intervals, strict=True)

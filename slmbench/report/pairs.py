@@ -21,8 +21,6 @@ _WORDS = {
 }
 #: A difference that may be larger than this is unknown, not absent.
 _EQUAL_WITHIN = 0.10
-#: Bounds further apart than this factor are no figures that a sentence should quote.
-_UNKNOWN_BEYOND = 10.0
 PAIR_METRICS = tuple(_WORDS)
 
 
@@ -165,9 +163,9 @@ def _phrase(ratio: PairRatio) -> str:
     if speedup.high < 1:
         inverse = speedup.inverse()
         return f"{verb} {inverse.mid:.2f}x {slower}{_bounds(inverse)}"
-    largest = max(speedup.high, 1 / speedup.low) - 1
-    if largest > _UNKNOWN_BEYOND:
+    if not speedup.telling:
         return f"{verb} {slower} or {faster}, by a factor that is not known (too few loads to tell)"
+    largest = max(speedup.high, 1 / speedup.low) - 1
     if largest > _EQUAL_WITHIN:
         return (
             f"{verb} between {1 / speedup.low:.2f}x {slower} and {speedup.high:.2f}x {faster} (too few loads to tell)"

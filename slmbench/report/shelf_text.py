@@ -177,7 +177,7 @@ def _pair_cell(ratio: PairRatio | None) -> list[str]:
     if ratio is None:
         return [EMPTY]
     speedup = ratio.speedup
-    return [f"{speedup.mid:.2f}x{bounds(speedup.low, speedup.mid, speedup.high, 2)}", ratio.verdict]
+    return [f"{speedup.mid:.2f}x{bounds(speedup, 2)}", ratio.verdict]
 
 
 def _against(at: PairAt, metrics: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from slmbench.case import Workload
 from slmbench.evidence import METRICS
 from slmbench.report.best import Best, Entry, Place, Rival, untold
 from slmbench.report.shelf import Kind, Matrix, Shelf
-from slmbench.report.text import bounded
+from slmbench.report.text import bounded, bounds
 from slmbench.stats import Interval
 
 #: Rivals, models or machines that are named; of more only how many there are.
@@ -137,10 +137,8 @@ def best_line(matrix: Matrix) -> str:
 
 
 def _rival(leader: Entry, rival: Rival) -> str:
-    low, high = rival.ratio.low, rival.ratio.high
-    bounds = f" [{low:.2f}, {high:.2f}]" if rival.ratio.known else ""
     if rival.paired:
-        return f"{_named(rival.entry)}, {rival.ratio.mid:.2f}x{bounds} as long (round by round)"
+        return f"{_named(rival.entry)}, {rival.ratio.mid:.2f}x{bounds(rival.ratio, 2, '')} as long (round by round)"
     other = "another run" if rival.entry.machine == leader.machine else "another machine"
     why = untold(leader, rival.entry) or "the intervals are apart"
     return f"{_named(rival.entry)}, {rival.ratio.mid:.2f}x as long ({other}, unpaired: {why})"

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from slmbench.errors import one_line
 from slmbench.report.pairs import parameters
+from slmbench.stats import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
 EMPTY = "-"
-#: Bounds further off than this many times the figure say nothing of it: two loads that differ give such ones.
-TELLING = 10
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
-def bounds(low: float, middle: float, high: float, decimals: int) -> str:
-    """Return `` [51.8, 52.4]``; `` [?]`` for bounds that are unknown, or too far off to say anything of the figure."""
-    return f" [{low:.{decimals}f}, {high:.{decimals}f}]" if high <= TELLING * middle else " [?]"
+def bounds(interval: Interval, decimals: int, unknown: str = " [?]") -> str:
+    """Return `` [51.8, 52.4]``, or ``unknown`` for bounds that are not there or say nothing of the figure."""
+    return f" [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]" if interval.telling else unknown
 
 
 def bounded(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
@@ -67,7 +66,7 @@ def bounded(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
     if not math.isfinite(middle):
         return EMPTY
     decimals = max(0, 2 - math.floor(math.log10(middle)))
-    return f"{middle:.{decimals}f}{bounds(low, middle, high, decimals)}"
+    return f"{middle:.{decimals}f}{bounds(Interval(low, middle, high), decimals)}"
 
 
 def size(count: float) -> str:

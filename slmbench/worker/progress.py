@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from slmbench.errors import one_line
+from slmbench.stats import TELLING
 from slmbench.worker import events as e
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def intervals(event: e.Judged) -> str:
 
 def figure(value_ns: float, half_width: float) -> str:
     """Return ``12.3 ms ± 1.4 %``, the half-width ``?`` while it is unknown."""
-    # Beyond ten times the figure it says nothing.
-    reach = f"{half_width:.1%}".replace("%", " %") if half_width <= 10 else "?"
+    reach = f"{half_width:.1%}".replace("%", " %") if half_width <= TELLING else "?"
     return f"{value_ns / 1e6:.4g} ms ± {reach}"
 
 
