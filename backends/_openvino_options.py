@@ -9,7 +9,7 @@ from pydantic import Field
 
 from slmbench.artifact import ArtifactSpec
 from slmbench.backend import SessionOptions
-from slmbench.terms import ComputePrecision
+from slmbench.terms import ComputePrecision, Device
 
 from ._cpu import default_threads
 
@@ -29,6 +29,9 @@ class OpenVinoOptions(SessionOptions):
     pinning: bool = True
 
 
+#: Attention paths of our own loop: steps by a graph of their own (see :mod:`._openvino_step`), or by the prompt's.
+STEP_PATH, PLAIN_PATH = "SDPA+step", "SDPA"
+
 #: What OpenVINO would choose by itself, and tells of a compiled model.
 _TOLD = ("KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "NUM_STREAMS")
 #: Groups of other sizes OpenVINO's CPU kernels take for none, while the property says what was asked.
@@ -44,6 +47,22 @@ def compute_refusal(options: SessionOptions, spec: ArtifactSpec) -> str | None:
         return f"dynamic_quantization={group} is for int8 and int4 weights: OpenVINO leaves it out for others, unsaid"
     if group % _GROUP_STEP:
         return f"dynamic_quantization={group} is no multiple of {_GROUP_STEP}: OpenVINO leaves it out, unsaid"
+    return None
+
+
+def steps_apart(options: SessionOptions, device: Device) -> bool:
+    """Return whether decode steps run a graph of their own: on a CPU, unless the other path is asked for."""
+    return device == "cpu" and options.attention != PLAIN_PATH
+
+
+def path_refusal(options: SessionOptions, device: Device) -> str | None:
+    """Return why our loop does not take the attention path that is asked for, or None."""
+    if options.attention not in (None, STEP_PATH, PLAIN_PATH):
+        return f"unknown attention '{options.attention}': openvino has {STEP_PATH}, {PLAIN_PATH}"
+    if device == "npu" and options.attention is not None:
+        return f"attention '{options.attention}' is for dynamic graphs: an NPU's are static and have one path"
+    if device == "gpu" and options.attention == STEP_PATH:
+        return f"attention '{STEP_PATH}' is for CPUs: on a GPU a step runs the prompt's graph ({PLAIN_PATH})"
     return None
 
 

@@ -21,8 +21,9 @@ from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
 from . import _probe_openvino, openvino_npu
 from ._cpu import cpu_status
-from ._openvino_options import OpenVinoOptions, compute_refusal
-from ._openvino_session import DecoderOnlySession, EncoderDecoderSession
+from ._openvino_decoder_only import DecoderOnlySession
+from ._openvino_encoder_decoder import EncoderDecoderSession
+from ._openvino_options import PLAIN_PATH, STEP_PATH, OpenVinoOptions, compute_refusal, path_refusal
 from ._static_openvino import OpenVinoStaticSession
 
 _ENGINE_NAMES: dict[Device, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
@@ -35,7 +36,7 @@ class OpenVinoBackend:
     engine = "openvino"
     distributions: tuple[str, ...] = ("openvino",)
     options_type: type[SessionOptions] = OpenVinoOptions
-    attention_paths: tuple[str, ...] = ()
+    attention_paths: tuple[str, ...] = (STEP_PATH, PLAIN_PATH)
 
     def devices(self) -> Sequence[DeviceStatus]:
         """Return the CPU, each GPU that OpenVINO lists, and the NPU or what is missing for it."""
@@ -78,6 +79,9 @@ class OpenVinoBackend:
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
     ) -> str | None:
         """Return why this combination cannot run, or None."""
+        path = path_refusal(options, device)
+        if path is not None:
+            return path
         if device == "npu":
             return openvino_npu.refusal(options) or openvino_npu.size_refusal(checkpoint, spec, options)
         return compute_refusal(options, spec)

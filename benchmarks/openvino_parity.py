@@ -1,9 +1,11 @@
 """Whether our OpenVINO graphs and our loop are as fast as those people deploy; what recomputed cross K/V would cost.
 
-    python benchmarks/openvino_parity.py [--loads 3] [--rounds 5] [--only graph loop paged cross]
+    python benchmarks/openvino_parity.py [--loads 3] [--rounds 5] [--only graph loop step decoder paged cross]
 
 graph: our artifact against optimum-intel's, in our loop. Wanted: ttft and tpot at most 1.05.
 loop: our loop against openvino-genai's with SDPA, on optimum-intel's artifact. Wanted: tpot 1.02, ttft 1.00 at most.
+step, decoder: steps by a graph of their own against steps by the artifact's, of a decoder-only model and of an
+    encoder-decoder, on our artifact.
 paged: openvino-genai's paged attention against its SDPA, on the same artifact: two paths of one engine.
 cross: an encoder-decoder that computes its cross K/V at every step against ours, which never does.
 
@@ -32,7 +34,7 @@ from slmbench.measure.generate import generate
 from slmbench.quiet import silence_telemetry
 
 Open = Callable[[], Session | LoopSession]
-KINDS = ("graph", "loop", "paged", "cross")
+KINDS = ("graph", "loop", "step", "decoder", "paged", "cross")
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,9 @@ def sides_of(kind: str, options: argparse.Namespace, folder: Path) -> tuple[Open
     if kind == "cross":
         whole = artifact_of(options.pair, "slmbench", options.precision)
         return opener("openvino", recomputing(whole, folder), **common), opener("openvino", whole, **common)
+    if kind in ("step", "decoder"):
+        ours = artifact_of(options.model if kind == "step" else options.pair, "slmbench", options.precision)
+        return opener("openvino", ours, **common), opener("openvino", ours, attention="SDPA", **common)
     theirs = artifact_of(options.model, "optimum", options.precision)
     if kind == "graph":
         ours = artifact_of(options.model, "slmbench", options.precision)
@@ -169,13 +174,13 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16", "int8", "int4"])
     parser.add_argument("--compute", default="fp32", choices=["fp32", "fp16", "bf16"])
     parser.add_argument("--model", default="smollm2-135m", help="a decoder-only checkpoint")
-    parser.add_argument("--pair", default="mu-small", help="the encoder-decoder of `cross`")
+    parser.add_argument("--pair", default="mu-small", help="the encoder-decoder of `decoder` and `cross`")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
     print("| what | input tokens | ttft ratio (loads) | tpot ratio (loads) |")
     print("| :--- | ---: | :--- | :--- |")
     for kind in options.only:
-        vocabulary = resolve(options.pair if kind == "cross" else options.model).geometry.vocab_size
+        vocabulary = resolve(options.pair if kind in ("decoder", "cross") else options.model).geometry.vocab_size
         with tempfile.TemporaryDirectory() as folder:
             sides = sides_of(kind, options, Path(folder))
             for inputs in options.inputs:
