@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -13,35 +14,54 @@ from slmbench.backend import Tokens
 from slmbench.errors import CannotRunError, told_last
 
 
-class CompiledGraph:
-    """A compiled graph with one request."""
+class ReadGraph:
+    """A graph as the artifact has it. It is read once, whatever is compiled of it: its weights are mapped once."""
 
-    def __init__(
-        self,
-        core: Any,
-        path: Path,
-        engine_name: str,
-        properties: dict[str, Any],
-        change: Callable[[Any], None] | None = None,
-    ) -> None:
-        """Read the IR, let ``change`` alter it in place, and compile it; the change's time is part of compiling.
+    def __init__(self, core: Any, path: Path, engine_name: str, properties: dict[str, Any]) -> None:
+        """Read the IR.
+
+        Raises:
+            CannotRunError: OpenVINO does not take it.
+        """
+        self._core, self._path, self._engine_name, self._properties = core, path, engine_name, properties
+        started = perf_counter_ns()
+        with self._told():
+            self._model = core.read_model(path)
+        self.load_ns = perf_counter_ns() - started
+
+    def compile(self, change: Callable[[Any], None] | None = None) -> CompiledGraph:
+        """Compile it, or a copy that ``change`` has altered; the change's time is part of compiling.
 
         Raises:
             CannotRunError: OpenVINO refuses the graph or a property.
         """
         started = perf_counter_ns()
-        try:
-            model = core.read_model(path)
-            self.load_ns = perf_counter_ns() - started
+        with self._told():
+            model = self._model
             if change is not None:
+                model = model.clone()
                 change(model)
-            self.model = core.compile_model(model, engine_name, properties)
+            compiled = self._core.compile_model(model, self._engine_name, self._properties)
+        return CompiledGraph(compiled, perf_counter_ns() - started)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except (RuntimeError, UnicodeDecodeError) as error:
             reason = told_last(error)
-            raise CannotRunError(f"{path}: OpenVINO does not compile it for {engine_name}: {reason}") from error
-        self.compile_ns = perf_counter_ns() - started - self.load_ns
-        self.request = self.model.create_infer_request()
-        self.names = {name for port in self.model.inputs for name in port.get_names()}
+            raise CannotRunError(
+                f"{self._path}: OpenVINO does not compile it for {self._engine_name}: {reason}"
+            ) from error
+
+
+class CompiledGraph:
+    """A compiled graph with one request."""
+
+    def __init__(self, compiled: Any, compile_ns: int) -> None:
+        self.model, self.compile_ns = compiled, compile_ns
+        self.request = compiled.create_infer_request()
+        self.names = {name for port in compiled.inputs for name in port.get_names()}
 
     def input_index(self, name: str) -> int:
         """Return the place of an input among the graph's."""

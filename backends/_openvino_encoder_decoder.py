@@ -23,7 +23,7 @@ class EncoderDecoderSession(OpenVinoSession):
 
     _stepped: Role = "decoder"
 
-    def _whole_graphs(self) -> list[Role]:
+    def _whole(self) -> list[Role]:
         """Return the encoder; the decoder as it is only where its steps have no graph of their own, or it rereads."""
         return ["encoder"] if self._apart else ["encoder", "decoder"]
 
@@ -92,7 +92,7 @@ class EncoderDecoderSession(OpenVinoSession):
         self._count_token()
         # Only this ablation gives a decoder more than one token: a graph of steps takes no more.
         if "decoder" not in self._graphs:
-            self._graphs["decoder"] = self._compile("decoder")
+            self._graphs["decoder"] = self._read_graphs["decoder"].compile()
         decoder = self._graphs["decoder"]
         if self._apart:
             for name, tensor in self._given:

@@ -8,6 +8,7 @@ graph of their own (see :mod:`._openvino_step`), unless the path asked for is pl
 from __future__ import annotations
 
 import math
+import platform
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from slmbench.quiet import silence_telemetry
 from slmbench.terms import Device
 
 from ._choice import Choice
-from ._openvino_compiled import CompiledGraph, StepIds
+from ._openvino_compiled import CompiledGraph, ReadGraph, StepIds
 from ._openvino_options import PRECISION, device_properties, settings_in_effect, steps_apart
 from ._openvino_step import for_one_token
 from ._static_openvino import executed_on
@@ -44,41 +45,39 @@ class OpenVinoSession:
         silence_telemetry()
         import openvino as ov
 
-        self._device, self._engine_name, self._artifact = device, engine_name, artifact
+        self._device, self._artifact = device, artifact
         checkpoint = artifact.manifest.checkpoint
         self._vocabulary = checkpoint.geometry.vocab_size
         self._ends = [token for token in checkpoint.eos_token_ids if token < self._vocabulary]
-        self._core = ov.Core()
-        self._asked = device_properties(options, engine_name)
-        self._plain_products = options.compute_precision == "fp32"
+        core, self._asked = ov.Core(), device_properties(options, engine_name)
+        self._read_graphs: dict[Role, ReadGraph] = {
+            role: ReadGraph(core, artifact.graph(role), engine_name, self._asked) for role in artifact.manifest.graphs
+        }
+        self._plain_products = options.compute_precision == "fp32" and platform.machine() in ("x86_64", "AMD64")
         self._apart = steps_apart(options, device)
         self._step_role: Role = "decode" if self._apart else self._stepped
-        self._graphs: dict[Role, CompiledGraph] = {role: self._compile(role) for role in self._whole_graphs()}
+        self._graphs: dict[Role, CompiledGraph] = {role: self._read_graphs[role].compile() for role in self._whole()}
         self._step_rows = 0
         self._compile_step(1)
         self._phases_ns: dict[str, int] = {}
         self._choice = Choice()
         self._batch = self._input = self._output = self._left = 0
 
-    def _whole_graphs(self) -> list[Role]:
+    def _whole(self) -> list[Role]:
         """Return the artifact's graphs that are compiled as they are."""
-        return list(self._artifact.manifest.graphs)
-
-    def _compile(self, role: Role, rows: int | None = None) -> CompiledGraph:
-        """Compile one of the artifact's graphs; ``rows``: for one token a row."""
-
-        def change(model: Any) -> None:
-            if rows is not None:
-                for_one_token(model, rows, plain_products=self._plain_products)
-
-        return CompiledGraph(self._core, self._artifact.graph(role), self._engine_name, self._asked, change)
+        return list(self._read_graphs)
 
     def _compile_step(self, rows: int) -> None:
         """Have a step graph for so many rows, if steps have one of their own."""
-        if self._apart and rows != self._step_rows:
-            self._graphs.pop("decode", None)
-            self._graphs["decode"] = self._compile(self._stepped, rows)
-            self._step_rows = rows
+        if not self._apart or rows == self._step_rows:
+            return
+
+        def change(model: Any) -> None:
+            for_one_token(model, rows, plain_products=self._plain_products)
+
+        self._graphs.pop("decode", None)
+        self._graphs["decode"] = self._read_graphs[self._stepped].compile(change)
+        self._step_rows = rows
 
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
@@ -170,12 +169,15 @@ class OpenVinoSession:
 
     def load_phases_ns(self) -> dict[str, int]:
         """Return "load" (reading the IR) and "compile", of all graphs together."""
-        graphs = self._graphs.values()
-        return {"load": sum(g.load_ns for g in graphs), "compile": sum(g.compile_ns for g in graphs)}
+        return {
+            "load": sum(graph.load_ns for graph in self._read_graphs.values()),
+            "compile": sum(graph.compile_ns for graph in self._graphs.values()),
+        }
 
     def close(self) -> None:
         """Free requests and graphs."""
         self._graphs.clear()
+        self._read_graphs.clear()
 
 
 def _layer_type(op: Any) -> str:

@@ -13,8 +13,14 @@ from typing import Any
 
 #: Inputs with a token a column; of the others only the rows are fixed.
 _TOKENS = frozenset({"input_ids", "decoder_input_ids", "position_ids"})
-#: What OpenVINO computes inside the product before it, where nothing else reads that product.
-_ACTIVATIONS = frozenset({"Elu", "Gelu", "HSwish", "Mish", "Relu", "Sigmoid", "Swish", "Tanh"})
+#: What OpenVINO computes inside a product where that alone reads it: activations, and sums and products with constants.
+#: Of a GELU that is written out it makes one operator when it compiles.
+_ABSORBED = frozenset(
+    {"Add", "Clamp", "Divide", "Elu", "Erf", "Gelu", "HSwish", "Mish", "Multiply", "Power", "Relu", "Sigmoid"}
+    | {"Subtract", "Swish", "Tanh"}
+)
+#: What moves numbers and leaves them as they are: OpenVINO moves elementwise operators up through it.
+_MOVING = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def for_one_token(model: Any, rows: int, *, plain_products: bool) -> None:
@@ -36,44 +42,62 @@ def for_one_token(model: Any, rows: int, *, plain_products: bool) -> None:
 
 
 def keep_products_plain(model: Any) -> int:
-    """Keep activations out of the fp32 products before them, in place; return how many were.
+    """Keep what follows an fp32 product out of it, in place; return how many products would have taken something in.
 
     OpenVINO's CPU plugin has two kernels for a product with fp32 weights. The one that reads them faster for a single
-    row (MLAS: 95 us where the other takes 161, weights of 3.5 MB) cannot take an activation in. An axis of length one
-    between the two keeps them apart; the activation joins the elementwise product behind it instead, if there is one.
+    row (MLAS: 95 us where the other takes 161, weights of 3.5 MB) cannot take an activation in. A maximum with minus
+    infinity, which changes nothing and which no product takes in, keeps them apart; the engine computes it in one
+    operator with what follows.
     """
+    import numpy as np
     from openvino import opset13 as ops
 
     count = 0
     for op in model.get_ordered_ops():
-        if op.get_type_name() not in _ACTIVATIONS or not _is_plain_product(op.input_value(0)):
+        if op.get_type_name() != "MatMul" or not _is_stored(op.input_value(1)):
             continue
-        last = op
-        readers = [target.get_node() for target in op.output(0).get_target_inputs()]
-        if len(readers) == 1 and readers[0].get_type_name() == "Multiply":
-            (last,) = readers
-        targets = list(last.output(0).get_target_inputs())
-        op.input(0).replace_source_output(ops.unsqueeze(op.input_value(0), ops.constant(0)).output(0))
-        lowered = ops.squeeze(last, ops.constant(0))
-        for target in targets:
-            target.replace_source_output(lowered.output(0))
-        count += 1
+        product = _with_bias(op.output(0))
+        if _is_absorbed(product):
+            targets = list(product.get_target_inputs())
+            apart = ops.maximum(product, ops.constant(np.float32(-np.inf))).output(0)
+            for target in targets:
+                target.replace_source_output(apart)
+            count += 1
     model.validate_nodes_and_infer_types()
     return count
 
 
-def _is_plain_product(value: Any) -> bool:
-    """Tell whether a value is a product with stored fp32 weights, plus a bias if any, that one node reads."""
+def _is_stored(value: Any) -> bool:
     node = value.get_node()
-    if len(value.get_target_inputs()) != 1:
+    return bool(node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "f32")
+
+
+def _readers(value: Any) -> list[Any]:
+    """Return the nodes that read a value's numbers; its shape alone is nothing to wait for."""
+    nodes = [target.get_node() for target in value.get_target_inputs()]
+    return [node for node in nodes if node.get_type_name() != "ShapeOf"]
+
+
+def _with_bias(product: Any) -> Any:
+    """Return the sum of a product with its bias if that is all that reads it, else the product."""
+    readers = _readers(product)
+    if len(readers) == 1 and readers[0].get_type_name() == "Add" and any(map(_is_stored, readers[0].input_values())):
+        return readers[0].output(0)
+    return product
+
+
+def _is_absorbed(value: Any) -> bool:
+    """Tell whether a product would take in what reads it.
+
+    That is one operator of the kind, behind moves or not, whose other operands are constants; or several, as a GELU
+    that is written out reads its input.
+    """
+    readers = _readers(value)
+    while len(readers) == 1 and readers[0].get_type_name() in _MOVING:
+        readers = _readers(readers[0].output(0))
+    if any(node.get_type_name() not in _ABSORBED for node in readers):
         return False
-    if node.get_type_name() == "Add":
-        sources = [source.get_node() for source in node.input_values()]
-        products = [source for source in sources if source.get_type_name() == "MatMul"]
-        if len(products) != 1 or not any(source.get_type_name() == "Constant" for source in sources):
-            return False
-        (node,) = products
-    if node.get_type_name() != "MatMul":
-        return False
-    weight = node.input_value(1)
-    return weight.get_node().get_type_name() == "Constant" and str(weight.get_element_type().get_type_name()) == "f32"
+    computed = [
+        source for node in readers for source in node.input_values() if source.get_node().get_type_name() != "Constant"
+    ]
+    return len(readers) > 1 or len(computed) == 1

@@ -25,6 +25,7 @@ from slmbench.export.openvino import refusal
 SPEC = ArtifactSpec(format="openvino", exporter="slmbench")
 TINY = [name for name in catalog.names() if name.endswith("-tiny") and refusal(resolve(name), SPEC) is None]
 QUICK = {"llama-tiny", "t5-tiny"}
+PATHS = ("SDPA+step", "SDPA")
 
 
 def quick(names: list[str]) -> list[Any]:
@@ -57,9 +58,10 @@ def compared(artifact: Artifact, precision: str, **options: Any) -> Any:
     return agreement(session, artifact.golden().prompts, tolerance, artifact.manifest.checkpoint.family)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", quick(TINY))
-def test_every_golden_token_comes_out(name: str) -> None:
-    found = compared(artifact_of(name), "fp32")
+def test_every_golden_token_comes_out(name: str, path: str) -> None:
+    found = compared(artifact_of(name), "fp32", attention=path)
     assert found.compared > 40
     assert found.equal == found.compared
 
@@ -77,17 +79,18 @@ def test_optimums_graphs_run_in_our_loop(name: str) -> None:
     artifact = artifact_of(name, exporter="optimum")
     found = compared(artifact, "fp32")
     assert found.equal == found.compared > 40
-    assert open_session(artifact).attention_path() == "SDPA"
+    assert open_session(artifact).attention_path() == "SDPA+step"
 
 
 @pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_is_asked_is_what_the_engine_says(name: str, precision: str) -> None:
-    session = open_session(artifact_of(name), compute_precision=precision, threads=2)
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_asked_is_what_the_engine_says(name: str, precision: str, path: str) -> None:
+    session = open_session(artifact_of(name), compute_precision=precision, threads=2, attention=path)
     generate(session, np.full((1, 8), 7))
     assert session.compute_precision() == precision
     assert session.threads() == 2
-    assert session.attention_path() == "SDPA"
+    assert session.attention_path() == path
     assert session.placement().executed_on == "cpu"
     assert session.placement().nodes["cpu"] > 10
 
@@ -98,7 +101,7 @@ def test_bf16_is_not_fp32() -> None:
     for precision in ("fp32", "bf16"):
         session = open_session(artifact_of("llama-tiny"), compute_precision=precision)
         session.start(np.full((1, 8), 7))
-        given.append(session._request.get_output_tensor(0).data.copy())  # type: ignore[attr-defined]
+        given.append(session._prompt.get_output_tensor(0).data.copy())  # type: ignore[attr-defined]
     finite = np.isfinite(given[0]) & np.isfinite(given[1])
     assert np.abs(given[0][finite] - given[1][finite]).max() > 1e-4
 
