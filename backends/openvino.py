@@ -23,7 +23,7 @@ from . import _probe_openvino, openvino_npu
 from ._cpu import cpu_status
 from ._openvino_decoder_only import DecoderOnlySession
 from ._openvino_encoder_decoder import EncoderDecoderSession
-from ._openvino_options import PLAIN_PATH, STEP_PATH, OpenVinoOptions, compute_refusal, path_refusal
+from ._openvino_options import PLAIN_PATH, STEP_PATH, OpenVinoOptions, compute_refusal, path_refusal, steps_apart
 from ._static_openvino import OpenVinoStaticSession
 
 _ENGINE_NAMES: dict[Device, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
@@ -89,6 +89,10 @@ class OpenVinoBackend:
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return fp16 on the NPU, which knows no other."""
         return "fp16" if device == "npu" and not simulate else DEFAULT_COMPUTE[weights]
+
+    def weight_copies(self, checkpoint: Checkpoint, options: SessionOptions, device: Device) -> int:
+        """Return 2, the file and the engine's own layout of it; 3 where prompts and steps have one each."""
+        return 3 if checkpoint.family == "decoder-only" and steps_apart(options, device) else 2
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does over dynamic graphs."""

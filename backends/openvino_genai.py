@@ -66,6 +66,10 @@ class OpenVinoGenaiBackend:
         """Return what the openvino backend would."""
         return OpenVinoBackend().default_compute(weights, device, simulate=simulate)
 
+    def weight_copies(self, checkpoint: Checkpoint, options: SessionOptions, device: Device) -> int:
+        """Return 2: the file, and the engine's own layout of it."""
+        return 2
+
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> LoopSession:
         """Let openvino-genai load the artifact.
 

@@ -218,6 +218,14 @@ class ComputeDefault(Protocol):
         """Return what weights of that precision are computed in on that device (or in its simulation)."""
 
 
+@runtime_checkable
+class WeightCopies(Protocol):
+    """What a backend may have besides :class:`Backend`: sessions that hold the weights more than once."""
+
+    def weight_copies(self, checkpoint: Checkpoint, options: SessionOptions, device: Device) -> int:
+        """Return how often a session's memory holds the weights, the file that is mapped included."""
+
+
 #: Workloads beyond one prompt and one answer: a conversation on kept K/V, several answers to a prompt that is read
 #: once, drawn tokens, and steps without a K/V cache.
 Ability = Literal["turns", "samples", "random", "uncached"]

@@ -351,9 +351,9 @@ def overview() -> list[dict[str, Any]]:
     ]
 
 
-def run_bytes(parameter_count: int) -> int:
+def run_bytes(parameter_count: int, *, copies: int = 1) -> int:
     """Return about how much memory a session in fp32 takes: the weights, a tenth for K/V and buffers, an engine."""
-    return parameter_count * 44 // 10 + 300_000_000
+    return parameter_count * (40 * copies + 4) // 10 + 300_000_000
 
 
 def export_bytes(parameter_count: int, *, copies: int = 2) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from slmbench.artifact import ArtifactSpec
+from slmbench.backend import WeightCopies, load_backend
 from slmbench.case import Workload
 from slmbench.catalog import export_bytes, run_bytes
 from slmbench.checkpoint import Checkpoint
@@ -75,7 +76,16 @@ def estimate(plan: Plan, settings: MeasureSettings) -> Estimate:
 def _case(cell: PlannedCell) -> CaseEstimate:
     work, weight_bytes = cell.case.workload, WEIGHT_BYTES[cell.case.weight_precision]
     seconds = sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, work))
-    return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=run_bytes(cell.checkpoint.parameter_count))
+    memory_bytes = run_bytes(cell.checkpoint.parameter_count, copies=_copies(cell))
+    return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)
+
+
+def _copies(cell: PlannedCell) -> int:
+    backend = load_backend(cell.case.backend)
+    if not isinstance(backend, WeightCopies):
+        return 1
+    options = backend.options_type.model_validate(cell.options)
+    return backend.weight_copies(cell.checkpoint, options, cell.case.device)
 
 
 def _turns(checkpoint: Checkpoint, work: Workload) -> list[Workload]:
