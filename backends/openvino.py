@@ -14,6 +14,7 @@ from slmbench.backend import (
     Session,
     SessionOptions,
 )
+from slmbench.case import Workload
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
 from slmbench.quiet import silence_telemetry
@@ -89,6 +90,14 @@ class OpenVinoBackend:
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return fp16 on the NPU, which knows no other."""
         return "fp16" if device == "npu" and not simulate else DEFAULT_COMPUTE[weights]
+
+    def default_attention(self, checkpoint: Checkpoint, workload: Workload, device: Device) -> str | None:
+        """Return plain SDPA where steps by a graph of their own do not pay, else None.
+
+        A decoder-only model's K/V would go from graph to graph at every turn; without a K/V cache there are no steps.
+        """
+        turns = checkpoint.family == "decoder-only" and workload.turns > 1
+        return PLAIN_PATH if device == "cpu" and (turns or workload.cache == "off") else None
 
     def weight_copies(self, checkpoint: Checkpoint, options: SessionOptions, device: Device) -> int:
         """Return 2, the file and the engine's own layout of it; 3 where prompts and steps have one each."""

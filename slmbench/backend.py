@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench.case import Workload
 from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError, nearest
 from slmbench.quiet import silence_telemetry
@@ -216,6 +217,14 @@ class ComputeDefault(Protocol):
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what weights of that precision are computed in on that device (or in its simulation)."""
+
+
+@runtime_checkable
+class AttentionDefault(Protocol):
+    """What a backend may have besides :class:`Backend`: workloads for which another attention path is its best."""
+
+    def default_attention(self, checkpoint: Checkpoint, workload: Workload, device: Device) -> str | None:
+        """Return the path for this workload where nobody asks for one; None for the first of ``attention_paths``."""
 
 
 @runtime_checkable

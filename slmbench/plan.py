@@ -14,7 +14,15 @@ import psutil
 from pydantic import ValidationError
 
 from slmbench.artifact import ArtifactSpec
-from slmbench.backend import Ability, Backend, ComputeDefault, SessionOptions, WorkloadAbilities, load_backend
+from slmbench.backend import (
+    Ability,
+    AttentionDefault,
+    Backend,
+    ComputeDefault,
+    SessionOptions,
+    WorkloadAbilities,
+    load_backend,
+)
 from slmbench.case import Case, Workload
 from slmbench.catalog import PAIR_TOLERANCE
 from slmbench.cgroup import container_limits
@@ -256,7 +264,9 @@ def _runnable(
     for path in paths:
         if path is not None and path not in backend.attention_paths:
             return f"has no attention path '{path}' (it has: {', '.join(backend.attention_paths) or 'no choice'})"
-        opened_with = session_options(backend, compute, suite, options, path)
+        opened_with = session_options(
+            backend, compute, suite, options, path or _default_attention(backend, checkpoint, cell)
+        )
         refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
         refusal = refusal or _inability(backend, checkpoint, spec, cell.workload)
         if refusal:
@@ -280,6 +290,12 @@ def _runnable(
             )
             cells.append(PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json")))
     return cells
+
+
+def _default_attention(backend: Backend, checkpoint: Checkpoint, cell: Cell) -> str | None:
+    if not isinstance(backend, AttentionDefault):
+        return None
+    return backend.default_attention(checkpoint, cell.workload, cell.device)
 
 
 #: What a workload needs beyond one prompt and one answer, and how a backend that lacks it is told.

@@ -37,6 +37,20 @@ def test_every_attention_path_is_a_case_when_all_are_asked_for() -> None:
     assert [cell.case.attention for cell in made.cells] == ["paged", "SDPA"]
 
 
+def test_the_best_path_depends_on_the_workload() -> None:
+    """In a conversation a decoder-only model's K/V would be carried at every turn, an encoder-decoder's never."""
+    once = {"input_tokens": 8, "output_tokens": 4}
+    chat = {**once, "turns": 3, "added_tokens": 4}
+    paths = {}
+    for name, work in (("once", once), ("chat", chat), ("uncached", {**once, "cache": "off"})):
+        made = plan(pairs=[("mu-tiny", "dec-tiny")], workloads=[work])
+        assert {cell.case.attention for cell in made.cells} == {None}
+        paths[name] = [cell.options["attention"] for cell in made.cells]
+    assert paths == {"once": [None, None], "chat": [None, "SDPA"], "uncached": ["SDPA", "SDPA"]}
+    asked = plan(PlanOptions(attention="SDPA+step"), checkpoints=["dec-tiny"], workloads=[chat])
+    assert asked.cells[0].options["attention"] == "SDPA+step"
+
+
 def test_what_nobody_says_is_computed_as_the_engine_does() -> None:
     made = plan(checkpoints=["mu-tiny"], backends=["openvino", "onnxruntime"], precisions=["int8"])
     assert {c.case.backend: c.case.compute_precision for c in made.cells} == {"openvino": "fp32", "onnxruntime": "int8"}
