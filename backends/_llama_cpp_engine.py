@@ -21,6 +21,8 @@ from slmbench.errors import CannotRunError, one_line
 
 #: ggml's numbers of the types that K/V can have here.
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
+#: llama.cpp's numbers of types of files, and the bit of those that it counted.
+_FILE_TYPES, _GUESSED = {0: "F32", 1: "F16", 7: "Q8_0", 32: "BF16"}, 1024
 _ERROR = 4
 _BUFFER = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size")
 _KV_TYPE = re.compile(r"K \((\w+)\):.*V \((\w+)\):")
@@ -74,14 +76,15 @@ class Model:
         """Open it.
 
         Raises:
-            CannotRunError: llama.cpp refuses it; the text is the last error that it told.
+            CannotRunError: llama.cpp refuses it; the text is the first error that it told.
         """
         self.engine, self._log = load_engine()
         params = self.engine.llama_model_default_params()
         params.n_gpu_layers = 0
         # An empty list, not none at all: that would be every device there is.
         self._no_devices = (ctypes.c_void_p * 1)(None)
-        params.devices = ctypes.cast(self._no_devices, type(params.devices)) if params.devices is not None else None
+        params.devices = ctypes.cast(self._no_devices, ctypes.c_void_p)
+        params.load_mode = self.engine.LLAMA_LOAD_MODE_MMAP
         with self._log.kept() as lines:
             self.handle = self.engine.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
@@ -89,11 +92,10 @@ class Model:
         self._path = path
         self.buffers = _buffers(lines)
 
-    def description(self) -> str:
-        """Return what llama.cpp says the file is: architecture, size and type of the tensors."""
-        text = ctypes.create_string_buffer(256)
-        self.engine.llama_model_desc(self.handle, text, len(text))
-        return text.value.decode("utf-8", "replace")
+    def file_type(self) -> str:
+        """Return ggml's type of most tensors, which llama.cpp counts where the file does not say it."""
+        told = self.engine.llama_model_ftype(self.handle) & ~_GUESSED
+        return _FILE_TYPES.get(told, f"file type {told}")
 
     def context(self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool) -> Context:
         """Make a context for ``rows`` sequences of ``length`` tokens each.
@@ -106,7 +108,8 @@ class Model:
         # Each sequence has cells of its own, in steps of 256 as llama.cpp rounds them.
         params.n_seq_max, params.kv_unified = rows, False
         params.n_ctx = rows * -(-length // 256) * 256
-        params.n_batch = rows * length
+        # Logits of one place a row: buffers for more would be there for nothing.
+        params.n_batch, params.n_outputs_max = rows * length, rows
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = int(flash)
@@ -204,9 +207,9 @@ class Batch:
 
 
 def _told(lines: list[tuple[int, str]]) -> str:
-    """Return the last error that was said."""
+    """Return the first error that was said; those after it say what could not be done for it."""
     errors = [text for level, text in lines if level == _ERROR]
-    return one_line(errors[-1])[:300] if errors else "it does not say why"
+    return one_line(errors[0])[:300] if errors else "it does not say why"
 
 
 def _buffers(lines: list[tuple[int, str]]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from time import perf_counter_ns
 from typing import Literal
 
@@ -22,7 +21,6 @@ from ._llama_cpp_engine import Batch, Context, Model
 
 #: What products with matrices of ggml's type are computed in: activations are brought into this first.
 COMPUTE = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "Q8_0": "int8"}
-_TYPE_TOLD = re.compile(r"\b(F32|BF16|F16|Q8_0)\b")
 #: K/V where nobody says: of the compute precision, and half precision beside int8, as llama.cpp's own default is.
 _KV_CACHE: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f16"}
 FLASH, UNFUSED = "flash", "unfused"
@@ -183,9 +181,9 @@ class LlamaCppSession:
         return Placement(self._device, "cpu" if known else "unknown", dict.fromkeys(sorted(buffers), 1))
 
     def compute_precision(self) -> str:
-        """Return what products with the matrices of the file are computed in, by the types that llama.cpp tells too."""
-        told = _TYPE_TOLD.findall(self._model.description())
-        return "+".join(sorted({COMPUTE[one] for one in self._types | set(told[-1:])}))
+        """Return what products with the matrices of the file are computed in: by its header, and by llama.cpp."""
+        found = self._types | {self._model.file_type()}
+        return "+".join(sorted({COMPUTE.get(one, one) for one in found}))
 
     def threads(self) -> int:
         """Return the threads of steps as the context has them, less where the environment allows fewer."""
