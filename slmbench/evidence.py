@@ -14,7 +14,7 @@ from slmbench.case import Case
 from slmbench.columns import Floats, RunColumns, SampleColumns
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.records import CaseInfo, LoadRecord
-from slmbench.roofline import KV_BYTES, limits_of_case, shortest_times
+from slmbench.roofline import kv_bytes, limits_of_case, shortest_times
 from slmbench.terms import Family
 
 NANO = 1e-9
@@ -246,7 +246,7 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
 
 def costs_of(info: CaseInfo) -> dict[str, float]:
     """Return what the model must compute and move: see :mod:`slmbench.explain`."""
-    phases = explain.phases(info.checkpoint, info.case.workload, kv_bytes=KV_BYTES[info.case.compute_precision])
+    phases = explain.phases(info.checkpoint, info.case.workload, kv_bytes=kv_bytes(info.case))
     costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
     for step in phases:
         if step.name == "decode_step" and info.case.workload.cache == "on":

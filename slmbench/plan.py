@@ -370,11 +370,15 @@ def absence(backend: Backend, device: Device, options: PlanOptions) -> str | Non
     return "; ".join(f"{status.detail}; {status.remedy}" for status in found)
 
 
+#: Extras that bring a distribution which `cpu` does not.
+_EXTRAS = {"llama-cpp-python": "llama"}
+
+
 def missing_distribution(backend: Backend) -> str | None:
     """Return which of the backend's distributions is not installed and how to get it, or None."""
     for distribution in backend.distributions:
         try:
             version(distribution)
         except PackageNotFoundError:
-            return f"{distribution} is not installed; pip install 'slmbench[cpu]'"
+            return f"{distribution} is not installed; pip install 'slmbench[{_EXTRAS.get(distribution, 'cpu')}]'"
     return None

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench import explain
+from slmbench.case import Case
 from slmbench.records import CaseInfo
 from slmbench.terms import ComputePrecision, Device
 
@@ -22,7 +23,13 @@ SCHEMA_VERSION = 1
 #: A bandwidth this many times memory's is the work of a cache, not of noise.
 _CACHED = 1.05
 #: Bytes of an element of K or V by compute precision; where only products quantise their input, K/V stay fp32.
-KV_BYTES: dict[ComputePrecision, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int16": 2.0, "int8": 4.0}
+_KV_BYTES: dict[ComputePrecision, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int16": 2.0, "int8": 4.0}
+
+
+def kv_bytes(case: Case) -> float:
+    """Return the bytes of an element of K or V in a case."""
+    # llama.cpp has them in half precision beside 8-bit products.
+    return 2.0 if case.format == "gguf" and case.compute_precision == "int8" else _KV_BYTES[case.compute_precision]
 
 
 class _Frozen(BaseModel):
@@ -161,7 +168,7 @@ def shortest_times(info: CaseInfo, limits: Limits) -> dict[str, float]:
         info.checkpoint,
         case.workload,
         weight_bytes=info.decode_weight_bytes / weights,
-        kv_bytes=KV_BYTES[case.compute_precision],
+        kv_bytes=kv_bytes(case),
     )
     times = {
         phase.name: max(phase.flops / rate.flops_per_s, phase.bytes / limits.bandwidth_at(phase.bytes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 Family = Literal["encoder-decoder", "decoder-only"]
-Format = Literal["openvino", "onnx", "torch"]
+Format = Literal["openvino", "onnx", "torch", "gguf"]
 Layout = Literal["dynamic", "static"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 #: int16, int8: activations quantised to that many bits before they meet quantised weights, as Qualcomm's HTP (16) and

@@ -84,8 +84,9 @@ def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
         CannotRunError: with the figures needed and found.
     """
     count = checkpoint.parameter_count
-    # One copy in torch, one in the exporter's graph; the torch route only writes what it holds.
-    memory = export_bytes(count, copies=1 if spec.format == "torch" else 2)
+    # One copy in torch, one in the exporter's graph; two routes only write what they hold, tensor by tensor.
+    direct = spec.format in ("torch", "gguf")
+    memory = export_bytes(count, copies=1 if direct else 2)
     available = psutil.virtual_memory().available
     what = f"exporting {checkpoint.name} ({count / 1e6:.0f}M parameters) to {spec.label()}"
     if memory > available:
@@ -93,11 +94,11 @@ def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
             f"{what} takes about {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
         )
     written = count * _WEIGHT_BYTES[spec.weight_precision]
-    if checkpoint.family == "encoder-decoder" and spec.format != "torch":
+    if checkpoint.family == "encoder-decoder" and not direct:
         # Encoder and decoder are graphs of their own, each with the embedding.
         written += checkpoint.geometry.vocab_size * checkpoint.geometry.width * 4
     # Compression starts from a graph in fp32 that lies beside it until it is done.
-    disk = written if spec.weight_precision == "fp32" or spec.format == "torch" else written + count * 4
+    disk = written if spec.weight_precision == "fp32" or direct else written + count * 4
     store = artifacts_dir()
     free = shutil.disk_usage(store).free
     if disk > free:

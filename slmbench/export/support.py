@@ -43,10 +43,12 @@ _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ),
     ("onnx", "genai", "dynamic"): RouteEntry("slmbench.export.genai", (*_TORCH, "onnxruntime-genai", "onnx")),
     ("torch", "none", "dynamic"): RouteEntry("slmbench.export.torch", ()),
+    ("gguf", "slmbench", "dynamic"): RouteEntry("slmbench.export.gguf", (*_TORCH, "gguf")),
     ("openvino", "slmbench", "static"): RouteEntry("slmbench.export.static", (*_TORCH, "openvino", "nncf")),
     ("onnx", "slmbench", "static"): RouteEntry("slmbench.export.static", (*_TORCH, "onnx")),
 }
-#: What people deploy each format with; "auto" takes it where it takes every checkpoint under comparison.
+#: What people deploy each format with; "auto" takes it where it takes every checkpoint under comparison. A format that
+#: is not here has one route.
 _COMMUNITY: dict[Format, Exporter] = {"openvino": "optimum", "onnx": "genai"}
 
 
@@ -137,7 +139,9 @@ def choose_exporter(
             if reason is not None:
                 raise CannotRunError(f"{checkpoint.name}: {reason}")
         return requested
-    community = _COMMUNITY[format]
+    community = _COMMUNITY.get(format)
+    if community is None:
+        return "slmbench"
     spec = ArtifactSpec(format=format, weight_precision=precision, exporter=community)
     return community if all(refusal(c, spec) is None for c in checkpoints) else "slmbench"
 

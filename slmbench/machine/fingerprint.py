@@ -27,6 +27,7 @@ from slmbench.measure.conditions import usable_cores
 #: Distributions that compute: another version may be faster or slower.
 ENGINES = (
     "ctranslate2",
+    "llama-cpp-python",
     "onnxruntime",
     "onnxruntime-directml",
     "onnxruntime-genai",
@@ -41,6 +42,7 @@ ENGINES = (
 )
 #: Distributions that prepare: worth knowing, not in the timed region.
 LIBRARIES = (
+    "gguf",
     "huggingface-hub",
     "nncf",
     "numpy",

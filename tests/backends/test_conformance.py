@@ -38,6 +38,8 @@ CASES: dict[str, Case] = {
     "torch": ("torch", "llama-tiny", "cpu", "fp32", {}, None),
     "torch-t5": ("torch", "t5-tiny", "cpu", "fp32", {}, None),
     "openvino_genai": ("openvino_genai", "llama-tiny", "cpu", "fp32", {}, None),
+    "llama_cpp": ("llama_cpp", "llama-tiny", "cpu", "fp32", {}, None),
+    "llama_cpp-int8": ("llama_cpp", "dec-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
     "onnxruntime_genai": ("onnxruntime_genai", "llama-tiny", "cpu", "fp32", {}, None),
 }  # fmt: skip
 QUICK = {"openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"}
@@ -49,6 +51,8 @@ def subject_of(name: str) -> testing.Subject:
     backend = load_backend(backend_name)
     if name == "onnxruntime-htp":
         pytest.importorskip("onnxruntime_qnn", reason="the HTP emulator needs onnxruntime-qnn")
+    if backend_name == "llama_cpp":
+        pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
     return testing.subject(
         backend,
         checkpoint,

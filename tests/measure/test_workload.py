@@ -19,11 +19,12 @@ from slmbench.measure.workload import carry_out, prompts_of, reserve, said_token
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 from slmbench.export.build import ensure_artifact
 
-BACKENDS = {"openvino": "openvino", "onnxruntime": "onnx", "torch": "torch"}
+BACKENDS = {"openvino": "openvino", "onnxruntime": "onnx", "torch": "torch", "llama_cpp": "gguf"}
 CASES = [
     *(("openvino", "llama-tiny"), ("openvino", "t5-tiny")),
     *(("onnxruntime", "llama-tiny"), ("onnxruntime", "bart-tiny")),
     *(("torch", "mistral-tiny"), ("torch", "bart-tiny")),
+    ("llama_cpp", "llama-tiny"),
 ]
 
 

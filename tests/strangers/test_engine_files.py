@@ -26,6 +26,7 @@ MOST_S, MOST_BYTES = 30.0, 500e6
 
 #: Backend and the files of its artifact that an engine parses.
 FILES = [
+    ("llama_cpp", "model.gguf"),
     ("onnxruntime", "decoder.onnx"),
     ("onnxruntime", "encoder.onnx.data"),
     ("onnxruntime_genai", "genai_config.json"),
@@ -106,7 +107,7 @@ def test_no_engine_sees_a_file_that_its_manifest_does_not_know(backend: str, nam
     assert f"{folder / name} was changed after it was written (SHA-256 differs)" in one.refused(folder)
     if hasattr(psutil.Process, "memory_maps"):
         assert one.worker
-        engine = "torch" if backend == "torch" else backend.partition("_")[0]
+        engine = backend if backend in ("torch", "llama_cpp") else backend.partition("_")[0]
         loaded = [m.path for m in psutil.Process(one.worker.pid).memory_maps() if f"/{engine}/" in m.path]
         assert not loaded
     (folder / name).write_bytes(bytes(data[: len(data) // 2]))

@@ -16,6 +16,7 @@ from slmbench.worker.planned import MeasureSettings, PlannedCase, tokens_to_avoi
 
 #: Backend to the format and the checkpoint that it is attacked with.
 SUBJECTS = {
+    "llama_cpp": ("gguf", "llama-tiny"),
     "onnxruntime": ("onnx", "t5-tiny"),
     "onnxruntime_genai": ("onnx", "llama-tiny"),
     "openvino": ("openvino", "t5-tiny"),

@@ -1,0 +1,217 @@
+"""llama.cpp through the ctypes of llama-cpp-python: its log, a model, a context, and batches that are written in place.
+
+llama.cpp tells some of what is in effect in its log alone (the type of its K/V, the buffers that hold the weights), and
+why it refuses a file. So the log is kept while it loads, and goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.errors import CannotRunError, one_line
+
+#: ggml's numbers of the types that K/V can have here.
+KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
+#: llama.cpp's numbers of types of files, and the bit of those that it counted.
+_FILE_TYPES, _GUESSED = {0: "F32", 1: "F16", 7: "Q8_0", 32: "BF16"}, 1024
+_ERROR = 4
+_BUFFER = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size")
+_KV_TYPE = re.compile(r"K \((\w+)\):.*V \((\w+)\):")
+_FLASH = re.compile(r"flash_attn\s*=\s*(\w+)")
+
+
+class Log:
+    """What llama.cpp says, kept while somebody listens. It has one log for the whole process."""
+
+    def __init__(self, engine: Any) -> None:
+        """Take the log over."""
+        self._lines: list[tuple[int, str]] | None = None
+        self._callback = engine.llama_log_callback(self._take)
+        engine.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _: Any) -> None:
+        if self._lines is not None:
+            self._lines.append((level, text.decode("utf-8", "replace")))
+
+    @contextmanager
+    def kept(self) -> Iterator[list[tuple[int, str]]]:
+        """Collect (level, text) of all that is said inside the block."""
+        lines: list[tuple[int, str]] = []
+        self._lines = lines
+        try:
+            yield lines
+        finally:
+            self._lines = None
+
+
+@cache
+def load_engine() -> tuple[Any, Log]:
+    """Return the module ``llama_cpp``, its backend initialised, and its log.
+
+    Raises:
+        CannotRunError: it cannot be imported.
+    """
+    try:
+        import llama_cpp
+    except Exception as error:  # it loads a shared library, and raises RuntimeError and its kin besides ImportError
+        raise CannotRunError(f"llama-cpp-python cannot be imported: {one_line(str(error))[:200]}") from error
+    log = Log(llama_cpp)
+    llama_cpp.llama_backend_init()
+    return llama_cpp, log
+
+
+class Model:
+    """A GGUF file that llama.cpp has opened, all of it for the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            CannotRunError: llama.cpp refuses it; the text is the first error that it told.
+        """
+        self.engine, self._log = load_engine()
+        params = self.engine.llama_model_default_params()
+        params.n_gpu_layers = 0
+        # An empty list, not none at all: that would be every device there is.
+        self._no_devices = (ctypes.c_void_p * 1)(None)
+        params.devices = ctypes.cast(self._no_devices, ctypes.c_void_p)
+        params.load_mode = self.engine.LLAMA_LOAD_MODE_MMAP
+        with self._log.kept() as lines:
+            self.handle = self.engine.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise CannotRunError(f"{path}: llama.cpp does not load it: {_told(lines)}")
+        self._path = path
+        self.buffers = _buffers(lines)
+
+    def file_type(self) -> str:
+        """Return ggml's type of most tensors, which llama.cpp counts where the file does not say it."""
+        told = self.engine.llama_model_ftype(self.handle) & ~_GUESSED
+        return _FILE_TYPES.get(told, f"file type {told}")
+
+    def context(self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool) -> Context:
+        """Make a context for ``rows`` sequences of ``length`` tokens each.
+
+        Raises:
+            CannotRunError: llama.cpp refuses it.
+        """
+        engine = self.engine
+        params = engine.llama_context_default_params()
+        # Each sequence has cells of its own, in steps of 256 as llama.cpp rounds them.
+        params.n_seq_max, params.kv_unified = rows, False
+        params.n_ctx = rows * -(-length // 256) * 256
+        # Logits of one place a row: buffers for more would be there for nothing.
+        params.n_batch, params.n_outputs_max = rows * length, rows
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = KV_TYPES[kv_type]
+        params.flash_attn_type = int(flash)
+        # Nothing for a GPU, not even single products, where the library was built for one.
+        params.offload_kqv = params.op_offload = False
+        params.no_perf = True
+        with self._log.kept() as lines:
+            handle = engine.llama_init_from_model(self.handle, params)
+        if not handle:
+            raise CannotRunError(f"{self._path}: llama.cpp makes no context for {rows}x{length} tokens: {_told(lines)}")
+        return Context(engine, handle, "".join(text for _, text in lines), _buffers(lines))
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self.handle:
+            self.engine.llama_model_free(self.handle)
+        self.handle = None
+
+
+class Context:
+    """K/V and buffers for a shape."""
+
+    def __init__(self, engine: Any, handle: Any, said: str, buffers: set[str]) -> None:
+        """Keep the handle, and what was said when it was made."""
+        self._engine, self._handle, self.buffers = engine, handle, buffers
+        self._memory = engine.llama_get_memory(handle)
+        self._vocabulary = engine.llama_vocab_n_tokens(engine.llama_model_get_vocab(engine.llama_get_model(handle)))
+        kv, flash = _KV_TYPE.search(said), _FLASH.search(said)
+        #: The types of K and of V, and whether flash attention is on; None where the log does not tell.
+        self.kv_types = None if kv is None else set(kv.groups())
+        self.flash = None if flash is None else flash[1]
+        self._address, self._view = 0, np.zeros((0, 0), np.float32)
+
+    def threads(self) -> tuple[int, int]:
+        """Return the threads of steps and of prompts."""
+        return int(self._engine.llama_n_threads(self._handle)), int(self._engine.llama_n_threads_batch(self._handle))
+
+    def forget(self) -> None:
+        """Empty the K/V. What lies in the cells stays and is masked: to clear it would be part of the prompt's time."""
+        self._engine.llama_memory_clear(self._memory, False)
+
+    def copy(self, source: int, target: int) -> None:
+        """Give one sequence the K/V of another."""
+        self._engine.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def decode(self, batch: Batch, rows: int) -> NDArray[np.float32]:
+        """Read a batch; return the logits ``[rows, vocabulary]`` that it asks for, in llama.cpp's own buffer.
+
+        Raises:
+            CannotRunError: llama.cpp refuses it.
+        """
+        code = self._engine.llama_decode(self._handle, batch.struct)
+        if code:
+            raise CannotRunError(
+                f"llama.cpp reads no batch of {batch.struct.n_tokens} tokens: llama_decode gave {code}"
+            )
+        # It waits for the result as well.
+        logits = self._engine.llama_get_logits(self._handle)
+        address = ctypes.addressof(logits.contents)
+        if address != self._address or len(self._view) != rows:
+            self._address, self._view = address, np.ctypeslib.as_array(logits, (rows, self._vocabulary))
+        return self._view
+
+    def close(self) -> None:
+        """Free it."""
+        if self._handle:
+            self._engine.llama_free(self._handle)
+        self._handle = None
+
+
+class Batch:
+    """A ``llama_batch`` over arrays of ours: tokens, their places and sequences, and whose logits are wanted."""
+
+    def __init__(self, engine: Any, size: int) -> None:
+        """Make room for ``size`` tokens."""
+        self.tokens, self.places, self.rows = (np.zeros(size, np.int32) for _ in range(3))
+        self.wanted = np.zeros(size, np.int8)
+        self._counts = np.ones(size, np.int32)
+        # Each token's list of sequences is one long.
+        self._lists = (self.rows.ctypes.data + self.rows.itemsize * np.arange(size)).astype(np.uintp)
+        self.struct = engine.llama_batch()
+        fields: dict[str, NDArray[Any]] = {
+            "token": self.tokens, "pos": self.places, "n_seq_id": self._counts, "seq_id": self._lists,
+            "logits": self.wanted,
+        }  # fmt: skip
+        for name, array in fields.items():
+            kind = type(getattr(self.struct, name))
+            setattr(self.struct, name, ctypes.cast(array.ctypes.data, kind))
+        self.fill(size)
+
+    def fill(self, count: int) -> None:
+        """Take the first ``count`` of the tokens, and the logits of none of them yet."""
+        self.struct.n_tokens = count
+        self.wanted[:count] = 0
+
+
+def _told(lines: list[tuple[int, str]]) -> str:
+    """Return the first error that was said; those after it say what could not be done for it."""
+    errors = [text for level, text in lines if level == _ERROR]
+    return one_line(errors[0])[:300] if errors else "it does not say why"
+
+
+def _buffers(lines: list[tuple[int, str]]) -> set[str]:
+    """Return the names of the buffers that were made: "CPU", "CPU_Mapped", "CUDA0", ..."""
+    return {found[1] for _, text in lines if (found := _BUFFER.search(text)) is not None}

@@ -1,0 +1,306 @@
+"""Our loop on llama.cpp: the reference's tokens, what is read back, resets, bounds, files that deceive."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slmbench import shapes, testing
+from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench.backend import Session, load_backend
+from slmbench.checkpoint import checkpoint_of_folder, resolve
+from slmbench.errors import BadInputError, CannotRunError
+from slmbench.measure.proof import agreement
+from slmbench.terms import MARGIN_TOLERANCE
+
+pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+pytest.importorskip("gguf", reason="needs slmbench[llama]")
+pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+
+from slmbench.export.build import ensure_artifact
+
+COMPUTE = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
+
+
+def artifact_of(name: str, precision: str = "fp32") -> Artifact:
+    spec = ArtifactSpec.model_validate({"format": "gguf", "weight_precision": precision})
+    return ensure_artifact(resolve(name), spec, progress=lambda _: None)
+
+
+def open_session(artifact: Artifact, batch: int = 1, inputs: int = 48, outputs: int = 24, **more: Any) -> Any:
+    backend = load_backend("llama_cpp")
+    compute = COMPUTE[artifact.manifest.spec.weight_precision]
+    options = backend.options_type.model_validate({"threads": 1, "compute_precision": compute, **more})
+    session = backend.open(artifact, "cpu", options)
+    assert isinstance(session, Session)
+    session.reserve(batch, inputs, outputs)
+    return session
+
+
+def generate(session: Session, prompt: Any, mask: Any = None, count: int = 12) -> Any:
+    tokens = [session.start(prompt, mask).copy()]
+    for _ in range(count - 1):
+        tokens.append(session.step(tokens[-1]).copy())
+    return np.stack(tokens, axis=1)
+
+
+@pytest.mark.parametrize("attention", ["flash", "unfused"])
+@pytest.mark.parametrize("name", ["llama-tiny", "dec-tiny", "qwen3-tiny"])
+def test_every_golden_token_comes_out(name: str, attention: str) -> None:
+    artifact = artifact_of(name)
+    session = open_session(artifact, attention=attention)
+    found = agreement(session, artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], "decoder-only")
+    assert found.compared > 40
+    assert found.equal == found.compared
+    assert session.attention_path() == attention
+
+
+SMALL: dict[str, Any] = {
+    "width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 128, "vocab": 512, "positions": 256, "tied": False,
+}  # fmt: skip
+SCALED = {"rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+LLAMA3 = {**SCALED, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+VARIANTS = {
+    "llama, rope scaled as Llama 3": shapes.decoder("llama", **SMALL, rope_parameters=LLAMA3),
+    "llama, linear rope": shapes.decoder("llama", **SMALL, rope_parameters={**SCALED, "rope_type": "linear"}),
+    "mistral, own head size": shapes.decoder("mistral", **SMALL, head_dim=32, sliding_window=None),
+}
+REFUSED = {
+    "has no such parameter": {"attention_bias": True},
+    "not yarn": {"rope_parameters": {**SCALED, "rope_type": "yarn"}},
+}
+
+
+def variant(config: dict[str, Any], folder: Path) -> Artifact:
+    """Export a checkpoint whose attention is sharp, so that its tokens depend on every part of it."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+            else:
+                parameter.normal_(0.0, (3.0 if name.endswith("q_proj.weight") else 1.0) * parameter.shape[1] ** -0.5)
+    model.save_pretrained(folder)
+    return ensure_artifact(checkpoint_of_folder(folder), ArtifactSpec(format="gguf"), progress=lambda _: None)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_carried(name: str, tmp_path: Path) -> None:
+    artifact = variant(VARIANTS[name], tmp_path / "variant")
+    found = agreement(open_session(artifact), artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], "decoder-only")
+    assert found.compared > 40
+    assert found.equal == found.compared
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_variant_that_the_format_cannot_say_is_refused(message: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotRunError, match=message):
+        variant(shapes.decoder("llama", **{**SMALL, **REFUSED[message]}), tmp_path / "variant")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("name", ["llama-tiny", "dec-tiny"])
+def test_tokens_survive_other_precisions(name: str, precision: str) -> None:
+    artifact = artifact_of(name, precision)
+    found = agreement(open_session(artifact), artifact.golden().prompts, MARGIN_TOLERANCE[precision], "decoder-only")
+    assert found.equal >= 0.95 * found.compared > 0
+
+
+@pytest.mark.parametrize(("precision", "kv"), [("fp32", "f32"), ("fp16", "f16"), ("bf16", "bf16"), ("int8", "f16")])
+def test_precision_threads_and_settings_are_read_back(precision: str, kv: str) -> None:
+    session = open_session(artifact_of("llama-tiny", precision))
+    session.start(np.full((1, 4), 5))
+    assert session.compute_precision() == COMPUTE[precision]
+    assert session.threads() == 1
+    assert session.placement().executed_on == "cpu"
+    assert session.settings() == {
+        "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": ("enabled", "enabled"),
+    }  # fmt: skip
+
+
+def test_the_precision_is_that_of_the_file_not_of_the_request() -> None:
+    good = artifact_of("llama-tiny", "bf16")
+    lying = good.manifest.spec.model_copy(update={"weight_precision": "fp32"})
+    session = open_session(Artifact(good.folder, good.manifest.model_copy(update={"spec": lying})))
+    assert session.compute_precision() == "bf16"
+
+
+def test_options_are_in_effect() -> None:
+    session = open_session(artifact_of("llama-tiny"), kv_cache="f16", attention="unfused", threads=2)
+    assert session.settings() == {
+        "threads of prompts": ("2", "2"), "kv_cache": ("f16", "f16"), "flash attention": ("disabled", "disabled"),
+    }  # fmt: skip
+    assert session.threads() == 2
+
+
+def test_fewer_threads_than_asked_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_session(artifact_of("llama-tiny"), threads=2)
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    assert session.threads() == 1
+
+
+def test_buffers_elsewhere_are_called_by_their_name() -> None:
+    session = open_session(artifact_of("llama-tiny"))
+    session._model.buffers = {"CPU_Mapped", "CUDA0"}
+    assert session.placement().executed_on == "CUDA0"
+
+
+def test_a_padded_batch_gives_what_each_prompt_gives_alone() -> None:
+    rng, lengths = np.random.default_rng(0), (9, 31, 20)
+    prompts = [rng.integers(4, 1000, length) for length in lengths]
+    ids, mask = np.full((3, 31), 0), np.zeros((3, 31), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, 31 - len(prompt) :], mask[row, 31 - len(prompt) :] = prompt, 1
+    together = generate(open_session(artifact_of("llama-tiny"), 3, 31, 12), ids, mask)
+    alone = open_session(artifact_of("llama-tiny"), 1, 31, 12)
+    for row, prompt in enumerate(prompts):
+        assert together[row].tolist() == generate(alone, prompt[None])[0].tolist()
+
+
+def test_start_forgets_the_generation_before() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(4, 1000, (1, 30)), rng.integers(4, 1000, (1, 11))
+    session = open_session(artifact_of("llama-tiny"))
+    fresh = generate(session, first)
+    other = generate(session, second, count=5)
+    assert not np.array_equal(fresh[:, :5], other)
+    assert np.array_equal(generate(session, first), fresh)
+
+
+def test_a_prompt_beyond_one_physical_batch() -> None:
+    """llama.cpp cuts a prompt into pieces of 512 tokens; the last place's logits are those that count."""
+    prompt = np.random.default_rng(2).integers(4, 1000, (1, 1100))
+    session = open_session(artifact_of("llama-tiny"), 1, 1100, 4)
+    pieces = open_session(artifact_of("llama-tiny"), 1, 1100, 4)
+    whole = session.start(prompt)
+    pieces.start(prompt[:, :600])
+    assert np.array_equal(pieces.extend(prompt[:, 600:]), whole)
+
+
+def test_ends_of_sequence_are_not_chosen() -> None:
+    session = open_session(artifact_of("llama-tiny"))
+    prompt = np.random.default_rng(3).integers(4, 1000, (1, 30))
+    tokens = generate(session, prompt)
+    session._suppressed = np.unique(tokens)
+    assert not set(generate(session, prompt)[0]) & set(tokens[0])
+
+
+def test_what_is_beyond_the_reserved_is_refused() -> None:
+    session = open_session(artifact_of("llama-tiny"), 1, 8, 3)
+    for shape in ((1, 9), (2, 8)):
+        with pytest.raises(BadInputError, match=f"{shape[0]}x{shape[1]} was given, 1x8 at most"):
+            session.start(np.full(shape, 5))
+    tokens = session.start(np.full((1, 8), 5))
+    for _ in range(2):
+        tokens = session.step(tokens)
+    with pytest.raises(BadInputError, match="beyond the 3 tokens"):
+        session.step(tokens)
+    session.reserve(1, 4000, 96)
+    with pytest.raises(BadInputError, match="4096 tokens, 4097"):
+        session.reserve(1, 4000, 97)
+
+
+def test_a_token_outside_the_vocabulary_is_refused() -> None:
+    session = open_session(artifact_of("llama-tiny"))
+    with pytest.raises(CannotRunError, match="llama_decode gave -1"):
+        session.start(np.array([[5, 1024]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "device", "message"),
+    [
+        ("t5-tiny", {}, "cpu", "decoder-only models"),
+        ("gemma3-tiny", {}, "cpu", "no GGUF of the architecture 'gemma3_text'"),
+        ("mistral-tiny", {}, "cpu", "drops the attention window"),
+        ("llama-tiny", {}, "gpu", "on the CPU only, not on gpu"),
+        ("llama-tiny", {"compute_precision": "bf16"}, "cpu", "fp32 weights in fp32, not in bf16"),
+        ("llama-tiny", {"attention": "SDPA"}, "cpu", "it has|has flash, unfused"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(name: str, change: dict[str, Any], device: Any, message: str) -> None:
+    backend = load_backend("llama_cpp")
+    spec = ArtifactSpec(format="gguf")
+    told = backend.refusal(resolve(name), spec, backend.options_type.model_validate(change), device)
+    assert told is not None
+    assert any(part in told for part in message.split("|"))
+
+
+def test_specs_are_for_what_can_run() -> None:
+    backend, llama = load_backend("llama_cpp"), resolve("llama-tiny")
+    assert [spec.format for spec in backend.artifact_specs(llama, "int8", "cpu")] == ["gguf"]
+    assert not backend.artifact_specs(llama, "int4", "cpu")
+    assert not backend.artifact_specs(llama, "fp32", "gpu")
+    assert not backend.artifact_specs(resolve("t5-tiny"), "fp32", "cpu")
+
+
+def spoilt(place: Path, good: Artifact, data: bytes) -> Artifact:
+    shutil.copytree(good.folder, place, dirs_exist_ok=True)
+    (place / "model.gguf").write_bytes(data)
+    return replace(good, folder=place)
+
+
+def a_value(key: bytes, text: bytes) -> bytes:
+    return struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(text)) + text
+
+
+def test_a_file_that_says_something_else_is_refused_before_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slmbench.backends import _llama_cpp_session
+
+    monkeypatch.setattr(_llama_cpp_session, "Model", None)
+    good = artifact_of("llama-tiny")
+    data = good.graph("model").read_bytes()
+    values = struct.unpack_from("<Q", data, 16)[0]
+    more = struct.pack("<Q", values + 1)
+    layers = data.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    cases = {
+        "it does not begin with GGUF": b"GGML" + data[4:],
+        "it ends within its header": data[:200],
+        "it is of version 9": data[:4] + b"\x09" + data[5:],
+        "its tensors end at byte": data[: len(data) // 2],
+        "values": data[:16] + b"\xff" * 8 + data[24:],
+        "'split.count' is not for an artifact to say": data[:16] + more + a_value(b"split.count", b"2") + data[24:],
+        "'general.architecture' is there twice": (
+            data[:16] + more + a_value(b"general.architecture", b"llama") + data[24:]
+        ),
+        "its llama.block_count is 900, the manifest's 2": data[:layers] + struct.pack("<I", 900) + data[layers + 4 :],
+    }
+    for number, (message, broken) in enumerate(cases.items()):
+        with pytest.raises(CannotRunError, match="not a GGUF file of slmbench's: ") as refused:
+            open_session(spoilt(tmp_path / str(number), good, broken))
+        assert message in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_what_llama_cpp_refuses_it_tells_in_one_line(tmp_path: Path) -> None:
+    good = artifact_of("llama-tiny")
+    data = good.graph("model").read_bytes()
+    broken = data.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_uq.weight")
+    with pytest.raises(CannotRunError, match="llama.cpp does not load it: .*blk.1.ffn_up.weight") as refused:
+        open_session(spoilt(tmp_path / "broken", good, broken))
+    assert "\n" not in str(refused.value)
+
+
+def test_nothing_is_said_on_standard_output_or_error(capfd: pytest.CaptureFixture[str]) -> None:
+    generate(open_session(artifact_of("llama-tiny")), np.full((1, 8), 5), count=3)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+def test_contract_in_half_precision(check: Any, precision: Any) -> None:
+    backend = load_backend("llama_cpp")
+    options = backend.options_type(compute_precision=precision)
+    check(testing.subject(backend, "llama-tiny", precision=precision, options=options))
