@@ -143,7 +143,7 @@ def main() -> None:
         "--model", required=True, type=absolute, help="a checkpoint folder, the one the GGUF was made of"
     )
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--backend", nargs="+", default=["openvino", "openvino_genai", "onnxruntime"])
+    parser.add_argument("--backend", nargs="+", default=["openvino", "openvino_genai", "onnxruntime", "llama_cpp"])
     parser.add_argument("--llama-bench", type=absolute)
     parser.add_argument("--gguf", nargs="*", default=[], type=absolute)
     parser.add_argument("--optimum-benchmark", type=absolute, help="an interpreter that has it")
