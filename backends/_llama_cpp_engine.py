@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -91,6 +92,10 @@ class Model:
             raise CannotRunError(f"{path}: llama.cpp does not load it: {_told(lines)}")
         self._path = path
         self.buffers = _buffers(lines)
+        self._contexts: list[Any] = []
+        # Whoever drops a session without closing it must not keep a file mapped.
+        self.close = weakref.finalize(self, _free, self.engine, self.handle, self._contexts)
+        self.close.atexit = False
 
     def file_type(self) -> str:
         """Return ggml's type of most tensors, which llama.cpp counts where the file does not say it."""
@@ -120,21 +125,23 @@ class Model:
             handle = engine.llama_init_from_model(self.handle, params)
         if not handle:
             raise CannotRunError(f"{self._path}: llama.cpp makes no context for {rows}x{length} tokens: {_told(lines)}")
-        return Context(engine, handle, "".join(text for _, text in lines), _buffers(lines))
+        self._contexts.append(handle)
+        return Context(self, handle, "".join(text for _, text in lines), _buffers(lines))
 
-    def close(self) -> None:
-        """Free the weights."""
-        if self.handle:
-            self.engine.llama_model_free(self.handle)
-        self.handle = None
+    def release(self, context: Any) -> None:
+        """Free a context."""
+        if context in self._contexts:
+            self._contexts.remove(context)
+            self.engine.llama_free(context)
 
 
 class Context:
     """K/V and buffers for a shape."""
 
-    def __init__(self, engine: Any, handle: Any, said: str, buffers: set[str]) -> None:
+    def __init__(self, model: Model, handle: Any, said: str, buffers: set[str]) -> None:
         """Keep the handle, and what was said when it was made."""
-        self._engine, self._handle, self.buffers = engine, handle, buffers
+        self._model, self._handle, self.buffers = model, handle, buffers
+        engine = self._engine = model.engine
         self._memory = engine.llama_get_memory(handle)
         self._vocabulary = engine.llama_vocab_n_tokens(engine.llama_model_get_vocab(engine.llama_get_model(handle)))
         kv, flash = _KV_TYPE.search(said), _FLASH.search(said)
@@ -175,9 +182,7 @@ class Context:
 
     def close(self) -> None:
         """Free it."""
-        if self._handle:
-            self._engine.llama_free(self._handle)
-        self._handle = None
+        self._model.release(self._handle)
 
 
 class Batch:
@@ -204,6 +209,14 @@ class Batch:
         """Take the first ``count`` of the tokens, and the logits of none of them yet."""
         self.struct.n_tokens = count
         self.wanted[:count] = 0
+
+
+def _free(engine: Any, model: Any, contexts: list[Any]) -> None:
+    """Free the contexts, then the model that they read."""
+    for context in contexts:
+        engine.llama_free(context)
+    contexts.clear()
+    engine.llama_model_free(model)
 
 
 def _told(lines: list[tuple[int, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import struct
 from dataclasses import replace
@@ -118,14 +119,16 @@ def test_tokens_survive_other_precisions(name: str, precision: str) -> None:
 
 @pytest.mark.parametrize(("precision", "kv"), [("fp32", "f32"), ("fp16", "f16"), ("bf16", "bf16"), ("int8", "f16")])
 def test_precision_threads_and_settings_are_read_back(precision: str, kv: str) -> None:
+    flash = "disabled" if precision == "bf16" else "enabled"
     session = open_session(artifact_of("llama-tiny", precision))
     session.start(np.full((1, 4), 5))
     assert session.compute_precision() == COMPUTE[precision]
     assert session.threads() == 1
     assert session.placement().executed_on == "cpu"
     assert session.settings() == {
-        "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": ("enabled", "enabled"),
+        "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": (flash, flash),
     }  # fmt: skip
+    assert session.attention_path() == ("flash" if flash == "enabled" else "unfused")
 
 
 def test_the_precision_is_that_of_the_file_not_of_the_request() -> None:
@@ -295,6 +298,27 @@ def test_what_llama_cpp_refuses_it_tells_in_one_line(tmp_path: Path) -> None:
 def test_nothing_is_said_on_standard_output_or_error(capfd: pytest.CaptureFixture[str]) -> None:
     generate(open_session(artifact_of("llama-tiny")), np.full((1, 8), 5), count=3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_session_that_nobody_closed_keeps_no_file_mapped() -> None:
+    psutil = pytest.importorskip("psutil")
+    if not hasattr(psutil.Process, "memory_maps"):
+        pytest.skip("this system does not tell of mapped files")
+    artifact = artifact_of("dec-tiny", "fp16")
+
+    def mapped() -> bool:
+        return any(one.path == str(artifact.graph("model")) for one in psutil.Process().memory_maps())
+
+    session = open_session(artifact)
+    assert mapped()
+    session = None
+    gc.collect()
+    assert session is None
+    assert not mapped()
+    session = open_session(artifact)
+    session.close()
+    session.close()
+    assert not mapped()
 
 
 @pytest.mark.slow

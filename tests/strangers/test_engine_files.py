@@ -91,7 +91,7 @@ def test_a_flip_fails_the_case_or_changes_no_token(backend: str, name: str, vict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "name"), [(b, n) for b, n in FILES if n.endswith((".onnx", ".xml"))])
+@pytest.mark.parametrize(("backend", "name"), [(b, n) for b, n in FILES if n.endswith((".onnx", ".xml", ".gguf"))])
 def test_more_flips(backend: str, name: str, victim: MakeVictim) -> None:
     attack(victim(backend), name, int(os.environ.get("SLMBENCH_FLIPS", MANY)))
 
