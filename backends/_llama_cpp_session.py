@@ -50,9 +50,8 @@ class LlamaCppSession:
         self._suppressed = np.array(checkpoint.eos_token_ids, dtype=np.int64)
         self._threads = options.threads or default_threads()
         self._kv_cache = getattr(options, "kv_cache", None) or _KV_CACHE[options.compute_precision]
-        # Over K/V in bf16 ggml's flash attention on CPUs takes half as long again for a prompt, and longer for a step.
-        best = UNFUSED if self._kv_cache == "bf16" else FLASH
-        self._flash = (options.attention or best) == FLASH
+        # llama.cpp's own choice on CPUs: it reads prompts sooner, and steps later over K/V that are not f16.
+        self._flash = options.attention != UNFUSED
         self._types = matrix_types(artifact)
         self._choice = Choice()
         self._context: Context | None = None
