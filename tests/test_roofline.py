@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic import PAIR, make_run
+from synthetic import PAIR, Speed, make_run
 
 from slmbench import explain
 from slmbench.columns import read_columns
 from slmbench.evidence import model_of
 from slmbench.report.pairs import pair_sentences
-from slmbench.roofline import BandwidthPoint, Limits, MatrixRate, bandwidth_use, compute_use, shortest_times
+from slmbench.roofline import BandwidthPoint, Limits, MatrixRate, bandwidth_use, compute_use, kv_bytes, shortest_times
 
 MB, GB = 10**6, 10**9
 
@@ -110,3 +110,12 @@ def test_a_pair_is_told_what_the_limits_alone_give(tmp_path: Path) -> None:
     assert "the device's limits alone give first token" in sentence
     (plain,) = pair_sentences(read_columns(make_run(PAIR).write(tmp_path / "plain")))
     assert "limits" not in plain
+
+
+@pytest.mark.parametrize(
+    ("format_", "compute", "size"),
+    [("onnx", "int8", 4.0), ("gguf", "int8", 2.0), ("gguf", "fp32", 4.0), ("gguf", "bf16", 2.0)],
+)
+def test_kv_of_llama_cpp_are_in_half_precision_beside_8_bit_products(format_: str, compute: str, size: float) -> None:
+    case = Speed().case.model_copy(update={"format": format_, "compute_precision": compute})
+    assert kv_bytes(case) == size
