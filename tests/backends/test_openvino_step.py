@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench.artifact import Artifact, ArtifactSpec, Role
 from slmbench.backend import Extends, Rereads, Session, load_backend
 from slmbench.checkpoint import resolve
 
@@ -44,10 +44,10 @@ def steps(session: Session, token: Any, count: int) -> list[Any]:
     return tokens
 
 
-def read(name: str, role: str) -> Any:
+def read(name: str, role: Role) -> Any:
     import openvino as ov
 
-    return ov.Core().read_model(artifact_of(name).folder / artifact_of(name).manifest.graphs[role])  # type: ignore[index]
+    return ov.Core().read_model(artifact_of(name).graph(role))
 
 
 def test_a_conversation_keeps_its_kv_when_it_changes_between_graphs() -> None:
@@ -103,7 +103,7 @@ def test_a_decoder_of_steps_rereads_an_answer_by_the_whole_graph() -> None:
         pytest.param("mu-tiny", "decoder", id="scaled queries", marks=pytest.mark.slow),
     ],
 )
-def test_no_product_of_a_step_takes_anything_in(name: str, role: str) -> None:
+def test_no_product_of_a_step_takes_anything_in(name: str, role: Role) -> None:
     import openvino as ov
 
     inside = {}
