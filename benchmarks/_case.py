@@ -7,10 +7,10 @@ from multiprocessing import get_context
 
 from slmbench.backend import load_backend
 from slmbench.case import Case, Workload
-from slmbench.checkpoint import resolve
 from slmbench.export.build import ensure_artifact
-from slmbench.paths import cache_dir
-from slmbench.worker.planned import PlannedCase
+from slmbench.models.checkpoint import resolve
+from slmbench.running.settings import PlannedCase
+from slmbench.system.paths import cache_dir
 
 
 def planned_case(

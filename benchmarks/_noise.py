@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from slmbench import stats
-from slmbench.columns import read_columns
-from slmbench.evidence import Evidence, log_ratio, side_of
-from slmbench.judge import verdict_of
+from slmbench.analysis import stats
+from slmbench.analysis.metrics import Evidence, log_ratio, side_of
+from slmbench.analysis.verdicts import verdict_of
+from slmbench.records.sample_arrays import read_columns
 
 METRICS = ("ttft", "tpot")
 #: A quiet machine: how loads of one model differ (CV over 12 restarts of a 135M model), and samples of one load.

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from _case import planned_case
 
-from slmbench import stats
-from slmbench.measure.metrics import Brief, brief, by_load, counted
-from slmbench.records import SAMPLES_NAME, SampleRecord, read_samples
-from slmbench.worker.planned import MeasureSettings, PlannedCase
-from slmbench.worker.scheduler import measure
+from slmbench.analysis import stats
+from slmbench.measure.stop_rule import Brief, brief, by_load, counted
+from slmbench.records.schema import SAMPLES_NAME, SampleRecord, read_samples
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase
 
 METRICS = ("ttft", "tpot")
 

@@ -16,13 +16,13 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-from slmbench.backends._ort_cuda_session import OnnxRuntimeOptions
+from slmbench.backends.onnxruntime.cuda_session import OnnxRuntimeOptions
 
-from slmbench.artifact import ArtifactSpec
 from slmbench.backend import load_backend
-from slmbench.checkpoint import resolve
 from slmbench.export.build import ensure_artifact
 from slmbench.measure.generate import quiet_collector
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 GOAL_US = 60.0
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from slmbench.suite import suite_names
+from slmbench.plan.suite import suite_names
 
 BARE = ["-c", "import typer, pydantic"]
 

@@ -18,7 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from slmbench.artifact import (
+from slmbench.errors import CannotRunError
+from slmbench.export.artifact_store import artifacts_dir, write_manifest
+from slmbench.fleet.connection import Link, Reached, opened
+from slmbench.fleet.messages import M, Needed
+from slmbench.fleet.send_artifact import Supply
+from slmbench.fleet.transfer_format import PIECE_BYTES
+from slmbench.models.artifact import (
     GOLDEN_NAME,
     Artifact,
     ArtifactSpec,
@@ -29,14 +35,8 @@ from slmbench.artifact import (
     read_artifact,
     sha256_of,
 )
-from slmbench.checkpoint import Checkpoint, resolve
-from slmbench.errors import CannotRunError
-from slmbench.export.store import artifacts_dir, write_manifest
-from slmbench.fleet.artifacts import Supply
-from slmbench.fleet.link import Link, Reached, opened
-from slmbench.fleet.messages import M, Needed
-from slmbench.fleet.parcel import PIECE_BYTES
-from slmbench.request import RunRequest
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.plan.request import RunRequest
 
 MACHINES = ("one", "two", "three")
 KILLED, FLIPPED = "two", "three"

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import psutil
 
-from slmbench import stats
-from slmbench.columns import read_columns
-from slmbench.evidence import log_ratio, side_of
-from slmbench.fleet.sides import run_folders
+from slmbench.analysis import stats
+from slmbench.analysis.metrics import log_ratio, side_of
+from slmbench.fleet.read import run_folders
+from slmbench.records.sample_arrays import read_columns
 
 METRICS = ("ttft", "tpot")
 MACHINE = "here"

@@ -34,14 +34,17 @@ import psutil
 
 from slmbench._version import __version__
 from slmbench.case import Case, Workload
-from slmbench.checkpoint import Checkpoint, Geometry
-from slmbench.fleet.machine import Machine
+from slmbench.fleet.job_progress import TallyWriter
+from slmbench.fleet.machine_server import Machine
 from slmbench.fleet.messages import Planned
 from slmbench.fleet.record import FleetRecord, part_folders, read_part
-from slmbench.fleet.tally import TallyWriter
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint, collect
-from slmbench.records import (
+from slmbench.models.checkpoint import Checkpoint, Geometry
+from slmbench.plan.judged_together import judged_together
+from slmbench.plan.request import RunRequest
+from slmbench.records.sample_writer import SampleWriter
+from slmbench.records.schema import (
     RUN_NAME,
     SAMPLES_NAME,
     CaseInfo,
@@ -53,11 +56,8 @@ from slmbench.records import (
     read_samples,
     write_run,
 )
-from slmbench.request import RunRequest
+from slmbench.running import events
 from slmbench.terms import Device
-from slmbench.together import judged_together
-from slmbench.worker import events
-from slmbench.writer import SampleWriter
 
 DEVICES: tuple[Device, ...] = ("cpu", "gpu", "npu")
 PAIR = ("mu", "dec")
@@ -243,7 +243,7 @@ class StandIn(Machine):
 
 async def host(address: str, world: World, numbers: Sequence[int]) -> None:
     """Serve some machines in this process until it is ended."""
-    from slmbench.fleet.nodes import worker
+    from slmbench.fleet.dask_nodes import worker
 
     here = collect()
     async with AsyncExitStack() as stack:
@@ -306,8 +306,8 @@ def shared_out(world: World) -> tuple[list[int], list[list[int]]]:
 
 async def simulate(world: World, folder: Path, cache: Path, say: bool = True) -> Result:
     """Start the world's processes, run the client here, and count what came back."""
-    from slmbench.fleet.choice import Choice
     from slmbench.fleet.client import linked, run_on_fleet
+    from slmbench.fleet.selection import Choice
 
     environment = {**os.environ, "SLMBENCH_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     processes: list[subprocess.Popen[str]] = []

@@ -23,15 +23,15 @@ import numpy as np
 import psutil
 from _case import planned_case
 
+from slmbench.analysis.stats import Interval, median_interval
 from slmbench.backend import Session
-from slmbench.stats import Interval, median_interval
-from slmbench.worker import events as e
+from slmbench.running import events as e
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase
+from slmbench.running.worker_process import Worker
 from slmbench.worker import protocol as p
 from slmbench.worker.__main__ import main as serve_worker
-from slmbench.worker.host import Worker
-from slmbench.worker.planned import MeasureSettings, PlannedCase
-from slmbench.worker.scheduler import measure
-from slmbench.worker.serve import Service
+from slmbench.worker.server import Service
 
 AS_WORKER = "--as-worker"
 

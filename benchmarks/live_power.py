@@ -16,15 +16,15 @@ from pathlib import Path
 
 from _case import planned_case
 
-from slmbench.catalog import get
-from slmbench.columns import read_columns
-from slmbench.evidence import side_of
-from slmbench.gates import Gates
-from slmbench.judge import Comparison, compare_sides
+from slmbench.analysis.gates import Gates
+from slmbench.analysis.metrics import side_of
+from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.machine.fingerprint import collect
-from slmbench.records import CaseInfo, RunRecord, write_run
-from slmbench.worker.planned import MeasureSettings, PlannedCase
-from slmbench.worker.scheduler import measure
+from slmbench.models.catalog import get
+from slmbench.records.sample_arrays import read_columns
+from slmbench.records.schema import CaseInfo, RunRecord, write_run
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase
 
 
 def make_twin(folder: Path, layers: int) -> Path:

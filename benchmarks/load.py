@@ -53,13 +53,13 @@ def measure_all(scratch: Path, cases: int) -> None:
     from standins import install_plugin, planned_case, write_artifact
 
     from slmbench.case import Workload
-    from slmbench.columns import read_columns
-    from slmbench.records import CaseInfo, RunRecord, write_run
+    from slmbench.records.sample_arrays import read_columns
+    from slmbench.records.schema import CaseInfo, RunRecord, write_run
     from slmbench.report.write import write_reports
-    from slmbench.worker import events as e
-    from slmbench.worker.planned import MeasureSettings
-    from slmbench.worker.progress import Board
-    from slmbench.worker.scheduler import measure
+    from slmbench.running import events as e
+    from slmbench.running.progress import Board
+    from slmbench.running.scheduler import measure
+    from slmbench.running.settings import MeasureSettings
 
     site, artifact, folder = scratch / "site", scratch / "artifact", scratch / "run"
     for made in (site, artifact, folder):

@@ -23,13 +23,13 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-from slmbench.backends._ort_graph import bind, bind_out
-from slmbench.backends._ort_session import EncoderDecoderSession
+from slmbench.backends.onnxruntime.graph import bind, bind_out
+from slmbench.backends.onnxruntime.session import EncoderDecoderSession
 
-from slmbench.artifact import Artifact, ArtifactSpec, Role
 from slmbench.backend import Session, SessionOptions, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.export.build import ensure_artifact
+from slmbench.models.artifact import Artifact, ArtifactSpec, Role
+from slmbench.models.checkpoint import resolve
 from slmbench.terms import Exporter
 
 

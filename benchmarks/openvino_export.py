@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 import psutil
 
-from slmbench.artifact import ArtifactSpec
-from slmbench.checkpoint import resolve
 from slmbench.export.build import ensure_artifact
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from slmbench.artifact import Artifact, ArtifactSpec, Role
 from slmbench.backend import LoopSession, Session, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.export.build import ensure_artifact
 from slmbench.measure.generate import generate
-from slmbench.quiet import silence_telemetry
+from slmbench.models.artifact import Artifact, ArtifactSpec, Role
+from slmbench.models.checkpoint import resolve
+from slmbench.system.telemetry import silence_telemetry
 
 Open = Callable[[], Session | LoopSession]
 KINDS = ("graph", "loop", "step", "decoder", "paged", "cross")

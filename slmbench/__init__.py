@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from slmbench._version import __version__
 
 if TYPE_CHECKING:
-    from slmbench.records import read_run
-    from slmbench.runner import run
+    from slmbench.records.schema import read_run
+    from slmbench.running.runner import run
 
 __all__ = ["__version__", "read_run", "run"]
 
-_HOMES = {"run": "slmbench.runner", "read_run": "slmbench.records"}
+_HOMES = {"run": "slmbench.running.runner", "read_run": "slmbench.records.schema"}
 
 
 def __getattr__(name: str) -> Any:

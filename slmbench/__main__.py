@@ -1,7 +1,7 @@
 """``python -m slmbench``."""
 
-from slmbench.children import follow_host
 from slmbench.cli import main
+from slmbench.system.processes import follow_host
 
 if __name__ == "__main__":
     follow_host()

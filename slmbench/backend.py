@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.case import Workload
-from slmbench.checkpoint import Checkpoint
 from slmbench.errors import BadInputError, CannotRunError, nearest
-from slmbench.quiet import silence_telemetry
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
 ENTRY_POINT_GROUP = "slmbench.backends"

@@ -28,12 +28,12 @@ from typing import get_args
 
 import numpy as np
 
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import Backend, LoopSession, Session, SessionOptions, Tokens
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, SlmbenchError
 from slmbench.measure.generate import generate
 from slmbench.measure.proof import REQUIRED_AGREEMENT, agreement, coarser
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE, Device, Precision
 
 __all__ = ["CHECKS", "ConformanceError", "Subject", "subject"]

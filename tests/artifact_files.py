@@ -6,9 +6,9 @@ from pathlib import Path
 
 from folders import make_folder
 
-from slmbench.artifact import GOLDEN_NAME, Artifact, ArtifactSpec, FileEntry, GoldenRecord, Manifest, sha256_of
-from slmbench.checkpoint import Checkpoint, checkpoint_of_folder
-from slmbench.export.store import artifacts_dir, write_manifest
+from slmbench.export.artifact_store import artifacts_dir, write_manifest
+from slmbench.models.artifact import GOLDEN_NAME, Artifact, ArtifactSpec, FileEntry, GoldenRecord, Manifest, sha256_of
+from slmbench.models.checkpoint import Checkpoint, checkpoint_of_folder
 
 SPEC = ArtifactSpec(format="openvino")
 

@@ -11,7 +11,7 @@ import pytest
 from standins import install_plugin, planned_case, write_artifact
 
 from slmbench.case import Workload
-from slmbench.worker.planned import PlannedCase
+from slmbench.running.settings import PlannedCase
 
 MakePlan = Callable[..., PlannedCase]
 

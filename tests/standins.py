@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from slmbench.artifact import (
+from slmbench.case import Case, Workload
+from slmbench.models.artifact import (
     GOLDEN_NAME,
     MANIFEST_NAME,
     ArtifactSpec,
@@ -16,9 +17,8 @@ from slmbench.artifact import (
     Manifest,
     sha256_of,
 )
-from slmbench.case import Case, Workload
-from slmbench.checkpoint import Checkpoint, Geometry
-from slmbench.worker.planned import PlannedCase
+from slmbench.models.checkpoint import Checkpoint, Geometry
+from slmbench.running.settings import PlannedCase
 
 VOCAB = 1000
 

@@ -11,18 +11,10 @@ from typing import Any
 import numpy as np
 
 from slmbench.case import Case, Workload
-from slmbench.checkpoint import Checkpoint, Geometry
-from slmbench.records import (
-    CaseInfo,
-    LoadRecord,
-    MemoryRecord,
-    Outcome,
-    RunRecord,
-    SampleRecord,
-    write_run,
-)
+from slmbench.models.checkpoint import Checkpoint, Geometry
+from slmbench.records.sample_writer import SampleWriter
+from slmbench.records.schema import CaseInfo, LoadRecord, MemoryRecord, Outcome, RunRecord, SampleRecord, write_run
 from slmbench.terms import ComputePrecision, Device, Family, Precision
-from slmbench.writer import SampleWriter
 
 GEOMETRY = Geometry(
     vocab_size=32128,

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from slmbench import calibrate as module
-from slmbench.calibrate import calibrate
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine.fingerprint import collect
 from slmbench.machine.noise import noise_floors
+from slmbench.running import calibrate as module
+from slmbench.running.calibrate import calibrate
 
 
 def test_fewer_than_three_runs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

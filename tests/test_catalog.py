@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from slmbench import catalog
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError
+from slmbench.models import catalog
+from slmbench.models.checkpoint import resolve
 
 ENTRIES = catalog.entries()
 #: Counts published with the released models (model cards, safetensors headers, keras-hub's presets).

@@ -12,9 +12,9 @@ from folders import CONFIG, make_folder, tensors, write_safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError, ExitCode
-from slmbench.weights import read_header
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.models.safetensors import read_header
 
 
 def refused(folder: Path | str, *parts: str) -> None:
@@ -87,7 +87,7 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
 def test_weights_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path / "a")
     first = resolve(str(folder))
-    monkeypatch.setattr("slmbench.weights._inspect", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr("slmbench.models.safetensors._inspect", lambda *_: pytest.fail("hashed again"))
     assert resolve(str(folder)) == first
 
 

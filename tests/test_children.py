@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from slmbench import children
+from slmbench.system import processes as children
 
 JOB, OWNER, HOST = 0x1_0000_0044, 0x1_0000_0088, 4321
 
@@ -84,14 +84,14 @@ def test_where_windows_refuses_nobody_is_put_into_a_job(refuses: str) -> None:
 
 CHILD = """
 import time
-from slmbench.children import follow_host
+from slmbench.system.processes import follow_host
 follow_host()
 print("on", flush=True)
 time.sleep(60)
 """
 HOST_CODE = """
 import subprocess, sys, time
-from slmbench.children import child_environment
+from slmbench.system.processes import child_environment
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=child_environment(), stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)

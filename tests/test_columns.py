@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from synthetic import PAIR, Speed, append, edit_json, make_run
 
-from slmbench.columns import columns_of, read_columns
 from slmbench.errors import BadInputError
-from slmbench.measure.metrics import brief, counted, last_ttft_ns, tpot_ns, turn_ttft_ns
-from slmbench.records import Conditions, SampleRecord, read_run
+from slmbench.measure.stop_rule import brief, counted, last_ttft_ns, tpot_ns, turn_ttft_ns
+from slmbench.records.sample_arrays import columns_of, read_columns
+from slmbench.records.schema import Conditions, SampleRecord, read_run
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from slmbench.suite import parse_suite, suite_names
+from slmbench.plan.suite import parse_suite, suite_names
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from slmbench.checkpoint import resolve
-from slmbench.estimate import CaseEstimate, estimate
-from slmbench.plan import PlanOptions, make_plan
-from slmbench.suite import Suite
-from slmbench.worker.planned import MeasureSettings
+from slmbench.models.checkpoint import resolve
+from slmbench.plan.planner import PlanOptions, make_plan
+from slmbench.plan.suite import Suite
+from slmbench.running.estimate import CaseEstimate, estimate
+from slmbench.running.settings import MeasureSettings
 
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmbench import catalog
 from slmbench.case import Workload
-from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError
-from slmbench.explain import decode_step_bytes, decode_weights, mean_past, phase_rows, phases
+from slmbench.models import catalog
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.models.cost_model import decode_step_bytes, decode_weights, mean_past, phase_rows, phases
 
 NAMES = [entry.name for entry in catalog.entries()]
 
@@ -125,7 +125,7 @@ def _counted(run: Any) -> int:
 def test_flops_are_those_torch_counts(name: str) -> None:
     """Every catalog entry at its real size, on torch's meta device: within 2 %, phase by phase."""
     torch = pytest.importorskip("torch")
-    from slmbench.export.load import build_empty
+    from slmbench.export.torch_model import build_empty
 
     checkpoint = resolve(name)
     model: Any = build_empty(catalog.get(name))

@@ -132,7 +132,7 @@ class Outcome:
 def resolve(url: str, home: Path, reference: str, **options: Any) -> Outcome:
     code = (
         "import json, sys\n"
-        "from slmbench.checkpoint import resolve\n"
+        "from slmbench.models.checkpoint import resolve\n"
         "from slmbench.errors import SlmbenchError\n"
         "try:\n"
         f"    c = resolve({reference!r}, **{options!r})\n"

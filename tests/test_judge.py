@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from synthetic import MACHINE, PAIR, Speed, make_run
 
-from slmbench.baseline import read_baseline, save_baseline
+from slmbench.analysis.baseline import read_baseline, save_baseline
+from slmbench.analysis.gates import Gates, Rule, parse_share, read_gates
+from slmbench.analysis.metrics import Side, metric_named
+from slmbench.analysis.sides import read_side, read_sides, where
+from slmbench.analysis.stats import Estimate
+from slmbench.analysis.verdicts import Comparison, compare_sides, exit_code, verdict_of
 from slmbench.errors import BadInputError, ExitCode, NotComparableError
-from slmbench.evidence import Side, metric_named
-from slmbench.gates import Gates, Rule, parse_share, read_gates
-from slmbench.judge import Comparison, compare_sides, exit_code, verdict_of
-from slmbench.records import FailureRecord
-from slmbench.report.sides import read_side, read_sides, where
-from slmbench.stats import Estimate
+from slmbench.records.schema import FailureRecord
 
 
 def side(tmp_path: Path, name: str, speeds: list[Speed], **options: Any) -> Side:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from slmbench.errors import BadInputError
-from slmbench.locks import in_use, is_used, locks_dir, only_run_in
+from slmbench.system.locks import in_use, is_used, locks_dir, only_run_in
 
 HOLD = """
 import time
-from slmbench.locks import in_use
+from slmbench.system.locks import in_use
 with in_use(["a1"]):
     print("held", flush=True)
     time.sleep(60)

@@ -58,7 +58,7 @@ def test_a_wheel_works_from_any_folder_without_torch(tmp_path: Path) -> None:
     )
     code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.modules['torch'] = None\n"
     code += "import slmbench; assert 'site' in slmbench.__file__, slmbench.__file__\n"
-    code += "from slmbench.suite import load_suite; print(load_suite('quick').name)"
+    code += "from slmbench.plan.suite import load_suite; print(load_suite('quick').name)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "quick", done.stderr
 

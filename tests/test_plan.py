@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.plan import Plan, PlanOptions, make_plan, missing_distribution
-from slmbench.request import RunRequest, plan_request, requested_suite
-from slmbench.suite import Suite
+from slmbench.models.checkpoint import resolve
+from slmbench.plan.planner import Plan, PlanOptions, make_plan, missing_distribution
+from slmbench.plan.request import RunRequest, plan_request, requested_suite
+from slmbench.plan.suite import Suite
 
 
 def plan(options: PlanOptions | None = None, **fields: object) -> Plan:

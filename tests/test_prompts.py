@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slmbench.errors import BadInputError
-from slmbench.prompts import load_tokenizer, read_prompts, token_ids
+from slmbench.measure.text_prompts import load_tokenizer, read_prompts, token_ids
 
 
 def test_text_file_has_one_prompt_a_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slmbench.quiet import output_is_ours
+from slmbench.system.telemetry import output_is_ours
 
 #: Notes every attempt to reach a host in a file: telemetry is sent from a forked process.
 LISTEN = """
@@ -20,7 +20,7 @@ def refuse(*where, **_):
     raise OSError("no network")
 socket.getaddrinfo = socket.create_connection = refuse
 """
-SILENCE = "from slmbench.quiet import silence_telemetry; silence_telemetry(); silence_telemetry()\n"
+SILENCE = "from slmbench.system.telemetry import silence_telemetry; silence_telemetry(); silence_telemetry()\n"
 
 
 def attempts(code: str, folder: Path) -> str:

@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 
 from slmbench.case import Case, Workload
-from slmbench.checkpoint import Checkpoint, Geometry
 from slmbench.errors import BadInputError
-from slmbench.records import (
+from slmbench.models.checkpoint import Checkpoint, Geometry
+from slmbench.records.sample_writer import SampleWriter
+from slmbench.records.schema import (
     RUN_NAME,
     SAMPLES_NAME,
     CaseInfo,
@@ -27,7 +28,6 @@ from slmbench.records import (
     read_run,
     write_run,
 )
-from slmbench.writer import SampleWriter
 
 SCHEMAS = Path(__file__).parent.parent / "docs" / "schema"
 

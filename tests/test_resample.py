@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from synthetic import Speed, edit_json, make_run
 
-from slmbench import resample
-from slmbench.baseline import read_baseline, save_baseline
+from slmbench.analysis.baseline import read_baseline, save_baseline
+from slmbench.analysis.sides import read_side
 from slmbench.cli import run_main
-from slmbench.columns import read_columns
 from slmbench.errors import BadInputError, ExitCode
-from slmbench.records import Outcome, read_run_record
-from slmbench.report.sides import read_side
-from slmbench.request import RunRequest
+from slmbench.plan.request import RunRequest
+from slmbench.records.sample_arrays import read_columns
+from slmbench.records.schema import Outcome, read_run_record
+from slmbench.running import more_samples as resample
 
 
 @pytest.fixture

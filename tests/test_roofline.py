@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 from synthetic import PAIR, Speed, make_run
 
-from slmbench import explain
-from slmbench.columns import read_columns
-from slmbench.evidence import model_of
-from slmbench.report.pairs import pair_sentences
-from slmbench.roofline import BandwidthPoint, Limits, MatrixRate, bandwidth_use, compute_use, kv_bytes, shortest_times
+from slmbench.analysis.metrics import model_of
+from slmbench.analysis.pairs import pair_sentences
+from slmbench.analysis.roofline import (
+    BandwidthPoint,
+    Limits,
+    MatrixRate,
+    bandwidth_use,
+    compute_use,
+    kv_bytes,
+    shortest_times,
+)
+from slmbench.models import cost_model as explain
+from slmbench.records.sample_arrays import read_columns
 
 MB, GB = 10**6, 10**9
 

@@ -10,11 +10,11 @@ import pytest
 import slmbench
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
-from slmbench.records import read_run
+from slmbench.records.schema import read_run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> slmbench.runner.RunResult:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> slmbench.running.runner.RunResult:
     """The tiny pair on two engines, once for all tests here."""
     return slmbench.run(
         pairs=[("mu-tiny", "dec-tiny")],
@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> slmbench.runner.RunRes
 
 
 @pytest.mark.slow
-def test_a_run_leaves_all_its_files_and_every_case_is_proven(finished: slmbench.runner.RunResult) -> None:
+def test_a_run_leaves_all_its_files_and_every_case_is_proven(finished: slmbench.running.runner.RunResult) -> None:
     for name in ("run.json", "samples.jsonl", "table.md", "table.csv", "report.html"):
         assert (finished.folder / name).stat().st_size > 0, name
     run = finished.run
@@ -43,7 +43,7 @@ def test_a_run_leaves_all_its_files_and_every_case_is_proven(finished: slmbench.
 
 
 @pytest.mark.slow
-def test_the_table_has_the_columns_people_need(finished: slmbench.runner.RunResult) -> None:
+def test_the_table_has_the_columns_people_need(finished: slmbench.running.runner.RunResult) -> None:
     table = finished.table()
     assert len(table) == 4
     assert (table["ttft_s"] > 0).all()
@@ -54,7 +54,7 @@ def test_the_table_has_the_columns_people_need(finished: slmbench.runner.RunResu
 
 
 @pytest.mark.slow
-def test_a_folder_with_a_run_in_it_is_not_written_over(finished: slmbench.runner.RunResult) -> None:
+def test_a_folder_with_a_run_in_it_is_not_written_over(finished: slmbench.running.runner.RunResult) -> None:
     before = (finished.folder / "samples.jsonl").read_bytes()
     with pytest.raises(BadInputError, match="is not empty"):
         slmbench.run(models=["dec-tiny"], backends=["openvino"], out=finished.folder)
@@ -62,21 +62,21 @@ def test_a_folder_with_a_run_in_it_is_not_written_over(finished: slmbench.runner
 
 
 @pytest.mark.slow
-def test_resuming_a_finished_run_measures_nothing_more(finished: slmbench.runner.RunResult) -> None:
+def test_resuming_a_finished_run_measures_nothing_more(finished: slmbench.running.runner.RunResult) -> None:
     before = (finished.folder / "samples.jsonl").read_bytes()
     slmbench.run(resume=finished.folder)
     assert (finished.folder / "samples.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_resuming_with_another_plan_is_refused(finished: slmbench.runner.RunResult) -> None:
+def test_resuming_with_another_plan_is_refused(finished: slmbench.running.runner.RunResult) -> None:
     with pytest.raises(BadInputError, match="what it measures has changed"):
         slmbench.run(models=["dec-tiny"], backends=["openvino"], resume=finished.folder)
 
 
 @pytest.mark.slow
 def test_the_readmes_commands_on_finished_runs(
-    finished: slmbench.runner.RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: slmbench.running.runner.RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     baseline = tmp_path / "baseline.json"
     folder = str(finished.folder)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from slmbench import stats
-from slmbench.stats import Estimate, Interval
+from slmbench.analysis import stats
+from slmbench.analysis.stats import Estimate, Interval
 
 
 def lottery(rng: np.random.Generator, loads: int, rounds: int, between: float = 0.02, within: float = 0.01):

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
-from slmbench.suite import MAX_CASES, Suite, load_suite, parse_precision, parse_suite, suite_names
+from slmbench.plan.suite import MAX_CASES, Suite, load_suite, parse_precision, parse_suite, suite_names
 
 MINIMAL = "name: s\ncheckpoints: [a]\nworkloads:\n  - input_tokens: 8\n    output_tokens: 2\n"
 
 
 def test_every_shipped_suite_loads_and_has_a_header_comment() -> None:
-    from slmbench.suite import suite_text
+    from slmbench.plan.suite import suite_text
 
     assert {"quick", "smoke"} <= set(suite_names())
     for name in suite_names():

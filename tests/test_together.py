@@ -5,7 +5,7 @@ from __future__ import annotations
 from synthetic import PAIR, Speed
 
 from slmbench.case import Case
-from slmbench.together import judged_together
+from slmbench.plan.judged_together import judged_together
 
 
 def groups(*cases: Case, pairs: tuple[tuple[str, str], ...] = ()) -> list[set[str]]:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from slmbench import artifact, baseline, records
-from slmbench.artifact import MANIFEST_NAME, read_artifact
-from slmbench.baseline import read_baseline
+from slmbench.analysis import baseline
+from slmbench.analysis.baseline import read_baseline
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
-from slmbench.records import read_run
+from slmbench.models import artifact
+from slmbench.models.artifact import MANIFEST_NAME, read_artifact
+from slmbench.records import schema as records
+from slmbench.records.schema import read_run
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERSIONS = sorted(int(folder.name.removeprefix("schema-")) for folder in FIXTURES.glob("schema-*"))

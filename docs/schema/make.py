@@ -1,11 +1,11 @@
-"""Write the published JSON Schemas of a run's files; run this after a change of slmbench.records."""
+"""Write the published JSON Schemas of a run's files; run this after a change of slmbench.records.schema."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from slmbench.records import json_schemas
+from slmbench.records.schema import json_schemas
 
 for name, schema in json_schemas().items():
     text = json.dumps(schema, indent=1, sort_keys=True) + "\n"

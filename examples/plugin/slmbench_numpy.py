@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 
-from slmbench.artifact import ArtifactSpec
 from slmbench.backend import DeviceStatus, Placement, SessionOptions
 from slmbench.errors import BadInputError, CannotRunError
+from slmbench.models.artifact import ArtifactSpec
 
 
 class NumpyBackend:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slmbench.errors import one_line
-from slmbench.report.text import make_console
-from slmbench.worker.progress import duration
+from slmbench.report.text_table import make_console
+from slmbench.running.progress import duration
 
 if TYPE_CHECKING:
-    from slmbench.estimate import Estimate
+    from slmbench.running.estimate import Estimate
 
 
 def print_estimate(costs: Estimate) -> None:

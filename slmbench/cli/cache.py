@@ -10,8 +10,8 @@ import typer
 from slmbench.errors import one_line
 
 if TYPE_CHECKING:
-    from slmbench.export.store import Stored
-    from slmbench.fleet.left import Left
+    from slmbench.export.artifact_store import Stored
+    from slmbench.fleet.leftovers import Left
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, verify or clean the artifact cache.")
 
@@ -21,8 +21,8 @@ _Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 @app.command("list")
 def list_(as_json: _Json = False) -> None:
     """List the artifacts, largest first, and what a fleet left beside them."""
-    from slmbench.export.store import list_artifacts
-    from slmbench.fleet.left import list_left
+    from slmbench.export.artifact_store import list_artifacts
+    from slmbench.fleet.leftovers import list_left
 
     _print(list_artifacts(), list_left(), as_json)
 
@@ -31,8 +31,8 @@ def list_(as_json: _Json = False) -> None:
 def verify(as_json: _Json = False) -> None:
     """Check every file's SHA-256; exit 5 when an artifact is damaged."""
     from slmbench.errors import CannotRunError
-    from slmbench.export.store import list_artifacts
-    from slmbench.fleet.left import list_left
+    from slmbench.export.artifact_store import list_artifacts
+    from slmbench.fleet.leftovers import list_left
 
     stored, left = list_artifacts(hashes=True), list_left(hashes=True)
     _print(stored, left, as_json)
@@ -59,7 +59,7 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove artifacts; they are exported, or received, anew when they are needed."""
-    from slmbench.export.store import list_artifacts, remove, select
+    from slmbench.export.artifact_store import list_artifacts, remove, select
 
     chosen = (
         select(ids or [], everything=everything, damaged=damaged) if ids or everything or damaged or not fleet else []
@@ -77,7 +77,7 @@ def clean(
 
 
 def _clean_left(dry_run: bool) -> None:
-    from slmbench.fleet.left import list_left, remove_left
+    from slmbench.fleet.leftovers import list_left, remove_left
 
     left = list_left()
     gone = left if dry_run else remove_left(left)
@@ -104,7 +104,7 @@ def _print_left(left: list[Left]) -> None:
 
 
 def _print(stored: list[Stored], left: list[Left], as_json: bool) -> None:
-    from slmbench.export.store import artifacts_dir
+    from slmbench.export.artifact_store import artifacts_dir
 
     if as_json:
         rows = [*(item.summary() for item in stored), *(one.summary() for one in left)]

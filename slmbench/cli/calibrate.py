@@ -22,7 +22,7 @@ def calibrate(
     from rich.console import Console
 
     from slmbench.backend import load_backend
-    from slmbench.calibrate import calibrate as measure
+    from slmbench.running.calibrate import calibrate as measure
 
     for name in backend or ():
         load_backend(name)

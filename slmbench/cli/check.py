@@ -39,11 +39,11 @@ def check(
 
     0 unchanged or improved, 1 regressed, 2 bad input, 3 not comparable, 4 inconclusive, 5 a case failed.
     """
+    from slmbench.analysis.sides import is_fleet
     from slmbench.report.commands import CheckRequest, run_check
-    from slmbench.report.sides import is_fleet
 
     if new is None:
-        from slmbench.resample import run_again
+        from slmbench.running.more_samples import run_again
 
         new = str(run_again(baseline))
     request = CheckRequest(
@@ -66,7 +66,7 @@ def check(
 
         raise typer.Exit(run_fleet_check(request))
     if until_conclusive:
-        from slmbench.resample import sampler
+        from slmbench.running.more_samples import sampler
 
         raise typer.Exit(run_check(request, sampler(new)))
     raise typer.Exit(run_check(request))

@@ -37,8 +37,8 @@ def compare(
 
     One fleet's run: its machines side by side. Two: each machine before and after.
     """
+    from slmbench.analysis.sides import is_fleet
     from slmbench.report.commands import CompareRequest, run_compare
-    from slmbench.report.sides import is_fleet
 
     request = CompareRequest(
         sides=tuple(sides),

@@ -25,8 +25,8 @@ def explain(
 ) -> None:
     """Count what a generation must compute and read, from the model's sizes alone."""
     from slmbench.case import Workload
-    from slmbench.checkpoint import resolve
-    from slmbench.explain import phase_rows
+    from slmbench.models.checkpoint import resolve
+    from slmbench.models.cost_model import phase_rows
 
     checkpoint = resolve(model, offline=offline)
     workload = Workload(batch=batch, input_tokens=input_tokens, output_tokens=output_tokens)

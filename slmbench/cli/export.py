@@ -41,10 +41,10 @@ def export(
     from rich.console import Console
     from rich.markup import escape
 
-    from slmbench.checkpoint import resolve
     from slmbench.export.build import ensure_artifact
-    from slmbench.export.support import make_spec
-    from slmbench.quiet import output_is_ours
+    from slmbench.export.routes import make_spec
+    from slmbench.models.checkpoint import resolve
+    from slmbench.system.telemetry import output_is_ours
 
     began = time.perf_counter()
     model = resolve(checkpoint, revision=revision, offline=offline, trust_remote_code=trust_remote_code)

@@ -14,7 +14,7 @@ import typer
 from slmbench.errors import BadInputError, CannotRunError, ExitCode, one_line
 
 if TYPE_CHECKING:
-    from slmbench.request import RunRequest
+    from slmbench.plan.request import RunRequest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -39,8 +39,8 @@ def scheduler(
     insecure: Insecure = False,
 ) -> None:
     """Start the place where machines and clients meet."""
-    from slmbench.fleet.link import full_address
-    from slmbench.fleet.nodes import serve_scheduler
+    from slmbench.fleet.connection import full_address
+    from slmbench.fleet.dask_nodes import serve_scheduler
 
     full_address(f"{host}:{port}", certs, insecure)
     if dashboard is not None:
@@ -57,8 +57,8 @@ def worker(
     insecure: Insecure = False,
 ) -> None:
     """Lend this machine: it measures one run at a time and does nothing else meanwhile."""
-    from slmbench.fleet.link import full_address
-    from slmbench.fleet.nodes import serve_worker
+    from slmbench.fleet.connection import full_address
+    from slmbench.fleet.dask_nodes import serve_worker
 
     _run(serve_worker(full_address(scheduler, certs, insecure), name, port, certs))
 
@@ -112,13 +112,13 @@ def run_fleet(
 ) -> int:
     """Carry ``slmbench run --fleet`` out and return its exit code."""
     _root()
-    from slmbench.fleet.choice import Choice
     from slmbench.fleet.client import LOCAL, linked, run_on_fleet
-    from slmbench.fleet.link import full_address
+    from slmbench.fleet.connection import full_address
+    from slmbench.fleet.report import print_fleet, write_fleet
+    from slmbench.fleet.selection import Choice
     from slmbench.fleet.table import fleet_table
-    from slmbench.fleet.write import print_fleet, write_fleet
-    from slmbench.locks import only_run_in
-    from slmbench.report.text import make_console
+    from slmbench.report.text_table import make_console
+    from slmbench.system.locks import only_run_in
 
     if address != LOCAL:
         full_address(address, certs, insecure)

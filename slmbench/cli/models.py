@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List the catalog: architectures with seeded random weights, and whether this machine holds them."""
-    from slmbench.catalog import overview
+    from slmbench.models.catalog import overview
 
     rows = overview()
     if as_json:

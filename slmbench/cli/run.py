@@ -11,7 +11,7 @@ import typer
 from slmbench.errors import BadInputError, ExitCode, one_line
 
 if TYPE_CHECKING:
-    from slmbench.request import RunRequest
+    from slmbench.plan.request import RunRequest
 
 app = typer.Typer(add_completion=False)
 
@@ -95,7 +95,7 @@ def run(
 
 def _request(given: Mapping[str, Any]) -> RunRequest:
     """Return the options, by their names, as a request; what it names alike is taken as it is."""
-    from slmbench.request import RunRequest
+    from slmbench.plan.request import RunRequest
 
     renamed = {"model": "models", "device": "devices", "backend": "backends", "precision": "precisions"}
     renamed |= {"budget": "budget_s"}
@@ -111,10 +111,10 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
 def _execute(request: RunRequest, as_json: bool) -> int:
     import sys
 
-    from slmbench import runner
-    from slmbench.report import print_run
-    from slmbench.report.text import make_console
-    from slmbench.worker.progress import show_progress
+    from slmbench.report.text_table import make_console
+    from slmbench.report.write import print_run
+    from slmbench.running import runner
+    from slmbench.running.progress import show_progress
 
     def say(text: str) -> None:
         typer.echo(one_line(text), err=True)
@@ -131,9 +131,9 @@ def _execute(request: RunRequest, as_json: bool) -> int:
 
 def _preview(request: RunRequest, as_json: bool) -> int:
     from slmbench.cli._preview import print_estimate
-    from slmbench.estimate import estimate
-    from slmbench.request import plan_request
-    from slmbench.runner import measure_settings, resumed
+    from slmbench.plan.request import plan_request
+    from slmbench.running.estimate import estimate
+    from slmbench.running.runner import measure_settings, resumed
 
     request = resumed(request)
     plan, _ = plan_request(request)

@@ -18,7 +18,7 @@ def suites(
     """List the suites that come with slmbench."""
     if context.invoked_subcommand:
         return
-    from slmbench.suite import load_suite, suite_names
+    from slmbench.plan.suite import load_suite, suite_names
 
     rows = [load_suite(name) for name in suite_names()]
     if as_json:
@@ -38,7 +38,7 @@ def suites(
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A suite's name, or the path of a YAML file.")]) -> None:
     """Print a suite as it stands, after checking it."""
-    from slmbench.suite import parse_suite, suite_text
+    from slmbench.plan.suite import parse_suite, suite_text
 
     text, where = suite_text(name)
     parse_suite(text, where)
@@ -48,6 +48,6 @@ def show(name: Annotated[str, typer.Argument(help="A suite's name, or the path o
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of suites, for editors."""
-    from slmbench.suite import Suite
+    from slmbench.plan.suite import Suite
 
     typer.echo(json.dumps(Suite.model_json_schema(), indent=1))

@@ -24,7 +24,7 @@ def table(
     write: Annotated[bool, typer.Option("--write", help="Also write table.md, table.csv and report.html.")] = False,
 ) -> None:
     """Make a run's tables again from its samples."""
-    from slmbench.report.sides import is_fleet
+    from slmbench.analysis.sides import is_fleet
 
     if is_fleet(run):
         _fleet(run, as_json=as_json, markdown=markdown, write=write, others=bool(format or plots))
@@ -34,10 +34,10 @@ def table(
 
         typer.echo(export(str(run), format))
         return
-    from slmbench.columns import read_columns
-    from slmbench.report import print_run, run_table, write_reports
-    from slmbench.report.text import make_console
-    from slmbench.report.write import table_markdown
+    from slmbench.records.sample_arrays import read_columns
+    from slmbench.report.run_table import run_table
+    from slmbench.report.text_table import make_console
+    from slmbench.report.write import print_run, table_markdown, write_reports
 
     columns = read_columns(run)
     if as_json:
@@ -59,10 +59,10 @@ def table(
 def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: bool) -> None:
     """Make a fleet's tables again: one machine's after the other, then all side by side."""
     from slmbench.errors import BadInputError
-    from slmbench.fleet.sides import read_machines
+    from slmbench.fleet.read import read_machines
+    from slmbench.fleet.report import fleet_markdown, print_fleet, write_fleet
     from slmbench.fleet.table import fleet_table
-    from slmbench.fleet.write import fleet_markdown, print_fleet, write_fleet
-    from slmbench.report.text import make_console
+    from slmbench.report.text_table import make_console
 
     folder = run if run.is_dir() else run.parent
     if others:

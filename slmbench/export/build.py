@@ -17,7 +17,21 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from slmbench.artifact import (
+from slmbench.errors import CannotRunError
+from slmbench.export.artifact_store import (
+    UNFINISHED,
+    artifacts_dir,
+    find_artifact,
+    lock_of,
+    move_into_place,
+    refuse_if_measured,
+    write_manifest,
+)
+from slmbench.export.golden_record import make_golden, reference_versions
+from slmbench.export.quiet import silence_telemetry
+from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import choose_exporter, installed_versions, refusal, route
+from slmbench.models.artifact import (
     GOLDEN_NAME,
     Artifact,
     ArtifactSpec,
@@ -27,23 +41,9 @@ from slmbench.artifact import (
     read_artifact,
     sha256_of,
 )
-from slmbench.catalog import export_bytes
-from slmbench.checkpoint import Checkpoint
-from slmbench.errors import CannotRunError
-from slmbench.export.golden import make_golden, reference_versions
-from slmbench.export.quiet import silence_telemetry
-from slmbench.export.route import Exported, Progress
-from slmbench.export.store import (
-    UNFINISHED,
-    artifacts_dir,
-    find_artifact,
-    lock_of,
-    move_into_place,
-    refuse_if_measured,
-    write_manifest,
-)
-from slmbench.export.support import choose_exporter, installed_versions, refusal, route
-from slmbench.paths import cache_dir
+from slmbench.models.catalog import export_bytes
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.paths import cache_dir
 
 __all__ = ["check_resources", "choose_exporter", "ensure_artifact"]
 
@@ -150,7 +150,7 @@ def _golden(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> G
         record = GoldenRecord.model_validate_json(kept.read_bytes())
         if record.versions == reference_versions():
             return record
-    from slmbench.export.load import load_model
+    from slmbench.export.torch_model import load_model
 
     progress("loading the reference")
     model = load_model(checkpoint)

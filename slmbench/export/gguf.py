@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.artifact import ArtifactSpec
-from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
-from slmbench.explain import decode_weights
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.cost_model import decode_weights
 
 FILE_NAME = "model.gguf"
 #: transformers' model_type to the architecture's name in GGUF: a Mistral without its window is a Llama.
@@ -62,7 +62,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     try:
         import gguf
 
-        from slmbench.export.load import load_model
+        from slmbench.export.torch_model import load_model
     except ImportError as error:
         raise CannotRunError(f"{error.name} is needed to export to GGUF: pip install 'slmbench[llama]'") from error
     progress("loading the weights")

@@ -17,12 +17,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from slmbench.artifact import ArtifactSpec, Role
-from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError, one_line
-from slmbench.export.openvino_graph import cross_kv_once, keep_last_position, write_compressed
+from slmbench.export.openvino.graph import cross_kv_once, keep_last_position, write_compressed
 from slmbench.export.quiet import silence_telemetry
 from slmbench.export.route import Exported, Progress
+from slmbench.models.artifact import ArtifactSpec, Role
+from slmbench.models.checkpoint import Checkpoint
 
 #: Those whose golden tokens come out with the transformers that this project runs on.
 ARCHITECTURES = frozenset({"bart", "llama", "mistral", "phi3", "qwen3", "smollm3", "t5"})
@@ -84,7 +84,7 @@ def _export(checkpoint: Checkpoint, folder: Path, progress: Progress) -> None:
     from optimum.exporters.openvino.convert import export_from_model
     from optimum.intel import OVConfig
 
-    from slmbench.export.load import load_model
+    from slmbench.export.torch_model import load_model
 
     progress("loading the weights")
     # transformers' T5 has no other; OpenVINO recognises its attention all the same.

@@ -1,5 +1,5 @@
 """Exporters call this before they import a library that calls home."""
 
-from slmbench.quiet import silence_telemetry
+from slmbench.system.telemetry import silence_telemetry
 
 __all__ = ["silence_telemetry"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from slmbench.artifact import ArtifactSpec, Role
-from slmbench.checkpoint import Checkpoint
+from slmbench.models.artifact import ArtifactSpec, Role
+from slmbench.models.checkpoint import Checkpoint
 
 #: Told one short line whenever the work enters a new stage.
 Progress = Callable[[str], None]

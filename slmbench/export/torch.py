@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from slmbench import catalog
-from slmbench.artifact import ArtifactSpec
-from slmbench.checkpoint import Checkpoint
-from slmbench.explain import decode_weights
 from slmbench.export.route import Exported, Progress
-from slmbench.weights import INDEX_NAME, weight_files
+from slmbench.models import catalog
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.cost_model import decode_weights
+from slmbench.models.safetensors import INDEX_NAME, weight_files
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -50,7 +50,7 @@ def _write_catalog(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path) -> 
     import torch
     from safetensors.torch import save_file
 
-    from slmbench.export.load import load_model
+    from slmbench.export.torch_model import load_model
 
     model = load_model(checkpoint)
     dtype: Any = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[spec.weight_precision]

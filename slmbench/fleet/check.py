@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slmbench.analysis.gates import Gates
+from slmbench.analysis.metrics import Side, SideCase, metric_named
+from slmbench.analysis.sides import is_fleet, where
+from slmbench.analysis.verdicts import Comparison, compare_sides, exit_code, fingerprint_of
 from slmbench.errors import BadInputError, ExitCode, NotComparableError, one_line
-from slmbench.evidence import Side, SideCase, metric_named
-from slmbench.fleet.sides import Machines, read_fleets, unfinished
-from slmbench.gates import Gates
-from slmbench.judge import Comparison, compare_sides, exit_code, fingerprint_of
+from slmbench.fleet.read import Machines, read_fleets, unfinished
 from slmbench.machine.fingerprint import Fingerprint, differences
 from slmbench.report.check import last_line, write_outputs
 from slmbench.report.commands import CheckRequest, CompareRequest, gates_of, noise_floor, show_comparisons
 from slmbench.report.comparison import comparisons_json, print_comparison
 from slmbench.report.formats import annotation_lines
-from slmbench.report.sides import is_fleet, where
-from slmbench.report.text import make_console
+from slmbench.report.text_table import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from typing import Protocol
 from slmbench.errors import ERROR_PREFIX
 
 #: Arguments of the interpreter. -P: a folder named slmbench where the worker was started is not the package.
-BLOCK = ("-P", "-m", "slmbench.fleet.block")
+BLOCK = ("-P", "-m", "slmbench.fleet.machine_job")
 
 
 class Child(Protocol):

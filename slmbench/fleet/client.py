@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.fleet.artifacts import Supply, described
-from slmbench.fleet.carry import with_files
-from slmbench.fleet.choice import Choice, check_same
-from slmbench.fleet.link import Link, Reached, full_address, opened
+from slmbench.fleet.connection import Link, Reached, full_address, opened
+from slmbench.fleet.coordinator import Shift
+from slmbench.fleet.follow_part import Say
 from slmbench.fleet.messages import Planned
 from slmbench.fleet.record import FleetRecord, Member, check_parts, read_fleet, write_fleet_record
-from slmbench.fleet.shift import Shift
-from slmbench.fleet.stream import Say
-from slmbench.request import RunRequest
-from slmbench.suite import suite_text
+from slmbench.fleet.selection import Choice, check_same
+from slmbench.fleet.send_artifact import Supply, described
+from slmbench.fleet.send_files import with_files
+from slmbench.plan.request import RunRequest
+from slmbench.plan.suite import suite_text
 
 LOCAL = "local"
 
@@ -27,7 +27,7 @@ LOCAL = "local"
 async def linked(address: str, certs: Path | None, insecure: bool) -> AsyncIterator[Link]:
     """Yield a link to a fleet; ``local`` starts one on loopback for as long as the link is open."""
     if address == LOCAL:
-        from slmbench.fleet.nodes import local_fleet
+        from slmbench.fleet.dask_nodes import local_fleet
 
         async with local_fleet() as own, opened(own, None) as link:
             yield link

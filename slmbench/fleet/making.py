@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from slmbench.artifact import ArtifactSpec
-from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import CannotRunError, SlmbenchError
-from slmbench.export.store import find_artifact
-from slmbench.export.support import missing_libraries, refusal
+from slmbench.export.artifact_store import find_artifact
+from slmbench.export.routes import missing_libraries, refusal
 from slmbench.fleet.messages import Needed, Wanted
-from slmbench.plan import Plan
-from slmbench.request import RunRequest
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.plan.planner import Plan
+from slmbench.plan.request import RunRequest
 
 
 def localized(request: RunRequest) -> RunRequest:

@@ -10,11 +10,11 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from slmbench.artifact import ArtifactSpec, FileEntry
-from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError, one_line
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint
+from slmbench.models.artifact import ArtifactSpec, FileEntry
+from slmbench.models.checkpoint import Checkpoint
 
 #: A machine's name, and a run's: both become folders.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"

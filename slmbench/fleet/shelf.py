@@ -7,15 +7,15 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from slmbench.analysis.machines import DEVICES, Shelf, Stand, shelf_of
+from slmbench.analysis.metrics import Side, metric_named
+from slmbench.analysis.sides import distinct, is_fleet, read_side, where
 from slmbench.errors import BadInputError, NotComparableError
-from slmbench.evidence import Side, metric_named
 from slmbench.fleet.check import compare_fleets
-from slmbench.fleet.sides import Machines, read_fleets
-from slmbench.records import write_whole
+from slmbench.fleet.read import Machines, read_fleets
+from slmbench.records.schema import write_whole
 from slmbench.report.commands import CompareRequest, check_output
-from slmbench.report.shelf import DEVICES, Shelf, Stand, shelf_of
-from slmbench.report.sides import distinct, is_fleet, read_side, where
-from slmbench.report.text import make_console
+from slmbench.report.text_table import make_console
 
 
 def stands_of(machines: Machines, prefix: str = "") -> list[Stand]:
@@ -119,7 +119,7 @@ def run_shelf_compare(request: CompareRequest) -> None:
 
 
 def _show_shelf(shelf: Shelf, request: CompareRequest, title: str) -> None:
-    from slmbench.report.shelf_text import print_shelf
+    from slmbench.report.machines_table import print_shelf
 
     if request.format == "terminal" and request.out is None:
         print_shelf(make_console(), shelf)
@@ -135,7 +135,7 @@ def _show_shelf(shelf: Shelf, request: CompareRequest, title: str) -> None:
 
 def _rendered(shelf: Shelf, kind: str, title: str) -> str:
     if kind in ("csv", "json", "html"):
-        from slmbench.report.shelf_formats import shelf_csv, shelf_json, shelf_page
+        from slmbench.report.machines_formats import shelf_csv, shelf_json, shelf_page
 
         makers: dict[str, Callable[[], str]] = {
             "csv": lambda: shelf_csv(shelf),
@@ -143,6 +143,6 @@ def _rendered(shelf: Shelf, kind: str, title: str) -> str:
             "html": lambda: shelf_page(shelf, title),
         }
         return makers[kind]()
-    from slmbench.report.shelf_text import shelf_markdown
+    from slmbench.report.machines_table import shelf_markdown
 
     return shelf_markdown(shelf)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slmbench.fleet.read import run_folders
 from slmbench.fleet.record import FleetRecord
-from slmbench.fleet.sides import run_folders
-from slmbench.records import Run, read_run
-from slmbench.report.table import run_table
+from slmbench.records.schema import Run, read_run
+from slmbench.report.run_table import run_table
 
 if TYPE_CHECKING:
     import pandas as pd

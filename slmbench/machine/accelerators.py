@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from slmbench.cgroup import PROC, read_text
 from slmbench.errors import one_line
 from slmbench.machine.cpu import SYS
+from slmbench.system.container import PROC, read_text
 
 _VENDORS = {"0x8086": "Intel", "0x10de": "NVIDIA", "0x1002": "AMD", "0x1022": "AMD", "0x17cb": "Qualcomm"}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from slmbench.cgroup import PROC, read_text
 from slmbench.measure.conditions import usable_cores
+from slmbench.system.container import PROC, read_text
 
 SYS = Path("/sys")
 

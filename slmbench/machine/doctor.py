@@ -12,10 +12,10 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from slmbench.cgroup import read_text
 from slmbench.machine.cpu import SYS
 from slmbench.machine.fingerprint import Fingerprint, collect
 from slmbench.measure.conditions import CpuClock, CpuReading, foreign_cores, on_battery, process_tree, temperature_c
+from slmbench.system.container import read_text
 
 OBSERVE_S = 1.0
 #: Above this share of a core, others' work moves our numbers (measured: see docs/methodology.md).

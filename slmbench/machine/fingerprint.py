@@ -19,10 +19,10 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from slmbench.cgroup import container_limits
 from slmbench.machine import cpu
 from slmbench.machine.accelerators import Accelerator, accelerators
 from slmbench.measure.conditions import usable_cores
+from slmbench.system.container import container_limits
 
 #: Distributions that compute: another version may be faster or slower.
 ENGINES = (

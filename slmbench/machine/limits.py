@@ -20,17 +20,17 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
+from slmbench.analysis.roofline import SCHEMA_VERSION, BandwidthPoint, Limits, MatrixRate
 from slmbench.backend import Backend, LimitsProbe, load_backend, load_backends
-from slmbench.cgroup import cores_within_quota
-from slmbench.children import child_environment
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.files import read_regular
 from slmbench.machine.cpu import physical_cores
 from slmbench.machine.fingerprint import collect
 from slmbench.machine.probe import ProbeRequest, ProbeResult, ProbeTask
-from slmbench.paths import cache_dir
-from slmbench.records import write_whole
-from slmbench.roofline import SCHEMA_VERSION, BandwidthPoint, Limits, MatrixRate
+from slmbench.records.schema import write_whole
+from slmbench.system.container import cores_within_quota
+from slmbench.system.files import read_regular
+from slmbench.system.paths import cache_dir
+from slmbench.system.processes import child_environment
 from slmbench.terms import ComputePrecision, Device
 
 MIB = 2**20

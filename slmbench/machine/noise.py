@@ -14,10 +14,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slmbench.files import read_regular
 from slmbench.machine.fingerprint import Fingerprint
-from slmbench.paths import cache_dir
-from slmbench.records import write_whole
+from slmbench.records.schema import write_whole
+from slmbench.system.files import read_regular
+from slmbench.system.paths import cache_dir
 
 SCHEMA_VERSION = 1
 #: Share of pairs of identical runs that lie within the floor.

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from slmbench.backend import LimitsProbe, ProbeGraph, ProbeShape, load_backend
-from slmbench.children import follow_host
 from slmbench.errors import SlmbenchError, one_line
 from slmbench.measure.conditions import ConditionsReader
+from slmbench.system.processes import follow_host
 from slmbench.terms import ComputePrecision, Device
 
 if TYPE_CHECKING:

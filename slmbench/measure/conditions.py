@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from slmbench.records import Conditions
+from slmbench.records.schema import Conditions
 
 #: Systems count processor time in ticks of 10 to 16 ms per core: over a shorter span the foreign load would be
 #: made of rounding. A shorter sample is judged with what directly preceded it.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from slmbench.artifact import GoldenPrompt
 from slmbench.backend import LoopSession, Session
 from slmbench.case import Case
+from slmbench.models.artifact import GoldenPrompt
 from slmbench.terms import MARGIN_TOLERANCE, ComputePrecision, Family, Precision
 
 #: From exact to coarse: the coarser of weight and compute precision decides what is expected.
@@ -62,7 +62,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a case fails: one of the reasons of slmbench.records.FailureRecord, and one line."""
+    """Why a case fails: one of the reasons of slmbench.records.schema.FailureRecord, and one line."""
 
     reason: str
     message: str

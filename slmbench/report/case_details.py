@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from slmbench.columns import RunColumns
 from slmbench.errors import one_line
-from slmbench.records import CaseInfo, LoadRecord
-from slmbench.report.text import number, size
+from slmbench.records.sample_arrays import RunColumns
+from slmbench.records.schema import CaseInfo, LoadRecord
+from slmbench.report.text_table import number, size
 
 _LOAD_HEADERS = ["load", "load s", "first inference s", "warm-ups", "stationary", "samples", "ttft ms", "tpot ms"]
 

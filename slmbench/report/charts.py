@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from slmbench.columns import RunColumns
-from slmbench.evidence import METRICS, SideCase
-from slmbench.judge import Comparison
+from slmbench.analysis.crossover import Crossover, Curve
+from slmbench.analysis.metrics import METRICS, SideCase
+from slmbench.analysis.pairs import Pair
+from slmbench.analysis.verdicts import Comparison
+from slmbench.records.sample_arrays import RunColumns
 from slmbench.report.chart_parts import (
     BLUE,
     FAMILIES,
@@ -28,8 +30,6 @@ from slmbench.report.chart_parts import (
     scale,
     spec,
 )
-from slmbench.report.crossover import Crossover, Curve
-from slmbench.report.pairs import Pair
 
 VERDICTS = {
     "regressed": VERMILLION,

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.errors import ExitCode
-from slmbench.judge import Comparison, exit_code
-from slmbench.records import write_whole
+from slmbench.records.schema import write_whole
 from slmbench.report.comparison import headline
 from slmbench.report.formats import job_summary, junit_xml
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from slmbench.analysis.metrics import Side, SideCase, log_ratio
+from slmbench.analysis.pairs import Pair, pairs_of, precision_of
 from slmbench.case import Case
 from slmbench.claim import Claim
-from slmbench.columns import RunColumns
-from slmbench.evidence import Side, SideCase, log_ratio
-from slmbench.report.pairs import Pair, pairs_of, precision_of
-from slmbench.report.text import bounds
+from slmbench.records.sample_arrays import RunColumns
+from slmbench.report.text_table import bounds
 
 _NOUNS = {"ttft": "time to first token", "tpot": "time per token", "e2e": "time of the whole answer"}
 

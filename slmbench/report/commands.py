@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmbench.baseline import read_baseline, save_baseline
+from slmbench.analysis.baseline import read_baseline, save_baseline
+from slmbench.analysis.gates import Gates, parse_share, read_gates
+from slmbench.analysis.metrics import Side, metric_named
+from slmbench.analysis.sides import read_side, read_sides, where
+from slmbench.analysis.verdicts import Comparison, compare_sides, exit_code, fingerprint_of
 from slmbench.errors import BadInputError, ExitCode, one_line
-from slmbench.evidence import Side, metric_named
-from slmbench.gates import Gates, parse_share, read_gates
-from slmbench.judge import Comparison, compare_sides, exit_code, fingerprint_of
-from slmbench.records import write_whole
+from slmbench.records.schema import write_whole
 from slmbench.report.check import SampleMore, judge_until_conclusive, last_line, write_outputs
 from slmbench.report.comparison import (
     columns_named,
@@ -25,11 +26,10 @@ from slmbench.report.comparison import (
     sorted_rows,
 )
 from slmbench.report.formats import EXPORT_FORMATS, annotation_lines, export_side
-from slmbench.report.sides import read_side, read_sides, where
-from slmbench.report.text import escape_markdown, make_console
+from slmbench.report.text_table import escape_markdown, make_console
 
 if TYPE_CHECKING:
-    from slmbench.report.text import Column
+    from slmbench.report.text_table import Column
 
 FORMATS = ("terminal", "markdown", "csv", "json", "html")
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from slmbench.analysis.metrics import METRICS, Side
+from slmbench.analysis.pairs import Pair, pairs_of, parameters
+from slmbench.analysis.sides import FIELDS
+from slmbench.analysis.stats import TELLING, Interval
+from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import BadInputError, nearest, one_line
-from slmbench.evidence import METRICS, Side
-from slmbench.judge import Comparison, Judgement
 from slmbench.report.csv_text import csv_text
-from slmbench.report.pairs import Pair, pairs_of, parameters
-from slmbench.report.sides import FIELDS
-from slmbench.report.text import (
+from slmbench.report.text_table import (
     EMPTY,
     Column,
     TextTable,
@@ -25,7 +26,6 @@ from slmbench.report.text import (
     number,
     print_table,
 )
-from slmbench.stats import TELLING, Interval
 
 if TYPE_CHECKING:
     from rich.console import Console

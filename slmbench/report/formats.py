@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
 
+from slmbench.analysis.metrics import METRICS, Evidence, Side, SideCase
+from slmbench.analysis.stats import Interval
+from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import one_line
-from slmbench.evidence import METRICS, Evidence, Side, SideCase
-from slmbench.judge import Comparison, Judgement
 from slmbench.report.comparison import comparison_markdown, headline, pair_lines, seen
-from slmbench.report.text import bounds, escape_markdown, markdown_table
-from slmbench.stats import Interval
+from slmbench.report.text_table import bounds, escape_markdown, markdown_table
 
 ExportFormat = Literal["bencher", "github-smaller", "github-bigger"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = ("bencher", "github-smaller", "github-bigger")

@@ -11,12 +11,16 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from slmbench._version import __version__
-from slmbench.columns import RunColumns
+from slmbench.analysis.crossover import crossovers, curves_of
+from slmbench.analysis.metrics import METRICS, Side, SideCase
+from slmbench.analysis.pairs import pairs_of, sides_of
+from slmbench.analysis.roofline import limits_of_case
+from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import one_line
-from slmbench.evidence import METRICS, Side, SideCase
-from slmbench.judge import Comparison
+from slmbench.records.sample_arrays import RunColumns
 from slmbench.report import charts
 from slmbench.report.case_details import case_details
+from slmbench.report.case_labels import side_labels
 from slmbench.report.comparison import (
     MARKS,
     columns_named,
@@ -27,12 +31,8 @@ from slmbench.report.comparison import (
     pair_lines,
     rows_of,
 )
-from slmbench.report.crossover import crossovers, curves_of
-from slmbench.report.labels import side_labels
-from slmbench.report.pairs import pairs_of, sides_of
 from slmbench.report.sentences import run_sentences
-from slmbench.report.text import TextTable, number, text_table
-from slmbench.roofline import limits_of_case
+from slmbench.report.text_table import TextTable, number, text_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from slmbench.columns import RunColumns
+from slmbench.analysis.crossover import crossover_sentences
+from slmbench.analysis.pairs import pair_sentences, pairs_of, sides_of
+from slmbench.records.sample_arrays import RunColumns
 from slmbench.report.claims import ablation_sentences, claim_sentences
-from slmbench.report.crossover import crossover_sentences
-from slmbench.report.pairs import pair_sentences, pairs_of, sides_of
 
 
 def run_sentences(run: RunColumns) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmbench.columns import RunColumns, columns_of
 from slmbench.errors import one_line
-from slmbench.records import Run, write_whole
+from slmbench.records.sample_arrays import RunColumns, columns_of
+from slmbench.records.schema import Run, write_whole
 from slmbench.report.csv_text import csv_text
+from slmbench.report.run_table import run_table
 from slmbench.report.sentences import run_sentences
-from slmbench.report.table import run_table
-from slmbench.report.text import escape_markdown, markdown_table, print_table, text_table
+from slmbench.report.text_table import escape_markdown, markdown_table, print_table, text_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""``python -m slmbench.worker``: one case's process. Started by slmbench.worker.host, not by people.
+"""``python -m slmbench.worker``: one case's process. Started by slmbench.running.worker_process, not by people.
 
 The pipes come as stdin and stdout, the log as stderr. Before anything else is imported they are moved out of the
 way: from then on whatever an engine prints on fd 1 or 2 lands in the log, and what it reads is empty.
@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slmbench.worker.serve import Service
+    from slmbench.worker.server import Service
 
 
 def main(service: type[Service] | None = None) -> int:
@@ -20,8 +20,8 @@ def main(service: type[Service] | None = None) -> int:
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (pathlib is not imported yet, and starting is timed)
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        from slmbench.children import die_with_host, go_first
-        from slmbench.worker.serve import Service, serve
+        from slmbench.system.processes import die_with_host, go_first
+        from slmbench.worker.server import Service, serve
 
         die_with_host()
         go_first()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from slmbench.running.worker_process import Worker
 from slmbench.worker import protocol as p
-from slmbench.worker.host import Worker
 
 TIMEOUT_S = 300.0
 

@@ -142,7 +142,7 @@ class Sampled(_Message):
     token_ns: tuple[int, ...]
     phases_ns: dict[str, int]
     input_tokens: int
-    #: As in slmbench.records.SampleRecord.
+    #: As in slmbench.records.schema.SampleRecord.
     turn_start_ns: tuple[int, ...] = ()
     turn_tokens: tuple[int, ...] = ()
     energy_j: float | None = None
@@ -161,7 +161,7 @@ class Closed(_Message):
 
 
 class Failed(_Message):
-    """The request failed; the worker can be closed. ``reason`` as in slmbench.records.FailureRecord."""
+    """The request failed; the worker can be closed. ``reason`` as in slmbench.records.schema.FailureRecord."""
 
     re: Literal["failed"] = "failed"
     reason: str

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmbench.errors import BadInputError
-from slmbench.records import RUN_NAME, SAMPLES_NAME, SampleRecord, read_run_record, read_samples
-from slmbench.worker.planned import Measured, PlannedCase
-from slmbench.worker.state import CaseState
+from slmbench.records.schema import RUN_NAME, SAMPLES_NAME, SampleRecord, read_run_record, read_samples
+from slmbench.running.case_state import CaseState
+from slmbench.running.settings import Measured, PlannedCase
 
 
 def finished(folder: Path) -> Measured | None:

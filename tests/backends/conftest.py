@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from slmbench.artifact import Artifact, ArtifactSpec
-from slmbench.checkpoint import resolve
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 MakeArtifact = Callable[..., Artifact]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from slmbench import testing
-from slmbench.artifact import ArtifactSpec
 from slmbench.backend import Placement, SessionOptions, load_backend
 from slmbench.errors import CannotRunError
+from slmbench.models.artifact import ArtifactSpec
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slmbench.backends import _cpu, _ort_env, onnxruntime
-from slmbench.backends._cuda import PROVIDER, cuda_status
-from slmbench.backends._ort_cuda_session import CudaSession, OnnxRuntimeOptions, open_session
+from slmbench.backends.common import cpu as _cpu
+from slmbench.backends.onnxruntime import backend as onnxruntime
+from slmbench.backends.onnxruntime import installed as _ort_env
+from slmbench.backends.onnxruntime.cuda import PROVIDER, cuda_status
+from slmbench.backends.onnxruntime.cuda_session import CudaSession, OnnxRuntimeOptions, open_session
 
-from slmbench import catalog
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, SessionOptions, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
+from slmbench.models import catalog
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
 
 pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
@@ -24,8 +26,8 @@ pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 import onnxruntime as ort
 
 from slmbench.export.build import ensure_artifact
-from slmbench.export.onnx import ARCHITECTURES
-from slmbench.export.support import make_spec
+from slmbench.export.onnx.route import ARCHITECTURES
+from slmbench.export.routes import make_spec
 
 TINY = [name for name in catalog.names() if name.endswith("-tiny") and resolve(name).architecture in ARCHITECTURES]
 QUICK = {"llama-tiny", "t5-tiny"}

@@ -14,20 +14,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from slmbench.backends._cuda import PROVIDER, cuda_status
-from slmbench.backends._ort_cuda_session import PLACES, CudaDecoderOnlySession
-from slmbench.backends._ort_graph import CPU
-from slmbench.backends._ort_session import OnnxRuntimeSession
-from slmbench.backends._static_onnxruntime import OnnxRuntimeStaticSession
-from slmbench.backends._static_openvino import executed_on
+from slmbench.backends.onnxruntime.cuda import PROVIDER, cuda_status
+from slmbench.backends.onnxruntime.cuda_session import PLACES, CudaDecoderOnlySession
+from slmbench.backends.onnxruntime.graph import CPU
+from slmbench.backends.onnxruntime.session import OnnxRuntimeSession
+from slmbench.backends.onnxruntime.static_session import OnnxRuntimeStaticSession
+from slmbench.backends.openvino.static_session import executed_on
 
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import SessionOptions, TellsSettings, load_backend
 from slmbench.case import Case, Workload
-from slmbench.cgroup import ContainerLimits
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import Evidence, judge
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
+from slmbench.system.container import ContainerLimits
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,7 +178,8 @@ def test_a_quantised_cache_that_nobody_asked_for(
 ) -> None:
     """OpenVINO's own choice on CPUs is K/V in 8 bits and activations in groups of 32 (seen with a setting left out)."""
     pytest.importorskip("openvino_genai")
-    from slmbench.backends import _openvino_genai_session, _openvino_session
+    from slmbench.backends.openvino import genai_session as _openvino_genai_session
+    from slmbench.backends.openvino import session as _openvino_session
 
     module: Any = _openvino_session if backend == "openvino" else _openvino_genai_session
     made = module.device_properties
@@ -243,7 +244,7 @@ def test_an_option_that_a_static_graph_has_no_use_for_is_refused(backend: str) -
 def test_a_model_that_brings_settings_along_is_not_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the variable ONNX Runtime drops all of ours (threads, strictness) for those in the model."""
     onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    from slmbench.backends._static_onnxruntime import base_settings, settings_in_effect
+    from slmbench.backends.onnxruntime.static_session import base_settings, settings_in_effect
 
     ends = [onnx.helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
@@ -283,7 +284,7 @@ def test_a_graph_whose_nodes_nobody_counted_ran_nowhere() -> None:
 TORCH = """
 import json, sys
 import numpy as np
-from slmbench.artifact import read_artifact
+from slmbench.models.artifact import read_artifact
 from slmbench.backend import load_backend
 from pathlib import Path
 backend = load_backend("torch")
@@ -325,13 +326,13 @@ def test_a_containers_share_of_the_processor_is_not_a_core_each(
     quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Engines count cores; the kernel stops what is above the quota until its next period."""
-    from slmbench.backends import _cpu
+    from slmbench.backends.common import cpu as _cpu
 
-    from slmbench import plan
+    from slmbench.plan import planner as plan
 
     affinity = SimpleNamespace(cpu_affinity=lambda: list(range(8)))
     monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8)
-    for module in ("cgroup", "plan"):
+    for module in ("system.container", "plan.planner"):
         monkeypatch.setattr(f"slmbench.{module}.container_limits", lambda: ContainerLimits(cpu_cores=quota))
     monkeypatch.setattr("psutil.Process", lambda: affinity)
     assert _cpu.default_threads() == threads

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench import shapes, testing
-from slmbench.artifact import Artifact, ArtifactSpec
+from slmbench import testing
 from slmbench.backend import Session, load_backend
-from slmbench.checkpoint import checkpoint_of_folder, resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
+from slmbench.models import catalog_configs as shapes
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import checkpoint_of_folder, resolve
 from slmbench.terms import MARGIN_TOLERANCE
 
 pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
@@ -257,7 +258,7 @@ def a_value(key: bytes, text: bytes) -> bytes:
 def test_a_file_that_says_something_else_is_refused_before_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slmbench.backends import _llama_cpp_session
+    from slmbench.backends.llama_cpp import session as _llama_cpp_session
 
     monkeypatch.setattr(_llama_cpp_session, "Model", None)
     good = artifact_of("llama-tiny")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slmbench.backends import openvino_npu
-from slmbench.backends._npu_limits import needed_bytes
-from slmbench.backends._static_openvino import executed_on
+from slmbench.backends.common.npu_limits import needed_bytes
+from slmbench.backends.openvino import npu as openvino_npu
+from slmbench.backends.openvino.static_session import executed_on
 
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import SessionOptions, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import CannotRunError
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 ov = pytest.importorskip("openvino")
 SIMULATED = SessionOptions(threads=1, simulate=True)
@@ -146,7 +146,7 @@ def test_openvinos_own_choice_of_precision_is_not_ours(make_static: Callable[...
 @pytest.mark.slow
 def test_a_simulated_run_proves_and_gives_no_times(tmp_path: Path) -> None:
     from slmbench.cli import run_main
-    from slmbench.records import read_run
+    from slmbench.records.schema import read_run
 
     arguments = ["run", "--model", "t5-tiny", "--model", "llama-tiny", "--backend", "openvino", "--device", "npu"]
     assert (

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from slmbench.backends import openvino_npu
-from slmbench.backends._openvino_npu_genai import GenaiNpuSession
+from slmbench.backends.openvino import npu as openvino_npu
+from slmbench.backends.openvino.genai_npu_session import GenaiNpuSession
 
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import LoopSession, SessionOptions
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.generate import ShortGenerationError, generate
 from slmbench.measure.proof import agreement
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("openvino_genai")
 pytestmark = pytest.mark.slow

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench import catalog
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import Session, SessionOptions, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
+from slmbench.models import catalog
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
 
 pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 
 from slmbench.export.build import ensure_artifact
-from slmbench.export.onnx import ARCHITECTURES
+from slmbench.export.onnx.route import ARCHITECTURES
 
 TINY = [name for name in catalog.names() if name.endswith("-tiny") and resolve(name).architecture in ARCHITECTURES]
 QUICK = {"llama-tiny", "t5-tiny", "t5gemma-tiny"}
@@ -136,7 +136,7 @@ def test_more_tokens_than_positions_are_refused() -> None:
 
 
 def test_two_distributions_of_one_module_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    from slmbench.backends import _ort_env
+    from slmbench.backends.onnxruntime import installed as _ort_env
 
     def found(name: str) -> str:
         if name in ("onnxruntime", "onnxruntime-gpu"):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from slmbench import testing
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import Session, SessionOptions, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("onnxruntime_genai", reason="needs slmbench[cpu]")
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")

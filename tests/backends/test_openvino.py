@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench import catalog
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import Session, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
+from slmbench.models import catalog
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
 
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 
-from slmbench.export import openvino_graph
 from slmbench.export.build import ensure_artifact
-from slmbench.export.openvino import refusal
+from slmbench.export.openvino import graph as openvino_graph
+from slmbench.export.openvino.route import refusal
 
 SPEC = ArtifactSpec(format="openvino", exporter="slmbench")
 TINY = [name for name in catalog.names() if name.endswith("-tiny") and refusal(resolve(name), SPEC) is None]

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slmbench.backends._openvino_genai_session import _properties_in
+from slmbench.backends.openvino.genai_session import _properties_in
 
 from slmbench import testing
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import LoopSession, SessionOptions, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.generate import generate
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("openvino_genai", reason="needs slmbench[cpu]")
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.artifact import Artifact, ArtifactSpec, Role
 from slmbench.backend import Extends, Rereads, Session, load_backend
-from slmbench.checkpoint import resolve
+from slmbench.models.artifact import Artifact, ArtifactSpec, Role
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 
-from slmbench.backends._openvino_step import for_one_token, keep_products_plain
+from slmbench.backends.openvino.step_graph import for_one_token, keep_products_plain
 
 from slmbench.export.build import ensure_artifact
 

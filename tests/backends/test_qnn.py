@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slmbench.backends import onnxruntime_qnn as qnn
-from slmbench.backends._static_onnxruntime import strict_settings
+from slmbench.backends.onnxruntime import qnn
+from slmbench.backends.onnxruntime.static_session import strict_settings
 
-from slmbench.artifact import Artifact
 from slmbench.backend import SessionOptions
-from slmbench.checkpoint import resolve
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
-from slmbench.qnn_socs import SOCS, find_soc, target_soc
+from slmbench.models.artifact import Artifact
+from slmbench.models.checkpoint import resolve
+from slmbench.models.qnn_socs import SOCS, find_soc, target_soc
 
 FP16 = SessionOptions(simulate=True, compute_precision="fp16")
 INT16 = SessionOptions(simulate=True, compute_precision="int16")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slmbench.backends import openvino_npu
-from slmbench.backends._static_onnxruntime import OnnxRuntimeStaticSession
-from slmbench.backends._static_openvino import OpenVinoStaticSession
+from slmbench.backends.onnxruntime.static_session import OnnxRuntimeStaticSession
+from slmbench.backends.openvino import npu as openvino_npu
+from slmbench.backends.openvino.static_session import OpenVinoStaticSession
 
-from slmbench.artifact import Artifact
 from slmbench.backend import Session, SessionOptions
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
+from slmbench.models.artifact import Artifact
 
 pytest.importorskip("openvino")
 Open = Callable[[Artifact], Session]

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench import catalog
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import Session, load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.build import ensure_artifact
 from slmbench.measure.proof import agreement
+from slmbench.models import catalog
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
 
 torch = pytest.importorskip("torch", reason="needs slmbench[export]")
@@ -177,7 +177,7 @@ def test_shapes_beyond_what_is_reserved_are_refused(name: str) -> None:
 
 
 def test_a_window_is_a_view_of_the_buffer() -> None:
-    from slmbench.backends._torch_cache import BufferedLayer  # type: ignore[import-not-found]
+    from slmbench.backends.torch.kv_cache import BufferedLayer  # type: ignore[import-not-found]
 
     layer = BufferedLayer(1, 12, window=4)
     states = torch.arange(24.0).reshape(1, 1, 12, 2)

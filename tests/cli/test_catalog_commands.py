@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slmbench.catalog import names
 from slmbench.cli import run_main
+from slmbench.models.catalog import names
 
 
 def test_models_lists_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_the_suite_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     from slmbench.cli import run as module
-    from slmbench.request import RunRequest
+    from slmbench.plan.request import RunRequest
 
     given: dict[str, Any] = dict.fromkeys(inspect.signature(module.run).parameters, None)
     given |= {"seed": 7, "budget": 3.0, "precision_target": 4.0, "threads": 1, "repeat": 2, "suite": "smoke"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from slmbench.records import SAMPLES_NAME
+from slmbench.records.schema import SAMPLES_NAME
 
 #: A whole run takes longer than this nowhere, not even beside other tests on a busy machine (seen: 180 s).
 TIMEOUT_S = 600

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from slmbench.cli import run_main
-from slmbench.records import SAMPLES_NAME, read_run, write_run
+from slmbench.records.schema import SAMPLES_NAME, read_run, write_run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
 
@@ -28,8 +28,8 @@ sys.path.insert(0, {tests!r})
 from standins import CHECKPOINT
 from slmbench.case import Case, Workload
 from slmbench.errors import SlmbenchError
-from slmbench.worker.planned import MeasureSettings, PlannedCase
-from slmbench.worker.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase
+from slmbench.running.scheduler import measure
 case = Case(checkpoint="a", backend="standin", device="cpu", format="torch", exporter="none",
             weight_precision="fp32", compute_precision="fp32", workload=Workload(input_tokens=8, output_tokens=4))
 plan = [PlannedCase(case=case, checkpoint=CHECKPOINT, artifact=Path({artifact!r}), artifact_id="standin")]
@@ -168,7 +168,7 @@ def test_a_report_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixtu
 def test_a_clock_that_was_set_back_changes_no_figure(tmp_path: Path) -> None:
     from synthetic import make_run
 
-    from slmbench.report.table import run_table
+    from slmbench.report.run_table import run_table
 
     made = make_run()
     steady = run_table(read_run(made.write(tmp_path / "steady")))

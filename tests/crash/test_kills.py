@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from killing import Bench, strike
 
-from slmbench.columns import read_columns
-from slmbench.records import RUN_NAME
+from slmbench.records.sample_arrays import read_columns
+from slmbench.records.schema import RUN_NAME
 
 pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
 pytest.importorskip("torch", reason="exporting needs slmbench[cpu]")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from slmbench.artifact import ArtifactSpec
-from slmbench.checkpoint import resolve
-from slmbench.records import RUN_NAME, SAMPLES_NAME, RunRecord, SampleRecord, read_run, read_samples
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import resolve
+from slmbench.records.schema import RUN_NAME, SAMPLES_NAME, RunRecord, SampleRecord, read_run, read_samples
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
@@ -26,7 +26,7 @@ RUN = ["run", "--model", "mu-tiny", "--backend", "openvino", "--input-tokens", "
 def environment(tmp_path: Path) -> dict[str, str]:
     """Return the environment of a cache of its own that has mu-tiny's artifact and the limits."""
     from slmbench.export.build import ensure_artifact
-    from slmbench.paths import cache_dir
+    from slmbench.system.paths import cache_dir
 
     artifact = ensure_artifact(resolve("mu-tiny"), ArtifactSpec(format="openvino"), progress=lambda _: None)
     # Into the cache of all tests: here they would be measured for each test anew.

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from slmbench import catalog
-from slmbench.artifact import ArtifactSpec
-from slmbench.checkpoint import resolve
-from slmbench.explain import cross_kv_flops, encode_flops, prefill_flops, step_flops
 from slmbench.export.build import ensure_artifact
-from slmbench.geometry import Geometry
+from slmbench.models import catalog
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import resolve
+from slmbench.models.cost_model import cross_kv_flops, encode_flops, prefill_flops, step_flops
+from slmbench.models.geometry import Geometry
 
 pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")

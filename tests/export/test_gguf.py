@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.artifact import Artifact, ArtifactSpec
-from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import CannotRunError
-from slmbench.explain import decode_weights
 from slmbench.export.build import ensure_artifact
-from slmbench.export.support import choose_exporter, make_spec, refusal
+from slmbench.export.routes import choose_exporter, make_spec, refusal
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.models.cost_model import decode_weights
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("gguf", reason="needs slmbench[llama]")
@@ -20,7 +20,7 @@ pytest.importorskip("gguf", reason="needs slmbench[llama]")
 import gguf
 
 from slmbench.export import gguf as route
-from slmbench.export.load import load_model
+from slmbench.export.torch_model import load_model
 
 TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "Q8_0"}
 
@@ -156,6 +156,6 @@ def test_auto_takes_the_one_exporter_there_is() -> None:
 
 
 def test_the_backend_takes_the_architectures_that_are_written() -> None:
-    from slmbench.backends._gguf_header import ARCHITECTURES
+    from slmbench.backends.llama_cpp.gguf_header import ARCHITECTURES
 
     assert dict(ARCHITECTURES) == route.ARCHITECTURES

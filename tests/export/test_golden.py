@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench import catalog
-from slmbench.checkpoint import Checkpoint, resolve
-from slmbench.export.golden import make_golden, pick
+from slmbench.export.golden_record import make_golden, pick
+from slmbench.models import catalog
+from slmbench.models.checkpoint import Checkpoint, resolve
 
 TINY = [entry.name for entry in catalog.entries() if entry.name.endswith("-tiny")]
 
@@ -44,7 +44,7 @@ def _cache(checkpoint: Checkpoint) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TINY)
 def test_the_record_is_what_generate_gives(name: str) -> None:
     torch = pytest.importorskip("torch")
-    from slmbench.export.load import load_model
+    from slmbench.export.torch_model import load_model
 
     checkpoint = resolve(name)
     model: Any = load_model(checkpoint)
@@ -72,7 +72,7 @@ def test_the_record_is_what_generate_gives(name: str) -> None:
 def test_cross_keys_and_values_are_computed_once(name: str) -> None:
     """The torch route says so of transformers' cache: no cross-attention K projection runs after the first step."""
     torch = pytest.importorskip("torch")
-    from slmbench.export.load import load_model
+    from slmbench.export.torch_model import load_model
 
     checkpoint = resolve(name)
     model: Any = load_model(checkpoint)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmbench import catalog
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError
-from slmbench.export.golden import golden_prompts, make_golden
-from slmbench.export.load import draw, load_model
+from slmbench.export.golden_record import golden_prompts, make_golden
+from slmbench.export.torch_model import draw, load_model
+from slmbench.models import catalog
+from slmbench.models.checkpoint import resolve
 
 torch = pytest.importorskip("torch")
 TINY = [entry.name for entry in catalog.entries() if entry.name.endswith("-tiny")]

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmbench.artifact import Artifact, ArtifactSpec
-from slmbench.checkpoint import resolve
 from slmbench.errors import CannotRunError
 from slmbench.export.build import ensure_artifact
-from slmbench.export.support import refusal
+from slmbench.export.routes import refusal
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("onnx_ir", reason="exporting needs slmbench[export]")
 
-from slmbench.export.onnx import recomputed_products
-from slmbench.export.onnx_builder import BLOCK, Builder, quantise
+from slmbench.export.onnx.builder import BLOCK, Builder, quantise
+from slmbench.export.onnx.route import recomputed_products
 
 
 def export(name: str, precision: str = "fp32", exporter: str = "slmbench") -> Artifact:
@@ -181,7 +181,7 @@ def test_the_builder_keeps_three_files() -> None:
 
 @pytest.mark.slow
 def test_the_builders_failure_is_one_line(tmp_path: Path) -> None:
-    from slmbench.export.genai import _build
+    from slmbench.export.ort_genai import _build
 
     with pytest.raises(CannotRunError, match="builder failed with 1: ") as caught:
         _build(tmp_path / "no checkpoint", tmp_path / "built", tmp_path / "cache", "fp32")

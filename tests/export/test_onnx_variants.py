@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from slmbench import shapes
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import Session, SessionOptions, load_backend
-from slmbench.checkpoint import checkpoint_of_folder
 from slmbench.errors import CannotRunError
 from slmbench.export.build import ensure_artifact
 from slmbench.measure.proof import agreement
+from slmbench.models import catalog_configs as shapes
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import checkpoint_of_folder
 from slmbench.terms import MARGIN_TOLERANCE
 
 torch = pytest.importorskip("torch", reason="exporting needs slmbench[export]")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.artifact import Artifact, ArtifactSpec, Role
-from slmbench.checkpoint import resolve
 from slmbench.export.build import ensure_artifact
-from slmbench.export.openvino_merge import merge_projections
+from slmbench.export.openvino.merge_projections import merge_projections
+from slmbench.models.artifact import Artifact, ArtifactSpec, Role
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 ov = pytest.importorskip("openvino", reason="needs slmbench[cpu]")

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmbench import catalog
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import load_backend
-from slmbench.checkpoint import resolve
 from slmbench.errors import CannotRunError
-from slmbench.export import openvino_graph
 from slmbench.export.build import ensure_artifact
-from slmbench.export.openvino import refusal
+from slmbench.export.openvino import graph as openvino_graph
+from slmbench.export.openvino.route import refusal
 from slmbench.measure.proof import agreement
+from slmbench.models import catalog
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
@@ -216,7 +216,7 @@ def test_an_unknown_architecture_is_named_with_those_that_are_known() -> None:
 
 
 def test_a_failed_conversion_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from slmbench.export import openvino as route
+    from slmbench.export.openvino import route
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("Check failed\nat line 5\nof the frontend")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.artifact import Artifact, ArtifactSpec
-from slmbench.checkpoint import resolve
 from slmbench.errors import CannotRunError
-from slmbench.export import openvino_graph, optimum
+from slmbench.export import optimum
 from slmbench.export.build import ensure_artifact
+from slmbench.export.openvino import graph as openvino_graph
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("optimum.intel", reason="exporting needs slmbench[cpu]")
 ov = pytest.importorskip("openvino", reason="needs slmbench[cpu]")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench import static_layout as layout
-from slmbench.artifact import Artifact, ArtifactSpec, GoldenPrompt
-from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.export import static
 from slmbench.export.build import ensure_artifact
+from slmbench.export.static import route as static
+from slmbench.models import static_layout as layout
+from slmbench.models.artifact import Artifact, ArtifactSpec, GoldenPrompt
+from slmbench.models.checkpoint import Checkpoint, resolve
 
 QUICK = ["t5-tiny", "mu-tiny", "llama-tiny", "gemma3-tiny"]
 OTHERS = ["flan-t5-tiny", "bart-tiny", "marian-tiny", "t5gemma-tiny", "qwen3-tiny", "phi3-tiny", "mistral-tiny"]
@@ -84,8 +84,8 @@ def test_only_networks_with_attention_of_their_own_merge_kv() -> None:
 def test_the_network_is_left_as_it_was() -> None:
     import torch
 
-    from slmbench.export.load import load_model
-    from slmbench.export.static_graphs import static_graphs
+    from slmbench.export.static.graphs import static_graphs
+    from slmbench.export.torch_model import load_model
 
     for name in ("t5-tiny", "gemma3-tiny", "phi3-tiny"):
         checkpoint = resolve(name)

@@ -13,17 +13,26 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from slmbench import __version__, catalog
-from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
-from slmbench.checkpoint import Checkpoint, resolve
+from slmbench import __version__
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.export import build, support
+from slmbench.export import build
+from slmbench.export import routes as support
+from slmbench.export.artifact_store import (
+    artifacts_dir,
+    find_artifact,
+    list_artifacts,
+    move_into_place,
+    remove,
+    select,
+)
 from slmbench.export.build import ensure_artifact
-from slmbench.export.golden import make_golden
-from slmbench.export.load import load_model
-from slmbench.export.store import artifacts_dir, find_artifact, list_artifacts, move_into_place, remove, select
-from slmbench.export.support import choose_exporter, make_spec
-from slmbench.locks import in_use
+from slmbench.export.golden_record import make_golden
+from slmbench.export.routes import choose_exporter, make_spec
+from slmbench.export.torch_model import load_model
+from slmbench.models import catalog
+from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.system.locks import in_use
 
 pytest.importorskip("torch")
 SPEC = ArtifactSpec(format="torch", exporter="none")
@@ -226,7 +235,8 @@ def test_what_another_process_writes_is_not_removed(cache: Path, checkpoint: Che
 @pytest.mark.slow
 def test_of_two_processes_one_exports_and_one_waits(tmp_path: Path) -> None:
     code = (
-        "import json; from slmbench.checkpoint import resolve; from slmbench.artifact import ArtifactSpec;"
+        "import json; from slmbench.models.checkpoint import resolve; "
+        "from slmbench.models.artifact import ArtifactSpec;"
         "from slmbench.export.build import ensure_artifact; said = [];"
         "a = ensure_artifact(resolve('t5-tiny'), ArtifactSpec(format='torch', exporter='none'), progress=said.append);"
         "print(json.dumps([str(a.folder), said]))"

@@ -8,9 +8,9 @@ import sys
 from distributed import Worker
 
 from slmbench._version import __version__
-from slmbench.fleet import carry
+from slmbench.fleet import send_files as carry
 from slmbench.fleet.messages import About
-from slmbench.fleet.receive import Holder
+from slmbench.fleet.receive_artifact import Holder
 from slmbench.machine.fingerprint import collect
 
 

@@ -14,8 +14,8 @@ from slmbench._version import __version__
 from slmbench.fleet.messages import About
 from slmbench.fleet.record import FleetRecord, Member, machine_folder
 from slmbench.machine.fingerprint import Fingerprint
-from slmbench.records import FLEET_NAME
-from slmbench.request import RunRequest
+from slmbench.plan.request import RunRequest
+from slmbench.records.schema import FLEET_NAME
 
 
 def machine(cpu: str = "Example 9000", host: str = "", **hardware: Any) -> dict[str, Any]:

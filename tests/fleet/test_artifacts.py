@@ -15,16 +15,16 @@ import pytest
 from artifact_files import SPEC, checkpoint_elsewhere, write_artifact
 from folders import make_folder
 
-from slmbench.artifact import Artifact, damage, read_artifact
-from slmbench.checkpoint import Checkpoint, resolve
 from slmbench.errors import CannotRunError
-from slmbench.fleet import artifacts
-from slmbench.fleet.artifacts import Supply, described
-from slmbench.fleet.link import Link, Reached, opened
+from slmbench.fleet import send_artifact as artifacts
+from slmbench.fleet.connection import Link, Reached, opened
 from slmbench.fleet.messages import About, Holding, Needed, Planned, Receiving
-from slmbench.fleet.parcel import PIECE_BYTES, packed
+from slmbench.fleet.send_artifact import Supply, described
+from slmbench.fleet.transfer_format import PIECE_BYTES, packed
 from slmbench.machine.fingerprint import collect
-from slmbench.request import RunRequest
+from slmbench.models.artifact import Artifact, damage, read_artifact
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.plan.request import RunRequest
 
 distributed = pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 
@@ -112,7 +112,7 @@ class Wire:
 def test_each_machine_gets_it_once_and_one_that_was_killed_the_rest(
     tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slmbench.fleet.link.CONNECT_S", 2.0)
+    monkeypatch.setattr("slmbench.fleet.connection.CONNECT_S", 2.0)
 
     async def run() -> None:
         async with shelf(tmp_path, "one", "two") as (link, workers):
@@ -256,8 +256,8 @@ def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from slmbench.fleet import making
-    from slmbench.fleet.choice import Choice
     from slmbench.fleet.client import run_on_fleet
+    from slmbench.fleet.selection import Choice
 
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(making, "missing_libraries", lambda spec: ["torch"])

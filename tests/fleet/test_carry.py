@@ -11,13 +11,13 @@ import pytest
 from folders import make_folder
 from test_artifacts import shelf
 
-from slmbench import carried
-from slmbench.carried import PART, Carried, arrived, carried_dir, keep
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.fleet import carry
-from slmbench.fleet.carry import bring, with_files
+from slmbench.fleet import send_files as carry
 from slmbench.fleet.messages import Carrying
-from slmbench.request import RunRequest, plan_request
+from slmbench.fleet.send_files import bring, with_files
+from slmbench.plan import sent_files as carried
+from slmbench.plan.request import RunRequest, plan_request
+from slmbench.plan.sent_files import PART, Carried, arrived, carried_dir, keep
 
 
 @pytest.fixture(autouse=True)

@@ -17,16 +17,16 @@ import pytest
 from slmbench._version import __version__
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.fleet import machine
-from slmbench.fleet.choice import Choice
+from slmbench.fleet import machine_server as machine
 from slmbench.fleet.client import run_on_fleet
-from slmbench.fleet.link import Link, full_address, opened
+from slmbench.fleet.connection import Link, full_address, opened
 from slmbench.fleet.messages import About, Begun, Planned, Progress
 from slmbench.fleet.record import FleetRecord, machine_folder, read_fleet
+from slmbench.fleet.selection import Choice
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import collect
-from slmbench.records import FailureRecord, read_samples
-from slmbench.request import RunRequest, plan_request, requested_suite
+from slmbench.plan.request import RunRequest, plan_request, requested_suite
+from slmbench.records.schema import FailureRecord, read_samples
 
 distributed = pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 
@@ -142,8 +142,8 @@ def test_a_machine_that_is_lost_leaves_its_samples_and_can_be_taken_up_again(tmp
 
 
 def test_a_machine_that_says_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slmbench.fleet.link.LOOK_WITHIN_S", 1.0)
-    monkeypatch.setattr("slmbench.fleet.link.PRESENCE_S", 0.2)
+    monkeypatch.setattr("slmbench.fleet.connection.LOOK_WITHIN_S", 1.0)
+    monkeypatch.setattr("slmbench.fleet.connection.PRESENCE_S", 0.2)
     mute = Answers("mute", [])
 
     async def read(run: str, offset: int, waiting: int) -> dict[str, str]:
@@ -252,7 +252,7 @@ def test_what_no_machine_can_run_is_said_before_anything_starts(tmp_path: Path) 
 
 
 def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("slmbench.fleet.link.CONNECT_S", 0.5)
+    monkeypatch.setattr("slmbench.fleet.connection.CONNECT_S", 0.5)
     assert run_main(["fleet", "status", "--scheduler", "127.0.0.1:9"]) == 5
     assert "tcp://127.0.0.1:9: no fleet scheduler answers" in capsys.readouterr().err
 
@@ -298,9 +298,9 @@ def test_certificates_of_another_fleet_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from slmbench.fleet.certs import make
-    from slmbench.fleet.nodes import _scheduler
+    from slmbench.fleet.dask_nodes import _scheduler
 
-    monkeypatch.setattr("slmbench.fleet.link.CONNECT_S", 2.0)
+    monkeypatch.setattr("slmbench.fleet.connection.CONNECT_S", 2.0)
     make(tmp_path / "ours")
     make(tmp_path / "theirs")
 

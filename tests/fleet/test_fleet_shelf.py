@@ -16,7 +16,7 @@ from synthetic import PAIR, Made, Speed, make_run
 
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
-from slmbench.records import FailureRecord
+from slmbench.records.schema import FailureRecord
 
 
 def speeds(factor: float = 1.0, **changes: object) -> list[Speed]:

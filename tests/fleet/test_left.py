@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from artifact_files import checkpoint_elsewhere, write_artifact
 
-from slmbench.carried import PART, carried_dir, keep
 from slmbench.cli import run_main
-from slmbench.export.store import UNFINISHED, artifacts_dir
-from slmbench.fleet.left import list_left
-from slmbench.fleet.parcel import packed
-from slmbench.fleet.receive import Arriving
-from slmbench.locks import only_run_in
+from slmbench.export.artifact_store import UNFINISHED, artifacts_dir
+from slmbench.fleet.leftovers import list_left
+from slmbench.fleet.receive_artifact import Arriving
+from slmbench.fleet.transfer_format import packed
+from slmbench.plan.sent_files import PART, carried_dir, keep
+from slmbench.system.locks import only_run_in
 
 
 @pytest.fixture

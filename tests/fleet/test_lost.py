@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from test_simulation import simulation
 
-from slmbench.artifact import ArtifactSpec
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError
-from slmbench.fleet import artifacts
-from slmbench.fleet.choice import Choice
+from slmbench.fleet import send_artifact as artifacts
 from slmbench.fleet.client import run_on_fleet
-from slmbench.fleet.link import opened
+from slmbench.fleet.connection import opened
 from slmbench.fleet.messages import Holding, Needed, Planned, Wanted
 from slmbench.fleet.record import FleetRecord, machine_folder, part_folders, read_fleet, read_part
+from slmbench.fleet.selection import Choice
 from slmbench.machine.fingerprint import collect
-from slmbench.request import RunRequest
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import resolve
+from slmbench.plan.request import RunRequest
 
 distributed = pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 __all__ = ["simulation"]
@@ -52,7 +52,7 @@ class Shelf:
 
     async def come(self, number: int, plan: Callable[[Planned], Planned] | None = None) -> None:
         """Let a machine come; ``plan`` changes what it says that it can run."""
-        from slmbench.fleet.nodes import worker
+        from slmbench.fleet.dask_nodes import worker
 
         made = self.simulation.StandIn(self.world, number, collect())
         if plan is not None:

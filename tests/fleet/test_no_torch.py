@@ -29,8 +29,8 @@ def folder_with_tokenizer(folder: Path) -> Path:
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
 
-    from slmbench.checkpoint import resolve
-    from slmbench.export.load import load_model
+    from slmbench.export.torch_model import load_model
+    from slmbench.models.checkpoint import resolve
 
     load_model(resolve("dec-tiny")).save_pretrained(folder)
     tokenizer = Tokenizer(WordLevel({"[UNK]": 3, **{f"w{i}": i + 4 for i in range(20)}}, unk_token="[UNK]"))
@@ -56,7 +56,7 @@ def node(*arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
 def test_without_torch_a_plan_is_made_and_nothing_can_be_exported(tmp_path: Path) -> None:
     request = '{"models": ["mu-tiny", "dec-tiny"], "backends": ["openvino"]}'
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "slmbench.fleet.block", "plan"],
+        [sys.executable, "-P", "-m", "slmbench.fleet.machine_job", "plan"],
         input=request, capture_output=True, text=True, env=environment(tmp_path), check=True,
     )  # fmt: skip
     planned = json.loads(done.stdout)

@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from slmbench.errors import BadInputError
-from slmbench.fleet import machine
+from slmbench.fleet import machine_server as machine
 from slmbench.fleet.messages import Begun, Planned
 from slmbench.machine.fingerprint import collect
-from slmbench.request import RunRequest
+from slmbench.plan.request import RunRequest
 
 REQUEST = RunRequest(models=("dec-tiny",))
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
-from slmbench.fleet import parcel
-from slmbench.fleet.parcel import Content, content_digest, difference, packed, parse
+from slmbench.fleet import transfer_format as parcel
+from slmbench.fleet.transfer_format import Content, content_digest, difference, packed, parse
 
 
 @pytest.fixture

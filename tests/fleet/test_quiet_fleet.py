@@ -57,7 +57,7 @@ def test_a_scheduler_and_a_worker_sleep_where_nobody_asks_them(tmp_path: Path, m
     pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
     from tornado.ioloop import PeriodicCallback
 
-    from slmbench.fleet.nodes import local_fleet
+    from slmbench.fleet.dask_nodes import local_fleet
 
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
     began: list[str] = []
@@ -81,8 +81,8 @@ def test_a_name_that_is_taken_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
-    from slmbench.fleet.machine import Machine
-    from slmbench.fleet.nodes import _scheduler, worker
+    from slmbench.fleet.dask_nodes import _scheduler, worker
+    from slmbench.fleet.machine_server import Machine
     from slmbench.machine.fingerprint import collect
 
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))

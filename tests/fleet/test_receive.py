@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from artifact_files import SPEC, checkpoint_elsewhere, write_artifact
 
-from slmbench.artifact import Artifact, damage, read_artifact
-from slmbench.checkpoint import resolve
-from slmbench.export.store import artifacts_dir, find_artifact
-from slmbench.fleet import parcel, receive
+from slmbench.export.artifact_store import artifacts_dir, find_artifact
+from slmbench.fleet import receive_artifact as receive
+from slmbench.fleet import transfer_format as parcel
 from slmbench.fleet.messages import Holding, Receiving, Wanted
-from slmbench.fleet.parcel import Content, packed
-from slmbench.fleet.receive import Holder
+from slmbench.fleet.receive_artifact import Holder
+from slmbench.fleet.transfer_format import Content, packed
+from slmbench.models.artifact import Artifact, damage, read_artifact
+from slmbench.models.checkpoint import resolve
 
 FILES = {"model.xml": b"0123456789abc", "weights/model.bin": bytes(range(45)), "empty": b""}
 
@@ -222,7 +223,7 @@ def test_what_a_machine_has_of_an_artifact(sender: Sender, holder: Holder) -> No
 
 def test_a_machine_without_exporters_says_so(holder: Holder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr("slmbench.export.support.installed_versions", lambda: {"slmbench": "0"})
+    monkeypatch.setattr("slmbench.export.routes.installed_versions", lambda: {"slmbench": "0"})
     wanted = Wanted(checkpoint=resolve("dec-tiny"), spec=SPEC)
     held = Holding.model_validate_json(asyncio.run(holder.artifact(wanted.model_dump_json()))["json"])
     assert held == Holding(state="lacks", why="not installed: torch, transformers, openvino, nncf")

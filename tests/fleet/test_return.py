@@ -13,7 +13,7 @@ import pytest
 from test_walk_through import free_port
 
 from slmbench.fleet.record import read_fleet
-from slmbench.records import SAMPLES_NAME, LoadRecord, read_samples
+from slmbench.records.schema import SAMPLES_NAME, LoadRecord, read_samples
 
 pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
@@ -75,7 +75,7 @@ def test_a_machine_comes_back_to_a_scheduler_that_was_started_again(fleet: Fleet
     part = fleet.root / "run" / "machines" / "tablet" / "1"
     fleet.until(lambda: (part / SAMPLES_NAME).exists() and (part / SAMPLES_NAME).stat().st_size > 0)
     (measuring,) = [
-        child for child in psutil.Process(worker.pid).children() if "slmbench.fleet.block" in str(child.cmdline())
+        child for child in psutil.Process(worker.pid).children() if "slmbench.fleet.machine_job" in str(child.cmdline())
     ]
     scheduler.kill()
     scheduler.wait()

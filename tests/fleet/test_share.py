@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
-from slmbench.fleet.share import TRIES, Work
-from slmbench.request import RunRequest, plan_request
+from slmbench.fleet.work_queue import TRIES, Work
+from slmbench.plan.request import RunRequest, plan_request
 
 
 def work_of(blocks: Sequence[Sequence[str]], *machines: str) -> Work:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from slmbench.fleet import shift, stream
+from slmbench.fleet import coordinator as shift
+from slmbench.fleet import follow_part as stream
 from slmbench.fleet.record import part_folders, read_part
 
 pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")

@@ -11,11 +11,11 @@ import pytest
 from slmbench._version import __version__
 from slmbench.cli import fleet as command
 from slmbench.cli import run_main
+from slmbench.fleet.job_progress import TallyWriter, read_tallies
 from slmbench.fleet.messages import About
-from slmbench.fleet.tally import TallyWriter, read_tallies
 from slmbench.machine.fingerprint import collect
-from slmbench.records import FailureRecord
-from slmbench.worker import events as e
+from slmbench.records.schema import FailureRecord
+from slmbench.running import events as e
 
 
 def test_cases_and_samples_are_counted_over_all_parts_and_over_a_kill(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_dashboard_that_could_not_be_served_is_refused(
 
 def test_the_dashboard_is_told_what_a_worker_does() -> None:
     pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
-    from slmbench.fleet import nodes
+    from slmbench.fleet import dask_nodes as nodes
 
     async def run() -> object:
         async with (

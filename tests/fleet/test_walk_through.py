@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from slmbench.fleet.record import read_fleet
-from slmbench.records import RUN_NAME, read_run_record
+from slmbench.records.schema import RUN_NAME, read_run_record
 
 pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"

@@ -17,9 +17,9 @@ from typing import Any
 from folders import make_folder
 from synthetic import Speed, make_run
 
-from slmbench.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
 from slmbench.case import Workload
-from slmbench.checkpoint import checkpoint_of_folder
+from slmbench.models.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
+from slmbench.models.checkpoint import checkpoint_of_folder
 
 Path_ = tuple[str | int, ...]
 

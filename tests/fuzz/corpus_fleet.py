@@ -13,7 +13,7 @@ from slmbench._version import __version__
 from slmbench.fleet.messages import About
 from slmbench.fleet.record import FleetRecord, Member
 from slmbench.machine.fingerprint import Fingerprint
-from slmbench.request import RunRequest
+from slmbench.plan.request import RunRequest
 
 GOOD_CLAIM = {
     "says": "47 % lower", "metric": "ttft", "speedup": 1.9, "source": "a paper", "figures_ms": {"cpu": 3.5},

@@ -86,7 +86,7 @@ def attack(case: Broken, folder: Path, capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setenv("SLMBENCH_CACHE", str(folder / "cache"))
     if "fleet" in case.command or "--fleet" in case.command:
         pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
-        for module in ("link", "nodes"):
+        for module in ("connection", "dask_nodes"):
             monkeypatch.setattr(f"slmbench.fleet.{module}.CONNECT_S", 0.2)
     before, memory, begin = _tree(folder), psutil.Process().memory_info().rss, time.monotonic()
     code = run_main([argument.replace("{}", str(folder)) for argument in case.command])

@@ -18,18 +18,18 @@ from synthetic import Speed, make_run
 
 from slmbench._version import __version__
 from slmbench.errors import SlmbenchError
-from slmbench.fleet import stream
-from slmbench.fleet.artifacts import Supply
-from slmbench.fleet.choice import Choice
+from slmbench.fleet import follow_part as stream
 from slmbench.fleet.client import run_on_fleet
-from slmbench.fleet.link import Link, Reached
+from slmbench.fleet.connection import Link, Reached
 from slmbench.fleet.messages import About, Begun, Holding, Needed, Planned, Progress, Receiving
-from slmbench.fleet.parcel import packed
 from slmbench.fleet.record import FleetRecord
+from slmbench.fleet.selection import Choice
+from slmbench.fleet.send_artifact import Supply
+from slmbench.fleet.transfer_format import packed
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint
-from slmbench.records import SAMPLES_NAME, read_samples
-from slmbench.request import RunRequest
+from slmbench.plan.request import RunRequest
+from slmbench.records.schema import SAMPLES_NAME, read_samples
 
 ADDRESS = "tcp://127.0.0.1:1"
 MADE = make_run([Speed(output_tokens=4)], run_id="r")
@@ -201,7 +201,7 @@ def test_a_record_with_something_else_in_it(
 def test_a_machine_that_is_sent_an_artifact_answers_anything(
     data: st.DataObject, kind: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slmbench.fleet.artifacts.AGAIN_S", 0.0)
+    monkeypatch.setattr("slmbench.fleet.send_artifact.AGAIN_S", 0.0)
     folder = tmp_path_factory.mktemp("sent")
     monkeypatch.setenv("SLMBENCH_CACHE", str(folder / "cache"))
     checkpoint = checkpoint_elsewhere(folder / "model")

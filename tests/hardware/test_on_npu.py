@@ -39,7 +39,7 @@ def test_the_status_names_the_driver(engine: str) -> None:
 
 
 def test_simulating_beside_a_real_npu_is_refused_by_qnn() -> None:
-    from slmbench.backends import onnxruntime_qnn
+    from slmbench.backends.onnxruntime import qnn as onnxruntime_qnn
 
     backend_with_npu("onnxruntime")
     (spec,) = onnxruntime_qnn.artifact_specs("fp16")

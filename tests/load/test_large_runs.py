@@ -15,14 +15,14 @@ from synthetic import Speed, make_run
 
 from slmbench.case import Workload
 from slmbench.cli import run_main
-from slmbench.columns import read_columns
-from slmbench.records import SAMPLES_NAME, read_run_record, write_run
-from slmbench.report.table import run_table
+from slmbench.records.sample_arrays import read_columns
+from slmbench.records.schema import SAMPLES_NAME, read_run_record, write_run
+from slmbench.report.run_table import run_table
 from slmbench.report.write import write_reports
-from slmbench.worker import events as e
-from slmbench.worker.planned import MeasureSettings, PlannedCase
+from slmbench.running import events as e
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.worker.resume import restore
-from slmbench.worker.scheduler import measure
 
 CASES = 2_000
 SAMPLES_PER_LOAD = 50

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slmbench.cgroup import ContainerLimits, container_limits
+from slmbench.system.container import ContainerLimits, container_limits
 
 Tree = Callable[[dict[str, str]], Path]
 

@@ -42,7 +42,7 @@ class Mute(Stranger):
 class Real(Stranger):
     name, engine = "real", "real"
     def probe_graph(self, shape, compute_precision, device, threads):
-        from slmbench.backends._probe_onnxruntime import probe_graph
+        from slmbench.backends.onnxruntime.probe import probe_graph
         return probe_graph(shape, compute_precision, device, threads)
 """
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
-from slmbench.measure.inputs import PromptSource, Stream, pad_batch
+from slmbench.measure.random_prompts import PromptSource, Stream, pad_batch
 
 
 @given(seed=st.integers(0, 2**63), vocab=st.integers(8, 5000), group=st.integers(0, 10**6), index=st.integers(0, 50))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slmbench.measure import metrics as m
-from slmbench.records import Conditions, SampleRecord
+from slmbench.measure import stop_rule as m
+from slmbench.records.schema import Conditions, SampleRecord
 
 
 def sample(token_ns: tuple[int, ...] = (50_000_000, 60_000_000, 75_000_000), **changes: object) -> SampleRecord:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slmbench.artifact import GoldenPrompt
 from slmbench.case import Case, Workload
 from slmbench.measure.proof import Evidence, agreement, judge, tolerance_of
+from slmbench.models.artifact import GoldenPrompt
 
 CASE = Case(
     checkpoint="c",

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.artifact import ArtifactSpec
 from slmbench.backend import load_backend
 from slmbench.case import Workload
-from slmbench.checkpoint import resolve
 from slmbench.errors import CannotRunError
 from slmbench.measure.generate import generate
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import resolve
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 from slmbench.export.build import ensure_artifact

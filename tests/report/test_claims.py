@@ -9,9 +9,9 @@ from synthetic import PAIR, Made, make_run
 
 from slmbench.case import Cache
 from slmbench.claim import Claim
-from slmbench.columns import read_columns
+from slmbench.plan.suite import load_suite
+from slmbench.records.sample_arrays import read_columns
 from slmbench.report.sentences import run_sentences
-from slmbench.suite import load_suite
 
 CLAIM = Claim(
     says="47 % lower",

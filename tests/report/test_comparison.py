@@ -14,13 +14,13 @@ import jsonschema
 import pytest
 from synthetic import MACHINE, PAIR, Speed, edit_json, make_run
 
+from slmbench.analysis.metrics import Side
+from slmbench.analysis.sides import read_side
+from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
-from slmbench.evidence import Side
-from slmbench.judge import Comparison, compare_sides
 from slmbench.report.check import judge_until_conclusive
 from slmbench.report.formats import annotation_lines, bencher_json, github_json, job_summary, junit_xml
-from slmbench.report.sides import read_side
 
 #: As published at https://bencher.dev/bmf.json.
 BMF_SCHEMA = {

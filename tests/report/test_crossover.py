@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from synthetic import PAIR as SPEEDS
 from synthetic import make_run
 
-from slmbench.columns import read_columns
-from slmbench.report.crossover import crossings
+from slmbench.analysis.crossover import crossings
+from slmbench.analysis.stats import Interval
+from slmbench.records.sample_arrays import read_columns
 from slmbench.report.sentences import run_sentences
-from slmbench.stats import Interval
 
 PAIR = tuple(speed.model for speed in SPEEDS)
 

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from synthetic import MACHINE, Speed, make_run
 
-from slmbench.columns import read_columns
-from slmbench.evidence import side_of
-from slmbench.judge import compare_sides
-from slmbench.report.crossover import crossovers
+from slmbench.analysis.crossover import crossovers
+from slmbench.analysis.machines import Stand, shelf_of
+from slmbench.analysis.metrics import side_of
+from slmbench.analysis.pairs import pairs_of
+from slmbench.analysis.sides import read_side
+from slmbench.analysis.verdicts import compare_sides
+from slmbench.records.sample_arrays import read_columns
 from slmbench.report.html import comparison_report, run_report
-from slmbench.report.pairs import pairs_of
-from slmbench.report.shelf import Stand, shelf_of
-from slmbench.report.shelf_formats import shelf_page
-from slmbench.report.sides import read_side
-from slmbench.report.table import run_table
+from slmbench.report.machines_formats import shelf_page
+from slmbench.report.run_table import run_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SPEEDS = [

@@ -8,8 +8,8 @@ import pytest
 from synthetic import PAIR, make_run
 
 from slmbench.cli import run_main
-from slmbench.columns import read_columns
 from slmbench.errors import ExitCode
+from slmbench.records.sample_arrays import read_columns
 from slmbench.report.html import run_charts
 from slmbench.report.pictures import write_picture
 

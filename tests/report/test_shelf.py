@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import MACHINE, PAIR, Speed, edit_json, make_run
 
+from slmbench.analysis.best import Best
+from slmbench.analysis.machines import Matrix, Shelf, Stand, shelf_of
+from slmbench.analysis.metrics import Side, side_of
 from slmbench.cli import run_main
-from slmbench.columns import columns_of, read_columns
 from slmbench.errors import ExitCode
-from slmbench.evidence import Side, side_of
-from slmbench.records import FailureRecord, read_run
-from slmbench.report.best import Best
-from slmbench.report.shelf import Matrix, Shelf, Stand, shelf_of
-from slmbench.report.shelf_formats import shelf_json, shelf_page
-from slmbench.report.shelf_text import matrix_table, shelf_markdown
-from slmbench.report.shelf_words import headlines
+from slmbench.records.sample_arrays import columns_of, read_columns
+from slmbench.records.schema import FailureRecord, read_run
+from slmbench.report.machines_formats import shelf_json, shelf_page
+from slmbench.report.machines_sentences import headlines
+from slmbench.report.machines_table import matrix_table, shelf_markdown
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 

@@ -14,13 +14,13 @@ import pytest
 from rich.console import Console
 from synthetic import PAIR, Made, Speed, make_run
 
-from slmbench.columns import columns_of, read_columns
-from slmbench.evidence import model_of
-from slmbench.records import FailureRecord, LoadRecord, Outcome, read_run
-from slmbench.report import print_run, run_table, write_reports
-from slmbench.report.pairs import pair_sentences
-from slmbench.report.text import bounded, number
-from slmbench.report.write import table_markdown
+from slmbench.analysis.metrics import model_of
+from slmbench.analysis.pairs import pair_sentences
+from slmbench.records.sample_arrays import columns_of, read_columns
+from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
+from slmbench.report.run_table import run_table
+from slmbench.report.text_table import bounded, number
+from slmbench.report.write import print_run, table_markdown, write_reports
 
 LIMITS = {
     "openvino|cpu": {

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from victims import SUBJECTS, MakeVictim, Victim
 
-from slmbench.artifact import ArtifactSpec, read_artifact
-from slmbench.checkpoint import resolve
+from slmbench.models.artifact import ArtifactSpec, read_artifact
+from slmbench.models.checkpoint import resolve
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from victims import MakeVictim, Victim, check_line
 
-from slmbench.artifact import GOLDEN_NAME, MANIFEST_NAME, read_artifact
-from slmbench.worker.host import WorkerError
+from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, read_artifact
+from slmbench.running.worker_process import WorkerError
 
 #: Flips of a file in the default run, and in the soak.
 FEW, MANY = 24, 80

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from victims import MakeVictim, Victim
 
-from slmbench.checkpoint import resolve
 from slmbench.errors import BadInputError
-from slmbench.worker.host import WorkerError
+from slmbench.models.checkpoint import resolve
+from slmbench.running.worker_process import WorkerError
 
 CONFIG = "genai_config.json"
 Edit = Callable[[dict[str, Any], Path], object]

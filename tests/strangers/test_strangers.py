@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from synthetic import Speed, make_run
 
-from slmbench.artifact import MANIFEST_NAME, damage, read_artifact
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
-from slmbench.records import RUN_NAME, SAMPLES_NAME
-from slmbench.worker.host import Worker
-from slmbench.writer import SampleWriter
+from slmbench.models.artifact import MANIFEST_NAME, damage, read_artifact
+from slmbench.records.sample_writer import SampleWriter
+from slmbench.records.schema import RUN_NAME, SAMPLES_NAME
+from slmbench.running.worker_process import Worker
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 #: What must not reach a terminal, a Markdown table or a page as it is.

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slmbench.artifact import MANIFEST_NAME, Artifact, FileEntry, sha256_of
 from slmbench.case import Case, Workload
-from slmbench.records import LoadRecord
-from slmbench.worker.host import Worker, WorkerError
-from slmbench.worker.opening import open_case
-from slmbench.worker.planned import MeasureSettings, PlannedCase, tokens_to_avoid
+from slmbench.models.artifact import MANIFEST_NAME, Artifact, FileEntry, sha256_of
+from slmbench.records.schema import LoadRecord
+from slmbench.running.load import open_case
+from slmbench.running.settings import MeasureSettings, PlannedCase, tokens_to_avoid
+from slmbench.running.worker_process import Worker, WorkerError
 
 #: Backend to the format and the checkpoint that it is attacked with.
 SUBJECTS = {

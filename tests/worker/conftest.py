@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from standin_fixtures import artifact, installed, planned, plugin
 
-from slmbench.worker.planned import MeasureSettings
+from slmbench.running.settings import MeasureSettings
 
 __all__ = ["artifact", "installed", "planned", "plugin"]
 

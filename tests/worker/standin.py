@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from slmbench.artifact import Artifact, ArtifactSpec
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
-from slmbench.checkpoint import Checkpoint
 from slmbench.errors import CannotRunError
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import Device, Precision
 
 VOCAB = 1000

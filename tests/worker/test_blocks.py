@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmbench.records import MemoryRecord
-from slmbench.worker.blocks import MOST_LIVE, footprint_bytes, make_blocks
+from slmbench.records.schema import MemoryRecord
+from slmbench.running.memory_blocks import MOST_LIVE, footprint_bytes, make_blocks
 
 
 def case(name: str, rss: int, uss: int | None = None) -> MemoryRecord:

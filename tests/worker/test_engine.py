@@ -8,11 +8,11 @@ import pytest
 
 from slmbench.backend import load_backend
 from slmbench.case import Case, Workload
-from slmbench.checkpoint import resolve
-from slmbench.columns import read_columns
-from slmbench.records import CaseInfo, RunRecord, read_run, write_run
-from slmbench.worker.planned import MeasureSettings, PlannedCase
-from slmbench.worker.scheduler import measure
+from slmbench.models.checkpoint import resolve
+from slmbench.records.sample_arrays import read_columns
+from slmbench.records.schema import CaseInfo, RunRecord, read_run, write_run
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase
 
 openvino = pytest.importorskip("openvino")
 

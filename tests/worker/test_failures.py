@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slmbench.records import SAMPLES_NAME, FailureRecord, MemoryRecord, SampleRecord, read_samples
-from slmbench.worker.host import WorkerError, log_path
-from slmbench.worker.planned import MeasureSettings, PlannedCase
-from slmbench.worker.scheduler import measure
+from slmbench.records.schema import SAMPLES_NAME, FailureRecord, MemoryRecord, SampleRecord, read_samples
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase
+from slmbench.running.worker_process import WorkerError, log_path
 
 MakePlan = Callable[..., PlannedCase]
 

@@ -16,10 +16,10 @@ import pytest
 
 from slmbench import __version__
 from slmbench.errors import BadInputError
+from slmbench.running.settings import PlannedCase
+from slmbench.running.worker_process import Worker, WorkerError, explain_exit, log_path, log_tail
 from slmbench.worker import protocol as p
 from slmbench.worker.describe import describe
-from slmbench.worker.host import Worker, WorkerError, explain_exit, log_path, log_tail
-from slmbench.worker.planned import PlannedCase
 
 MakePlan = Callable[..., PlannedCase]
 
@@ -151,7 +151,7 @@ def test_a_log_tail_cannot_steer_a_terminal(tmp_path: Path) -> None:
 HOST = """
 import sys, time
 from pathlib import Path
-from slmbench.worker.host import Worker
+from slmbench.running.worker_process import Worker
 workers = [Worker(Path(sys.argv[1]) / f"{n}.log") for n in range(2)]
 workers[0].suspend()
 print(*(w.pid for w in workers), flush=True)
@@ -180,7 +180,7 @@ import signal, sys, pickle
 # Whoever runs the tests in the background has it ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
-from slmbench.worker.scheduler import measure
+from slmbench.running.scheduler import measure
 plan, settings = pickle.loads(Path(sys.argv[2]).read_bytes())
 def look(event):
     print(type(event).__name__, flush=True)

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from slmbench.records import FailureRecord, LoadRecord, SampleRecord
-from slmbench.worker import events as e
-from slmbench.worker.progress import duration, figure, show_progress
+from slmbench.records.schema import FailureRecord, LoadRecord, SampleRecord
+from slmbench.running import events as e
+from slmbench.running.progress import duration, figure, show_progress
 
 
 def load(case: str, warmups: int) -> LoadRecord:

@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from slmbench.case import Workload
 from slmbench.errors import BadInputError
-from slmbench.records import (
+from slmbench.records.schema import (
     SAMPLES_NAME,
     LoadRecord,
     MemoryRecord,
@@ -26,10 +26,10 @@ from slmbench.records import (
     read_samples,
     write_run,
 )
-from slmbench.worker import events as e
-from slmbench.worker.planned import MeasureSettings, PlannedCase, tokens_to_avoid
-from slmbench.worker.scheduler import measure
-from slmbench.worker.state import CaseState
+from slmbench.running import events as e
+from slmbench.running.case_state import CaseState
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings, PlannedCase, tokens_to_avoid
 
 MakePlan = Callable[..., PlannedCase]
 

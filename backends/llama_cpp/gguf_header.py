@@ -1,0 +1,158 @@
+"""What a GGUF file says of itself, read before llama.cpp opens it.
+
+A file can name others that hold a part of the tensors (``split.*``), and claim sizes that nobody has the memory for;
+and an artifact may come from a stranger. So the engine sees a file only after this: it says what slmbench's exporter
+writes and nothing else, of the manifest's checkpoint.
+
+Little-endian throughout: magic, version, the numbers of tensors and of values; each value with its name and type;
+each tensor with its name, shape, type and place. https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slmbench.errors import CannotRunError, one_line
+from slmbench.models.artifact import Artifact
+from slmbench.system.files import open_regular
+
+#: transformers' model_type to the architecture's name in GGUF.
+ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3"}
+
+#: The header of the largest model with 4096 layers is smaller.
+_MOST_BYTES, _MOST_TENSORS, _MOST_VALUES, _LONGEST_TEXT = 1 << 24, 1 << 16, 64, 256
+_VERSION, _ALIGNMENT, _MOST_DIMENSIONS = 3, 32, 4
+#: ggml's number of a type to its name, the elements of a block and their bytes.
+_TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
+#: Numbers of the types of values: uint32, float32, text.
+_UINT32, _FLOAT32, _TEXT = 4, 6, 8
+
+
+class _Reader:
+    """Takes numbers and texts off the start of a file."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.place = data, 0
+
+    def take(self, code: str) -> Any:
+        """Return the next number of that ``struct`` code.
+
+        Raises:
+            ValueError: the file ends before.
+        """
+        try:
+            (value,) = struct.unpack_from("<" + code, self._data, self.place)
+        except struct.error as error:
+            raise ValueError("it ends within its header") from error
+        self.place += struct.calcsize("<" + code)
+        return value
+
+    def text(self) -> str:
+        length = self.take("Q")
+        if length > _LONGEST_TEXT:
+            raise ValueError(f"a text of {length} bytes in its header")
+        raw: bytes = self.take(f"{length}s")
+        return raw.decode("utf-8")
+
+
+def matrix_types(artifact: Artifact) -> set[str]:
+    """Return ggml's types of the file's matrices ("F32", "BF16", ...), when all that it says is known.
+
+    Raises:
+        CannotRunError: it is cut, is no GGUF file, or says something else than slmbench's exporter does.
+    """
+    path = artifact.graph("model")
+    try:
+        return _read(path, _expected(artifact))
+    except (OSError, ValueError) as error:
+        raise CannotRunError(
+            f"{path}: not a GGUF file of slmbench's: {one_line(str(error))[:200]}; `slmbench export` writes it anew"
+        ) from error
+
+
+def _expected(artifact: Artifact) -> dict[str, Any]:
+    """Return every value that the file has; None where the manifest does not tell it."""
+    checkpoint = artifact.manifest.checkpoint
+    sizes, name = checkpoint.geometry, ARCHITECTURES.get(checkpoint.architecture)
+    of_architecture = {
+        "vocab_size": sizes.vocab_size,
+        "context_length": sizes.max_total_tokens,
+        "embedding_length": sizes.width,
+        "block_count": sizes.decoder_layers,
+        "feed_forward_length": sizes.ffn_width,
+        "attention.head_count": sizes.heads,
+        "attention.head_count_kv": sizes.kv_heads,
+        "attention.key_length": sizes.head_dim,
+        "attention.value_length": sizes.head_dim,
+        "attention.layer_norm_rms_epsilon": None,
+        "rope.dimension_count": sizes.head_dim,
+        "rope.freq_base": None,
+    }
+    named = {f"{name}.{key}": value for key, value in of_architecture.items()}
+    return {"general.architecture": name, "tokenizer.ggml.model": "none", **named}
+
+
+def _read(path: Path, expected: Mapping[str, Any]) -> set[str]:
+    with open_regular(path) as file:
+        reader, size = _Reader(file.read(_MOST_BYTES)), path.stat().st_size
+    if reader.take("4s") != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    version, tensors, values = reader.take("I"), reader.take("Q"), reader.take("Q")
+    if version != _VERSION:
+        raise ValueError(f"it is of version {version}, not {_VERSION}")
+    if tensors > _MOST_TENSORS or values > _MOST_VALUES:
+        raise ValueError(f"it claims {tensors} tensors and {values} values")
+    _check_values(_values(reader, values), expected)
+    return _types_of_matrices(reader, tensors, size)
+
+
+def _values(reader: _Reader, count: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(count):
+        name, kind = reader.text(), reader.take("I")
+        if name in found:
+            raise ValueError(f"'{name}' is there twice")
+        if kind == _TEXT:
+            found[name] = reader.text()
+        elif kind in (_UINT32, _FLOAT32):
+            found[name] = reader.take("I" if kind == _UINT32 else "f")
+        else:
+            raise ValueError(f"'{name}' is of a type that is not expected")
+    return found
+
+
+def _check_values(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name in found:
+        if name not in expected:
+            raise ValueError(f"'{name}' is not for an artifact to say")
+    for name, value in expected.items():
+        told = found.get(name)
+        if value is None and isinstance(told, float) and 0 < told < math.inf:
+            continue
+        if value is None or told != value:
+            raise ValueError(f"its {name} is {told!r:.60}, the manifest's {value!r:.60}")
+
+
+def _types_of_matrices(reader: _Reader, count: int, size: int) -> set[str]:
+    """Return the types of the tensors of two dimensions, each of which lies in the file."""
+    found, end = set(), 0
+    for _ in range(count):
+        name, dimensions = reader.text(), reader.take("I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise ValueError(f"'{name}' has {dimensions} dimensions")
+        elements = math.prod(reader.take("Q") for _ in range(dimensions))
+        kind, offset = reader.take("I"), reader.take("Q")
+        if kind not in _TYPES:
+            raise ValueError(f"'{name}' is of ggml's type {kind}")
+        type_name, block, block_bytes = _TYPES[kind]
+        end = max(end, offset + elements // block * block_bytes)
+        if dimensions > 1:
+            found.add(type_name)
+    start = -(-reader.place // _ALIGNMENT) * _ALIGNMENT
+    if start + end > size:
+        raise ValueError(f"its tensors end at byte {start + end}, it has {size}")
+    return found

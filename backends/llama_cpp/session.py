@@ -1,0 +1,223 @@
+"""Our own loop on llama.cpp: token ids in, the best token out; each row is a sequence with K/V of its own."""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter_ns
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.errors import BadInputError
+from slmbench.models.artifact import Artifact
+from slmbench.terms import ComputePrecision, Device
+
+from ..common.cpu import default_threads
+from ..common.next_token import Choice
+from .bindings import Batch, Context, Model
+from .gguf_header import matrix_types
+
+#: What products with matrices of ggml's type are computed in: activations are brought into this first.
+COMPUTE = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "Q8_0": "int8"}
+#: K/V where nobody says: of the compute precision, and half precision beside int8, as llama.cpp's own default is.
+_KV_CACHE: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f16"}
+FLASH, UNFUSED = "flash", "unfused"
+#: Names of buffers in the host's memory begin with these.
+_HOST = ("CPU", "BLAS")
+
+
+class LlamaCppOptions(SessionOptions):
+    """Options of the llama.cpp backend."""
+
+    #: Type of the K/V cache; None for the compute precision's, f16 beside int8.
+    kv_cache: Literal["f32", "f16", "bf16"] | None = None
+
+
+class LlamaCppSession:
+    """One model and a context for the reserved shape. Not thread-safe."""
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Look at the file, and let llama.cpp open it.
+
+        Raises:
+            CannotRunError: it is not what slmbench's exporter writes, or llama.cpp refuses it.
+        """
+        checkpoint = artifact.manifest.checkpoint
+        self._device, self._name = device, checkpoint.name
+        self._limit = checkpoint.geometry.max_total_tokens
+        self._suppressed = np.array(checkpoint.eos_token_ids, dtype=np.int64)
+        self._threads = options.threads or default_threads()
+        self._kv_cache = getattr(options, "kv_cache", None) or _KV_CACHE[options.compute_precision]
+        # llama.cpp's own choice on CPUs: it reads prompts sooner, and steps later over K/V that are not f16.
+        self._flash = options.attention != UNFUSED
+        self._types = matrix_types(artifact)
+        self._choice = Choice()
+        self._context: Context | None = None
+        self._shape = (0, 0)
+        self._batch = self._input = self._output = self._left = 0
+        began = perf_counter_ns()
+        self._model = Model(artifact.graph("model"))
+        self._load_ns = perf_counter_ns() - began
+
+    def draw(self, seed: int | None) -> None:
+        """Draw tokens with this seed from the next start on; None: take the best."""
+        self._choice.draw(seed)
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the context, with K/V of full length, and the batches of prompt and step.
+
+        Raises:
+            BadInputError: more tokens than the model has positions for.
+            CannotRunError: llama.cpp makes no such context.
+        """
+        total = input_tokens + output_tokens
+        if self._limit is not None and total > self._limit:
+            raise BadInputError(f"{self._name} has positions for {self._limit} tokens, {total} were asked for")
+        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+        if self._context is not None and self._shape == (batch, total):
+            return
+        self._close_context()
+        self._shape = batch, total
+        self._context = self._model.context(batch, total, self._threads, kv_type=self._kv_cache, flash=self._flash)
+        self._prompt, self._step = Batch(self._model.engine, batch * total), Batch(self._model.engine, batch)
+        self._step.rows[:] = np.arange(batch)
+        self._step.wanted[:] = 1
+        self._padded = False
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Read the prompts ``[B, S]``; of prompts padded on the left only the tokens are read.
+
+        Raises:
+            BadInputError: a shape beyond what is reserved.
+        """
+        context = self._reserved()
+        batch, length = input_ids.shape
+        if self._batch % batch or length > self._input:
+            raise BadInputError(
+                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
+            )
+        count = self._batch // batch
+        context.forget()
+        mask = np.ones(input_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
+        self._padded = not mask.all()
+        self._left = self._output
+        self._step.places[:] = 0
+        logits = self._read(input_ids, mask, np.arange(0, self._batch, count))
+        if count == 1:
+            return self._next_tokens(logits)
+        for row in range(self._batch):
+            if row % count:
+                context.copy(row - row % count, row)
+        self._step.places[:] = np.repeat(self._step.places[::count], count)
+        return self._next_tokens(np.repeat(logits, count, axis=0))
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[B, n]`` behind the K/V that are there; the first of them is the last token given.
+
+        Raises:
+            BadInputError: no place is reserved for them, or the prompts were padded.
+        """
+        self._reserved()
+        batch, count = input_ids.shape
+        if self._padded or batch != self._batch or self._step.places.max() + count > sum((self._input, self._output)):
+            raise BadInputError(
+                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
+            )
+        self._left = self._output
+        return self._next_tokens(self._read(input_ids, np.ones(input_ids.shape, bool), np.arange(batch)))
+
+    def _read(self, input_ids: Tokens, mask: NDArray[np.bool_], rows: Tokens) -> NDArray[np.float32]:
+        """Read the tokens that ``mask`` leaves of ``[B, n]`` into these rows; return the logits behind each row."""
+        lengths, batch = mask.sum(axis=1), self._prompt
+        count = int(lengths.sum())
+        batch.fill(count)
+        batch.tokens[:count] = input_ids[mask]
+        batch.rows[:count] = np.repeat(rows, lengths)
+        batch.places[:count] = (self._step.places[rows][:, None] + mask.cumsum(axis=1) - 1)[mask]
+        batch.wanted[lengths.cumsum() - 1] = 1
+        logits = self._reserved().decode(batch, len(rows))
+        self._step.places[rows] += lengths
+        self._left -= 1
+        return logits
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: a step beyond what is reserved.
+        """
+        if self._left <= 0 or self._context is None:
+            raise BadInputError(f"{self._name}: a step beyond the {self._output} tokens that are reserved")
+        self._left -= 1
+        self._step.tokens[:] = tokens
+        logits = self._context.decode(self._step, self._batch)
+        self._step.places += 1
+        return self._next_tokens(logits)
+
+    def _next_tokens(self, logits: NDArray[np.float32]) -> Tokens:
+        """Return the best token of each row, ends of sequence aside."""
+        logits[:, self._suppressed] = -np.inf
+        return self._choice(logits)
+
+    def _reserved(self) -> Context:
+        if self._context is None:
+            raise BadInputError(f"{self._name}: nothing is reserved")
+        return self._context
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return nothing: a prompt is one call."""
+        return {}
+
+    def placement(self) -> Placement:
+        """Return "cpu" where every buffer of weights, K/V and results that llama.cpp made lies in the host's memory."""
+        engine, context = self._model.engine, self._context
+        buffers = self._model.buffers | (context.buffers if context is not None else set())
+        elsewhere = sorted(name for name in buffers if not name.startswith(_HOST))
+        if elsewhere:
+            return Placement(self._device, "+".join(elsewhere))
+        # A library that knows no other device computes on the CPU, whatever its log says.
+        known = bool(buffers) or not engine.llama_supports_gpu_offload()
+        return Placement(self._device, "cpu" if known else "unknown", dict.fromkeys(sorted(buffers), 1))
+
+    def compute_precision(self) -> str:
+        """Return what products with the matrices of the file are computed in: by its header, and by llama.cpp."""
+        found = self._types | {self._model.file_type()}
+        return "+".join(sorted({COMPUTE.get(one, one) for one in found}))
+
+    def threads(self) -> int:
+        """Return the threads of steps as the context has them, less where the environment allows fewer."""
+        told = self._threads if self._context is None else self._context.threads()[0]
+        # llama.cpp repeats what it was told; OpenMP makes no team larger than this.
+        limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+        return min(told, int(limit)) if limit.isdecimal() and int(limit) else told
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return the threads of prompts, the type of the K/V and flash attention, as far as llama.cpp tells."""
+        if self._context is None:
+            return {}
+        found = {"threads of prompts": (str(self._threads), str(self._context.threads()[1]))}
+        if self._context.kv_types is not None:
+            found["kv_cache"] = self._kv_cache, "+".join(sorted(self._context.kv_types))
+        if self._context.flash is not None:
+            found["flash attention"] = "enabled" if self._flash else "disabled", self._context.flash
+        return found
+
+    def attention_path(self) -> str:
+        """Return "flash" or "unfused", which is set for the context and never left to llama.cpp."""
+        return FLASH if self._flash else UNFUSED
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load": the file is mapped, and repacked where it is quantised, in one call."""
+        return {"load": self._load_ns}
+
+    def _close_context(self) -> None:
+        if self._context is not None:
+            self._context.close()
+        self._context = None
+
+    def close(self) -> None:
+        """Free the context, then the model."""
+        self._close_context()
+        self._model.close()

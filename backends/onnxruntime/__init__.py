@@ -1,0 +1,1 @@
+"""ONNX Runtime, its CUDA and QNN execution providers, and ONNX Runtime GenAI."""

@@ -1,0 +1,214 @@
+"""onnxruntime-genai: ONNX Runtime's own generation loop, decoder-only, on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
+from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.telemetry import silence_telemetry
+from slmbench.terms import ComputePrecision, Device, Precision
+
+from ..common.cpu import cpu_status, default_threads
+from .genai_config import context_length
+from .installed import check_owner, cpu_compute, cpu_refusal, owners
+
+_PRECISION = {np.dtype(np.float32): "fp32", np.dtype(np.float16): "fp16"}
+
+
+class OnnxRuntimeGenaiBackend:
+    """Drives onnxruntime-genai."""
+
+    name = "onnxruntime_genai"
+    engine = "onnxruntime"
+    options_type: type[SessionOptions] = SessionOptions
+    attention_paths: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        # Builds for other devices are distributions of other names that own the same module.
+        self.distributions: tuple[str, ...] = ("onnxruntime-genai", *(owners() or ["onnxruntime"]))
+
+    def devices(self) -> Sequence[DeviceStatus]:
+        """Return the CPU."""
+        return [cpu_status("CPU", "onnxruntime-genai")]
+
+    def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
+        """Return the builder's and ours, for decoder-only checkpoints on the CPU."""
+        if checkpoint.family != "decoder-only" or device != "cpu":
+            return []
+        return [
+            ArtifactSpec(format="onnx", weight_precision=precision, exporter="genai"),
+            ArtifactSpec(format="onnx", weight_precision=precision, exporter="slmbench"),
+        ]
+
+    def refusal(
+        self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
+    ) -> str | None:
+        """Return why this combination cannot run, or None."""
+        if checkpoint.family != "decoder-only":
+            return "onnxruntime-genai generates with decoder-only models; the onnxruntime backend runs both families"
+        if device != "cpu":
+            return f"slmbench runs onnxruntime-genai on the CPU only, not on {device}"
+        if spec.format != "onnx" or spec.layout != "dynamic":
+            return f"onnxruntime-genai takes dynamic ONNX graphs, not {spec.label()}"
+        return cpu_refusal(spec.weight_precision, options)
+
+    def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
+        """Return what ONNX Runtime's kernels on the CPU compute in."""
+        return cpu_compute(weights)
+
+    def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
+        """Load the model."""
+        check_owner()
+        manifest = artifact.manifest
+        reason = self.refusal(manifest.checkpoint, manifest.spec, options, device)
+        if reason is not None:
+            raise CannotRunError(reason)
+        return OnnxRuntimeGenaiSession(artifact, device, options)
+
+
+class OnnxRuntimeGenaiSession:
+    """One model and one generator, rewound before each prompt. Not thread-safe.
+
+    A generator keeps its own tokens: a step that is fed what it chose itself is one call; any other token takes a
+    rewind first.
+    """
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Load the model.
+
+        Raises:
+            CannotRunError: the package is missing, the artifact has no fit config for it, or the model is refused.
+        """
+        silence_telemetry()
+        try:
+            import onnxruntime_genai
+        except ImportError as error:
+            raise CannotRunError(f"onnxruntime-genai cannot be imported: {one_line(str(error))}") from error
+        self._limit = context_length(artifact)
+        self._engine: Any = onnxruntime_genai
+        checkpoint = artifact.manifest.checkpoint
+        self._device, self._threads, self._name = device, options.threads or default_threads(), checkpoint.name
+        self._weights = artifact.manifest.spec.weight_precision
+        self._batch = self._input = 0
+        self._generator: Any = None
+        self._last = np.zeros(0, dtype=np.int64)
+        began = perf_counter_ns()
+        try:
+            config = onnxruntime_genai.Config(str(artifact.folder))
+            config.overlay(json.dumps(self._overlay(checkpoint)))
+            self._model: Any = onnxruntime_genai.Model(config)
+        except Exception as error:  # the binding raises RuntimeError and its kin
+            raise CannotRunError(
+                f"{artifact.graph('model')}: onnxruntime-genai does not load it: {told_first(error)[:300]}"
+            ) from error
+        self._load_ns = perf_counter_ns() - began
+
+    def _overlay(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        model: dict[str, Any] = {
+            "decoder": {"session_options": {"intra_op_num_threads": self._threads, "inter_op_num_threads": 1}},
+            "pad_token_id": checkpoint.pad_token_id,
+        }
+        if checkpoint.eos_token_ids:
+            model["eos_token_id"] = list(checkpoint.eos_token_ids)
+        return {"model": model}
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the generator, whose K/V buffers have the full length.
+
+        Raises:
+            BadInputError: more tokens than the model has positions for.
+        """
+        total = input_tokens + output_tokens
+        if total > self._limit:
+            raise BadInputError(
+                f"{self._name}: the graph has positions for {self._limit} tokens, {total} were asked for"
+            )
+        parameters = self._engine.GeneratorParams(self._model)
+        # Ends of sequence are suppressed below the least length.
+        parameters.set_search_options(
+            batch_size=batch,
+            max_length=total,
+            min_length=total,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            past_present_share_buffer=True,
+        )
+        self._generator = self._engine.Generator(self._model, parameters)
+        self._batch, self._input = batch, input_tokens
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Prefill the prompts ``[B, S]``.
+
+        Raises:
+            BadInputError: a shape beyond what is reserved.
+            CannotRunError: prompts of unequal length.
+        """
+        batch, length = input_ids.shape
+        if batch != self._batch or length > self._input:
+            raise BadInputError(
+                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
+            )
+        if attention_mask is not None and not attention_mask.all():
+            raise CannotRunError(
+                "onnxruntime-genai takes no attention mask: prompts of one batch must be equally long; "
+                "the onnxruntime backend takes unequal ones"
+            )
+        self._generator.rewind_to(0)
+        self._generator.append_tokens(input_ids.astype(np.int32))
+        return self._next()
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next."""
+        if not np.array_equal(tokens, self._last):
+            self._generator.rewind_to(self._generator.token_count() - 1)
+            self._generator.append_tokens(tokens.astype(np.int32)[:, None])
+        return self._next()
+
+    def _next(self) -> Tokens:
+        self._generator.generate_next_token()
+        self._last = self._generator.get_next_tokens().astype(np.int64)
+        return self._last
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return nothing: the engine's prefill is one call."""
+        return {}
+
+    def placement(self) -> Placement:
+        """Return the model's device, as the engine tells it; it does not tell of nodes."""
+        return Placement(self._device, str(self._model.device_type).lower())
+
+    def compute_precision(self) -> str:
+        """Return int8 where products quantise their input (the engine does not tell: what both builders write), else
+        the type of the K/V that the last inference wrote.
+        """
+        if cpu_compute(self._weights) != "fp32":
+            return cpu_compute(self._weights)
+        found = self._generator.get_output("present.0.key").dtype
+        return _PRECISION.get(found, str(found))
+
+    def threads(self) -> int:
+        """Return the threads that were set: the engine tells of none."""
+        return self._threads
+
+    def attention_path(self) -> str:
+        """Return "GroupQueryAttention": shared K/V buffers, which are asked for, need that operator."""
+        return "GroupQueryAttention"
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load": reading, optimising and prepacking are one call."""
+        return {"load": self._load_ns}
+
+    def close(self) -> None:
+        """Free the generator, then the model."""
+        self._generator = None
+        self.__dict__.clear()

@@ -1,0 +1,368 @@
+"""Sessions over dynamic ONNX graphs on ONNX Runtime's CPU provider: our own loop, nothing allocated in it.
+
+Self-attention K/V live in one buffer of full length per layer, bound as past and as present at once: a step writes
+its row and copies nothing. Two bindings are kept, for the prompt and for steps; of a step's inputs only the mask is
+bound anew, since its length is what tells ``GroupQueryAttention`` the position. Where a model is one session, its
+threads spin between steps (ONNX Runtime's default), as they do in its own generation loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.errors import BadInputError, CannotRunError
+from slmbench.models.artifact import Artifact, Role
+from slmbench.terms import Device
+
+from ..common.cpu import default_threads
+from ..common.next_token import Choice
+from .graph import CPU, Graph, bind, bind_out
+from .static_session import base_settings, settings_in_effect
+
+_PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
+
+
+class OnnxRuntimeSession:
+    """What sessions of both families share. Not thread-safe."""
+
+    #: The graph that runs at every step.
+    _step_role: Role
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Create a session for each graph.
+
+        Raises:
+            CannotRunError: ONNX Runtime refuses a graph.
+        """
+        checkpoint = artifact.manifest.checkpoint
+        self._device, self._threads = device, options.threads or default_threads()
+        self._geometry, self._name = checkpoint.geometry, checkpoint.name
+        self._start_token = checkpoint.decoder_start_token_id or 0
+        self._ends = [token for token in checkpoint.eos_token_ids if token < self._geometry.vocab_size]
+        self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
+        self._phases_ns: dict[str, int] = {}
+        self._choice = Choice()
+        self._batch = self._input = self._output = 0
+
+    def _open(self, role: Role, artifact: Artifact) -> Graph:
+        """Create the session of one graph."""
+        alone = len(artifact.manifest.graphs) == 1
+        return Graph(artifact.graph(role), base_settings(self._threads, alone=alone))
+
+    def draw(self, seed: int | None) -> None:
+        """Draw tokens with this seed from the next start on; None: take the best."""
+        self._choice.draw(seed)
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Check the shape against what the graphs hold, and remember it.
+
+        Raises:
+            BadInputError: the graphs have positions for fewer tokens.
+        """
+        decoder_only = "model" in self._graphs
+        longest = input_tokens + output_tokens if decoder_only else max(input_tokens, output_tokens)
+        for graph in self._graphs.values():
+            if graph.max_positions is not None and longest > graph.max_positions:
+                raise BadInputError(
+                    f"{self._name}: the graph has positions for {graph.max_positions} tokens, {longest} were asked for"
+                )
+        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+
+    def _check(self, input_ids: Tokens) -> int:
+        """Return how many rows answer each prompt."""
+        batch, length = input_ids.shape
+        if self._batch % batch or length > self._input:
+            raise BadInputError(
+                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
+            )
+        return self._batch // int(batch)
+
+    def _full(self) -> BadInputError:
+        return BadInputError(
+            f"{self._name}: a step beyond the {self._input} + {self._output} tokens that are reserved; reserve more"
+        )
+
+    def _self_kv(self, graph: Graph, length: int) -> dict[str, NDArray[np.float32]]:
+        """Return zeroed K/V buffers ``[B, kv, length, d]`` by the names of the past inputs."""
+        sizes = self._geometry
+        shape = (self._batch, sizes.kv_heads, length, sizes.head_dim)
+        return {name: np.zeros(shape, np.float32) for name in graph.inputs if name.startswith("past_key_values.")}
+
+    def _bind_kv(self, binding: Any, buffers: dict[str, NDArray[np.float32]], rows: int | None = None) -> None:
+        """Bind K/V of all rows, or of the first ``rows``, as past and as present."""
+        for name, buffer in buffers.items():
+            shape = (rows or self._batch, *buffer.shape[1:])
+            bind(binding, name, buffer, shape=shape)
+            bind_out(binding, name.replace("past_key_values.", "present."), buffer, shape=shape)
+
+    def _make_logits(self) -> None:
+        """Make the buffer that both bindings write, and list the places that are no choice."""
+        vocabulary = self._geometry.vocab_size
+        self._logits = np.zeros((self._batch, 1, vocabulary), np.float32)
+        self._rows = self._logits[:, -1]
+        # Between two steps the weights have passed through the cache: what is least to look up is quickest by far
+        # (one indexed assignment of NumPy takes 30 to 60 us there, this 4).
+        self._flat = self._logits.data.cast("B").cast("f")
+        self._no_choice = [row * vocabulary + end for row in range(self._batch) for end in self._ends]
+
+    def _next_tokens(self) -> Tokens:
+        """Return the best token of each row, ends of sequence aside."""
+        for place in self._no_choice:
+            self._flat[place] = -math.inf
+        return self._choice(self._rows)
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return the parts of the last start, in ns."""
+        return dict(self._phases_ns)
+
+    def placement(self) -> Placement:
+        """Return the providers that nodes are assigned to, as the sessions recorded it."""
+        nodes: Counter[str] = sum((graph.nodes() for graph in self._graphs.values()), Counter())
+        others = sorted(name for name in nodes if name != CPU)
+        return Placement(self._device, "+".join(others) or ("cpu" if nodes else "unknown"), dict(nodes))
+
+    def compute_precision(self) -> str:
+        """Return int8 where products quantise their input, else the type of the K/V: that of everything between."""
+        if "MatMulNBits" in self._graphs[self._step_role].operators():
+            return "int8"
+        types = {port.type for name, port in self._graphs[self._step_role].inputs.items() if "key" in name}
+        return "+".join(sorted(_PRECISION.get(one, one) for one in types))
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return threads and level of optimisation, which a model may bring along and ONNX Runtime may obey."""
+        return settings_in_effect(self._threads, [graph.session for graph in self._graphs.values()])
+
+    def threads(self) -> int:
+        """Return the threads within an operator, as the session reports them."""
+        return int(self._graphs[self._step_role].session.get_session_options().intra_op_num_threads)
+
+    def attention_path(self) -> str:
+        """Return "GroupQueryAttention" where self-attention and its K/V update are that operator, else "unfused"."""
+        found = "GroupQueryAttention" in self._graphs[self._step_role].operators()
+        return "GroupQueryAttention" if found else "unfused"
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load": ONNX Runtime reads, optimises and prepacks in one."""
+        return {"load": sum(graph.load_ns for graph in self._graphs.values())}
+
+    def close(self) -> None:
+        """Free sessions, bindings and buffers."""
+        self.__dict__.clear()
+
+
+class DecoderOnlySession(OnnxRuntimeSession):
+    """One graph for the prompt and for steps."""
+
+    _step_role: Role = "model"
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Create the session."""
+        super().__init__(artifact, device, options)
+        self._takes_padding = artifact.manifest.spec.exporter != "genai"
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the K/V buffers of full length, the mask of each length and both bindings."""
+        import onnxruntime as ort
+
+        super().reserve(batch, input_tokens, output_tokens)
+        graph = self._graphs["model"]
+        total = input_tokens + output_tokens
+        self._kv = self._self_kv(graph, total)
+        self._make_logits()
+        self._ids = np.zeros((batch, 1), np.int64)
+        # Masks of growing length are the beginnings of one buffer: rows of ones look the same at any length.
+        ones = np.ones(batch * total, np.int64)
+        self._masks = [
+            ort.OrtValue.ortvalue_from_numpy(ones[: batch * length].reshape(batch, length))
+            for length in range(1, total + 1)
+        ]
+        self._prompt, self._step = graph.session.io_binding(), graph.session.io_binding()
+        for binding in (self._prompt, self._step):
+            self._bind_kv(binding, self._kv)
+            bind_out(binding, "logits", self._logits)
+        self._prompt_rows = batch
+        bind(self._step, "input_ids", self._ids)
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Prefill the prompts ``[B, S]``.
+
+        A padded batch comes padded on the left; the operator wants rows to begin with their first token and to
+        know their lengths, so rows are turned.
+
+        Raises:
+            BadInputError: a shape beyond what is reserved.
+            CannotRunError: a padded batch for a graph that has no place for it.
+        """
+        count = self._check(input_ids)
+        batch, length = input_ids.shape
+        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        self._lengths: Tokens | None = None
+        if attention_mask is not None and not attention_mask.all():
+            if not self._takes_padding:
+                raise CannotRunError(
+                    "graphs of onnxruntime-genai's builder give logits of the last column: prompts of one batch must "
+                    "be equally long; slmbench's own graphs take unequal ones (--exporter slmbench)"
+                )
+            self._lengths = attention_mask.sum(axis=1)
+            ids = np.stack([np.roll(row, count) for row, count in zip(ids, self._lengths, strict=True)])
+        if batch != self._prompt_rows:
+            self._prompt_rows = batch
+            self._bind_kv(self._prompt, self._kv, batch)
+            bind_out(self._prompt, "logits", self._logits, shape=(batch, *self._logits.shape[1:]))
+        self._length = length
+        bind(self._prompt, "input_ids", ids)
+        self._bind_mask(self._prompt, batch)
+        self._graphs["model"].session.run_with_iobinding(self._prompt)
+        if count > 1:
+            self._spread(batch, count)
+        return self._next_tokens()
+
+    def _spread(self, batch: int, count: int) -> None:
+        """Give each of ``batch`` prompts ``count`` rows with its K/V and its logits."""
+        for buffer in (self._logits, *(kv[:, :, : self._length] for kv in self._kv.values())):
+            buffer[:] = np.repeat(buffer[:batch], count, axis=0)
+        if self._lengths is not None:
+            self._lengths = np.repeat(self._lengths, count)
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[B, n]`` behind the K/V that are there; the first of them is the last token given.
+
+        Raises:
+            BadInputError: no place is reserved for them, or the prompts were padded.
+            CannotRunError: a batch, which ``GroupQueryAttention`` does not continue.
+        """
+        batch, count = input_ids.shape
+        if batch > 1:
+            raise CannotRunError("ONNX Runtime's GroupQueryAttention reads several tokens behind K/V at batch 1 only")
+        if self._lengths is not None or batch != self._batch or self._length + count > len(self._masks):
+            raise BadInputError(
+                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
+            )
+        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        self._length += count
+        bind(self._prompt, "input_ids", ids)
+        self._bind_mask(self._prompt, batch)
+        self._graphs["model"].session.run_with_iobinding(self._prompt)
+        return self._next_tokens()
+
+    def _bind_mask(self, binding: Any, rows: int) -> None:
+        """Bind the mask ``[rows, length]``; unequal rows begin with their first token."""
+        if self._lengths is not None or rows != self._batch:
+            ends = self._lengths[:, None] if self._lengths is not None else self._length
+            self._mask = np.broadcast_to(np.arange(self._length) < ends, (rows, self._length)).astype(np.int64)
+            bind(binding, "attention_mask", self._mask)
+            return
+        binding.bind_ortvalue_input("attention_mask", self._masks[self._length - 1])
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: no place is reserved for another token.
+        """
+        if self._length == len(self._masks):
+            raise self._full()
+        self._ids[:, 0] = tokens
+        self._length += 1
+        if self._lengths is not None:
+            self._lengths = self._lengths + 1
+        self._bind_mask(self._step, self._batch)
+        self._graphs["model"].session.run_with_iobinding(self._step)
+        return self._next_tokens()
+
+
+class EncoderDecoderSession(OnnxRuntimeSession):
+    """An encoder graph that writes the cross K/V where the decoder graph reads them."""
+
+    _step_role: Role = "decoder"
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make self and cross K/V buffers of full length and both bindings."""
+        super().reserve(batch, input_tokens, output_tokens)
+        encoder, decoder = self._graphs["encoder"], self._graphs["decoder"]
+        sizes = self._geometry
+        count = batch * sizes.kv_heads * input_tokens * sizes.head_dim
+        self._cross = {name: np.zeros(count, np.float32) for name in encoder.outputs}
+        self._kv = self._self_kv(decoder, output_tokens)
+        self._make_logits()
+        self._ids, self._position = np.zeros((batch, 1), np.int64), np.zeros(1, np.int64)
+        self._prompt, self._step = encoder.session.io_binding(), decoder.session.io_binding()
+        self._bind_kv(self._step, self._kv)
+        bind_out(self._step, "logits", self._logits)
+        bind(self._step, "input_ids", self._ids)
+        bind(self._step, "position", self._position)
+        self._encoded = (0, 0)
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
+        count = self._check(input_ids)
+        began = perf_counter_ns()
+        batch, length = input_ids.shape
+        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        mask = np.ones((batch, length), np.int64) if attention_mask is None else attention_mask.astype(np.int64)
+        self._mask = np.repeat(mask, count, axis=0)
+        bind(self._prompt, "input_ids", ids)
+        bind(self._prompt, "attention_mask", mask)
+        bind(self._step, "encoder_attention_mask", self._mask)
+        if (batch, length) != self._encoded:
+            self._bind_cross(batch, length)
+        self._graphs["encoder"].session.run_with_iobinding(self._prompt)
+        if count > 1:
+            self._spread(batch, length, count)
+        encoded = perf_counter_ns()
+        self._stepped = 0
+        token = self.step(np.full(self._batch, self._start_token, dtype=np.int64))
+        self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        return token
+
+    def _cross_shape(self, rows: int, length: int) -> tuple[int, ...]:
+        return rows, self._geometry.kv_heads, length, self._geometry.head_dim
+
+    def _bind_cross(self, batch: int, length: int) -> None:
+        for name, buffer in self._cross.items():
+            bind_out(self._prompt, name, buffer, shape=self._cross_shape(batch, length))
+            bind(self._step, name, buffer, shape=self._cross_shape(self._batch, length))
+        self._encoded = batch, length
+
+    def _spread(self, batch: int, length: int, count: int) -> None:
+        """Give each of ``batch`` prompts ``count`` rows with its cross K/V."""
+        for buffer in self._cross.values():
+            shape = self._cross_shape(self._batch, length)
+            rows = buffer[: math.prod(shape)].reshape(shape)
+            rows[:] = np.repeat(rows[:batch], count, axis=0)
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: no place is reserved for another token.
+        """
+        if self._stepped == self._output:
+            raise self._full()
+        self._ids[:, 0] = tokens
+        self._position[0] = self._stepped
+        self._stepped += 1
+        self._graphs["decoder"].session.run_with_iobinding(self._step)
+        return self._next_tokens()
+
+    def reread(self, tokens: Tokens) -> Tokens:
+        """Read the start token and the answer so far ``[B, n]`` from position 0 on; return the next tokens.
+
+        Raises:
+            BadInputError: no place is reserved for another token.
+        """
+        if tokens.shape[1] >= self._output:
+            raise self._full()
+        whole = np.insert(tokens, 0, self._start_token, axis=1)
+        self._position[0] = 0
+        bind(self._step, "input_ids", whole)
+        self._graphs["decoder"].session.run_with_iobinding(self._step)
+        bind(self._step, "input_ids", self._ids)
+        return self._next_tokens()

@@ -1,0 +1,1 @@
+"""OpenVINO, OpenVINO GenAI and the NPU plugin."""

@@ -1,0 +1,94 @@
+"""openvino-genai: OpenVINO's own generation loop, decoder-only: on CPU and GPU paged attention
+(its default and best) or SDPA, on the NPU its static pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+from slmbench.backend import DeviceStatus, LoopSession, SessionOptions
+from slmbench.errors import CannotRunError
+from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.terms import ComputePrecision, Device, Precision
+
+from . import npu
+from .backend import OpenVinoBackend
+from .genai_npu_session import GenaiNpuSession
+from .genai_session import PagedSession, StatefulSession
+from .options import OpenVinoOptions, compute_refusal
+
+_REMEDY = "pip install 'slmbench[cpu]'"
+
+
+class OpenVinoGenaiBackend:
+    """Drives openvino-genai."""
+
+    name = "openvino_genai"
+    engine = "openvino"
+    distributions: tuple[str, ...] = ("openvino-genai", "openvino")
+    options_type: type[SessionOptions] = OpenVinoOptions
+    attention_paths: tuple[str, ...] = ("paged", "SDPA")
+
+    def devices(self) -> Sequence[DeviceStatus]:
+        """Return what OpenVINO sees, where openvino-genai is installed."""
+        found = OpenVinoBackend().devices()
+        try:
+            version("openvino-genai")
+        except PackageNotFoundError:
+            detail = "openvino-genai is not installed"
+            return [replace(one, available=False, detail=detail, remedy=_REMEDY) for one in found]
+        return found
+
+    def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
+        """Return optimum-intel's graphs and ours; the NPU's pipeline takes optimum-intel's only."""
+        if checkpoint.family != "decoder-only":
+            return ()
+        optimum = ArtifactSpec(format="openvino", weight_precision=precision, exporter="optimum")
+        return [optimum] if device == "npu" else [optimum, optimum.model_copy(update={"exporter": "slmbench"})]
+
+    def refusal(
+        self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
+    ) -> str | None:
+        """Return why this combination cannot run, or None."""
+        if checkpoint.family != "decoder-only":
+            return "openvino-genai generates text with decoder-only models; use --backend openvino"
+        if spec.format != "openvino" or spec.layout != "dynamic":
+            return f"openvino-genai takes dynamic OpenVINO graphs, not {spec.label()}"
+        if device == "npu":
+            return npu.refusal(options) or npu.size_refusal(checkpoint, spec, options)
+        if options.attention not in (None, *self.attention_paths):
+            return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
+        return compute_refusal(options, spec)
+
+    def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
+        """Return what the openvino backend would."""
+        return OpenVinoBackend().default_compute(weights, device, simulate=simulate)
+
+    def weight_copies(self, checkpoint: Checkpoint, options: SessionOptions, device: Device) -> int:
+        """Return 2: the file, and the engine's own layout of it."""
+        return 2
+
+    def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> LoopSession:
+        """Let openvino-genai load the artifact.
+
+        Raises:
+            CannotRunError: a package or the device is missing, or the combination is refused.
+        """
+        for name in self.distributions:
+            try:
+                version(name)
+            except PackageNotFoundError as error:
+                raise CannotRunError(f"{name} is not installed: {_REMEDY}") from error
+        manifest = artifact.manifest
+        reason = self.refusal(manifest.checkpoint, manifest.spec, options, device)
+        if reason is not None:
+            raise CannotRunError(reason)
+        if device == "npu":
+            return GenaiNpuSession(artifact, options)
+        statuses = [status for status in self.devices() if status.device == device]
+        if not any(status.available for status in statuses):
+            raise CannotRunError("; ".join(f"{status.detail}; {status.remedy}" for status in statuses))
+        kind = StatefulSession if options.attention == "SDPA" else PagedSession
+        return kind(artifact, device, options)

@@ -1,0 +1,116 @@
+"""Options of sessions over OpenVINO, and the properties that they come down to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from slmbench.backend import SessionOptions
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.terms import ComputePrecision, Device
+
+from ..common.cpu import default_threads
+
+_HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+
+
+class OpenVinoOptions(SessionOptions):
+    """Options of the OpenVINO backend."""
+
+    #: Precision of the K/V cache: "f32", "f16", "bf16" or "u8"; None for the compute precision. (OpenVINO's own
+    #: default on CPUs is u8.)
+    kv_cache: str | None = None
+    #: Group size of dynamic quantisation of activations; 0 is off. (OpenVINO's own default is 32.)
+    dynamic_quantization: int = Field(default=0, ge=0)
+    #: Whether threads are pinned to cores.
+    pinning: bool = True
+
+
+#: Attention paths of our own loop: steps by a graph of their own (see :mod:`._openvino_step`), or by the prompt's.
+STEP_PATH, PLAIN_PATH = "SDPA+step", "SDPA"
+
+#: What OpenVINO would choose by itself, and tells of a compiled model.
+_TOLD = ("KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "NUM_STREAMS")
+#: Groups of other sizes OpenVINO's CPU kernels take for none, while the property says what was asked.
+_GROUP_STEP = 16
+
+
+def compute_refusal(options: SessionOptions, spec: ArtifactSpec) -> str | None:
+    """Return why OpenVINO does not compute what the options ask for, or None."""
+    if options.compute_precision not in _HINT:
+        return f"OpenVINO computes in {', '.join(_HINT)}, not in {options.compute_precision}"
+    group = getattr(options, "dynamic_quantization", 0)
+    if group and spec.weight_precision not in ("int8", "int4"):
+        return f"dynamic_quantization={group} is for int8 and int4 weights: OpenVINO leaves it out for others, unsaid"
+    if group % _GROUP_STEP:
+        return f"dynamic_quantization={group} is no multiple of {_GROUP_STEP}: OpenVINO leaves it out, unsaid"
+    return None
+
+
+def steps_apart(options: SessionOptions, device: Device) -> bool:
+    """Return whether decode steps run a graph of their own: on a CPU, unless the other path is asked for."""
+    return device == "cpu" and options.attention != PLAIN_PATH
+
+
+def path_refusal(options: SessionOptions, device: Device) -> str | None:
+    """Return why our loop does not take the attention path that is asked for, or None."""
+    if options.attention not in (None, STEP_PATH, PLAIN_PATH):
+        return f"unknown attention '{options.attention}': openvino has {STEP_PATH}, {PLAIN_PATH}"
+    if device == "npu" and options.attention is not None:
+        return f"attention '{options.attention}' is for dynamic graphs: an NPU's are static and have one path"
+    if device == "gpu" and options.attention == STEP_PATH:
+        return f"attention '{STEP_PATH}' is for CPUs: on a GPU a step runs the prompt's graph ({PLAIN_PATH})"
+    return None
+
+
+def idle_refusal(options: SessionOptions) -> str | None:
+    """Return which option a static graph has no use for, or None: it would stand in the table and do nothing."""
+    given = [name for name in ("kv_cache", "dynamic_quantization") if getattr(options, name, None)]
+    return f"static graphs have no use for {' and '.join(given)}: K/V are as the graph has them" if given else None
+
+
+def settings_in_effect(asked: dict[str, Any], told: Sequence[Callable[[str], object]]) -> dict[str, tuple[str, str]]:
+    """Return what was asked and what compiled models tell (see :class:`slmbench.backend.TellsSettings`).
+
+    ``told`` gives a property of one compiled model, and raises RuntimeError or LookupError where it tells nothing.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name in _TOLD:
+        values = set()
+        for tell in told:
+            try:
+                values.add(_word(tell(name)))
+            except (RuntimeError, LookupError):
+                continue
+        if values:
+            found[name] = str(asked[name]), "+".join(sorted(values))
+    return found
+
+
+def _word(value: object) -> str:
+    """Return a property as it is written when it is set: types by their short names."""
+    get_name = getattr(value, "get_type_name", None)
+    name = str(value if get_name is None else get_name())
+    return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
+
+
+def device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
+    """Return everything OpenVINO would otherwise choose by itself."""
+    hint = _HINT[options.compute_precision]
+    kv_cache = getattr(options, "kv_cache", None) or hint
+    properties: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "KV_CACHE_PRECISION": kv_cache,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": getattr(options, "dynamic_quantization", 0),
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if engine_name == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = options.threads or default_threads()
+        properties["ENABLE_CPU_PINNING"] = getattr(options, "pinning", True)
+    if options.engine_cache is not None:
+        properties["CACHE_DIR"] = options.engine_cache
+    return properties

@@ -1,0 +1,186 @@
+"""What sessions over dynamic OpenVINO graphs share, on the CPU or a GPU: our own loop, nothing allocated in it.
+
+Inputs live in buffers of full size made by ``reserve``; an infer request is given views of them, so that a step
+writes a few numbers and calls ``infer``. The state of the graph holds the self-attention K/V. On a CPU steps run a
+graph of their own (see :mod:`._openvino_step`), unless the path asked for is plain SDPA.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.errors import BadInputError
+from slmbench.models.artifact import Artifact, Role
+from slmbench.system.telemetry import silence_telemetry
+from slmbench.terms import Device
+
+from ..common.next_token import Choice
+from .compiled_graph import CompiledGraph, ReadGraph, StepIds
+from .options import PRECISION, device_properties, settings_in_effect, steps_apart
+from .static_session import executed_on
+from .step_graph import for_one_token
+
+#: The operator that OpenVINO's CPU plugin makes of attention; where it reads a state, it updates it as well.
+_FUSED, _STATE = "ScaledDotProductAttention", "MemoryInput"
+
+
+class OpenVinoSession:
+    """What sessions of both families share. Not thread-safe."""
+
+    #: The artifact's graph that a step runs, or that the step's own graph is made of.
+    _stepped: Role
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions, engine_name: str) -> None:
+        """Compile the artifact's graphs.
+
+        Raises:
+            CannotRunError: OpenVINO refuses a graph or a property.
+        """
+        silence_telemetry()
+        import openvino as ov
+
+        self._device, self._artifact = device, artifact
+        checkpoint = artifact.manifest.checkpoint
+        self._vocabulary = checkpoint.geometry.vocab_size
+        self._ends = [token for token in checkpoint.eos_token_ids if token < self._vocabulary]
+        core, self._asked = ov.Core(), device_properties(options, engine_name)
+        self._read_graphs: dict[Role, ReadGraph] = {
+            role: ReadGraph(core, artifact.graph(role), engine_name, self._asked) for role in artifact.manifest.graphs
+        }
+        self._plain_products = options.compute_precision == "fp32" and platform.machine() in ("x86_64", "AMD64")
+        self._apart = steps_apart(options, device)
+        self._step_role: Role = "decode" if self._apart else self._stepped
+        self._graphs: dict[Role, CompiledGraph] = {role: self._read_graphs[role].compile() for role in self._whole()}
+        self._step_rows = 0
+        self._compile_step(1)
+        self._phases_ns: dict[str, int] = {}
+        self._choice = Choice()
+        self._batch = self._input = self._output = self._left = 0
+
+    def _whole(self) -> list[Role]:
+        """Return the artifact's graphs that are compiled as they are."""
+        return list(self._read_graphs)
+
+    def _compile_step(self, rows: int) -> None:
+        """Have a step graph for so many rows, if steps have one of their own."""
+        if not self._apart or rows == self._step_rows:
+            return
+
+        def change(model: Any) -> None:
+            for_one_token(model, rows, plain_products=self._plain_products)
+
+        self._graphs.pop("decode", None)
+        self._graphs["decode"] = self._read_graphs[self._stepped].compile(change)
+        self._step_rows = rows
+
+    def draw(self, seed: int | None) -> None:
+        """Draw tokens with this seed from the next start on; None: take the best."""
+        self._choice.draw(seed)
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""
+        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+        self._compile_step(batch)
+        self._ids = StepIds(batch)
+        # Logits are written here, where they are looked at without asking for them at every step.
+        self._logits = self._graphs[self._step_role].bind_logits(batch, self._vocabulary)
+        self._rows: NDArray[np.float32] | None = None
+
+    def _check(self, input_ids: Tokens) -> int:
+        """Return how many rows answer each prompt."""
+        batch, length = input_ids.shape
+        if self._batch % batch or length > self._input:
+            raise BadInputError(
+                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
+            )
+        self._left = self._output
+        return self._batch // int(batch)
+
+    def _count_token(self) -> None:
+        if self._left == 0:
+            raise BadInputError(f"token {self._output + 1} was asked, {self._output} are reserved")
+        self._left -= 1
+
+    def _first_tokens(self, tensor: Any) -> Tokens:
+        """Return the best token of each row after a prompt, ends of sequence aside; its logits are in ``tensor``."""
+        logits = tensor.data[:, -1]
+        logits[:, self._ends] = -np.inf
+        self._rows = None
+        # A copy of a whole vocabulary, which the first token of one answer a prompt need not wait for.
+        if len(logits) < self._batch:
+            logits = np.repeat(logits, self._batch // len(logits), axis=0)
+        return self._choice(logits)
+
+    def _next_tokens(self) -> Tokens:
+        """Return the best token of each row after a step, ends of sequence aside."""
+        if self._rows is None:
+            self._rows = self._logits.data[:, -1]
+            self._flat = self._logits.data.data.cast("B").cast("f")
+            width = self._rows.shape[-1]
+            self._no_choice = [row * width + end for row in range(self._batch) for end in self._ends]
+        # Between two steps the weights have passed through the cache: what is least to look up is quickest by far.
+        for place in self._no_choice:
+            self._flat[place] = -math.inf
+        return self._choice(self._rows)
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return the parts of the last start, in ns."""
+        return dict(self._phases_ns)
+
+    def placement(self) -> Placement:
+        """Return the devices that the compiled graphs name, and the step graph's executed nodes by type of device."""
+        where = "+".join(sorted({executed_on(graph.model) for graph in self._graphs.values()}))
+        nodes = sum(1 for _ in self._graphs[self._step_role].model.get_runtime_model().get_ops())
+        return Placement(self._device, where, {where: nodes})
+
+    def compute_precision(self) -> str:
+        """Return the inference precision that the compiled graphs report."""
+        hints = (graph.model.get_property("INFERENCE_PRECISION_HINT") for graph in self._graphs.values())
+        return "+".join(sorted({PRECISION.get(hint.get_type_name(), hint.get_type_name()) for hint in hints}))
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return the K/V cache's precision, the group of dynamic quantisation and the streams."""
+        return settings_in_effect(self._asked, [graph.model.get_property for graph in self._graphs.values()])
+
+    def threads(self) -> int:
+        """Return the CPU threads of the step graph; 0 on a GPU."""
+        if self._device != "cpu":
+            return 0
+        return int(self._graphs[self._step_role].model.get_property("INFERENCE_NUM_THREADS"))
+
+    def attention_path(self) -> str:
+        """Return "SDPA" where the engine fused attention with its K/V update, else "unfused".
+
+        With "+step" where steps run a graph of their own.
+        """
+        return f"{self._attention()}+step" if self._apart else self._attention()
+
+    def _attention(self) -> str:
+        for op in self._graphs[self._step_role].model.get_runtime_model().get_ops():
+            if _layer_type(op) == _FUSED and _STATE in {_layer_type(value.get_node()) for value in op.input_values()}:
+                return "SDPA"
+        return "unfused"
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load" (reading the IR) and "compile", of all graphs together."""
+        return {
+            "load": sum(graph.load_ns for graph in self._read_graphs.values()),
+            "compile": sum(graph.compile_ns for graph in self._graphs.values()),
+        }
+
+    def close(self) -> None:
+        """Free requests and graphs."""
+        self._graphs.clear()
+        self._read_graphs.clear()
+
+
+def _layer_type(op: Any) -> str:
+    info = op.get_rt_info()
+    found = info["layerType"].astype(str) if "layerType" in info else op.get_type_name()
+    return str(found)

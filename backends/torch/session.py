@@ -1,0 +1,394 @@
+"""Sessions over transformers' networks: our own loop, K/V in buffers that ``reserve`` makes once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.models.artifact import Artifact
+from slmbench.terms import Device
+
+from ..common.cpu import default_threads
+from ..common.next_token import Choice
+from .files import check_files
+
+_NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+
+
+class TorchOptions(SessionOptions):
+    """Options of the torch backend."""
+
+    #: Whether steps run through torch.compile, over K/V of fixed length. It needs a C++ compiler, and minutes.
+    compile: bool = False
+
+
+class TorchSession:
+    """What sessions of both families share. Not thread-safe; torch's number of threads is the process's."""
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Load config and weights in the compute precision.
+
+        Raises:
+            CannotRunError: transformers does not load them.
+        """
+        import torch
+
+        self._device = device
+        self._place = torch.device("cuda" if device == "gpu" else "cpu")
+        self._compiles = bool(getattr(options, "compile", False))
+        if device == "cpu":
+            torch.set_num_threads(options.threads or default_threads())
+        # Otherwise "fp32" may mean TF32 or bf16 products.
+        torch.set_float32_matmul_precision("highest")
+        checkpoint = artifact.manifest.checkpoint
+        started = perf_counter_ns()
+        self._model = _load(artifact, options.compute_precision).to(self._place)
+        self._load_ns = perf_counter_ns() - started
+        self._suppressed = torch.tensor(checkpoint.eos_token_ids, dtype=torch.long, device=self._place)
+        # The whole graph: where the compiler breaks one, or has met too many shapes, it goes on uncompiled, unsaid.
+        self._call = torch.compile(self._model, dynamic=False, fullgraph=True) if self._compiles else self._model
+        self._compiled_before = _compiled_graphs()
+        self._logits_dtype = ""
+        self._phases_ns: dict[str, int] = {}
+        self._choice = Choice()
+        self._batch = self._input = self._output = self._steps = 0
+
+    def draw(self, seed: int | None) -> None:
+        """Draw tokens with this seed from the next start on; None: take the best."""
+        self._choice.draw(seed)
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make K/V buffers for the shape; a smaller prompt may come, a larger one is refused.
+
+        Raises:
+            BadInputError: the network has fewer positions.
+        """
+        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+
+    def _check(self, input_ids: Tokens) -> int:
+        """Return how many rows answer each prompt."""
+        batch, length = input_ids.shape
+        if self._batch % batch or length > self._input:
+            raise BadInputError(
+                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
+            )
+        if self._compiles and batch != self._batch:
+            raise CannotRunError("K/V of fixed shape (compile=true) take no prompt shared by several answers")
+        self._steps = 0
+        return self._batch // int(batch)
+
+    def _count_step(self) -> None:
+        self._steps += 1
+        if self._steps >= self._output:
+            raise BadInputError(f"token {self._steps + 1} was asked, {self._output} are reserved")
+
+    def _next_tokens(self, logits: Any) -> Tokens:
+        """Return the best token of each row of ``[B, 1, V]``, ends of sequence aside."""
+        last = logits[:, -1].index_fill(1, self._suppressed, float("-inf"))
+        self._logits_dtype = str(logits.dtype)
+        if self._choice.drawing:
+            return self._choice(last.float().cpu().numpy())
+        return last.argmax(-1).cpu().numpy()  # type: ignore[no-any-return]  # argmax is typed Any
+
+    def _tensor(self, values: Tokens) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self._place)
+
+    def _cache(self, length: int) -> Any:
+        """Return a cache for ``length`` positions: of fixed shape to compile, else one whose layers give views."""
+        from transformers.cache_utils import Cache, StaticLayer
+
+        from .kv_cache import BufferedLayer
+
+        config = self._model.config.get_text_config(decoder=True)
+        count = config.num_hidden_layers
+        if self._compiles:
+            # Windowed layers too: the mask keeps their window, and one that rolls would be compiled at every step.
+            return Cache(layers=[StaticLayer(length) for _ in range(count)])
+        kinds = (getattr(config, "layer_types", None) or ["full_attention"] * count)[:count]
+        window = getattr(config, "sliding_window", None)
+        rows = self._batch
+        return Cache(
+            layers=[BufferedLayer(rows, length, window if kind == "sliding_attention" else None) for kind in kinds]
+        )
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return the parts of the last start, in ns."""
+        return dict(self._phases_ns)
+
+    def placement(self) -> Placement:
+        """Return the type of device that holds the parameters, which is where torch computes, and their number."""
+        nodes: dict[str, int] = {}
+        for parameter in self._model.parameters():
+            name = {"cuda": "gpu"}.get(parameter.device.type, parameter.device.type)
+            nodes[name] = nodes.get(name, 0) + 1
+        return Placement(self._device, "+".join(sorted(nodes)), nodes)
+
+    def compute_precision(self) -> str:
+        """Return the type of the parameters, and of the last logits where it is another; TF32 is not fp32."""
+        import torch
+
+        found = {str(parameter.dtype) for parameter in self._model.parameters()} | {self._logits_dtype} - {""}
+        names = {_NAMES.get(one, one) for one in found}
+        if names == {"fp32"} and torch.get_float32_matmul_precision() != "highest":
+            return "reduced fp32"
+        return "+".join(sorted(names))
+
+    def threads(self) -> int:
+        """Return torch's threads, less where the environment allows it fewer than it says; 0 on a GPU."""
+        import torch
+
+        if self._device != "cpu":
+            return 0
+        # torch repeats what it was told; its OpenMP makes no team larger than this.
+        limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+        told: int = torch.get_num_threads()
+        return min(told, int(limit)) if limit.isdecimal() and int(limit) else told
+
+    def settings(self) -> dict[str, tuple[str, str]]:
+        """Return whether steps are compiled, where that was asked: torch can be told not to, and tells nobody."""
+        return {"compile": ("True", str(self._is_compiled()))} if self._compiles else {}
+
+    def _is_compiled(self) -> bool:
+        return self._compiles and _compiled_graphs() > self._compiled_before
+
+    def attention_path(self) -> str:
+        """Return the attention that the network runs: "SDPA", or "eager" where transformers has no other."""
+        path = "SDPA" if self._model.config._attn_implementation == "sdpa" else "eager"
+        return f"{path}, compiled" if self._is_compiled() else path
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load": reading and casting the weights. (Compiling happens in the first steps.)"""
+        return {"load": self._load_ns}
+
+    def close(self) -> None:
+        """Free the network and its buffers."""
+        import torch
+
+        self._model = self._call = self._past = None
+        if self._compiles:
+            torch._dynamo.reset()
+
+    _past: Any = None
+
+
+class TorchDecoderOnly(TorchSession):
+    """A decoder-only network."""
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the K/V buffers."""
+        super().reserve(batch, input_tokens, output_tokens)
+        self._past = self._cache(input_tokens + output_tokens)
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Prefill the prompts ``[B, S]``; a padded batch is padded on the left."""
+        import torch
+
+        count = self._check(input_ids)
+        self._mask = self._positions = None
+        self._length = input_ids.shape[1]
+        if attention_mask is not None:
+            total = self._input + self._output if self._compiles else self._length + self._output
+            self._mask = self._tensor(np.pad(attention_mask, ((0, 0), (0, total - self._length)), constant_values=1))
+            self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            self._past.reset()
+            logits = self._read(input_ids)
+            if count > 1:
+                for layer in self._past.layers:
+                    layer.spread(count)
+                logits = logits.repeat_interleave(count, dim=0)
+                if self._mask is not None and self._positions is not None:
+                    self._mask = self._mask.repeat_interleave(count, dim=0)
+                    self._positions = self._positions.repeat_interleave(count, dim=0)
+            return self._next_tokens(logits)
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[B, n]`` behind the K/V that are there; the first of them is the last token given.
+
+        Raises:
+            BadInputError: no place is reserved for them, or the prompts were padded.
+        """
+        import torch
+
+        batch, count = input_ids.shape
+        length = self._length + self._steps + count
+        if self._mask is not None or batch != self._batch or length > self._input + self._output:
+            raise BadInputError(
+                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
+            )
+        self._length, self._steps = length, 0
+        with torch.inference_mode():
+            return self._next_tokens(self._read(input_ids))
+
+    def _read(self, input_ids: Tokens) -> Any:
+        """Return the logits of the last position after reading ``[B, n]`` behind what the K/V hold."""
+        return self._model(
+            self._tensor(input_ids),
+            past_key_values=self._past,
+            use_cache=True,
+            logits_to_keep=1,
+            **self._padding(input_ids.shape[1]),
+        ).logits
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next."""
+        import torch
+
+        self._count_step()
+        with torch.inference_mode():
+            ids = self._tensor(tokens).unsqueeze(1)
+            logits = self._call(ids, past_key_values=self._past, use_cache=True, logits_to_keep=1, **self._padding(1))
+            return self._next_tokens(logits.logits)
+
+    def _padding(self, fed: int) -> dict[str, Any]:
+        """Return mask and positions for the next ``fed`` tokens; nothing where no prompt is padded."""
+        if self._mask is None or self._positions is None:
+            return {}
+        end = self._length + self._steps
+        # A compiled step takes the whole mask: what lies ahead is masked by causality.
+        mask = self._mask if self._compiles else self._mask[:, :end]
+        return {"attention_mask": mask, "position_ids": self._positions[:, end - fed : end]}
+
+    _mask: Any = None
+    _positions: Any = None
+    _length = 0
+
+
+class TorchEncoderDecoder(TorchSession):
+    """An encoder-decoder network; its cross K/V are made in the first decoder step and kept."""
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Load, and remember the token that starts the decoder."""
+        super().__init__(artifact, device, options)
+        start = artifact.manifest.checkpoint.decoder_start_token_id
+        self._start_token = 0 if start is None else start
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Make the K/V buffers of self-attention."""
+        super().reserve(batch, input_tokens, output_tokens)
+        self._self_kv = self._cache(output_tokens)
+
+    def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
+        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
+        import torch
+        from transformers import DynamicCache, EncoderDecoderCache
+        from transformers.modeling_outputs import BaseModelOutput
+
+        count = self._check(input_ids)
+        began = perf_counter_ns()
+        with torch.inference_mode():
+            self._self_kv.reset()
+            self._mask = self._tensor(np.ones_like(input_ids) if attention_mask is None else attention_mask)
+            encoder = self._model.get_encoder()
+            states = encoder(input_ids=self._tensor(input_ids), attention_mask=self._mask).last_hidden_state
+            if self._device == "gpu":
+                torch.cuda.synchronize()
+        encoded = perf_counter_ns()
+        self._states = BaseModelOutput(last_hidden_state=states)
+        self._past = EncoderDecoderCache(self._self_kv, DynamicCache())
+        with torch.inference_mode():
+            # Before the rows part, so that cross K/V are made once a prompt.
+            logits = self._decode(self._model, np.full((len(input_ids), 1), self._start_token, dtype=np.int64))
+            if count > 1:
+                logits = self._spread(logits, count)
+            token = self._next_tokens(logits)
+        self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        return token
+
+    def _spread(self, logits: Any, count: int) -> Any:
+        """Give each prompt ``count`` rows with its K/V, and return its logits for each."""
+        for layer in self._self_kv.layers:
+            layer.spread(count)
+        self._past.cross_attention_cache.batch_repeat_interleave(count)
+        self._mask = self._mask.repeat_interleave(count, dim=0)
+        self._states.last_hidden_state = self._states.last_hidden_state.repeat_interleave(count, dim=0)
+        return logits.repeat_interleave(count, dim=0)
+
+    def step(self, tokens: Tokens) -> Tokens:
+        """Feed ``[B]`` tokens, return the next."""
+        import torch
+
+        self._count_step()
+        with torch.inference_mode():
+            return self._next_tokens(self._decode(self._call, tokens[:, None]))
+
+    def reread(self, tokens: Tokens) -> Tokens:
+        """Read the start token and the answer so far ``[B, n]`` without any cache; return the next tokens.
+
+        transformers makes the cross K/V anew as well then, as the paper's released loop does.
+        """
+        import torch
+
+        self._count_step()
+        whole = np.insert(tokens, 0, self._start_token, axis=1)
+        with torch.inference_mode():
+            return self._next_tokens(self._decode(self._model, whole, cached=False))
+
+    def _decode(self, call: Any, ids: Tokens, *, cached: bool = True) -> Any:
+        """Return the logits after reading ``[B, n]``."""
+        return call(
+            encoder_outputs=self._states,
+            attention_mask=self._mask,
+            decoder_input_ids=self._tensor(ids),
+            past_key_values=self._past if cached else None,
+            use_cache=cached,
+        ).logits
+
+
+def _compiled_graphs() -> int:
+    """Return how many graphs this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _load(artifact: Artifact, precision: str) -> Any:
+    """Return the network in eval mode, with torch's fused attention where transformers offers it.
+
+    Raises:
+        BadInputError: the folder holds something else than the manifest's checkpoint.
+        CannotRunError: transformers does not load it.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    manifest = artifact.manifest
+    decoder_only = manifest.checkpoint.family == "decoder-only"
+    auto = transformers.AutoModelForCausalLM if decoder_only else transformers.AutoModelForSeq2SeqLM
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    check_files(artifact)
+    try:
+        model = auto.from_pretrained(
+            artifact.folder,
+            dtype=dtype,
+            attn_implementation=_attention(artifact.folder),
+            use_safetensors=True,
+            local_files_only=True,
+            # Whatever its manifest says: who trusts a checkpoint does not trust whoever sends an artifact of it.
+            trust_remote_code=False,
+        )
+    except Exception as error:  # safetensors and transformers raise many kinds for a damaged folder
+        raise CannotRunError(f"{artifact.folder}: transformers cannot load it: {one_line(str(error))[:200]}") from error
+    if getattr(model.config, "slmbench_shared_embedding", False):
+        # The paper's networks keep one embedding for both; transformers loads two.
+        model.get_encoder().embed_tokens.weight = model.get_decoder().embed_tokens.weight
+    return model.eval().requires_grad_(False)
+
+
+def _attention(folder: Path) -> str:
+    """Return the attention that transformers computes right: its T5 has eager alone, its SDPA drops soft-capping."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    capped = any(getattr(one, "attn_logit_softcapping", None) for one in (config, getattr(config, "decoder", None)))
+    return "eager" if config.model_type == "t5" or capped else "sdpa"

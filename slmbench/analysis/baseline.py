@@ -1,0 +1,212 @@
+"""Baselines: a run reduced to what the test needs, small enough to be committed.
+
+Per case and metric a baseline keeps, one a load, the log of the median and the standard error that the load's
+samples imply. The intervals and ratios that follow from it equal those of the full run, up to rounding.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slmbench._version import __version__
+from slmbench.analysis.metrics import Evidence, Model, Side, SideCase, matching_key
+from slmbench.case import Case
+from slmbench.errors import BadInputError, NotComparableError
+from slmbench.records.schema import write_whole
+from slmbench.system.files import open_regular, read_regular
+from slmbench.terms import Family
+
+SCHEMA_VERSION = 1
+KIND = "slmbench baseline"
+#: Decimals of a log: a millionth of a time.
+_DECIMALS = 6
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Evidence(_Strict):
+    #: Logs of seconds, bytes or joules: beyond these bounds lies nothing that was measured.
+    logs: list[Annotated[float, Field(ge=-100, le=100)]] = Field(min_length=1)
+    inner_errors: list[Annotated[float, Field(ge=0, le=100)]]
+    counts: list[Annotated[int, Field(ge=0, le=2**53)]]
+
+
+class _Case(_Strict):
+    case: Case
+    family: Family
+    parameter_count: int = Field(ge=0, le=2**50)
+    digest: str
+    engine: str
+    attention_path: str | None
+    executed_on: str | None
+    decode_weight_bytes: int | None
+    first_token_flops: float | None
+    step_flops: float | None
+    step_bytes: float | None
+    disturbed: float
+    failure: str | None
+    metrics: dict[str, _Evidence]
+
+
+class Baseline(_Strict):
+    """A baseline file."""
+
+    kind: str = KIND
+    schema_version: int = SCHEMA_VERSION
+    slmbench_version: str
+    run_id: str
+    created: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    pairs: list[tuple[str, str]]
+    #: What the run was asked: `slmbench check` without a run asks it again.
+    options: dict[str, Any] = {}
+    cases: list[_Case]
+
+
+def save_baseline(side: Side, path: Path) -> None:
+    """Write a side as a baseline, whole or not at all.
+
+    Raises:
+        BadInputError: it cannot be written.
+        NotComparableError: a case was loaded once only; such a baseline could never judge anything.
+    """
+    single = [
+        key for key, case in side.cases.items() if any(e.logs.size < 2 for e in case.evidence.values())
+    ]  # fmt: skip
+    if single:
+        raise NotComparableError(f"{side.name}: loaded once only, so nothing is known of how loads differ: {single[0]}")
+    baseline = Baseline(
+        slmbench_version=__version__,
+        run_id=side.run_id,
+        created=side.created,
+        machine=side.machine,
+        versions=side.versions,
+        pairs=list(side.pairs),
+        options={name: value for name, value in side.options.items() if value not in (None, [], False)},
+        cases=[_case_of(case) for case in side.cases.values()],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, _lines(baseline))
+
+
+def _lines(baseline: Baseline) -> str:
+    """Return the file: one case a line, so that a diff of two baselines reads well."""
+    raw = baseline.model_dump(mode="json", exclude_defaults=False)
+    cases = ",\n".join("  " + json.dumps(case, separators=(",", ":")) for case in raw.pop("cases"))
+    head = json.dumps(raw, indent=1)
+    return f'{head[:-2]},\n "cases": [\n{cases}\n ]\n}}\n'
+
+
+def _case_of(found: SideCase) -> _Case:
+    model = found.model
+    return _Case(
+        case=found.case.model_copy(update={"arm": None}),
+        family=model.family,
+        parameter_count=model.parameter_count,
+        digest=model.digest,
+        engine=model.engine,
+        attention_path=model.attention_path,
+        executed_on=model.executed_on,
+        decode_weight_bytes=model.decode_weight_bytes,
+        first_token_flops=model.first_token_flops,
+        step_flops=model.step_flops,
+        step_bytes=model.step_bytes,
+        disturbed=round(found.disturbed, 4),
+        failure=found.failure,
+        metrics={
+            name: _Evidence(
+                logs=[round(float(value), _DECIMALS) for value in evidence.logs],
+                inner_errors=[round(float(value), _DECIMALS) for value in evidence.inner_errors],
+                counts=[int(count) for count in evidence.counts],
+            )
+            for name, evidence in found.evidence.items()
+        },
+    )
+
+
+def is_baseline(path: Path) -> bool:
+    """Return whether a file says of itself that it is a baseline."""
+    try:
+        with open_regular(path) as file:
+            return KIND.encode() in file.read(200)
+    except OSError:
+        return False
+
+
+def read_baseline(path: Path) -> Side:
+    """Read a baseline as one side of a comparison.
+
+    Raises:
+        BadInputError: not a baseline, damaged, or of another schema version.
+    """
+    try:
+        raw = json.loads(read_regular(path))
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: not JSON: {error}") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or raw.get("kind") != KIND:
+        raise BadInputError(f"{path}: not a baseline; `slmbench baseline save RUN {path.name}` makes one")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise BadInputError(
+            f"{path}: a baseline of schema version {version}; this slmbench reads {SCHEMA_VERSION}. Save it anew."
+        )
+    try:
+        baseline = Baseline.model_validate(raw)
+        cases = {matching_key(entry.case): _side_case(entry) for entry in baseline.cases}
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}") from error
+    return Side(
+        name=path.name,
+        run_id=f"baseline of {baseline.run_id}",
+        arm=None,
+        cases=cases,
+        machine=baseline.machine,
+        versions=baseline.versions,
+        created=baseline.created,
+        pairs=tuple(baseline.pairs),
+        options=baseline.options,
+    )
+
+
+def _side_case(entry: _Case) -> SideCase:
+    return SideCase(
+        case=entry.case,
+        model=Model(
+            family=entry.family,
+            parameter_count=entry.parameter_count,
+            digest=entry.digest,
+            engine=entry.engine,
+            attention_path=entry.attention_path,
+            executed_on=entry.executed_on,
+            decode_weight_bytes=entry.decode_weight_bytes,
+            first_token_flops=entry.first_token_flops,
+            step_flops=entry.step_flops,
+            step_bytes=entry.step_bytes,
+        ),
+        evidence={name: _evidence(entry, name) for name in entry.metrics},
+        failure=entry.failure,
+        disturbed=entry.disturbed,
+    )
+
+
+def _evidence(entry: _Case, name: str) -> Evidence:
+    kept = entry.metrics[name]
+    logs, inner = np.array(kept.logs), np.array(kept.inner_errors)
+    if not len(kept.logs) == len(kept.inner_errors) == len(kept.counts):
+        raise ValueError(f"{name} of {entry.case.key}: unequal numbers of loads")
+    if not np.all(np.isfinite(logs)) or not np.all(np.isfinite(inner)) or np.any(inner < 0):
+        raise ValueError(f"{name} of {entry.case.key}: not times")
+    return Evidence(logs, inner, np.array(kept.counts, dtype=np.int64))

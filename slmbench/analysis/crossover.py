@@ -1,0 +1,173 @@
+"""Where two families cross: the input length at which the faster one changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from slmbench.analysis.metrics import Side, SideCase
+from slmbench.analysis.pairs import Pair
+from slmbench.analysis.stats import Interval
+from slmbench.terms import Family
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Time to first token of one model on one engine over the input length; of several paths the fastest."""
+
+    label: str
+    family: Family
+    #: What curves must share to be compared: engine, device, precision, output length, batch.
+    group: tuple[str, ...]
+    #: Input tokens to the time in s.
+    points: dict[int, Interval]
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """A length at which two curves cross."""
+
+    #: In tokens; see :func:`crossings`.
+    length: Interval
+    #: Engine and precision; see :class:`Lead`.
+    where: str
+
+
+def curves_of(side: Side) -> list[Curve]:
+    """Return the curves of a side, lengths rising."""
+    found: dict[tuple[str, tuple[str, ...]], dict[int, tuple[Interval, SideCase]]] = {}
+    for measured in side.cases.values():
+        evidence = measured.evidence.get("ttft")
+        if evidence is None or measured.case.workload.cache == "off":
+            continue
+        case, work = measured.case, measured.case.workload
+        group = (
+            measured.model.engine,
+            case.device,
+            f"{case.weight_precision}/{case.compute_precision}",
+            work.more(),
+        )
+        points = found.setdefault((case.checkpoint, group), {})
+        interval = evidence.interval()
+        if work.input_tokens not in points or interval.mid < points[work.input_tokens][0].mid:
+            points[work.input_tokens] = (interval, measured)
+    return [
+        Curve(
+            label=f"{name}, {group[0]} {group[2]}",
+            family=next(iter(points.values()))[1].model.family,
+            group=group,
+            points={length: points[length][0] for length in sorted(points)},
+        )
+        for (name, group), points in found.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How many times faster a pair's encoder-decoder is in one metric, over the input length."""
+
+    metric: str
+    encoder: str
+    decoder: str
+    #: Engine, precision, and what else tells it from the pair's other leads.
+    where: str
+    #: Input tokens to the speed-up, lengths rising.
+    speedups: dict[int, Interval]
+
+
+def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
+    """Return the leads of pairs in a metric that each of them has: one a pair, engine, precision and output length.
+
+    A first token knows nothing of the answer's length: of several output lengths the longest stands for all.
+    """
+    groups: dict[tuple[str, ...], dict[int, Pair]] = {}
+    for pair in pairs:
+        case, work = pair.encoder.case, pair.encoder.case.workload
+        where = f"{pair.engine} {case.weight_precision}/{case.compute_precision}"
+        where += f", arm {pair.arm}" if pair.arm else ""
+        where = where if metric == "ttft" else f"{work.output_tokens} out on {where}"
+        key = (case.checkpoint, pair.decoder.case.checkpoint, where, case.device, work.more())
+        found = groups.setdefault(key, {})
+        kept = found.get(work.input_tokens)
+        if metric in pair.ratios and (kept is None or kept.encoder.case.workload.output_tokens < work.output_tokens):
+            found[work.input_tokens] = pair
+    return [
+        Lead(metric, encoder, decoder, where, {x: found[x].ratios[metric].speedup for x in sorted(found)})
+        for (encoder, decoder, where, *_), found in groups.items()
+    ]
+
+
+def crossovers(pairs: Iterable[Pair]) -> list[Crossover]:
+    """Return the input lengths at which a pair's first tokens come equally soon."""
+    return [Crossover(length, lead.where) for lead in leads_of(pairs, "ttft") for length in crossings(lead.speedups)]
+
+
+def crossings(speedups: Mapping[int, Interval]) -> list[Interval]:
+    """Return the lengths at which a speed-up passes 1, each with its 95 % interval.
+
+    ``speedups`` has them by length, rising. Between two lengths the figure and its bounds are straight lines on
+    logarithmic axes. The interval holds the lengths about the crossing at which 1 is not excluded, as in Fieller's
+    theorem; a side on which 1 is never excluded is open (NaN).
+    """
+    known = {x: y for x, y in speedups.items() if y.mid > 0}
+    lengths = [math.log(x) for x in known]
+    mids, lows, highs = ([math.log(getattr(y, name)) for y in known.values()] for name in ("mid", "low", "high"))
+    bounds = _zeros(lengths, lows) + _zeros(lengths, highs)
+    found = []
+    for zero in _zeros(lengths, mids):
+        below, above = [x for x in bounds if x < zero], [x for x in bounds if x > zero]
+        low, high = max(below, default=math.nan), min(above, default=math.nan)
+        found.append(Interval(math.exp(low), math.exp(zero), math.exp(high)))
+    return found
+
+
+def _zeros(x: Sequence[float], y: Sequence[float]) -> list[float]:
+    steps = pairwise(zip(x, y, strict=True))
+    return [x0 + (x1 - x0) * y0 / (y0 - y1) for (x0, y0), (x1, y1) in steps if y0 * y1 < 0]
+
+
+#: What is asked of a pair over the input length, and how an answer says it.
+_QUESTIONS = {
+    "ttft": ("reach their first token", "reaches its first token"),
+    "e2e": ("answer in whole", "answers in whole"),
+}
+
+
+def crossover_sentences(pairs: Iterable[Pair]) -> list[str]:
+    """Return for each lead of the pairs where the sooner family changes with the input.
+
+    Nothing where fewer than three lengths were measured: two tell a direction, not a crossover.
+    """
+    known = list(pairs)
+    return [_answer(lead) for metric in _QUESTIONS for lead in leads_of(known, metric) if len(lead.speedups) > 2]
+
+
+def _answer(lead: Lead) -> str:
+    encoder, decoder, speedups = lead.encoder, lead.decoder, lead.speedups
+    together, alone = _QUESTIONS[lead.metric]
+    found = crossings(speedups)
+    first, last = min(speedups), max(speedups)
+    if not found:
+        unsure = [str(x) for x, y in speedups.items() if not (y.low > 1 or y.high < 1)]
+        if unsure:
+            return (
+                f"{encoder} and {decoder}: no crossover was seen between {first} and {last} tokens in ({lead.where}), "
+                f"and none is excluded: which {alone} sooner is not known at {', '.join(unsure)} in"
+            )
+        sooner = encoder if speedups[first].mid > 1 else decoder
+        return (
+            f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({lead.where}): "
+            f"{sooner} {alone} sooner throughout"
+        )
+    places = ", ".join(_place(length, first, last) for length in found)
+    before, after = (decoder, encoder) if speedups[first].mid < 1 else (encoder, decoder)
+    then = f": below, {before} is sooner, above, {after}" if len(found) == 1 else ""
+    return f"{encoder} and {decoder} {together} equally soon at {places} ({lead.where}){then}"
+
+
+def _place(length: Interval, first: int, last: int) -> str:
+    low = f"{length.low:.0f}" if math.isfinite(length.low) else f"below {first}"
+    high = f"{length.high:.0f}" if math.isfinite(length.high) else f"above {last}"
+    return f"{length.mid:.0f} tokens in [{low}, {high}]"

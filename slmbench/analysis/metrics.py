@@ -1,0 +1,318 @@
+"""What a verdict rests on: per case and metric the level of every load, from a run, one of its arms or a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.analysis import stats
+from slmbench.analysis.roofline import kv_bytes, limits_of_case, shortest_times
+from slmbench.case import Case
+from slmbench.errors import BadInputError, NotComparableError, nearest
+from slmbench.models import cost_model
+from slmbench.records.sample_arrays import Floats, RunColumns, SampleColumns
+from slmbench.records.schema import CaseInfo, LoadRecord
+from slmbench.terms import Family
+
+NANO = 1e-9
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Something that is judged. All are better when smaller; rates are the reciprocals of times."""
+
+    name: str
+    title: str
+    #: SI unit of the values: "s", "J" or "B".
+    unit: str
+    #: Values of one case: from samples (one a sample, NaN where it has none).
+    of_samples: Callable[[SampleColumns], Floats] | None = None
+    #: Values of one case: one a load.
+    of_load: Callable[[LoadRecord], float] | None = None
+
+
+def _seconds(nanoseconds: NDArray[Any]) -> Floats:
+    return np.asarray(nanoseconds * NANO, dtype=np.float64)
+
+
+def _phase(name: str) -> Callable[[SampleColumns], Floats]:
+    return lambda c: _seconds(c.phases_ns[name]) if name in c.phases_ns else np.full(len(c), np.nan)
+
+
+_METRICS = (
+    Metric("ttft", "time to first token", "s", lambda c: _seconds(c.first_ns)),
+    Metric("tpot", "time per output token", "s", lambda c: _seconds(c.tpot_ns())),
+    Metric("turn_ttft", "time to first token of later turns", "s", lambda c: _seconds(c.turn_first_ns)),
+    Metric("last_ttft", "time to first token of the last turn", "s", lambda c: _seconds(c.last_turn_first_ns)),
+    Metric("e2e", "whole generation", "s", lambda c: _seconds(c.last_ns)),
+    Metric("encode", "encoder", "s", _phase("encode")),
+    Metric("cross_kv", "cross-attention K/V", "s", _phase("cross_kv")),
+    Metric("first_step", "first decoder step", "s", _phase("first_step")),
+    Metric(
+        "ttft_text",
+        "time to first token from the text",
+        "s",
+        lambda c: _seconds(c.first_ns) + _phase("tokenise")(c),
+    ),
+    Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.rows * c.tokens)),
+    Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO),
+    Metric("first_inference", "first inference", "s", of_load=lambda r: r.first_inference_ns * NANO),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
+#: What is judged when nobody says otherwise.
+DEFAULT_METRICS = ("ttft", "tpot")
+
+
+def metric_named(name: str) -> Metric:
+    """Return a metric by name.
+
+    Raises:
+        BadInputError: there is none of that name.
+    """
+    try:
+        return METRICS[name]
+    except KeyError:
+        known = list(METRICS)
+        raise BadInputError(f"unknown metric '{name}'. Known: {', '.join(known)}.{nearest(name, known)}") from None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One metric of one case: what each load says."""
+
+    #: Log of each load's median, and the standard error its samples imply: ``[loads]``.
+    logs: Floats
+    inner_errors: Floats
+    #: Samples behind each load's figure.
+    counts: NDArray[np.int64]
+    #: Per load its number, the rounds of its samples and their values; None from a baseline: nothing to pair with.
+    rounds: tuple[tuple[int, NDArray[np.int64], Floats], ...] | None = None
+
+    @property
+    def estimate(self) -> stats.Estimate:
+        """Return the level over loads, on the log scale."""
+        return stats.level_of(self.logs, self.inner_errors)
+
+    def interval(self, confidence: float = 0.95) -> stats.Interval:
+        """Return the level with its interval, in the metric's SI unit."""
+        return self.estimate.interval(confidence)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a comparison says about a case's model beside its figures."""
+
+    family: Family
+    parameter_count: int
+    digest: str
+    engine: str
+    attention_path: str | None = None
+    executed_on: str | None = None
+    decode_weight_bytes: int | None = None
+    #: Operations up to the first token and of one step, and bytes one step moves; None from an older baseline.
+    first_token_flops: float | None = None
+    step_flops: float | None = None
+    step_bytes: float | None = None
+    #: The shortest times in s that the limits allow, by metric; empty where they are not known.
+    shortest_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SideCase:
+    """One case of one side."""
+
+    case: Case
+    model: Model
+    evidence: dict[str, Evidence]
+    #: Why there is no evidence, or not all of it.
+    failure: str | None = None
+    #: Share of samples that another process disturbed.
+    disturbed: float = 0.0
+    #: Whether each metric's interval reached its target; what the run did not say (and a baseline) is absent.
+    converged: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a run, one arm of it, or a baseline."""
+
+    name: str
+    #: Of the run it comes from, with its time: sides of one run were interleaved.
+    run_id: str
+    arm: str | None
+    #: By key without the arm: what the other side calls the same case.
+    cases: dict[str, SideCase]
+    #: The machine's fingerprint; empty when the run kept none.
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    warnings: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    #: What the run was asked, without what is of its place and time: enough to ask it again.
+    options: dict[str, Any] = field(default_factory=dict)
+    #: Cases that ran on a stand-in for their device: they have no times and are not among ``cases``.
+    simulated: tuple[Case, ...] = ()
+
+
+#: Options that belong to one run's place and time.
+_OF_ONE_RUN = ("out", "resume", "arms")
+
+
+def matching_key(case: Case) -> str:
+    """Return the key that a case has on every side: its own, without the arm."""
+    return case.model_copy(update={"arm": None}).key
+
+
+def arms_of(run: RunColumns) -> list[str]:
+    """Return the arms of a run in the order they were given; none for a plain run."""
+    return list(dict.fromkeys(info.case.arm for info in run.record.cases if info.case.arm))
+
+
+def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty: bool = False) -> Side:
+    """Return a run, or one arm of it, as a side of a comparison. Simulated cases have no times and are left out.
+
+    Raises:
+        BadInputError: an arm that the run does not have.
+        NotComparableError: a run without a single measured case, unless it may be empty.
+    """
+    arms = arms_of(run)
+    if arm is not None and arm not in arms:
+        raise BadInputError(f"{run.folder}: no arm '{arm}'. Arms of this run: {', '.join(arms) or 'none'}.")
+    cases = {
+        matching_key(info.case): _side_case(run, info)
+        for info in run.record.cases
+        if info.case.arm == arm and not info.case.simulate
+    }
+    if not may_be_empty and not any(side.evidence for side in cases.values()):
+        what = "only simulated cases" if any(i.case.simulate for i in run.record.cases) else "no samples"
+        raise NotComparableError(f"{run.folder}: an empty run: {what}, so there is nothing to judge")
+    return Side(
+        name=name,
+        run_id=f"{run.record.run_id} of {run.record.created}",
+        arm=arm,
+        cases=cases,
+        machine=run.record.machines.get(arm or "", {}),
+        versions=run.record.versions.get(arm or "", {}),
+        created=run.record.created,
+        warnings=tuple(run.warnings),
+        pairs=run.record.pairs,
+        options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
+        simulated=tuple(info.case for info in run.record.cases if info.case.arm == arm and info.case.simulate),
+    )
+
+
+def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
+    key = info.case.key
+    loads = run.loads.get(key, [])
+    failures = run.failures.get(key, [])
+    columns = run.samples.get(key)
+    outcome = run.record.outcomes.get(key)
+    evidence = {}
+    for metric in _METRICS:
+        found = evidence_of(metric, columns, loads)
+        if found is not None:
+            evidence[metric.name] = found
+    return SideCase(
+        case=info.case,
+        model=model_of(info, loads, run.record.limits),
+        evidence=evidence,
+        failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
+        disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
+        converged=outcome.converged if outcome else {},
+    )
+
+
+def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any]) -> Model:
+    """Return what a run says of a case's model; the path and the device are those of its last load.
+
+    ``limits`` are those that the run kept.
+    """
+    known = limits_of_case(info, limits)
+    return Model(
+        family=info.checkpoint.family,
+        parameter_count=info.checkpoint.parameter_count,
+        digest=info.checkpoint.digest,
+        engine=info.engine,
+        attention_path=loads[-1].attention_path if loads else info.case.attention,
+        executed_on=loads[-1].executed_on if loads else None,
+        decode_weight_bytes=info.decode_weight_bytes,
+        **costs_of(info),
+        shortest_s=shortest_times(info, known) if known else {},
+    )
+
+
+def costs_of(info: CaseInfo) -> dict[str, float]:
+    """Return what the model must compute and move: see :mod:`slmbench.models.cost_model`."""
+    phases = cost_model.phases(info.checkpoint, info.case.workload, kv_bytes=kv_bytes(info.case))
+    costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
+    for step in phases:
+        if step.name == "decode_step" and info.case.workload.cache == "on":
+            costs["step_flops"] = step.flops
+            if info.decode_weight_bytes is not None:
+                costs["step_bytes"] = info.decode_weight_bytes + step.kv_read_bytes + step.kv_written_bytes
+    return costs
+
+
+def evidence_of(metric: Metric, columns: SampleColumns | None, loads: list[LoadRecord]) -> Evidence | None:
+    """Return what a case's loads say about a metric, or None where nothing was measured."""
+    if metric.of_load is not None:
+        # The first opening only proves the case and warms caches; those that were sampled are like each other.
+        sampled = set(columns.load.tolist()) if columns is not None else set()
+        alike = [record for record in loads if record.load in sampled] or loads
+        values = np.array([metric.of_load(record) for record in alike])
+        if values.size == 0 or np.any(values <= 0):
+            return None
+        return Evidence(np.log(values), np.zeros(values.size), np.ones(values.size, dtype=np.int64))
+    if columns is None or metric.of_samples is None:
+        return None
+    values = metric.of_samples(columns)
+    usable = np.isfinite(values) & (values > 0) & columns.counted()
+    if not usable.any():
+        return None
+    groups = [
+        (int(load), columns.round[chosen], values[chosen])
+        for load in np.unique(columns.load[usable])
+        for chosen in [usable & (columns.load == load)]
+    ]
+    logs, inner = stats.load_levels([group[2] for group in groups])
+    counts = np.array([group[2].size for group in groups], dtype=np.int64)
+    return Evidence(logs, inner, counts, tuple(groups))
+
+
+#: Fewer pairs of loads than this cannot carry an interval of their own.
+MINIMUM_PAIRS = 3
+
+
+def log_ratio(base: Evidence, new: Evidence, *, interleaved: bool) -> stats.Estimate:
+    """Return the log ratio ``new / base``: round by round where the loads lived side by side, else of the levels.
+
+    ``interleaved`` says that both come from one run, so that equal round numbers mean neighbours in time.
+    """
+    pairs = _pairs_of_loads(base, new) if interleaved else []
+    if len(pairs) >= MINIMUM_PAIRS:
+        return stats.paired_ratio([old for old, _ in pairs], [young for _, young in pairs])
+    return stats.ratio(base.estimate, new.estimate)
+
+
+def _pairs_of_loads(base: Evidence, new: Evidence) -> list[tuple[Floats, Floats]]:
+    """Return the values of loads that shared their rounds, aligned by round; empty unless it is one to one."""
+    if base.rounds is None or new.rounds is None:
+        return []
+    pairs, taken = [], set()
+    for _, old_rounds, old_values in base.rounds:
+        best: tuple[int, Floats, Floats] | None = None
+        for number, young_rounds, young_values in new.rounds:
+            common, old_at, young_at = np.intersect1d(old_rounds, young_rounds, return_indices=True)
+            if common.size and (best is None or common.size > best[1].size):
+                best = (number, old_values[old_at], young_values[young_at])
+        if best is None:
+            continue
+        if best[0] in taken:
+            return []
+        taken.add(best[0])
+        pairs.append(best[1:])
+    return pairs if len(pairs) == min(len(base.rounds), len(new.rounds)) else []

@@ -1,0 +1,1 @@
+"""slmbench's own OpenVINO exporter."""

@@ -1,0 +1,128 @@
+"""The community's ONNX route: the model builder that comes with onnxruntime-genai (decoder-only).
+
+The builder runs in a process of its own, offline: it puts its own folders on the import path and prints freely. Of
+its options one is set that its defaults leave off, ``prune_lm_head``: logits of the last position only.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from slmbench.errors import CannotRunError, one_line
+from slmbench.export.quiet import silence_telemetry
+from slmbench.export.route import Exported, Progress
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.cost_model import decode_weights
+
+#: Those whose golden tokens come out (windows aside); the builder knows more names than it gets right.
+ARCHITECTURES = frozenset({"llama", "mistral", "phi3", "qwen3"})
+ATTENTION = "GroupQueryAttention"
+#: Bits a weight, a float32 scale for every 32 included.
+_BITS = {"fp32": 32.0, "int4": 5.0}
+#: What is kept of the builder's output; the rest are tokenizer files.
+_KEPT = ("model.onnx", "model.onnx.data", "genai_config.json")
+
+
+def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return why this route cannot write the artifact, or None."""
+    if checkpoint.architecture not in ARCHITECTURES:
+        return (
+            f"onnxruntime-genai's builder does not take the architecture '{checkpoint.architecture}'; "
+            f"it takes {', '.join(sorted(ARCHITECTURES))}"
+        )
+    limit = checkpoint.geometry.max_total_tokens
+    windows = [one for one in checkpoint.geometry.windows if one is not None and (limit is None or one < limit)]
+    if windows:
+        return (
+            f"onnxruntime-genai's builder drops the attention window of {min(windows)} tokens: "
+            "longer texts would get wrong tokens"
+        )
+    if spec.weight_precision not in _BITS:
+        return f"onnxruntime-genai's builder writes {', '.join(_BITS)} for CPUs here, not {spec.weight_precision}"
+    return None
+
+
+def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
+    """Write ``model.onnx`` with its weights beside it and ``genai_config.json``.
+
+    Raises:
+        CannotRunError: a library is missing, or the builder fails; the text ends with the builder's last line.
+    """
+    silence_telemetry()
+    try:
+        import onnxruntime_genai  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise CannotRunError(
+            f"{error.name} is needed for onnxruntime-genai's builder: pip install 'slmbench[cpu]'"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="slmbench-genai-") as work:
+        source = checkpoint.path if checkpoint.path is not None and checkpoint.has_tokenizer else None
+        if source is None:
+            progress("writing the checkpoint for the builder")
+            source = _save_checkpoint(checkpoint, Path(work) / "checkpoint")
+        progress(f"running onnxruntime-genai's builder in {spec.weight_precision}")
+        built = Path(work) / "built"
+        _build(source, built, Path(work) / "cache", spec.weight_precision)
+        for name in _KEPT:
+            if (built / name).is_file():
+                # Both may lie on different disks.
+                shutil.move(built / name, folder / name)
+    bytes_read = round(decode_weights(checkpoint.geometry) * _BITS[spec.weight_precision] / 8)
+    return Exported({"model": "model.onnx"}, ATTENTION, None, bytes_read)
+
+
+def _save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Write the checkpoint as a Hugging Face folder, with a tokenizer of bytes: the builder insists on one."""
+    from slmbench.export.torch_model import load_model
+
+    model: Any = load_model(checkpoint)
+    model.save_pretrained(folder)
+    del model
+    gc.collect()
+    _byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def _byte_tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def _build(source: Path, target: Path, cache: Path, precision: str) -> None:
+    command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target)]
+    command += ["-p", precision, "-e", "cpu", "-c", str(cache)]
+    # "hf_token=false": it would look for the user's token otherwise.
+    # "hf_remote=false": older builders run a checkpoint's own code unless they are told not to.
+    command += ["--extra_options", "prune_lm_head=true", "hf_token=false", "hf_remote=false"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    # python -m puts the current folder on the import path: let it hold no Python of anyone's.
+    done = subprocess.run(
+        command,
+        cwd=target.parent,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0 or not (target / "model.onnx").is_file():
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        raise CannotRunError(
+            f"onnxruntime-genai's builder failed with {done.returncode}: {one_line(lines[-1])[:300]}; "
+            "slmbench's own exporter takes the same architectures: --exporter slmbench"
+        )

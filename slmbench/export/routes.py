@@ -1,0 +1,182 @@
+"""Which route writes which artifact, what it cannot do, and which libraries decide its bytes. Torch-free."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, cast
+
+from slmbench._version import __version__
+from slmbench.errors import BadInputError, CannotRunError
+from slmbench.export.route import Route
+from slmbench.models.artifact import ArtifactSpec, Manifest
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.terms import EXPORTERS, Exporter, Format, Layout, Precision
+
+
+@dataclass(frozen=True)
+class RouteEntry:
+    """A route by name, so that nothing heavy is imported before it is used."""
+
+    module: str
+    #: Distributions whose versions decide what it writes.
+    libraries: tuple[str, ...]
+
+    def refusal(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+        """Return why the route cannot write this artifact (one line), or None."""
+        return cast("str | None", import_module(self.module).refusal(checkpoint, spec))
+
+    def writer(self) -> Route:
+        """Return the function that writes."""
+        return cast(Route, import_module(self.module).write)
+
+
+_TORCH = ("torch", "transformers")
+_ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
+    ("openvino", "slmbench", "dynamic"): RouteEntry("slmbench.export.openvino.route", (*_TORCH, "openvino", "nncf")),
+    ("onnx", "slmbench", "dynamic"): RouteEntry("slmbench.export.onnx.route", (*_TORCH, "onnx-ir")),
+    ("openvino", "optimum", "dynamic"): RouteEntry(
+        "slmbench.export.optimum", (*_TORCH, "optimum-intel", "openvino", "nncf")
+    ),
+    ("onnx", "genai", "dynamic"): RouteEntry("slmbench.export.ort_genai", (*_TORCH, "onnxruntime-genai", "onnx")),
+    ("torch", "none", "dynamic"): RouteEntry("slmbench.export.torch", ()),
+    ("gguf", "slmbench", "dynamic"): RouteEntry("slmbench.export.gguf", (*_TORCH, "gguf")),
+    ("openvino", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "openvino", "nncf")),
+    ("onnx", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "onnx")),
+}
+#: What people deploy each format with; "auto" takes it where it takes every checkpoint under comparison. A format that
+#: is not here has one route.
+_COMMUNITY: dict[Format, Exporter] = {"openvino": "optimum", "onnx": "genai"}
+
+
+def make_spec(
+    checkpoint: Checkpoint,
+    format: Format,
+    precision: Precision,
+    exporter: str = "auto",
+    *,
+    layout: Layout = "dynamic",
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    target: str | None = None,
+    soc: str | None = None,
+) -> ArtifactSpec:
+    """Return the spec of one checkpoint's export, its exporter chosen where "auto" is asked.
+
+    Raises:
+        BadInputError: an unknown exporter, bounds missing or out of place, a chip without its target.
+        CannotRunError: the exporter does not take this checkpoint.
+    """
+    if exporter not in ("auto", *EXPORTERS):
+        raise BadInputError(f"unknown exporter '{exporter}'. Known: auto, {', '.join(EXPORTERS)}")
+    bounds = (input_tokens, output_tokens)
+    if layout == "static" and None in bounds:
+        raise BadInputError("the static layout needs its bounds: give --input-tokens and --output-tokens")
+    if layout == "dynamic" and bounds != (None, None):
+        raise BadInputError("--input-tokens and --output-tokens bound the static layout; the dynamic one has no bounds")
+    if soc is not None and target != "qnn":
+        raise BadInputError(f"--soc {soc} needs --target qnn")
+    if format == "torch" or (layout == "dynamic" and target is None):
+        chosen = choose_exporter(format, [checkpoint], precision, cast("Exporter", exporter))
+    else:
+        chosen = "slmbench" if exporter == "auto" else cast("Exporter", exporter)
+    return ArtifactSpec(
+        format=format,
+        layout=layout,
+        weight_precision=precision,
+        exporter=chosen,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        target=f"{target}-{soc.lower()}" if soc else target,
+    )
+
+
+def route(spec: ArtifactSpec) -> RouteEntry:
+    """Return the route for a spec.
+
+    Raises:
+        CannotRunError: no route writes that combination of format, exporter and layout.
+    """
+    entry = _ROUTES.get((spec.format, spec.exporter, spec.layout))
+    if entry is None:
+        known = sorted(
+            {exporter for format_, exporter, layout in _ROUTES if (format_, layout) == (spec.format, spec.layout)}
+        )
+        hint = f"; {spec.format} {spec.layout} is written by: {', '.join(known)}" if known else ""
+        raise CannotRunError(f"exporter '{spec.exporter}' writes no {spec.layout} {spec.format} artifact{hint}")
+    return entry
+
+
+def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return why this artifact cannot be exported (one line), or None when it can."""
+    try:
+        return route(spec).refusal(checkpoint, spec)
+    except CannotRunError as error:
+        return str(error)
+
+
+def choose_exporter(
+    format: Format,
+    checkpoints: Sequence[Checkpoint],
+    precision: Precision,
+    requested: Exporter | Literal["auto"] = "auto",
+) -> Exporter:
+    """Return the one exporter for all ``checkpoints`` under comparison (dynamic layout).
+
+    "auto" takes the community's where it supports every checkpoint, else slmbench's for all of them.
+
+    Raises:
+        CannotRunError: the requested exporter does not take one of them; the text names it and says why.
+    """
+    if format == "torch":
+        return "none"
+    if requested != "auto":
+        for checkpoint in checkpoints:
+            reason = refusal(checkpoint, ArtifactSpec(format=format, weight_precision=precision, exporter=requested))
+            if reason is not None:
+                raise CannotRunError(f"{checkpoint.name}: {reason}")
+        return requested
+    community = _COMMUNITY.get(format)
+    if community is None:
+        return "slmbench"
+    spec = ArtifactSpec(format=format, weight_precision=precision, exporter=community)
+    return community if all(refusal(c, spec) is None for c in checkpoints) else "slmbench"
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of slmbench and of every exporter library that is installed."""
+    found = {"slmbench": __version__}
+    for name in sorted({name for entry in _ROUTES.values() for name in entry.libraries}):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def missing_libraries(spec: ArtifactSpec) -> list[str]:
+    """Return the distributions that an export needs, for its golden record too, and that are not installed."""
+    now = installed_versions()
+    return [name for name in dict.fromkeys((*_TORCH, *route(spec).libraries)) if name not in now]
+
+
+def made_alike(spec: ArtifactSpec, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether everything that decides an artifact's bytes had the same version in two exports."""
+    return all(one.get(name) == other.get(name) for name in ("slmbench", *_TORCH, *route(spec).libraries))
+
+
+def outdated(manifest: Manifest) -> str | None:
+    """Return which library made the artifact in another version than the one installed, or None.
+
+    None too where a library is not installed at all: a machine without exporters uses what it was given.
+    """
+    now = installed_versions()
+    deciding = ("slmbench", *route(manifest.spec).libraries)
+    if any(name not in now for name in deciding):
+        return None
+    for name in deciding:
+        made = manifest.versions.get(name, "none")
+        if made != now[name]:
+            return f"{name} {made}, now {now[name]}"
+    return None

@@ -1,0 +1,1 @@
+"""Static layouts, for NPUs."""

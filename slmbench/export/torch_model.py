@@ -1,0 +1,224 @@
+"""From a checkpoint to its network in torch: fp32, eval mode.
+
+Catalog checkpoints get random weights from the seed, the same bytes on every platform and with every version
+of torch or NumPy: raw bits of PCG64 (whose stream is fixed), scaled by one exact multiplication.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.models import catalog
+from slmbench.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+#: Elements drawn at a time: bounds what is held beside the weights themselves.
+_CHUNK = 1 << 20
+
+
+def load_model(checkpoint: Checkpoint, *, attention: str = "eager") -> torch.nn.Module:
+    """Return the checkpoint's network in fp32 and eval mode, on the CPU, without gradients.
+
+    ``attention`` is one of transformers' attention implementations ("eager", "sdpa", or a registered name).
+
+    Raises:
+        CannotRunError: torch or transformers is not installed.
+        BadInputError: the folder's config or weights are not what transformers takes.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise CannotRunError("torch and transformers are needed to export: pip install 'slmbench[cpu]'") from error
+    transformers.utils.logging.disable_progress_bar()
+    # Its warnings advise whoever trains; errors are exceptions.
+    transformers.utils.logging.set_verbosity_error()
+    if checkpoint.source == "catalog":
+        model = _from_catalog(catalog.get(checkpoint.name), attention)
+    else:
+        model = _from_folder(checkpoint, attention)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def hf_config(entry: catalog.Entry) -> Any:
+    """Return the transformers config of a catalog entry."""
+    import transformers
+
+    # T5's config turns tie_word_embeddings into scale_decoder_outputs; the flag itself must reach it.
+    return transformers.AutoConfig.for_model(**entry.config)
+
+
+def _auto_class(checkpoint_family: str) -> Any:
+    import transformers
+
+    if checkpoint_family == "encoder-decoder":
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
+    import torch
+
+    try:
+        model, found = _auto_class(checkpoint.family).from_pretrained(
+            checkpoint.path,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=checkpoint.trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise BadInputError(f"{checkpoint.path}: transformers cannot load it: {_short(error)}") from error
+    _share_embedding(model, model.config)
+    lacking = _never_loaded(model, set(found["missing_keys"]))
+    if lacking:
+        # transformers draws them at random: fast, and of no use to whoever asked for this checkpoint.
+        raise BadInputError(
+            f"{checkpoint.path}: the weights lack {len(lacking)} of the parameters that config.json asks for, "
+            f"as {lacking[0]}"
+        )
+    return model
+
+
+def _never_loaded(model: Any, missing: set[str]) -> list[str]:
+    """Return those parameters of ``missing`` that are not tied to one that was loaded, in order."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(parameter) for name, parameter in named.items() if name not in missing}
+    return sorted(name for name in missing if name in named and id(named[name]) not in loaded)
+
+
+def build_empty(entry: catalog.Entry, attention: str = "eager") -> Any:
+    """Return a catalog entry's network with every parameter on torch's meta device, ties made, buffers real."""
+    import torch
+
+    config = hf_config(entry)
+    with _without_parameters():
+        model = _auto_class(entry.family).from_config(config, dtype=torch.float32, attn_implementation=attention)
+    model.tie_weights()
+    if not entry.config["tie_word_embeddings"] and model.lm_head.weight is model.get_input_embeddings().weight:
+        # transformers 5 ties every T5; the gated ones have an LM head of their own.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight), requires_grad=False)
+    _share_embedding(model, config)
+    return model.eval()
+
+
+def _from_catalog(entry: catalog.Entry, attention: str) -> Any:
+    """Give each parameter of the empty network its own draw: nothing is allocated twice."""
+    import torch
+
+    model = build_empty(entry, attention)
+    drawn: dict[int, Any] = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None:
+                continue
+            # A tied parameter is one object under several names; the first name decides its draw.
+            if id(parameter) not in drawn:
+                values = _values(entry, module, f"{module_name}.{name}", tuple(parameter.shape))
+                drawn[id(parameter)] = torch.nn.Parameter(torch.from_numpy(values), requires_grad=False), parameter
+            module._parameters[name] = drawn[id(parameter)][0]
+    return model
+
+
+@contextlib.contextmanager
+def _without_parameters() -> Iterator[None]:
+    """Put every parameter that is registered inside the block on torch's meta device; buffers stay real.
+
+    (Building everything under ``torch.device("meta")`` would lose the buffers, which hold rotary frequencies.)
+    """
+    import torch
+
+    register = torch.nn.Module.register_parameter
+
+    def register_meta(module: Any, name: str, parameter: Any) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    torch.nn.Module.register_parameter = register_meta
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register
+
+
+def _share_embedding(model: Any, config: Any) -> None:
+    """Tie the encoder's embedding to the decoder's where the config asks for it, as the paper's models do."""
+    if getattr(config, "slmbench_shared_embedding", False):
+        model.get_encoder().embed_tokens.weight = model.get_decoder().embed_tokens.weight
+
+
+def _values(entry: catalog.Entry, module: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the values of one parameter.
+
+    Matrices have a standard deviation of 1/sqrt(inputs), so that activations keep their size through the
+    layers; embeddings are small beside what the layers add, else a tied LM head would repeat its input for ever.
+    Normalisation weights are 1 (or 0, where the module adds 1) and a little, so that dropping them shows.
+    """
+    kind = type(module).__name__
+    if "Sinusoidal" in kind:
+        return np.ascontiguousarray(module.create_weight().detach().numpy(), dtype=np.float32)
+    if "Norm" in kind:
+        centre = 1.0 if name.endswith("weight") and "Gemma" not in kind else 0.0
+        return draw(name, shape, 0.05) + np.float32(centre)
+    if len(shape) < 2:
+        return draw(name, shape, 0.02)
+    if kind.endswith("Embedding"):
+        return draw(name, shape, _embedding_deviation(entry, name, shape))
+    normalised_after = entry.architecture in ("bart", "marian")
+    gain = 1.0
+    if name.endswith((".q.weight", ".q_proj.weight")):
+        # Attention a little sharper than chance, so that answers depend on the prompt. Sharper still, rounding is
+        # amplified from layer to layer, and lower precisions answer otherwise than any trained model would.
+        gain = 3.0 if normalised_after else 1.5
+        if entry.architecture == "t5":
+            # T5 does not divide scores by sqrt(head size): its trained queries are that much smaller.
+            gain /= math.sqrt(entry.config["d_kv"])
+    elif normalised_after and name.endswith(".fc2.weight"):
+        # A block that is normalised after adding must outweigh what it adds to, or the input token gets through.
+        gain = 3.0
+    return draw(name, shape, gain / math.sqrt(shape[1]))
+
+
+def _embedding_deviation(entry: catalog.Entry, name: str, shape: tuple[int, ...]) -> float:
+    if "relative_attention_bias" in name:
+        return 0.5
+    width = shape[1]
+    # The Gemmas multiply embeddings by sqrt(width) on the way in.
+    return 1 / width if entry.architecture in ("gemma3_text", "t5gemma") else 1 / math.sqrt(width)
+
+
+def draw(name: str, shape: tuple[int, ...], deviation: float) -> NDArray[np.float32]:
+    """Return uniform values of mean 0 and the given standard deviation, fixed by the seed and the name.
+
+    16 random bits a value; the only rounding is one float32 multiplication, which IEEE 754 fixes.
+    """
+    key = hashlib.sha256(f"{catalog.WEIGHTS_SEED} {name}".encode()).digest()
+    bits = np.random.PCG64(int.from_bytes(key[:16], "little"))
+    count = math.prod(shape)
+    values = np.empty(count, dtype=np.float32)
+    # 65536 levels from -32767.5 to 32767.5 have a standard deviation of 65536 / sqrt(12), nearly.
+    step = np.float32(deviation * math.sqrt(12) / 65536)
+    for start in range(0, count, _CHUNK):
+        part = values[start : start + _CHUNK]
+        raw = bits.random_raw((part.size + 3) // 4).astype("<u8", copy=False).view("<u2")
+        np.subtract(raw[: part.size], np.float32(32767.5), out=part, dtype=np.float32)
+        part *= step
+    return values.reshape(shape)
+
+
+def _short(error: Exception) -> str:
+    return one_line(str(error))[:200] or type(error).__name__

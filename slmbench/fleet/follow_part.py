@@ -1,0 +1,137 @@
+"""One part of a fleet's run: it is begun on its machine, and what it sends is checked and kept until it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from slmbench.errors import CannotRunError, one_line
+from slmbench.fleet.connection import Link, Reached
+from slmbench.fleet.messages import Begun, Progress
+from slmbench.fleet.record import Part, write_part
+from slmbench.plan.request import RunRequest
+from slmbench.records.sample_writer import SampleWriter
+from slmbench.records.schema import SAMPLES_NAME, RunRecord, parse_sample, write_run
+
+#: Seconds between two looks at a machine: it is measuring, and each look costs it a little.
+LOOK_S = 2.0
+Say = Callable[[str], None]
+
+
+class GoneError(CannotRunError):
+    """A machine answers, and no longer has what it measured of a part."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A part on its machine. ``run`` is its name there, ``folder`` where it lies here.
+
+    ``waiting`` returns the cases that no machine has yet and this one could be given: for who asks it how far it is.
+    """
+
+    link: Link
+    at: Reached
+    run: str
+    request: RunRequest
+    folder: Path
+    part: Part
+    say: Say
+    waiting: Callable[[], Sequence[str]] = tuple
+
+    async def follow(self) -> None:
+        """Have the machine measure the part, or go on with it, and append what it sends until it has ended.
+
+        Raises:
+            CannotRunError: the machine is lost, its run failed, or it sent something else.
+            GoneError: it lost what it had measured.
+        """
+        link, at, name = self.link, self.at, self.at.about.name
+        begun = told = False
+        with SampleWriter(self.folder) as writer:
+            offset = (self.folder / SAMPLES_NAME).stat().st_size
+            while True:
+                if not begun:
+                    begun = await self._begin(offset)
+                    if not begun and not told:
+                        self.say(f"{name}: waits for another run to end")
+                        told = True
+                waiting = len(self.waiting())
+                progress = await link.call(
+                    at.address, Progress, name, op="read", run=self.run, offset=offset, waiting=waiting
+                )
+                if progress.run is not None:
+                    write_run(self.folder, self._run_record(progress.run))
+                offset += self._keep(writer, progress.lines)
+                self._tick(progress.done)
+                if begun and progress.state == "ended":
+                    break
+                # Another client's run, or one that began again since: ours is to be begun again.
+                begun = begun and progress.state == "running"
+                if not progress.lines:
+                    await asyncio.sleep(LOOK_S)
+        if progress.error or progress.run is None:
+            raise CannotRunError(f"machine {name}: {one_line(progress.error) or 'ended without a run record'}")
+        self._tick(self.part.keys)
+
+    async def _begin(self, have: int) -> bool:
+        text, name = self.request.model_dump_json(), self.at.about.name
+        answer = await self.link.call(self.at.address, Begun, name, op="begin", run=self.run, request=text, have=have)
+        if answer.absent:
+            raise GoneError(f"machine {name}: no longer has what it had measured")
+        return answer.busy is None
+
+    def _keep(self, writer: SampleWriter, text: str) -> int:
+        """Append whole lines, up to the first that is no record of the part's cases; return their bytes.
+
+        Raises:
+            CannotRunError: there is such a line.
+        """
+        good, keys = 0, frozenset(self.part.keys)
+        # As bytes: text would also be split at line separators inside a string, which JSON need not escape.
+        raw = text.encode()
+        try:
+            for line in raw.splitlines(keepends=True):
+                self._check(line, keys)
+                good += len(line)
+        finally:
+            if good:
+                # At once: a disk that has to confirm each line would hold up every machine's samples.
+                writer.append_line(raw[:good])
+        return good
+
+    def _check(self, line: bytes, keys: frozenset[str]) -> None:
+        name = self.at.about.name
+        try:
+            record = parse_sample(line)
+        except ValidationError as error:
+            raise CannotRunError(one_line(f"machine {name}: sent no sample: {error.errors()[0]['msg']}")) from error
+        if record.case not in keys:
+            raise CannotRunError(one_line(f"machine {name}: sent a sample of {record.case}, which it was not given"))
+
+    def _tick(self, done: tuple[str, ...]) -> None:
+        """Remember which cases are done.
+
+        Raises:
+            CannotRunError: they are not the part's.
+        """
+        known = set(self.part.done)
+        if set(done) <= known:
+            return
+        if not set(done) <= set(self.part.keys):
+            raise CannotRunError(f"machine {self.at.about.name}: is done with cases that it was not given")
+        self.part.done = tuple(key for key in self.part.keys if key in known or key in set(done))
+        write_part(self.folder, self.part)
+
+    def _run_record(self, text: str) -> RunRecord:
+        name = self.at.about.name
+        try:
+            run = RunRecord.model_validate_json(text)
+        except ValidationError as error:
+            raise CannotRunError(one_line(f"machine {name}: sent no run record: {error.errors()[0]['msg']}")) from error
+        if {info.case.key for info in run.cases} != set(self.part.keys):
+            raise CannotRunError(f"machine {name}: measured other cases than it was given")
+        return run

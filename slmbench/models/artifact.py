@@ -1,0 +1,277 @@
+"""An exported model on disk: what is in it, and whether it is still what was written.
+
+An artifact is a folder: graphs, weights, ``golden.json`` and ``manifest.json``, which is written last. Nothing
+here imports torch or an engine: the base install reads and checks artifacts that another machine exported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from slmbench.errors import BadInputError, one_line
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.files import read_regular
+from slmbench.terms import Exporter, Format, Layout, Precision
+
+MANIFEST_NAME = "manifest.json"
+GOLDEN_NAME = "golden.json"
+SCHEMA_VERSION = 1
+
+#: What a graph does. `model`: a decoder-only network, prompt and steps. `encoder`: input ids to all cross K/V.
+#: `decoder`: one decoder step over self and cross K/V. `decode`: the one-token graph of a static decoder-only.
+Role = Literal["model", "encoder", "decoder", "decode"]
+
+
+#: Tokens of a golden prompt, or of its answer; far more than is ever written, and few enough to be proven soon.
+_MOST_GOLDEN_TOKENS = 512
+_Ids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=_MOST_GOLDEN_TOKENS)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArtifactSpec(_Frozen):
+    """What is asked of an export; together with the checkpoint's digest it names one artifact."""
+
+    format: Format
+    layout: Layout = "dynamic"
+    weight_precision: Precision = "fp32"
+    exporter: Exporter = "slmbench"
+    #: Static layout only: the bounds that the graphs were built for.
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    #: An engine a graph was made for when the format alone does not say it ("qnn").
+    target: str | None = None
+
+    def artifact_id(self, checkpoint_digest: str) -> str:
+        """Return the store's folder name for this spec of the checkpoint with that digest."""
+        key = json.dumps([SCHEMA_VERSION, checkpoint_digest, self.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+    def label(self) -> str:
+        """Return a short human name: ``openvino fp32 (slmbench)``."""
+        bounds = f" {self.input_tokens}+{self.output_tokens}" if self.layout == "static" else ""
+        return f"{self.format} {self.weight_precision} ({self.exporter}{', static' + bounds if bounds else ''})"
+
+
+class GoldenPrompt(_Frozen):
+    """A prompt and what the reference (torch, fp32, eager) makes of it greedily, EOS suppressed."""
+
+    input_ids: _Ids
+    tokens: _Ids
+    #: Per token: top-1 minus top-2 logit, in units of the standard deviation of that position's logits.
+    margins: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _margins_are_of_tokens(self) -> Self:
+        if len(self.margins) != len(self.tokens):
+            raise ValueError(f"{len(self.margins)} margins of {len(self.tokens)} tokens")
+        return self
+
+
+class GoldenRecord(_Frozen):
+    """The reference's answers, stored with every artifact."""
+
+    prompts: tuple[GoldenPrompt, ...]
+    #: Versions of torch and transformers that made the record.
+    versions: dict[str, str]
+
+
+class FileEntry(_Frozen):
+    """One file of an artifact; ``path`` is relative to its folder, with forward slashes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(_Frozen):
+    """What an artifact is and how it was made."""
+
+    schema_version: int = SCHEMA_VERSION
+    artifact_id: str
+    spec: ArtifactSpec
+    checkpoint: Checkpoint
+    #: Role of each graph to its file, relative to the folder.
+    graphs: dict[Role, str]
+    files: tuple[FileEntry, ...]
+    #: How the graph expresses attention: "SDPA, stateful", "GroupQueryAttention", ...
+    attention: str
+    #: Proof that no decoder step computes cross-attention K/V: MatMuls by source (see export/inspect).
+    #: None for decoder-only.
+    cross_kv_once: bool | None = None
+    #: Bytes of weights that one decode step reads (decoder and LM head; of an embedding only the rows used).
+    decode_weight_bytes: int
+    versions: dict[str, str]
+    created: str
+    export_seconds: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A manifest together with the folder it was read from."""
+
+    folder: Path
+    manifest: Manifest
+    #: What its files were like when the manifest was read: another one, and something was changed since. Empty where
+    #: it was not read from a folder.
+    stamp: str = field(default="", compare=False)
+
+    def graph(self, role: Role) -> Path:
+        """Return the path of the graph with that role.
+
+        Raises:
+            BadInputError: the artifact has no such graph.
+        """
+        try:
+            return self.folder / self.manifest.graphs[role]
+        except KeyError:
+            raise BadInputError(f"{self.folder}: the artifact has no graph '{role}'") from None
+
+    def golden(self) -> GoldenRecord:
+        """Read the golden record.
+
+        Raises:
+            BadInputError: it is missing or damaged.
+        """
+        path = self.folder / GOLDEN_NAME
+        try:
+            record = GoldenRecord.model_validate_json(read_regular(path))
+        except (OSError, ValidationError) as error:
+            raise BadInputError(f"{path}: not a golden record: {_first_line(error)}") from error
+        # Some engines answer an id beyond the vocabulary with whatever lies behind their table.
+        vocabulary = self.manifest.checkpoint.geometry.vocab_size
+        largest = max((max(*one.input_ids, *one.tokens) for one in record.prompts), default=0)
+        if largest >= vocabulary:
+            raise BadInputError(f"{path}: not a golden record: token {largest} of a vocabulary of {vocabulary}")
+        return record
+
+    def size_bytes(self) -> int:
+        """Return the size of all its files together."""
+        return sum(entry.size_bytes for entry in self.manifest.files)
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read ``manifest.json`` in ``folder`` without hashing the files.
+
+    Raises:
+        BadInputError: no manifest, one that is damaged or of another schema version, or a link out of the folder.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        # First: what changes from here on is not in it.
+        state = _state_of(folder)
+        raw = read_regular(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
+    manifest = parse_manifest(raw, str(path))
+    if away := _leading_away(folder):
+        raise BadInputError(f"{away}: a link that leads out of the artifact's folder")
+    return Artifact(folder, manifest, f"{hashlib.sha256(raw).hexdigest()}.{state}")
+
+
+def same_content(stamp: str, other: str) -> bool:
+    """Return whether two stamps are of one manifest, and so of the same files where both are whole."""
+    return stamp.partition(".")[0] == other.partition(".")[0]
+
+
+def _state_of(folder: Path) -> str:
+    """Return a digest of names, sizes, times of change and places on the disk: of all that lies there, listed or not.
+
+    It tells in microseconds what hashes tell in seconds, of any change but one made to deceive.
+    """
+    seen = []
+    for path in sorted(folder.rglob("*")):
+        state = path.lstat()
+        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode) or stat.S_ISLNK(state.st_mode)):
+            # Whoever reads a pipe waits for ever.
+            raise BadInputError(f"{one_line(str(path))}: neither a file nor a folder")
+        if not stat.S_ISDIR(state.st_mode):
+            seen.append([path.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns, state.st_ino])
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Return the manifest, checked: its version, its fields, and that all it names lies in the artifact's folder.
+
+    Raises:
+        BadInputError: it is damaged, of another schema version, or names a file elsewhere; ``where`` says whose it is.
+    """
+    try:
+        raw = json.loads(text)
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise BadInputError(f"{where}: schema version {version!r:.20}, this slmbench reads {SCHEMA_VERSION}")
+        manifest = Manifest.model_validate(raw)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{where}: not an artifact manifest: {_first_line(error)}") from error
+    for relative in [*manifest.graphs.values(), *(entry.path for entry in manifest.files)]:
+        if not _is_inside(relative):
+            raise BadInputError(f"{where}: '{one_line(relative)[:200]}' is no file of the artifact's folder")
+    return manifest
+
+
+def _is_inside(relative: str) -> bool:
+    """Return whether a path of a manifest stays in the artifact's folder, on every system it may be read on."""
+    there = PureWindowsPath(relative)
+    plain = bool(relative) and relative.isprintable() and "\\" not in relative
+    return plain and not there.drive and not there.root and ".." not in there.parts
+
+
+def _leading_away(folder: Path) -> Path | None:
+    """Return an entry that is a link to elsewhere, listed or not: engines open what lies beside a graph as well."""
+    home = folder.resolve()
+    entries = sorted(folder.rglob("*"))
+    return next((entry for entry in entries if entry.is_symlink() and not entry.resolve().is_relative_to(home)), None)
+
+
+def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:
+    """Return what is wrong with the artifact's files, or None when all are as written.
+
+    With ``hashes=False`` only presence and size are looked at.
+    """
+    listed = {entry.path for entry in artifact.manifest.files}
+    for graph in artifact.manifest.graphs.values():
+        if graph not in listed:
+            return f"{artifact.folder / graph} is a graph that the manifest has no hash of"
+    if (stranger := _unlisted(artifact.folder, listed)) is not None:
+        return f"{one_line(str(stranger))} lies in the artifact's folder, and the manifest has no hash of it"
+    for entry in artifact.manifest.files:
+        path = artifact.folder / entry.path
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return f"{path} is missing"
+        if size != entry.size_bytes:
+            return f"{path} has {size} bytes, {entry.size_bytes} were written"
+        if hashes and sha256_of(path) != entry.sha256:
+            return f"{path} was changed after it was written (SHA-256 differs)"
+    return None
+
+
+def _unlisted(folder: Path, listed: set[str]) -> Path | None:
+    """Return a file that the manifest does not list, hidden ones aside: engines open what they know by its name."""
+    known = listed | {MANIFEST_NAME}
+    files = (path for path in sorted(folder.rglob("*")) if not path.name.startswith(".") and not path.is_dir())
+    return next((path for path in files if path.relative_to(folder).as_posix() not in known), None)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return one_line(str(error).splitlines()[0]) if str(error) else type(error).__name__

@@ -1,0 +1,226 @@
+"""What a model must compute and read: FLOPs and bytes of each phase, from its sizes alone.
+
+FLOPs count the matrix products, two a multiply-add, as networks carry them out: a prompt's attention over the full
+rectangle of queries and keys, masked or not (causal kernels may skip up to half of it), a step's over what the
+layer's window holds, the LM head for the last position only. Normalisation, activations, softmax and rotary
+positions are left out; they stay under 1 % at these sizes. The formulas are those of Kaplan et al., arXiv
+2001.08361, table 1, with grouped K/V heads (arXiv 2305.13245) and a gated feed-forward (arXiv 2002.05202) where the
+geometry has them.
+
+Bytes are what must cross memory once: each weight that the phase uses, and the K/V it reads and writes.
+Activations are left out: they fit the caches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slmbench.case import Workload
+from slmbench.errors import BadInputError
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a generation; FLOPs, and bytes of weights and K/V."""
+
+    name: str
+    flops: int
+    weight_bytes: float
+    kv_read_bytes: float
+    kv_written_bytes: float
+
+    @property
+    def bytes(self) -> float:
+        """Return all bytes together."""
+        return self.weight_bytes + self.kv_read_bytes + self.kv_written_bytes
+
+    @property
+    def intensity(self) -> float:
+        """Return FLOPs per byte: below the device's own ratio a phase waits for memory."""
+        return self.flops / self.bytes
+
+
+def phases(
+    checkpoint: Checkpoint, workload: Workload, *, weight_bytes: float = 4.0, kv_bytes: float = 4.0
+) -> list[Phase]:
+    """Return the phases of one generation in order.
+
+    Encoder-decoder: ``encode``, ``cross_kv``, ``first_step``; decoder-only: ``prefill``. Then ``decode_step``,
+    the mean of the steps after each turn's first token (absent for one output token). What precedes it is of the first
+    turn; a prompt is read once for all its samples. ``weight_bytes`` is the size of
+    one weight, ``kv_bytes`` of one element of K or V.
+    """
+    g, batch, given = checkpoint.geometry, workload.batch, workload.input_tokens
+    if checkpoint.family == "encoder-decoder":
+        start = [
+            Phase("encode", batch * encode_flops(g, given), encode_weights(g, given) * weight_bytes, 0.0, 0.0),
+            Phase(
+                "cross_kv",
+                batch * cross_kv_flops(g, given),
+                cross_kv_weights(g) * weight_bytes,
+                0.0,
+                batch * given * g.decoder_layers * kv_row(g) * kv_bytes,
+            ),
+            _step("first_step", g, workload, 0.0, weight_bytes, kv_bytes),
+        ]
+    else:
+        written = batch * given * g.decoder_layers * kv_row(g) * kv_bytes
+        start = [
+            Phase("prefill", batch * prefill_flops(g, given), decode_weights(g) * weight_bytes, 0.0, written),
+        ]
+    if workload.total_output_tokens == workload.turns:
+        return start
+    return [*start, _step("decode_step", g, workload, mean_past(checkpoint, workload), weight_bytes, kv_bytes)]
+
+
+def phase_rows(
+    checkpoint: Checkpoint, workload: Workload, *, weight_bytes: float = 4.0, kv_bytes: float = 4.0
+) -> list[dict[str, Any]]:
+    """Return one row a phase, and a last one ("total") over the whole generation.
+
+    Raises:
+        BadInputError: the lengths are beyond the checkpoint's positions.
+    """
+    check_lengths(checkpoint, workload)
+    found = phases(checkpoint, workload, weight_bytes=weight_bytes, kv_bytes=kv_bytes)
+    rows = []
+    total = Phase("total", 0, 0.0, 0.0, 0.0)
+    for phase in found:
+        times = workload.output_tokens - 1 if phase.name == "decode_step" else 1
+        rows.append(_row(phase, times))
+        total = Phase(
+            "total",
+            total.flops + times * phase.flops,
+            total.weight_bytes + times * phase.weight_bytes,
+            total.kv_read_bytes + times * phase.kv_read_bytes,
+            total.kv_written_bytes + times * phase.kv_written_bytes,
+        )
+    return [*rows, _row(total, 1)]
+
+
+def check_lengths(checkpoint: Checkpoint, workload: Workload) -> None:
+    """Refuse a workload that is longer than the checkpoint's positions.
+
+    Raises:
+        BadInputError: with the limit and what was asked.
+    """
+    g, given = checkpoint.geometry, workload.longest_input
+    total = max(workload.outputs()) + (0 if checkpoint.family == "encoder-decoder" else given)
+    for what, asked, limit in (
+        ("input tokens", given, g.max_input_tokens),
+        ("tokens in the decoder", total, g.max_total_tokens),
+    ):
+        if limit is not None and asked > limit:
+            raise BadInputError(f"{checkpoint.name} takes {limit} {what}, {asked} were asked")
+
+
+def decode_step_bytes(
+    checkpoint: Checkpoint, workload: Workload, weight_bytes: float = 4.0, kv_bytes: float = 4.0
+) -> float:
+    """Return the bytes that a decode step must move, on average over the steps after the first token."""
+    past = mean_past(checkpoint, workload)
+    return _step("decode_step", checkpoint.geometry, workload, past, weight_bytes, kv_bytes).bytes
+
+
+def mean_past(checkpoint: Checkpoint, workload: Workload) -> float:
+    """Return how many tokens the decoder's own K/V hold before a step, on average over the steps of all turns."""
+    # Step i (from 1) finds the start token or what was read, and the i - 1 answers fed before it.
+    steps = [max(0, count - 1) for count in workload.outputs()]
+    before = 1 if checkpoint.family == "encoder-decoder" else mean_context(workload)
+    fed = sum(count * (count - 1) / 2 for count in steps) / max(1, sum(steps))
+    return before + fed
+
+
+def mean_context(workload: Workload) -> float:
+    """Return how many tokens were said before an answer, on average over the steps of all turns."""
+    steps = [max(0, count - 1) for count in workload.outputs()]
+    grown = workload.added + workload.output_tokens
+    turned = sum(turn * count for turn, count in enumerate(steps)) / max(1, sum(steps))
+    return workload.input_tokens + turned * grown
+
+
+def encode_flops(g: Geometry, tokens: int) -> int:
+    """Return the FLOPs of the encoder over one prompt: per layer and token 2 a weight, and attention n x n."""
+    return g.encoder_layers * (2 * tokens * _block_weights(g) + _attention(g, tokens, tokens))
+
+
+def cross_kv_flops(g: Geometry, tokens: int) -> int:
+    """Return the FLOPs of all decoder layers' cross-attention K and V over one prompt."""
+    return 2 * tokens * cross_kv_weights(g)
+
+
+def prefill_flops(g: Geometry, tokens: int) -> int:
+    """Return the FLOPs of a decoder-only model over one prompt, LM head at the last position only."""
+    layers = g.decoder_layers * (2 * tokens * _block_weights(g) + _attention(g, tokens, tokens))
+    return layers + 2 * g.vocab_size * g.width
+
+
+def step_flops(g: Geometry, past: float, cross: float = 0) -> int:
+    """Return the FLOPs of one decoder step: ``past`` tokens in its own K/V, ``cross`` in the encoder's."""
+    seen = sum(_seen(g, past + 1)) + g.decoder_layers * cross
+    return round(2 * decode_weights(g) + _attention(g, 1, seen))
+
+
+def encode_weights(g: Geometry, tokens: int) -> int:
+    """Return the weights an encoder reads: its layers, and of the embedding the prompt's rows."""
+    return g.encoder_layers * _block_weights(g) + tokens * g.width
+
+
+def cross_kv_weights(g: Geometry) -> int:
+    """Return the weights of all cross-attention K and V projections."""
+    return g.decoder_layers * 2 * g.width * g.kv_heads * g.head_dim
+
+
+def decode_weights(g: Geometry) -> int:
+    """Return the weights that a decoder step reads: its layers and the LM head; of cross-attention only Q and O."""
+    cross = 2 * g.width * g.heads * g.head_dim if g.encoder_layers else 0
+    return g.decoder_layers * (_block_weights(g) + cross) + g.vocab_size * g.width
+
+
+def kv_row(g: Geometry) -> int:
+    """Return the elements of K and V of one token in one layer."""
+    return 2 * g.kv_heads * g.head_dim
+
+
+def _row(phase: Phase, times: int) -> dict[str, Any]:
+    return {
+        "phase": phase.name,
+        "times": times,
+        "flops": phase.flops,
+        "weight_bytes": phase.weight_bytes,
+        "kv_read_bytes": phase.kv_read_bytes,
+        "kv_written_bytes": phase.kv_written_bytes,
+        "flops_per_byte": phase.intensity,
+    }
+
+
+def _step(name: str, g: Geometry, workload: Workload, past: float, weight_bytes: float, kv_bytes: float) -> Phase:
+    context = mean_context(workload) if name == "decode_step" else workload.input_tokens
+    cross = context if g.encoder_layers else 0
+    return Phase(
+        name,
+        workload.rows * step_flops(g, past, cross),
+        decode_weights(g) * weight_bytes,
+        workload.rows * (sum(_seen(g, past)) + g.decoder_layers * cross) * kv_row(g) * kv_bytes,
+        workload.rows * g.decoder_layers * kv_row(g) * kv_bytes,
+    )
+
+
+def _seen(g: Geometry, tokens: float) -> list[float]:
+    """Return how many of ``tokens`` each decoder layer sees: all, or its window's."""
+    windows = g.windows or (None,) * g.decoder_layers
+    return [tokens if window is None else min(tokens, window) for window in windows]
+
+
+def _block_weights(g: Geometry) -> int:
+    """Return the matrix elements of one layer without cross-attention: Q, K, V, O and the feed-forward."""
+    attention = 2 * g.width * g.head_dim * (g.heads + g.kv_heads)
+    return attention + g.ffn_matrices * g.width * g.ffn_width
+
+
+def _attention(g: Geometry, queries: int, keys: float) -> int:
+    """Return the FLOPs of scores and weighted sums of one layer: 2 x 2 per head, query, key and head element."""
+    return round(4 * g.heads * g.head_dim * queries * keys)

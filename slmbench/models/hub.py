@@ -1,0 +1,119 @@
+"""Checkpoints from the Hugging Face Hub: safetensors only, pinned to a commit, offline from the Hub cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.models.safetensors import INDEX_NAME, SINGLE_NAME, pickle_only
+
+#: Everything a checkpoint needs; no pickle, no other framework's weights, no second copy of the weights.
+_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", INDEX_NAME, "tokenizer*", "*.model",
+             "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.spm", "*.jinja"]  # fmt: skip
+
+
+def download(
+    repository: str,
+    *,
+    revision: str | None,
+    offline: bool,
+    trust_remote_code: bool,
+    check: Callable[..., object],
+) -> tuple[Path, str]:
+    """Return the local folder of a Hub checkpoint and the commit it is pinned to.
+
+    ``check(config, where, trust_remote_code=...)`` sees the config before the weights are fetched, and raises
+    where the checkpoint is of no use.
+
+    Raises:
+        BadInputError: no such repository or revision, no safetensors, or what ``check`` raises.
+        CannotRunError: the Hub cannot be reached, the files are not in the cache (offline), or the disk is full.
+    """
+    from huggingface_hub import constants
+
+    patterns = [*_PATTERNS, "*.py"] if trust_remote_code else _PATTERNS
+    if offline or constants.HF_HUB_OFFLINE:
+        return _from_cache(repository, revision, patterns)
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    where = f"{repository}@{revision}" if revision else repository
+    with _told(where):
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        commit = str(info.sha)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        if "config.json" not in sizes:
+            raise BadInputError(f"{where}: the Hub repository has no config.json")
+        if not sizes.keys() & {SINGLE_NAME, INDEX_NAME}:
+            pickles = [name for name in sizes if name.endswith(".bin")]
+            raise BadInputError(
+                pickle_only(where, pickles[0]) if pickles else f"{where}: the Hub repository has no {SINGLE_NAME}"
+            )
+        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_bytes())
+        check(config, f"{where}/config.json", trust_remote_code=trust_remote_code)
+        _check_disk(where, sum(size for name, size in sizes.items() if name.endswith(".safetensors")))
+        # By the name that was asked, so that the cache remembers which commit it stood for (offline, later).
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return folder, folder.name
+
+
+def _from_cache(repository: str, revision: str | None, patterns: list[str]) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True)
+    except (LocalEntryNotFoundError, ValueError) as error:
+        where = f"{repository}@{revision}" if revision else repository
+        raise CannotRunError(
+            f"{where} is not in the Hub cache, and this is offline; run once with a network"
+        ) from error
+    return Path(folder), Path(folder).name
+
+
+def _check_disk(where: str, needed: int) -> None:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise CannotRunError(
+            f"{where}: its weights are {needed / 1e9:.1f} GB, {existing} has {free / 1e9:.1f} GB free; "
+            "set HF_HOME to a larger disk"
+        )
+
+
+class _told:  # noqa: N801 (reads as a statement: `with _told(where)`)
+    """Turns the Hub client's errors into one line each."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, (BadInputError, CannotRunError)):
+            return
+        from huggingface_hub import errors
+
+        where = self.where
+        if isinstance(error, errors.GatedRepoError):
+            raise CannotRunError(
+                f"{where}: gated; accept its terms on the Hub and log in with `hf auth login`"
+            ) from error
+        if isinstance(error, errors.RepositoryNotFoundError):
+            raise BadInputError(f"{where}: no such model on the Hub (or a private one, and no token)") from error
+        if isinstance(error, (errors.RevisionNotFoundError, errors.HFValidationError, errors.EntryNotFoundError)):
+            raise BadInputError(f"{where}: {one_line(str(error))[:160]}") from error
+        if isinstance(error, ValueError):
+            raise BadInputError(f"{where}: config.json is not JSON") from error
+        # What is left is the network: httpx's and the operating system's errors, and the Hub's own HTTP errors.
+        if isinstance(error, (OSError, errors.HfHubHTTPError)) or type(error).__module__.startswith("httpx"):
+            raise CannotRunError(
+                f"{where}: the Hub cannot be reached ({one_line(str(error))[:160]}); --offline uses what is cached"
+            ) from error

@@ -1,0 +1,226 @@
+"""What the safetensors files of a folder hold, read without torch: parameters, ties, a digest.
+
+A safetensors file is eight bytes (the header's length, little-endian), a JSON header naming each tensor's type,
+shape and byte range, and the data. https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slmbench.errors import BadInputError, one_line
+from slmbench.system.files import read_regular
+from slmbench.system.paths import cache_dir
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+#: The format's own limit on the header.
+_MAX_HEADER_BYTES = 100_000_000
+#: Dimensions that a tensor of a model has at most, with room to spare.
+_MAX_RANK = 16
+_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "U16": 16,
+    "U32": 32, "U64": 64, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8,
+}  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+#: Tensors that an architecture may tie with one another, by the end of their names.
+_EMBEDDINGS = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "lm_head.out_proj.weight")
+#: Constants that are saved with the weights.
+_BUFFERS = ("final_logits_bias", "inv_freq")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a safetensors file; ``begin`` and ``end`` count from the file's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        """Return the number of its elements."""
+        return math.prod(self.shape)
+
+
+class Weights(BaseModel):
+    """What slmbench keeps about a folder's weights, so that they are read once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: SHA-256 over the weight files, in the order of their names.
+    sha256: str
+    #: Elements of all floating-point tensors; equal embeddings once.
+    parameter_count: int
+    #: The LM head is absent or equal to the embedding.
+    tied_embeddings: bool
+    #: Shapes of the embedding tensors, to compare with the config.
+    embedding_shapes: tuple[tuple[int, ...], ...]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers would load from ``folder``.
+
+    Raises:
+        BadInputError: there are none, only pickles, or an index that names files which are not there.
+    """
+    index = folder / INDEX_NAME
+    if index.is_file():
+        try:
+            table = json.loads(read_regular(index))["weight_map"]
+            names = sorted({str(name) for name in table.values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadInputError(f"{index}: not a safetensors index") from error
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise BadInputError(f"{index}: '{one_line(outside[0])}' is not a file of this folder")
+        missing = [name for name in names if "\0" in name or not (folder / name).is_file()]
+        if missing or not names:
+            raise BadInputError(f"{index}: names {len(missing)} files that are not there ({', '.join(missing[:2])})")
+        return [folder / name for name in names]
+    if (folder / SINGLE_NAME).is_file():
+        return [folder / SINGLE_NAME]
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise BadInputError(pickle_only(str(folder), pickles[0]))
+    raise BadInputError(f"{folder}: no weights: neither {SINGLE_NAME} nor {INDEX_NAME} is there")
+
+
+def pickle_only(where: str, name: str) -> str:
+    """Return the line that says why a pickle is not loaded and how to convert it."""
+    return (
+        f"{where}: only pickled weights ({name}); a pickle can run code, so slmbench loads safetensors only. Convert: "
+        "load it with transformers where you trust it and call save_pretrained(FOLDER, safe_serialization=True)"
+    )
+
+
+def read_header(path: Path) -> list[Tensor]:
+    """Return the tensors of a safetensors file, checked against the file's size.
+
+    Raises:
+        BadInputError: the header is cut, lies about sizes, or is not a safetensors header.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+                raise BadInputError(f"{path}: not a safetensors file: its header claims {length} of {size} bytes")
+            header = json.loads(file.read(length))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: not a safetensors file: {_short(error)}") from error
+    if not isinstance(header, dict):
+        raise BadInputError(f"{path}: not a safetensors file: its header is not an object")
+    tensors = [_tensor(path, name, entry, 8 + length, size) for name, entry in header.items() if name != "__metadata__"]
+    if not tensors:
+        raise BadInputError(f"{path}: holds no tensors")
+    return tensors
+
+
+def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor:
+    where = f"{path}: tensor '{one_line(name)[:80]}'"
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        numbers = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInputError(f"{where} has no type, shape or byte range") from error
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise BadInputError(f"{where} is of an unsupported type '{one_line(str(dtype))[:20]}'")
+    if len(shape) > _MAX_RANK:
+        raise BadInputError(f"{where} claims {len(shape)} dimensions")
+    if not numbers or not begin <= end <= size - start:
+        raise BadInputError(f"{where} claims bytes beyond the file's end")
+    if math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
+        raise BadInputError(f"{where} has {end - begin} bytes, its shape {list(shape)} of {dtype} needs others")
+    return Tensor(name, dtype, shape, start + begin, start + end)
+
+
+def inspect(files: list[Path]) -> Weights:
+    """Return what the files hold; remembered under the cache folder by path, size and time of change.
+
+    Raises:
+        BadInputError: a file that is not whole.
+    """
+    tensors = [(path, tensor) for path in files for tensor in read_header(path)]
+    key = hashlib.sha256("\n".join(str(path.resolve()) for path in files).encode()).hexdigest()[:32]
+    stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    remembered = cache_dir() / "weights" / f"{key}.json"
+    known = _recall(remembered, stamp)
+    if known is not None:
+        return known
+    weights = _inspect(files, tensors)
+    # A cache that cannot be written costs time, nothing else.
+    with contextlib.suppress(OSError):
+        _remember(remembered, stamp, weights)
+    return weights
+
+
+def _inspect(files: list[Path], tensors: list[tuple[Path, Tensor]]) -> Weights:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    embeddings = {t.name: _content(p, t) for p, t in tensors if t.name.endswith(_EMBEDDINGS)}
+    seen: set[str] = set()
+    count = 0
+    for _, tensor in tensors:
+        content = embeddings.get(tensor.name)
+        is_parameter = tensor.dtype.startswith(("F", "BF")) and not tensor.name.endswith(_BUFFERS)
+        if is_parameter and (content is None or content not in seen):
+            count += tensor.elements
+        if content is not None:
+            seen.add(content)
+    heads = {content for name, content in embeddings.items() if "lm_head" in name}
+    inputs = {content for name, content in embeddings.items() if "lm_head" not in name}
+    return Weights(
+        sha256=digest.hexdigest(),
+        parameter_count=count,
+        tied_embeddings=not heads or heads <= inputs,
+        embedding_shapes=tuple({t.shape for _, t in tensors if t.name in embeddings}),
+    )
+
+
+def _content(path: Path, tensor: Tensor) -> str:
+    """Return a hash of the tensor's shape and bytes."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tensor.shape}".encode())
+    with path.open("rb") as file:
+        file.seek(tensor.begin)
+        left = tensor.end - tensor.begin
+        while left > 0 and (block := file.read(min(left, 1 << 22))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def _recall(path: Path, stamp: list[Any]) -> Weights | None:
+    try:
+        record: Mapping[str, Any] = json.loads(path.read_bytes())
+        return Weights.model_validate(record["weights"]) if record["stamp"] == stamp else None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def _remember(path: Path, stamp: list[Any], weights: Weights) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump({"stamp": stamp, "weights": weights.model_dump(mode="json")}, file)
+    Path(temporary).replace(path)
+
+
+def _short(error: Exception) -> str:
+    return one_line(str(error))[:120] or type(error).__name__

@@ -1,0 +1,384 @@
+"""From what a suite asks for to what can run here: cases with their artifacts, and what is left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import psutil
+from pydantic import ValidationError
+
+from slmbench.backend import (
+    Ability,
+    AttentionDefault,
+    Backend,
+    ComputeDefault,
+    SessionOptions,
+    WorkloadAbilities,
+    load_backend,
+)
+from slmbench.case import Case, Workload
+from slmbench.errors import BadInputError, CannotRunError, nearest
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.catalog import PAIR_TOLERANCE
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.plan.suite import Cell, Suite
+from slmbench.system.container import container_limits
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A case that can run, and the artifact it needs."""
+
+    case: Case
+    checkpoint: Checkpoint
+    spec: ArtifactSpec
+    engine: str
+    #: Fields of the backend's options type, JSON values.
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a suite asks for and this machine, or the backend, cannot do."""
+
+    checkpoint: str
+    backend: str
+    device: Device
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What decides a plan beside the suite."""
+
+    simulate: bool = False
+    #: Arms by name; empty for a plain run.
+    arms: tuple[str, ...] = ()
+    #: Options for backends, as (name, value).
+    backend_options: tuple[tuple[str, str], ...] = ()
+    #: One attention path by name instead of the suite's ``best`` or ``all``.
+    attention: str | None = None
+    #: Text prompts: their digest, and the longest one's length in each checkpoint's own tokens.
+    prompts_digest: str | None = None
+    prompt_tokens: Mapping[str, int] = field(default_factory=dict)
+
+    def workload(self, cell: Cell) -> Workload:
+        """Return the cell's workload; of text prompts, with the length they have for its checkpoint."""
+        if self.prompts_digest is None:
+            return cell.workload
+        length = self.prompt_tokens[cell.checkpoint]
+        texts = {"input_tokens": length, "prompts": self.prompts_digest}
+        try:
+            return Workload.model_validate({**cell.workload.model_dump(), **texts})
+        except ValidationError as error:
+            raise BadInputError(f"--prompts: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be measured."""
+
+    suite: Suite
+    cells: tuple[PlannedCell, ...]
+    left_out: tuple[LeftOut, ...]
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+
+    def artifacts(self) -> list[tuple[Checkpoint, ArtifactSpec]]:
+        """Return each artifact that the cases need, once."""
+        return list(dict.fromkeys((cell.checkpoint, cell.spec) for cell in self.cells))
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the cases and the bytes of their checkpoints: what `--resume` must find again."""
+        keys = sorted((cell.case.key, cell.checkpoint.digest) for cell in self.cells)
+        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
+
+def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOptions) -> Plan:
+    """Decide for every cell of the suite whether it can run here, and with which artifact.
+
+    Raises:
+        BadInputError: something asked for is wrong: a prompt longer than a model takes, more threads than cores,
+            an unknown backend.
+        CannotRunError: nothing at all can run; one line a reason.
+    """
+    _check_pairs(suite, checkpoints)
+    _check_threads(suite.threads)
+    backends = {name: load_backend(name) for name in dict.fromkeys(suite.backends)}
+    _check_attention(options.attention, backends)
+    absent = {(name, device): absence(backends[name], device, options) for name in backends for device in suite.devices}
+    exporters = _exporters(suite, backends, checkpoints)
+    cells: list[PlannedCell] = []
+    left_out: dict[LeftOut, None] = {}
+    for cell in _cells(suite, options):
+        checkpoint, backend = checkpoints[cell.checkpoint], backends[cell.backend]
+        compute = cell.compute_precision or default_compute(backend, cell, options)
+        _check_lengths(checkpoint, cell, suite.where("workloads"))
+        reason = absent[cell.backend, cell.device]
+        spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
+        found = spec if isinstance(spec, str) else _runnable(suite, backend, checkpoint, cell, spec, compute, options)
+        if isinstance(found, str):
+            left_out[LeftOut(cell.checkpoint, cell.backend, cell.device, found)] = None
+        else:
+            cells += found
+    if not cells:
+        raise CannotRunError(
+            "\n".join(["nothing to measure", *(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in left_out)])
+        )
+    return Plan(suite, tuple(cells), tuple(left_out), checkpoints)
+
+
+def _check_attention(path: str | None, backends: Mapping[str, Backend]) -> None:
+    known = list(dict.fromkeys(path for backend in backends.values() for path in backend.attention_paths))
+    if path is not None and path not in known:
+        raise BadInputError(
+            f"--attention {path}: none of {', '.join(backends)} has it. Known: {', '.join(['best', 'all', *known])}."
+            + nearest(path, known)
+        )
+
+
+def _cells(suite: Suite, options: PlanOptions) -> list[Cell]:
+    """Return the suite's cells, each once: text prompts make one workload of several input lengths."""
+    cells = (replace(cell, workload=options.workload(cell)) for cell in suite.cells())
+    return list(dict.fromkeys(cells))
+
+
+def _check_pairs(suite: Suite, checkpoints: dict[str, Checkpoint]) -> None:
+    for index, (first, second) in enumerate(suite.pairs):
+        where, sides = suite.where("pairs", index), (checkpoints[first], checkpoints[second])
+        families = (sides[0].family, sides[1].family)
+        if families != ("encoder-decoder", "decoder-only"):
+            raise BadInputError(
+                f"{where}pair {first},{second}: an encoder-decoder and then a decoder-only checkpoint are expected, "
+                f"these are {families[0]} and {families[1]}"
+            )
+        apart = abs(sides[0].parameter_count / sides[1].parameter_count - 1)
+        if apart > PAIR_TOLERANCE:
+            counts = " and ".join(f"{side.parameter_count / 1e6:.1f}M" for side in sides)
+            raise BadInputError(
+                f"{where}pair {first},{second}: {counts} parameters are {apart:.0%} apart; a pair is within "
+                f"{PAIR_TOLERANCE:.0%} (list them under `checkpoints` to measure both without a verdict)"
+            )
+
+
+def _check_threads(threads: int | None) -> None:
+    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
+    if threads and usable and threads > usable:
+        raise BadInputError(f"{threads} threads asked for, this process may use {usable} cores")
+    quota = container_limits().cpu_cores
+    if threads and quota is not None and threads > math.ceil(quota):
+        raise BadInputError(
+            f"{threads} threads asked for, this container may use {quota:g} cores' time: they would be stopped in turn"
+        )
+
+
+def _check_lengths(checkpoint: Checkpoint, cell: Cell, where: str) -> None:
+    work, sizes = cell.workload, checkpoint.geometry
+    given, answered = work.longest_input, max(work.outputs())
+    turns = f" after {work.turns} turns" if work.turns > 1 else ""
+    if sizes.max_input_tokens and given > sizes.max_input_tokens:
+        raise BadInputError(
+            f"{where}a prompt of {given} tokens{turns} is longer than {checkpoint.name} takes "
+            f"({sizes.max_input_tokens})"
+        )
+    total = answered + (given if checkpoint.family == "decoder-only" else 0)
+    if sizes.max_total_tokens and total > sizes.max_total_tokens:
+        raise BadInputError(
+            f"{where}{given} tokens in and {answered} out{turns} are more than the decoder of "
+            f"{checkpoint.name} takes ({sizes.max_total_tokens})"
+        )
+
+
+def _exporters(
+    suite: Suite, backends: dict[str, Backend], checkpoints: dict[str, Checkpoint]
+) -> dict[tuple[Format, Precision], Exporter]:
+    """Choose one exporter for each format and precision: one comparison, one route."""
+    from slmbench.export.build import choose_exporter
+
+    wanted: dict[tuple[Format, Precision], dict[str, Checkpoint]] = {}
+    for cell in suite.cells():
+        backend, checkpoint = backends[cell.backend], checkpoints[cell.checkpoint]
+        for spec in backend.artifact_specs(checkpoint, cell.weight_precision, cell.device):
+            if _has_routes(spec):
+                wanted.setdefault((spec.format, cell.weight_precision), {})[checkpoint.name] = checkpoint
+    return {
+        (format_, precision): choose_exporter(format_, list(group.values()), precision, suite.exporter)
+        for (format_, precision), group in wanted.items()
+    }
+
+
+def _has_routes(spec: ArtifactSpec) -> bool:
+    """Tell whether there are exporters to choose from: not for fixed shapes, nor for graphs made for one engine."""
+    return spec.layout == "dynamic" and spec.format != "torch" and spec.target is None
+
+
+def _choose_spec(
+    backend: Backend,
+    checkpoint: Checkpoint,
+    cell: Cell,
+    exporters: dict[tuple[Format, Precision], Exporter],
+    requested: str,
+) -> ArtifactSpec | str:
+    """Return the artifact for the cell, or why there is none."""
+    specs = backend.artifact_specs(checkpoint, cell.weight_precision, cell.device)
+    if not specs:
+        return f"{backend.name} takes no {checkpoint.family} in {cell.weight_precision} on {cell.device}"
+    for spec in specs:
+        chosen = exporters.get((spec.format, cell.weight_precision)) if _has_routes(spec) else None
+        if spec.layout == "dynamic" and spec.target and requested not in ("auto", spec.exporter):
+            continue
+        if chosen is None or chosen == spec.exporter:
+            return _bounded(spec, cell)
+    names = ", ".join(dict.fromkeys(spec.exporter for spec in specs))
+    asked = f"exporter {requested}" if requested != "auto" else "the exporter that fits all checkpoints here"
+    return f"{backend.name} takes artifacts by {names}, not by {asked}"
+
+
+def _bounded(spec: ArtifactSpec, cell: Cell) -> ArtifactSpec:
+    if spec.layout == "dynamic":
+        return spec
+    sizes = {"input_tokens": cell.workload.input_tokens, "output_tokens": cell.workload.output_tokens}
+    return spec.model_copy(update=sizes)
+
+
+def _runnable(
+    suite: Suite,
+    backend: Backend,
+    checkpoint: Checkpoint,
+    cell: Cell,
+    spec: ArtifactSpec,
+    compute: ComputePrecision,
+    options: PlanOptions,
+) -> list[PlannedCell] | str:
+    """Return the cell's cases (one an attention path and arm), or why it cannot run."""
+    paths: Sequence[str | None] = [options.attention]
+    if suite.attention == "all" and not options.attention and backend.attention_paths:
+        paths = backend.attention_paths
+    cells = []
+    for path in paths:
+        if path is not None and path not in backend.attention_paths:
+            return f"has no attention path '{path}' (it has: {', '.join(backend.attention_paths) or 'no choice'})"
+        opened_with = session_options(
+            backend, compute, suite, options, path or _default_attention(backend, checkpoint, cell)
+        )
+        refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
+        refusal = refusal or _inability(backend, checkpoint, spec, cell.workload)
+        if refusal:
+            return refusal
+        for arm in options.arms or (None,):
+            case = Case(
+                checkpoint=checkpoint.name,
+                backend=backend.name,
+                device=cell.device,
+                format=spec.format,
+                layout=spec.layout,
+                exporter=spec.exporter,
+                weight_precision=cell.weight_precision,
+                compute_precision=compute,
+                workload=cell.workload,
+                attention=path,
+                threads=suite.threads,
+                options=options.backend_options,
+                arm=arm,
+                simulate=options.simulate,
+            )
+            cells.append(PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json")))
+    return cells
+
+
+def _default_attention(backend: Backend, checkpoint: Checkpoint, cell: Cell) -> str | None:
+    if not isinstance(backend, AttentionDefault):
+        return None
+    return backend.default_attention(checkpoint, cell.workload, cell.device)
+
+
+#: What a workload needs beyond one prompt and one answer, and how a backend that lacks it is told.
+_MISSING: dict[Ability, str] = {
+    "turns": "carries no conversation on",
+    "samples": "gives one answer to a prompt that it reads once",
+    "random": "draws no tokens with a seed",
+    "uncached": "has no steps without a K/V cache",
+}
+
+
+def _inability(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec, work: Workload) -> str | None:
+    """Return what the workload asks for that the backend's sessions cannot do, or None."""
+    can = backend.abilities(checkpoint, spec) if isinstance(backend, WorkloadAbilities) else frozenset()
+    wanted: dict[Ability, bool] = {
+        "turns": work.turns > 1,
+        "samples": work.samples > 1,
+        "random": work.sampling == "random",
+        "uncached": work.cache == "off",
+    }
+    for ability, asked in wanted.items():
+        if asked and ability not in can:
+            return f"{backend.name} {_MISSING[ability]} ({spec.exporter}'s {spec.layout} artifact)"
+    return None
+
+
+def default_compute(backend: Backend, cell: Cell, options: PlanOptions) -> ComputePrecision:
+    """Return what the backend computes the cell's weights in where nobody says."""
+    if isinstance(backend, ComputeDefault):
+        return backend.default_compute(cell.weight_precision, cell.device, simulate=options.simulate)
+    return DEFAULT_COMPUTE[cell.weight_precision]
+
+
+def session_options(
+    backend: Backend, compute: ComputePrecision, suite: Suite, options: PlanOptions, attention: str | None
+) -> SessionOptions:
+    """Return the options a session is opened with, checked by the backend's own type.
+
+    Raises:
+        BadInputError: a backend option that this backend does not have, or a value it does not take.
+    """
+    try:
+        return backend.options_type.model_validate(
+            {
+                **dict(options.backend_options),
+                "compute_precision": compute,
+                "threads": suite.threads,
+                "attention": attention,
+                "simulate": options.simulate,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(set(backend.options_type.model_fields) - set(SessionOptions.model_fields)) or "none"
+        name = ".".join(map(str, first["loc"]))
+        raise BadInputError(f"option '{name}' of {backend.name}: {first['msg']} (its own options: {known})") from error
+
+
+def absence(backend: Backend, device: Device, options: PlanOptions) -> str | None:
+    """Return why the backend cannot run on the device here, and what to do; None when it can.
+
+    A CPU is there wherever the engine is installed, so the engine is not imported to ask; a simulation needs no device.
+    """
+    missing = missing_distribution(backend)
+    if missing or device == "cpu" or options.simulate:
+        return missing
+    found = [status for status in backend.devices() if status.device == device]
+    if not found:
+        return f"{backend.name} drives no {device}"
+    if any(status.available for status in found):
+        return None
+    return "; ".join(f"{status.detail}; {status.remedy}" for status in found)
+
+
+#: Extras that bring a distribution which `cpu` does not.
+_EXTRAS = {"llama-cpp-python": "llama"}
+
+
+def missing_distribution(backend: Backend) -> str | None:
+    """Return which of the backend's distributions is not installed and how to get it, or None."""
+    for distribution in backend.distributions:
+        try:
+            version(distribution)
+        except PackageNotFoundError:
+            return f"{distribution} is not installed; pip install 'slmbench[{_EXTRAS.get(distribution, 'cpu')}]'"
+    return None

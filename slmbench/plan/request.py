@@ -1,0 +1,249 @@
+"""From a request to a plan: what is asked for, resolved and checked, before anything is exported or measured."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slmbench.errors import BadInputError
+from slmbench.measure.text_prompts import Prompts, load_tokenizer, read_prompts, token_ids
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.plan.planner import Plan, PlanOptions, make_plan
+from slmbench.plan.sent_files import Carried, arrived
+from slmbench.plan.suite import MAX_FILE_BYTES, Suite, load_suite, parse_suite
+from slmbench.sweep import WorkloadSweep
+
+DEFAULT_SUITE = "quick"
+#: Options whose names differ from the suite's keys that they replace.
+_FLAGS = {
+    "checkpoints": "model",
+    "pairs": "pair",
+    "backends": "backend",
+    "devices": "device",
+    "precisions": "precision",
+    "budget_s": "budget",
+    "models": "model",
+    "backend_options": "option",
+    "arms": "arm",
+}
+
+
+class RunRequest(BaseModel):
+    """What a user asks for; what is empty comes from the suite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    suite: str | None = None
+    scale: str | None = None
+    devices: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    input_tokens: tuple[int, ...] = ()
+    output_tokens: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    samples: tuple[int, ...] = ()
+    prompts: Path | None = None
+    threads: int | None = None
+    exporter: str | None = None
+    attention: str | None = None
+    backend_options: tuple[tuple[str, str], ...] = ()
+    repeat: int | None = None
+    budget_s: float | None = None
+    precision_target: float | None = None
+    seed: int = 0
+    arms: tuple[tuple[str, str], ...] = ()
+    simulate: bool = False
+    out: Path | None = None
+    resume: Path | None = None
+    revision: str | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+    #: Checkpoints that another machine resolved, by the name they are asked for; they need not be on this one.
+    checkpoints: tuple[tuple[str, Checkpoint], ...] = ()
+    #: Keys of the cases to measure of all that the request plans, in one part of a shared run; empty for all.
+    only_cases: tuple[str, ...] = ()
+    #: The text of the suite's file, where that is on another machine; ``suite`` names it in errors.
+    suite_text: str | None = Field(default=None, max_length=MAX_FILE_BYTES)
+    #: Another machine's prompts (``prompts`` names them in errors) and tokenizers, as they lie in this one's cache.
+    carried: tuple[Carried, ...] = ()
+
+
+def requested_suite(request: RunRequest) -> Suite:
+    """Return the suite that the request asks for, with its overrides applied.
+
+    Raises:
+        BadInputError: the suite or an override is wrong.
+    """
+    name, text = request.suite or DEFAULT_SUITE, request.suite_text
+    base = load_suite(name) if text is None else parse_suite(text, name)
+    if request.scale:
+        base = base.scaled(request.scale)
+    update: dict[str, object] = {}
+    if request.models or request.pairs:
+        update |= {"checkpoints": list(request.models), "pairs": list(request.pairs)}
+        if not request.suite:
+            update |= {"name": "custom", "description": ""}
+    direct = {
+        "backends": list(request.backends),
+        "devices": list(request.devices),
+        "precisions": list(request.precisions),
+        "exporter": request.exporter,
+        "threads": request.threads,
+        "repeat": request.repeat,
+        "budget_s": request.budget_s,
+    }
+    update |= {name: value for name, value in direct.items() if value not in (None, [])}
+    if request.attention in ("best", "all"):
+        update["attention"] = request.attention
+    workloads = _overridden(base.workloads, request)
+    if workloads != [sweep.model_dump() for sweep in base.workloads]:
+        update["workloads"] = workloads
+    if request.devices and set(request.devices) != {"cpu"} and not request.backends:
+        from slmbench.backend import backend_names
+
+        update["backends"] = backend_names()
+    try:
+        suite = Suite.model_validate({**base.model_dump(), **update})
+        return suite.with_places_of(base, without=update)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(_option_error(first["loc"], first["input"], first["msg"])) from error
+
+
+def flag(field: str) -> str:
+    """Return the option of `slmbench run` that a key of the suite or a field of the request stands for."""
+    return f"--{_FLAGS.get(field, field.replace('_', '-'))}"
+
+
+def _option_error(place: tuple[int | str, ...], given: object, message: str) -> str:
+    """Return what is wrong with an option: the suite itself was checked when it was read."""
+    message = message.removeprefix("Value error, ")
+    of_workload = place[0] == "workloads"
+    if of_workload and len(place) < 3:
+        return f"the options do not go with the suite's workloads: {message}"
+    key = str(place[2 if of_workload else 0])
+    shown = ", ".join(map(str, given)) if isinstance(given, list | tuple) else given
+    return f"{flag(key)} {shown}: {message}"
+
+
+def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[str, Any]]:
+    given = {
+        "input_tokens": list(request.input_tokens),
+        "output_tokens": list(request.output_tokens),
+        "batch": list(request.batch),
+        "samples": list(request.samples),
+    }
+    return [sweep.model_dump() | {name: value for name, value in given.items() if value} for sweep in sweeps]
+
+
+def resolve_all(suite: Suite, request: RunRequest) -> dict[str, Checkpoint]:
+    """Resolve every checkpoint of the suite, by the name it is asked for.
+
+    Raises:
+        BadInputError: one is unknown or unusable, or ``--revision`` could mean several.
+    """
+    names = suite.all_checkpoints()
+    if request.revision and len(names) != 1:
+        raise BadInputError("--revision goes with exactly one --model; write org/name@revision for several")
+    known = dict(request.checkpoints)
+    return {
+        name: known.get(name)
+        or resolve(
+            name,
+            revision=request.revision,
+            offline=request.offline,
+            trust_remote_code=request.trust_remote_code,
+        )
+        for name in names
+    }
+
+
+def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
+    """Return what the request would measure, without exporting or measuring anything.
+
+    Raises:
+        BadInputError: the request is wrong.
+        CannotRunError: nothing of it can run here.
+    """
+    suite = requested_suite(request)
+    checkpoints = resolve_all(suite, request)
+    prompts = _prompts(request, checkpoints) if request.prompts else None
+    options = PlanOptions(
+        simulate=request.simulate,
+        arms=_arm_names(request.arms),
+        backend_options=request.backend_options,
+        attention=request.attention if request.attention not in (None, "best", "all") else None,
+        prompts_digest=prompts.digest if prompts else None,
+        prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
+    )
+    return _only(make_plan(suite, checkpoints, options), request.only_cases), prompts
+
+
+def _only(plan: Plan, keys: Sequence[str]) -> Plan:
+    """Return the plan of some of its cases alone, with the pairs that are among them.
+
+    Raises:
+        BadInputError: a key is not one of the plan's.
+    """
+    if not keys:
+        return plan
+    cells = tuple(cell for cell in plan.cells if cell.case.key in set(keys))
+    unknown = set(keys) - {cell.case.key for cell in cells}
+    if unknown:
+        raise BadInputError(f"only_cases: the plan has no case {min(unknown)}")
+    there = {cell.case.checkpoint for cell in cells}
+    pairs = [pair for pair in plan.suite.pairs if there.issuperset(pair)]
+    return replace(plan, cells=cells, suite=plan.suite.model_copy(update={"pairs": pairs}))
+
+
+def _prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> Prompts:
+    assert request.prompts is not None
+    sent = next((arrived(one) for one in request.carried if one.checkpoint is None), None)
+    return replace(read_prompts(sent or request.prompts), tokenizers=tokenizer_folders(request, checkpoints))
+
+
+def tokenizer_folders(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> dict[Checkpoint, Path]:
+    """Return where each checkpoint's tokenizer.json lies: the one that was sent, else its own.
+
+    Raises:
+        BadInputError: a checkpoint has none, or what was sent is gone.
+    """
+    sent = {one.checkpoint: arrived(one).parent for one in request.carried}
+    folders = {}
+    for name, checkpoint in checkpoints.items():
+        folder = sent.get(checkpoint.digest) or checkpoint.path
+        if folder is None:
+            raise BadInputError(f"{name}: a catalog model has no tokenizer, so --prompts cannot be read; use a folder")
+        folders[checkpoint] = folder
+    return folders
+
+
+def _longest(prompts: Prompts, checkpoints: Mapping[str, Checkpoint]) -> dict[str, int]:
+    """Return the longest prompt's length in each checkpoint's own tokens."""
+    lengths = {}
+    for name, checkpoint in checkpoints.items():
+        tokenizer = load_tokenizer(prompts.tokenizers[checkpoint])
+        lengths[name] = max(len(token_ids(tokenizer, text)) for text in prompts.texts)
+    return lengths
+
+
+def _arm_names(arms: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    names = tuple(name for name, _ in arms)
+    if len(names) == 1:
+        raise BadInputError("--arm is given once; two or more NAME=PYTHON are compared")
+    if len(set(names)) != len(names):
+        raise BadInputError(f"--arm: the same name twice in {', '.join(names)}")
+    for name, python in arms:
+        if not (shutil.which(python)):
+            raise BadInputError(f"--arm {name}={python}: no such interpreter")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,32}", name):
+            raise BadInputError(f"--arm {name}: letters, digits, '.', '_' and '-' make a name")
+    return names

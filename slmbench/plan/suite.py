@@ -1,0 +1,334 @@
+"""Suites: what is to be measured, as YAML. Reading, checking, and the product of its lists.
+
+A suite multiplies checkpoints, backends, devices, precisions and workloads into cells; which of them can run,
+and with which artifact, is :mod:`slmbench.plan.planner`'s business.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
+
+from slmbench.case import Workload
+from slmbench.claim import Claim
+from slmbench.errors import BadInputError, nearest
+from slmbench.sweep import WorkloadSweep
+from slmbench.system.files import read_regular
+from slmbench.terms import COMPUTE_PRECISIONS, PRECISIONS, ComputePrecision, Device, Exporter, Precision
+
+MAX_CASES = 100_000
+MAX_FILE_BYTES = 1_000_000
+MAX_DEPTH = 20
+
+
+def parse_precision(text: str) -> tuple[Precision, ComputePrecision | None]:
+    """Return weight and compute precision of ``WEIGHTS`` or ``WEIGHTS/COMPUTE``; None where the backend may choose.
+
+    Raises:
+        BadInputError: either is unknown.
+    """
+    weights, _, compute = text.partition("/")
+    if weights not in PRECISIONS:
+        raise BadInputError(f"unknown precision '{weights}'. Known: {', '.join(PRECISIONS)}.")
+    if not compute:
+        return weights, None
+    if compute not in COMPUTE_PRECISIONS:
+        raise BadInputError(f"unknown compute precision '{compute}'. Known: {', '.join(COMPUTE_PRECISIONS)}.")
+    return weights, compute
+
+
+def _scaled(counts: list[int], factor: float) -> list[int]:
+    return list(dict.fromkeys(max(1, round(count * factor)) for count in counts))
+
+
+def _scaled_one(count: int | None, factor: float) -> int | None:
+    return None if count is None else _scaled([count], factor)[0]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scale(_Strict):
+    """A smaller version of a suite with the same ratios."""
+
+    #: What stands in for which checkpoint.
+    checkpoints: dict[str, str] = {}
+    #: Factors on the token counts; a scaled count is at least 1.
+    input_tokens: float = Field(default=1.0, gt=0, le=1000)
+    output_tokens: float = Field(default=1.0, gt=0, le=1000)
+    samples: float = Field(default=1.0, gt=0, le=1000)
+    budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Suite(_Strict):
+    """A suite. Everything listed multiplies."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+    description: str = ""
+    #: Checkpoints beside those of the pairs.
+    checkpoints: list[str] = []
+    #: (encoder-decoder, decoder-only), of the same size, to be judged against each other.
+    pairs: list[tuple[str, str]] = []
+    #: Backends to run; one that cannot take a checkpoint's family leaves it out and says so.
+    backends: list[str] = Field(default=["openvino", "onnxruntime"], min_length=1)
+    devices: list[Device] = Field(default=["cpu"], min_length=1)
+    #: ``WEIGHTS`` or ``WEIGHTS/COMPUTE``.
+    precisions: list[str] = Field(default=["fp32"], min_length=1)
+    workloads: list[WorkloadSweep] = Field(min_length=1)
+    exporter: Literal["auto", Exporter] = "auto"
+    #: The best attention path of each backend, or every one it has.
+    attention: Literal["best", "all"] = "best"
+    threads: PositiveInt | None = None
+    #: Seconds of measuring after which a case that has not converged is left as it is.
+    budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    #: A fixed number of samples a case instead of the stop rule.
+    repeat: PositiveInt | None = None
+    #: Whether the report looks for the lengths at which a pair's lead changes hands.
+    crossover: bool = False
+    #: Published claims that the report holds against the pairs' figures.
+    claims: list[Claim] = []
+    #: Smaller versions by name, for ``--scale``.
+    scales: dict[str, Scale] = {}
+    #: File and line of each key, for errors that show when the suite is planned.
+    _places: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
+
+    def where(self, key: str, index: int | None = None) -> str:
+        """Return ``FILE:LINE: KEY: `` of a key or of an item of it, empty for what no file says."""
+        place = self._places.get((key,) if index is None else (key, index)) or self._places.get((key,))
+        return f"{place}: {key}: " if place else ""
+
+    def with_places_of(self, other: Suite, *, without: Iterable[str]) -> Suite:
+        """Return this suite with the places of another, but for keys that were replaced on the command line."""
+        replaced = set(without)
+        copied = self.model_copy()
+        copied._places = {place: line for place, line in other._places.items() if place[0] not in replaced}
+        return copied
+
+    @field_validator("precisions")
+    @classmethod
+    def _known_precisions(cls, value: list[str]) -> list[str]:
+        for text in value:
+            try:
+                parse_precision(text)
+            except BadInputError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    def all_checkpoints(self) -> list[str]:
+        """Return the checkpoints of the pairs and the others, each once, in order."""
+        return list(dict.fromkeys([*itertools.chain.from_iterable(self.pairs), *self.checkpoints]))
+
+    def scaled(self, name: str) -> Suite:
+        """Return the smaller version of that name.
+
+        Raises:
+            BadInputError: the suite has no such scale.
+        """
+        if name not in self.scales:
+            known = ", ".join(self.scales) or "none"
+            raise BadInputError(f"suite '{self.name}' has no scale '{name}'. It has: {known}.")
+        scale = self.scales[name]
+        stand_in = scale.checkpoints
+        workloads = [
+            sweep.model_copy(
+                update={
+                    "input_tokens": _scaled(sweep.input_tokens, scale.input_tokens),
+                    "output_tokens": _scaled(sweep.output_tokens, scale.output_tokens),
+                    "added_tokens": _scaled_one(sweep.added_tokens, scale.input_tokens),
+                    "last_output_tokens": _scaled_one(sweep.last_output_tokens, scale.output_tokens),
+                    "samples": _scaled(sweep.samples, scale.samples),
+                }
+            )
+            for sweep in self.workloads
+        ]
+        pairs = [(stand_in.get(first, first), stand_in.get(second, second)) for first, second in self.pairs]
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-{name}",
+                "checkpoints": list(dict.fromkeys(stand_in.get(one, one) for one in self.checkpoints)),
+                "pairs": list(dict.fromkeys(pairs)),
+                "workloads": workloads,
+                "budget_s": scale.budget_s or self.budget_s,
+            }
+        )
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield the product.
+
+        Raises:
+            BadInputError: it has more than ``MAX_CASES`` cells, or no checkpoint.
+        """
+        # Counted before anything is multiplied out: three long lists would fill any memory.
+        sweeps = sum(one.count for one in self.workloads)
+        count = sweeps * len(self.devices) * len(self.precisions) * len(self.all_checkpoints()) * len(self.backends)
+        if not self.all_checkpoints():
+            raise BadInputError(f"suite '{self.name}' names no checkpoint: add `pairs` or `checkpoints`")
+        if count > MAX_CASES:
+            where = self.where("workloads")
+            raise BadInputError(
+                f"{where}suite '{self.name}' expands to {count:,} cases; at most {MAX_CASES:,} are taken"
+            )
+        workloads = list(dict.fromkeys(itertools.chain.from_iterable(sweep.workloads() for sweep in self.workloads)))
+        lists = (self.devices, self.precisions, workloads, self.all_checkpoints(), self.backends)
+        for device, precision, workload, checkpoint, backend in itertools.product(*lists):
+            yield Cell(checkpoint, backend, device, *parse_precision(precision), workload)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination that a suite asks for."""
+
+    checkpoint: str
+    backend: str
+    device: Device
+    weight_precision: Precision
+    #: None: the backend's choice.
+    compute_precision: ComputePrecision | None
+    workload: Workload
+
+
+def suite_names() -> list[str]:
+    """Return the names of the suites that come with slmbench."""
+    return sorted(Path(entry.name).stem for entry in files("slmbench.suites").iterdir() if entry.name.endswith(".yaml"))
+
+
+def suite_text(reference: str) -> tuple[str, str]:
+    """Return the YAML text of a suite and where it stands.
+
+    ``reference`` is a name from :func:`suite_names` or the path of a YAML file.
+
+    Raises:
+        BadInputError: there is neither, or the file cannot be read.
+    """
+    path = Path(reference)
+    if path.suffix in {".yaml", ".yml"}:
+        try:
+            return read_regular(path, MAX_FILE_BYTES).decode(), str(path)
+        except UnicodeDecodeError as error:
+            raise BadInputError(f"{path}: not UTF-8 text: {error.reason}") from error
+        except OSError as error:
+            raise BadInputError(f"{path}: {error.strerror}") from error
+    names = suite_names()
+    if reference not in names:
+        raise BadInputError(
+            f"unknown suite '{reference}'. Known: {', '.join(names)}; or the path of a .yaml file."
+            f"{nearest(reference, names)}"
+        )
+    entry = files("slmbench.suites") / f"{reference}.yaml"
+    return entry.read_text(encoding="utf-8"), f"{reference}.yaml"
+
+
+def load_suite(reference: str) -> Suite:
+    """Read a suite by name or path.
+
+    Raises:
+        BadInputError: not found, not YAML, or not a suite; with file, line and key.
+    """
+    text, where = suite_text(reference)
+    return parse_suite(text, where)
+
+
+def parse_suite(text: str, where: str) -> Suite:
+    """Parse a suite's YAML; ``where`` names its file in errors.
+
+    Raises:
+        BadInputError: not YAML, or not a suite; with file, line and key.
+    """
+    try:
+        root = compose_yaml(text, where)
+        data = yaml.SafeLoader("").construct_document(root) if root else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise BadInputError(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{where}: not a suite: {error}") from error
+    if not isinstance(data, dict):
+        raise BadInputError(f"{where}:1: not a suite: a mapping with `name`, `workloads`, ... is expected")
+    try:
+        suite = Suite.model_validate(data)
+        suite._places = _places(root, where)
+        return suite
+    except ValidationError as error:
+        raise BadInputError(_explain(error, root, where)) from error
+
+
+def _places(root: yaml.Node | None, where: str) -> dict[tuple[str | int, ...], str]:
+    """Return ``FILE:LINE`` of each key of a suite and of the items of lists."""
+    found: dict[tuple[str | int, ...], str] = {}
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        found[key.value,] = f"{where}:{_mark(key)}"
+        if isinstance(value, yaml.SequenceNode):
+            found |= {(key.value, index): f"{where}:{_mark(item)}" for index, item in enumerate(value.value)}
+    return found
+
+
+def compose_yaml(text: str, where: str) -> yaml.Node | None:
+    """Compose a YAML tree, refusing what our files never need and a stranger's may carry: aliases, deep nesting.
+
+    Raises:
+        BadInputError: either of them; with the line.
+        yaml.YAMLError: not YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise BadInputError(f"{where}:{_mark(event)}: YAML aliases (*name) are not taken")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise BadInputError(f"{where}:{_mark(event)}: nested deeper than {MAX_DEPTH} levels")
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    return root
+
+
+def _mark(event: yaml.Event | yaml.Node) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _explain(error: ValidationError, root: Any, where: str) -> str:
+    # A misspelt key also misses the right one: the misspelling is the message that helps.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location = first["loc"]
+    key = ".".join(map(str, location))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        inner: dict[int | str, type[BaseModel]] = {"workloads": WorkloadSweep, "claims": Claim, "scales": Scale}
+        model = inner.get(location[0], Suite) if len(location) > 1 else Suite
+        message = f"unknown key.{nearest(str(location[-1]), list(model.model_fields))}"
+    return f"{where}:{_line(root, location)}: {key}: {message}"
+
+
+def _line(node: Any, location: tuple[int | str, ...]) -> int:
+    """Return the line (from 1) of the deepest node along ``location`` that the text has."""
+    line = node.start_mark.line
+    for step in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1

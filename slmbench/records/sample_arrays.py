@@ -1,0 +1,318 @@
+"""A run in columns: its samples as arrays instead of objects, read fast enough for a million of them."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from slmbench.errors import BadInputError
+from slmbench.records.schema import (
+    RUN_NAME,
+    SAMPLES_NAME,
+    CaseInfo,
+    FailureRecord,
+    LoadRecord,
+    MemoryRecord,
+    Run,
+    RunRecord,
+    SampleRecord,
+    folder_of,
+    read_run_record,
+)
+from slmbench.system.files import open_regular
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+Other = LoadRecord | MemoryRecord | FailureRecord
+_OTHERS: dict[str, type[Other]] = {"load": LoadRecord, "memory": MemoryRecord, "failure": FailureRecord}
+
+
+@dataclass(frozen=True)
+class SampleColumns:
+    """The samples of one case, in the order they were taken. All arrays ``[samples]`` but ``token_ns``."""
+
+    load: Ints
+    round: Ints
+    #: Time of the first and of the last token after the call, ns.
+    first_ns: Ints
+    last_ns: Ints
+    tokens: Ints
+    #: Answers side by side: prompts of a batch times samples of each.
+    rows: Ints
+    #: Gaps between tokens of one turn, and their sum in ns.
+    gaps: Ints
+    gaps_ns: Ints
+    first_turn_tokens: Ints
+    #: Time to the first token of the turns after the first, on average, and of the last, ns; NaN for one turn.
+    turn_first_ns: Floats
+    last_turn_first_ns: Floats
+    #: Foreign load in cores and energy in J; NaN where not read.
+    foreign_load: Floats
+    energy_j: Floats
+    #: Labelled "foreign_load".
+    disturbed: NDArray[np.bool_]
+    #: Parts of the first token's time in ns; NaN where a sample lacks one.
+    phases_ns: dict[str, Floats]
+    #: All stamps of all samples behind one another; empty when read without them.
+    token_ns: Ints
+
+    def __len__(self) -> int:
+        return int(self.load.size)
+
+    def tpot_ns(self) -> Floats:
+        """Return the mean gap between tokens of one turn of each sample in ns; NaN without a gap."""
+        out: Floats = np.full(len(self), np.nan)
+        np.divide(self.gaps_ns, self.gaps, out=out, where=self.gaps > 0)
+        return out
+
+    def counted(self) -> NDArray[np.bool_]:
+        """Return which samples count: of a sample and its retake in one round, the one with less foreign load.
+
+        Where that is equal or unknown the later one counts. The other stays on disk and in what is drawn.
+        """
+        mask = np.zeros(len(self), dtype=np.bool_)
+        # Stable order by load, round and falling foreign load: the last of each place is the one that counts.
+        order = np.lexsort((-np.nan_to_num(self.foreign_load), self.round, self.load))
+        places = np.column_stack((self.load[order], self.round[order]))
+        last = np.ones(len(self), dtype=np.bool_)
+        last[:-1] = np.any(places[1:] != places[:-1], axis=1)
+        mask[order[last]] = True
+        return mask
+
+    def generations(self) -> list[Ints]:
+        """Return the stamps of each sample, of its first turn; nothing when read without them."""
+        if self.token_ns.size == 0:
+            return []
+        whole = np.split(self.token_ns, np.cumsum(self.tokens)[:-1])
+        return [stamps[:count] for stamps, count in zip(whole, self.first_turn_tokens.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class RunColumns:
+    """A run as read from disk; ``warnings`` are for the reader of whatever is made from it."""
+
+    folder: Path
+    record: RunRecord
+    samples: dict[str, SampleColumns]
+    loads: dict[str, list[LoadRecord]]
+    memory: dict[str, list[MemoryRecord]]
+    failures: dict[str, list[FailureRecord]]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def cases(self) -> dict[str, CaseInfo]:
+        """Return the planned cases by key."""
+        return {info.case.key: info for info in self.record.cases}
+
+    @property
+    def sample_count(self) -> int:
+        """Return the number of samples of all cases."""
+        return sum(len(columns) for columns in self.samples.values())
+
+
+def columns_of(run: Run) -> RunColumns:
+    """Return a run that is already in memory in columns.
+
+    Raises:
+        BadInputError: a sample's times are not times.
+    """
+    builder = _Builder(run.folder / SAMPLES_NAME, keep_tokens=True)
+    for number, sample in enumerate(run.samples, 1):
+        builder.add_sample(_raw(sample), number)
+    others: tuple[Other, ...] = (*run.loads, *run.memory, *run.failures)
+    for other in others:
+        builder.add_other(other)
+    return builder.finish(run.folder, run.record, list(run.warnings))
+
+
+def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
+    """Read a run from its folder or from either of its files.
+
+    Without ``keep_tokens`` only the first and the last stamp of a sample are kept: a million samples then take
+    some 100 MB. A last line that was cut off is left out, with a warning.
+
+    Raises:
+        BadInputError: not a run, damaged, written by a newer slmbench, or with times that are no times.
+    """
+    folder = folder_of(path)
+    record = read_run_record(folder / RUN_NAME)
+    source = folder / SAMPLES_NAME
+    warnings: list[str] = []
+    builder = _Builder(source, keep_tokens=keep_tokens)
+    for number, raw in _lines(source, warnings):
+        kind = raw.get("type")
+        if kind == "sample":
+            builder.add_sample(raw, number)
+        elif isinstance(kind, str) and kind in _OTHERS:
+            try:
+                builder.add_other(_OTHERS[kind].model_validate(raw))
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(map(str, first["loc"]))
+                raise BadInputError(f"{source}:{number}: {place}: {first['msg']}") from error
+        else:
+            raise BadInputError(f"{source}:{number}: unknown type {kind!r}")
+    return builder.finish(folder, record, warnings)
+
+
+def _lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.exists():
+        return
+    try:
+        opened = open_regular(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    with opened as file:
+        for number, line in enumerate(file, 1):
+            try:
+                raw = from_json(line, cache_strings="keys")
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    warnings.append(f"{path}:{number}: the last line was cut off and is left out")
+                    return
+                raise BadInputError(f"{path}:{number}: not JSON: {error}") from error
+            if not isinstance(raw, dict):
+                raise BadInputError(f"{path}:{number}: a JSON object is expected")
+            yield number, raw
+
+
+def _raw(sample: SampleRecord) -> dict[str, Any]:
+    return {
+        **dict(sample),
+        "token_ns": list(sample.token_ns),
+        "conditions": {"foreign_load": sample.conditions.foreign_load},
+    }
+
+
+_INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "rows", "gaps", "gaps_ns", "first_turn_tokens")
+_FLOATS = ("turn_first_ns", "last_turn_first_ns", "foreign_load", "energy_j")
+
+
+class _CaseArrays:
+    """Growing columns of one case."""
+
+    def __init__(self) -> None:
+        self.ints = {name: array("q") for name in _INTEGERS}
+        self.floats = {name: array("d") for name in _FLOATS}
+        self.disturbed = bytearray()
+        self.phases: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+        self.token_ns = array("q")
+
+    def finish(self) -> SampleColumns:
+        columns: dict[str, Any] = {name: np.frombuffer(values, dtype=np.int64) for name, values in self.ints.items()}
+        columns |= {name: np.frombuffer(values, dtype=np.float64) for name, values in self.floats.items()}
+        count = len(self.disturbed)
+        return SampleColumns(
+            **columns,
+            disturbed=np.frombuffer(bytes(self.disturbed), dtype=np.bool_),
+            phases_ns={name: _padded(values, count) for name, values in self.phases.items()},
+            token_ns=np.array(self.token_ns, dtype=np.int64),
+        )
+
+
+def _padded(values: array[float], count: int) -> Floats:
+    padded = np.full(count, np.nan)
+    padded[: len(values)] = values
+    return padded
+
+
+class _Builder:
+    def __init__(self, source: Path, *, keep_tokens: bool) -> None:
+        self._source = source
+        self._keep_tokens = keep_tokens
+        self._cases: defaultdict[str, _CaseArrays] = defaultdict(_CaseArrays)
+        self._others: dict[type, defaultdict[str, list[Any]]] = {kind: defaultdict(list) for kind in _OTHERS.values()}
+
+    def add_sample(self, raw: dict[str, Any], number: int) -> None:
+        """Add one sample; ``number`` is the line it stands on."""
+        try:
+            stamps = raw["token_ns"]
+            case = self._cases[raw["case"]]
+            self._check_times(stamps, number)
+            into = case.ints
+            into["load"].append(raw["load"])
+            into["round"].append(raw["round"])
+            into["first_ns"].append(stamps[0])
+            into["last_ns"].append(stamps[-1])
+            into["tokens"].append(len(stamps))
+            into["rows"].append(raw["batch"] * raw.get("samples", 1))
+            self._add_turns(case, stamps, raw.get("turn_start_ns") or [0], raw.get("turn_tokens") or [len(stamps)])
+            foreign = (raw.get("conditions") or {}).get("foreign_load")
+            case.floats["foreign_load"].append(math.nan if foreign is None else foreign)
+            energy = raw.get("energy_j")
+            case.floats["energy_j"].append(math.nan if energy is None else energy)
+            for name, value in (raw.get("phases_ns") or {}).items():
+                phase = case.phases[name]
+                phase.extend([math.nan] * (len(case.disturbed) - len(phase)))
+                phase.append(value)
+            case.disturbed.append("foreign_load" in raw.get("flags", ()))
+            if self._keep_tokens:
+                case.token_ns.extend(stamps)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise BadInputError(f"{self._source}:{number}: not a sample: {what}") from error
+
+    @staticmethod
+    def _add_turns(case: _CaseArrays, stamps: Any, starts: Any, counts: Any) -> None:
+        if len(starts) != len(counts) or sum(counts) != len(stamps) or min(counts) < 1:
+            raise TypeError("turn_tokens: they do not add up to the tokens")
+        first, gaps_ns, later = 0, 0, []
+        for start, count in zip(starts, counts, strict=True):
+            gaps_ns += stamps[first + count - 1] - stamps[first]
+            later.append(stamps[first] - start)
+            first += count
+        case.ints["gaps"].append(len(stamps) - len(counts))
+        case.ints["gaps_ns"].append(gaps_ns)
+        case.ints["first_turn_tokens"].append(counts[0])
+        later = later[1:]
+        case.floats["turn_first_ns"].append(sum(later) / len(later) if later else math.nan)
+        case.floats["last_turn_first_ns"].append(later[-1] if later else math.nan)
+
+    def _check_times(self, stamps: Any, number: int) -> None:
+        if not stamps:
+            raise BadInputError(f"{self._source}:{number}: token_ns: a sample without tokens")
+        if stamps[0] <= 0:
+            raise BadInputError(f"{self._source}:{number}: token_ns: a time of {stamps[0]} ns; times are positive")
+        if stamps != sorted(stamps):
+            raise BadInputError(f"{self._source}:{number}: token_ns: time runs backwards")
+        if len(stamps) > 1 and stamps[-1] == stamps[0]:
+            raise BadInputError(f"{self._source}:{number}: token_ns: {len(stamps)} tokens in no time")
+
+    def add_other(self, record: Other) -> None:
+        """Add a record that is no sample."""
+        self._others[type(record)][record.case].append(record)
+
+    def finish(self, folder: Path, record: RunRecord, warnings: list[str]) -> RunColumns:
+        """Return the columns.
+
+        Raises:
+            BadInputError: a record of a case that the run does not list.
+        """
+        known = {info.case.key for info in record.cases}
+        self._check_cases(known, self._cases, *self._others.values())
+        return RunColumns(
+            folder=folder,
+            record=record,
+            samples={key: arrays.finish() for key, arrays in self._cases.items()},
+            loads=dict(self._others[LoadRecord]),
+            memory=dict(self._others[MemoryRecord]),
+            failures=dict(self._others[FailureRecord]),
+            warnings=warnings,
+        )
+
+    def _check_cases(self, known: set[str], *found: Iterable[str]) -> None:
+        for keys in found:
+            for key in keys:
+                if key not in known:
+                    raise BadInputError(f"{self._source}: records of a case that run.json does not list: {key}")

@@ -1,0 +1,337 @@
+"""The results format: what a run leaves on disk, how a line is added, how a run is read.
+
+A run is a folder. ``run.json`` says what was asked, on which machine, with which versions; it is replaced as a
+whole when something is added to it. ``samples.jsonl`` holds one JSON object a line, each with a ``type``:
+``load`` (one opening of one case, with its proof), ``sample`` (one generation, its time stamps, never an
+average), ``memory`` (one memory pass) or ``failure``. Lines are appended and flushed as things end, so a killed
+run loses at most the sample it was in. Every table and verdict is computed from these two files alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from slmbench.case import Case
+from slmbench.claim import Claim
+from slmbench.errors import BadInputError, CannotRunError
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.files import open_regular, read_regular
+
+RUN_NAME = "run.json"
+SAMPLES_NAME = "samples.jsonl"
+#: In the folder of a fleet's run, where a plain run has :data:`RUN_NAME`.
+FLEET_NAME = "fleet.json"
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Conditions(_Record):
+    """The machine around one sample, read outside the timed region. Empty where not readable."""
+
+    #: Busy time of all cores that is not ours, during the sample, in cores.
+    foreign_load: float | None = None
+    cpu_mhz: float | None = None
+    temperature_c: float | None = None
+    on_battery: bool | None = None
+
+
+class LoadRecord(_Record):
+    """One opening of one case: its phases and the proof that it runs what was asked."""
+
+    type: Literal["load"] = "load"
+    case: str
+    #: Counts the openings of this case from 0. The first is the survey: alone on the machine, without the engine's
+    #: cache, proven with every golden prompt, not sampled.
+    load: int
+    pid: int
+    load_ns: int
+    #: None where the engine does not tell compiling from loading.
+    compile_ns: int | None = None
+    first_inference_ns: int
+    #: Whether the engine could take compiled blobs from a cache: its compile time is then no compile time.
+    engine_cache: bool = False
+    warmups: int
+    #: False when the warm-up count ran out before two consecutive generations agreed.
+    stationary: bool
+    agreement: float | None
+    #: Golden tokens that were compared (margin large enough).
+    agreement_tokens: int
+    requested_device: str
+    executed_on: str
+    nodes: dict[str, int] = Field(default_factory=dict)
+    compute_precision: str
+    threads: int
+    attention_path: str
+    artifact_id: str
+    started: str
+
+
+class SampleRecord(_Record):
+    """One generation. Times in ns from the call of ``start``; ``token_ns[0]`` is the time to first token."""
+
+    type: Literal["sample"] = "sample"
+    case: str
+    load: int
+    #: The round it belongs to, counted over the run: samples of one round are interleaved neighbours.
+    round: int
+    started: str
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    #: Of all turns, in order.
+    token_ns: tuple[int, ...]
+    #: Answers to each prompt: ``batch * samples`` rows were generated side by side.
+    samples: int = 1
+    #: Of a conversation: when each turn was asked (the first at 0), and how many tokens each answered.
+    turn_start_ns: tuple[int, ...] = ()
+    turn_tokens: tuple[int, ...] = ()
+    #: Parts of the first token's time: "encode", "cross_kv", "first_step"; and "tokenise" (before the start).
+    phases_ns: dict[str, int] = Field(default_factory=dict)
+    energy_j: float | None = None
+    conditions: Conditions = Conditions()
+    #: "foreign_load", "retaken", "outlier": labels only, nothing is dropped.
+    flags: tuple[str, ...] = ()
+
+
+class MemoryRecord(_Record):
+    """Peak memory of one case's worker, from a pass of its own."""
+
+    type: Literal["memory"] = "memory"
+    case: str
+    peak_rss_bytes: int
+    peak_uss_bytes: int | None = None
+    device_bytes: int | None = None
+
+
+class FailureRecord(_Record):
+    """A case that could not be measured, or not further."""
+
+    type: Literal["failure"] = "failure"
+    case: str
+    load: int | None = None
+    #: "wrong tokens", "wrong device", "wrong precision", "wrong setting", "wrong threads", "short generation",
+    #: "crashed", "killed", "timeout", "error", "cannot run".
+    reason: str
+    message: str
+    log_tail: str = ""
+
+
+Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Field(discriminator="type")]
+_RECORD: TypeAdapter[LoadRecord | SampleRecord | MemoryRecord | FailureRecord] = TypeAdapter(Record)
+
+
+class CaseInfo(_Record):
+    """A case as planned, with what the tables say about its model."""
+
+    case: Case
+    checkpoint: Checkpoint
+    #: The engine of the case's backend.
+    engine: str
+    artifact_id: str | None = None
+    decode_weight_bytes: int | None = None
+
+
+class Outcome(_Record):
+    """How a case ended, per metric ("ttft", "tpot"): whether its interval reached the target."""
+
+    #: Loads that were sampled.
+    loads: int
+    converged: dict[str, bool] = Field(default_factory=dict)
+    #: Half-width of the 95 % interval as a share of the figure; None while unknown (fewer than two loads).
+    half_width: dict[str, float | None] = Field(default_factory=dict)
+    #: What a reader of the figures has to know: "ttft drifted by 7 %", "not stationary after warm-up", ...
+    warnings: tuple[str, ...] = ()
+
+
+class RunRecord(_Record):
+    """``run.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    slmbench_version: str
+    created: str
+    #: None while the run is under way or was killed.
+    finished: str | None = None
+    command: tuple[str, ...] = ()
+    seed: int
+    suite: str | None = None
+    #: SHA-256 over the planned cases and the options that change what is measured; `--resume` compares it.
+    plan_digest: str
+    cases: tuple[CaseInfo, ...]
+    #: Pairs to judge: (encoder-decoder checkpoint, decoder-only checkpoint).
+    pairs: tuple[tuple[str, str], ...] = ()
+    #: What the suite wants to be held against the pairs' figures.
+    claims: tuple[Claim, ...] = ()
+    #: The machine's fingerprint (slmbench.machine.fingerprint), one per arm; "" is the arm of a plain run.
+    machines: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    versions: dict[str, dict[str, str]] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    limits: dict[str, Any] = Field(default_factory=dict)
+    #: Blocks of case keys that were live together (all in one where memory holds them).
+    blocks: tuple[tuple[str, ...], ...] = ()
+    outcomes: dict[str, Outcome] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as read from disk. ``warnings`` are for the reader of whatever is made from it."""
+
+    folder: Path
+    record: RunRecord
+    loads: list[LoadRecord] = field(default_factory=list)
+    samples: list[SampleRecord] = field(default_factory=list)
+    memory: list[MemoryRecord] = field(default_factory=list)
+    failures: list[FailureRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def write_run(folder: Path, record: RunRecord) -> None:
+    """Write ``run.json`` as a whole or not at all.
+
+    Raises:
+        BadInputError: the folder cannot be written.
+    """
+    write_whole(folder / RUN_NAME, record.model_dump_json(indent=1) + "\n")
+
+
+#: The disk has no room: trying again somewhere else, or with less, would do.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace the file's content in one step: readers see the old or the new, never half. Text is UTF-8.
+
+    Raises:
+        BadInputError: the folder cannot be written.
+        CannotRunError: the disk is full; what was there before is still there.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        kind = CannotRunError if error.errno in _FULL else BadInputError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder of a run that is named by its folder or by one of its files.
+
+    Raises:
+        BadInputError: there is nothing of that name.
+    """
+    if not path.exists():
+        raise BadInputError(f"{path}: no such run")
+    return path if path.is_dir() else path.parent
+
+
+def read_run(path: Path) -> Run:
+    """Read a run from its folder or from either of its files.
+
+    A last line that was cut off is left out, with a warning; a broken line elsewhere is an error.
+
+    Raises:
+        BadInputError: not a run, damaged, or written by a newer slmbench.
+    """
+    folder = folder_of(path)
+    run = Run(folder, read_run_record(folder / RUN_NAME))
+    into: dict[type[BaseModel], list[Any]] = {
+        LoadRecord: run.loads,
+        SampleRecord: run.samples,
+        MemoryRecord: run.memory,
+        FailureRecord: run.failures,
+    }
+    for record in read_samples(folder / SAMPLES_NAME, run.warnings):
+        into[type(record)].append(record)
+    return run
+
+
+def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | SampleRecord | MemoryRecord | FailureRecord]:
+    """Yield the records of ``samples.jsonl`` in the order they were written; none if there is no such file."""
+    if not path.exists():
+        return
+    try:
+        opened = open_regular(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    with opened as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                # Also when it happens to be whole: a resumed run cuts it off and takes that sample again.
+                warnings.append(f"{path}:{number}: the last line was cut off and is left out")
+                return
+            try:
+                yield _RECORD.validate_json(line)
+            except ValidationError as error:
+                raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
+
+
+def parse_sample(line: bytes) -> LoadRecord | SampleRecord | MemoryRecord | FailureRecord:
+    """Return one line of ``samples.jsonl``.
+
+    Raises:
+        ValidationError: pydantic's, where it is none.
+    """
+    return _RECORD.validate_json(line)
+
+
+def read_run_record(path: Path) -> RunRecord:
+    """Read ``run.json``.
+
+    Raises:
+        BadInputError: not a run, damaged, or written by a newer slmbench.
+    """
+    try:
+        raw = json.loads(read_regular(path))
+    except OSError as error:
+        raise BadInputError(f"{path}: not a run: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: not JSON: {error}") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if type(version) is not int or version < 1:
+        said = "no schema_version" if version is None else f"schema_version {version!r:.20}"
+        raise BadInputError(f"{path}: not a run: {said}")
+    if version > SCHEMA_VERSION:
+        raise BadInputError(f"{path}: schema version {version}; this slmbench reads up to {SCHEMA_VERSION}")
+    try:
+        return RunRecord.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise BadInputError(f"{path}: {_explain(error)}") from error
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Return the published JSON Schemas: of ``run.json`` and of one line of ``samples.jsonl``, by file name."""
+    schemas = {
+        "run.schema.json": (RunRecord.model_json_schema(mode="serialization"), "slmbench run.json"),
+        "sample.schema.json": (_RECORD.json_schema(mode="serialization"), "one line of slmbench samples.jsonl"),
+    }
+    return {
+        name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+        for name, (schema, title) in schemas.items()
+    }
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -1,0 +1,229 @@
+"""The run table: one row a case, every figure in SI units with its interval, computed from the samples alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of
+from slmbench.analysis.roofline import bandwidth_use, compute_use, limits_of_case
+from slmbench.analysis.stats import Interval
+from slmbench.case import Case
+from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
+from slmbench.records.sample_arrays import Floats, RunColumns, SampleColumns, columns_of
+from slmbench.records.schema import CaseInfo, FailureRecord, LoadRecord, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+#: What runs in place of an accelerator: its tokens count, its times do not.
+STAND_INS = ("npuw-cpu", "htp-emulator")
+#: A case whose proof failed has no figures; one that crashed later keeps those it has.
+PROOF_FAILURES = ("wrong tokens", "wrong device", "wrong precision", "short generation", "cannot run")
+
+#: Columns of words, and those of words or nothing.
+TEXT_COLUMNS = ("arm", "executed_on", "attention", "threads", "bandwidth_note", "compute_note", "converged", "failure")
+_EMPTY = Interval(math.nan, math.nan, math.nan)
+
+
+def run_table(run: Run | RunColumns) -> pd.DataFrame:
+    """Return one row a planned case, failed ones included, competitors beside each other.
+
+    Times are in s, rates in tokens/s, memory in bytes; ``X_low`` and ``X_high`` bound ``X`` at 95 %. What was not
+    measured is NaN or None. ``failure`` says why a case has no figures. Simulated cases never have times.
+
+    Raises:
+        BadInputError: a sample's times are not times.
+    """
+    import pandas as pd
+
+    columns = columns_of(run) if isinstance(run, Run) else run
+    rows = [_row(columns, info) for info in columns.record.cases]
+    order = [
+        "batch",
+        "samples_per_prompt",
+        "input_tokens",
+        "turns",
+        "output_tokens",
+        "kv_cache",
+        "device",
+        "weight_precision",
+        "compute_precision",
+        "engine",
+    ]
+    frame = pd.DataFrame(rows)
+    if not rows:
+        return frame
+    for name in TEXT_COLUMNS:
+        # What is absent stays None: as NaN it would be a figure, and true.
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
+    case, key = info.case, info.case.key
+    loads, samples = run.loads.get(key, []), run.samples.get(key)
+    failure = _failure(run.failures.get(key, []), samples, proven_only=case.simulate and bool(loads))
+    hidden = case.simulate or (loads and loads[-1].executed_on in STAND_INS)
+    figures_wanted = not hidden and not (failure and failure.split(":")[0] in PROOF_FAILURES)
+    figures = _figures(samples if figures_wanted else None, loads if figures_wanted else [], case)
+    memory = run.memory.get(key, []) if figures_wanted else []
+    row = {
+        **_identity(info, loads),
+        "loads": len(np.unique(samples.load)) if samples is not None else 0,
+        "samples": len(samples) if samples is not None else 0,
+        **figures,
+        "peak_memory_bytes": max((m.peak_uss_bytes or m.peak_rss_bytes for m in memory), default=math.nan),
+        "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
+        "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
+        **_uses(info, figures, run.record.limits),
+        "converged": _converged(run, key),
+        "failure": failure,
+    }
+    row["flags"] = ", ".join(_flags(row, samples if figures_wanted else None, loads, simulated=bool(hidden)))
+    return row
+
+
+def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
+    case, checkpoint = info.case, info.checkpoint
+    last = loads[-1] if loads else None
+    return {
+        "case": case.key,
+        "arm": case.arm,
+        "model": checkpoint.name,
+        "family": checkpoint.family,
+        "parameters": checkpoint.parameter_count,
+        "backend": case.backend,
+        "engine": info.engine,
+        "device": case.device,
+        "executed_on": last.executed_on if last else None,
+        "weight_precision": case.weight_precision,
+        "compute_precision": last.compute_precision if last else case.compute_precision,
+        "attention": last.attention_path if last else case.attention,
+        "exporter": case.exporter,
+        "layout": case.layout,
+        "threads": last.threads if last else case.threads,
+        "options": " ".join(f"{name}={value}" for name, value in case.options),
+        "batch": case.workload.batch,
+        "input_tokens": case.workload.input_tokens,
+        "output_tokens": case.workload.output_tokens,
+        "turns": case.workload.turns,
+        "added_tokens": case.workload.added,
+        "last_output_tokens": case.workload.outputs()[-1],
+        "samples_per_prompt": case.workload.samples,
+        "sampling": case.workload.sampling,
+        "kv_cache": case.workload.cache,
+    }
+
+
+def _failure(failures: list[FailureRecord], samples: SampleColumns | None, *, proven_only: bool) -> str | None:
+    if failures:
+        return f"{failures[-1].reason}: {failures[-1].message}"
+    if proven_only:
+        # A simulated accelerator is proven, never timed.
+        return None
+    return "not measured: the run ended before it" if samples is None else None
+
+
+def _figures(samples: SampleColumns | None, loads: list[LoadRecord], case: Case) -> dict[str, Any]:
+    """Return the timings of a case; every key is there also when nothing was measured."""
+    found = {name: evidence_of(metric, samples, loads) for name, metric in METRICS.items()}
+    intervals = {name: _interval(evidence) for name, evidence in found.items()}
+    work = case.workload
+    row: dict[str, Any] = {}
+    for name in ("ttft", "ttft_text", "turn_ttft", "last_ttft", "tpot", "e2e", "encode", "cross_kv", "first_step"):
+        row |= _bounded(f"{name}_s", intervals[name])
+    row |= _bounded("decode_tps", intervals["tpot"].inverse().scaled(work.rows))
+    row |= _bounded("e2e_tps", intervals["e2e"].inverse().scaled(work.rows * work.total_output_tokens))
+    row |= _bounded("prefill_tps", intervals["ttft"].inverse().scaled(work.batch * work.input_tokens))
+    row |= _gap_percentiles(samples)
+    row["load_s"] = intervals["load"].mid
+    row["first_load_s"] = loads[0].load_ns * NANO if loads else math.nan
+    # A load that took its blob from the engine's cache did not compile.
+    cold = [load.compile_ns for load in loads if load.compile_ns is not None and not load.engine_cache]
+    row["compile_s"] = _median([time_ns * NANO for time_ns in cold])
+    row["first_inference_s"] = intervals["first_inference"].mid
+    return row | _bounded("energy_per_token_j", intervals["energy"])
+
+
+def _interval(evidence: Evidence | None) -> Interval:
+    return evidence.interval() if evidence else _EMPTY
+
+
+def _bounded(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.mid, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _median(values: list[float]) -> float:
+    return float(np.median(values)) if values else math.nan
+
+
+def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
+    """Return percentiles of the gaps between tokens over all samples, where there are enough of them."""
+    counted = samples.counted() if samples is not None else np.zeros(0, dtype=np.bool_)
+    generations = samples.generations() if samples is not None else []
+    generations = [stamps for stamps, counts in zip(generations, counted, strict=False) if counts]
+    gaps = np.concatenate([np.diff(stamps) for stamps in generations]) * NANO if generations else np.empty(0)
+    row = {
+        f"itl_p{percent}_s": float(np.percentile(gaps, percent)) if gaps.size >= needed else math.nan
+        for percent, needed in PERCENTILE_NEEDS.items()
+    }
+    return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
+
+
+def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> dict[str, float | str | None]:
+    """Return how much of the engine's read bandwidth decoding uses, how much of its matrix rate the first token, and
+    for each what explains a share that needs it.
+    """
+    kept, costs = limits_of_case(info, limits), costs_of(info)
+    read = made = None
+    if kept and "step_bytes" in costs and figures["tpot_s"] > 0:
+        read = bandwidth_use(costs["step_bytes"], figures["tpot_s"] / NANO, kept)
+    if kept and figures["ttft_s"] > 0:
+        made = compute_use(costs["first_token_flops"], figures["ttft_s"] / NANO, kept, info.case.compute_precision)
+    return {
+        "bandwidth_use": read.share if read else math.nan,
+        "bandwidth_note": read.explanation if read else None,
+        "compute_use": made.share if made else math.nan,
+        "compute_note": made.explanation if made else None,
+    }
+
+
+def _converged(run: RunColumns, key: str) -> bool | None:
+    outcome = run.record.outcomes.get(key)
+    return all(outcome.converged.values()) if outcome and outcome.converged else None
+
+
+def _flags(
+    row: Mapping[str, Any], samples: SampleColumns | None, loads: list[LoadRecord], *, simulated: bool
+) -> list[str]:
+    flags = []
+    if simulated:
+        flags.append("simulated: no times")
+    if row["converged"] is False:
+        flags.append("not converged")
+    if row["failure"] and not math.isnan(row["ttft_s"]):
+        flags.append("stopped early")
+    if samples is None:
+        return flags
+    if row["loads"] == 1:
+        flags.append("one load: no interval")
+    if samples.disturbed.any():
+        flags.append(f"foreign load in {samples.disturbed.mean():.0%} of samples")
+    if any(not load.stationary for load in loads):
+        flags.append("warm-up not stationary")
+    for name, values in (("ttft", samples.first_ns), ("tpot", samples.tpot_ns())):
+        drift = drift_of(np.asarray(values, dtype=np.float64)[samples.counted()])
+        if abs(drift) > DRIFT_BOUND:
+            flags.append(f"{name} drifts {drift:+.0%}")
+    return flags
+
+
+def drift_of(values: Floats) -> float:
+    """Return by how much the median of the last third lies above that of the first third; 0 for fewer than nine."""
+    third = len(values) // 3
+    return float(np.median(values[-third:]) / np.median(values[:third]) - 1) if third >= 3 else 0.0

@@ -1,0 +1,130 @@
+"""What is known of each case while it is measured: its records, how sure its figures are, whether it is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from slmbench.analysis.stats import hierarchical_interval, relative_half_width
+from slmbench.measure.stop_rule import DRIFT_BOUND, Brief, brief, by_load, counted, drift, outliers
+from slmbench.records.schema import FailureRecord, LoadRecord, MemoryRecord, Outcome, SampleRecord
+from slmbench.running.settings import MeasureSettings, PlannedCase
+
+#: Loads that a fixed number of samples is spread over.
+REPEAT_LOADS = 5
+
+
+@dataclass
+class CaseState:
+    """A case under way. Records are added as they are written."""
+
+    planned: PlannedCase
+    loads: list[LoadRecord] = field(default_factory=list)
+    #: What is judged of each sample; the whole of it is on disk, and a long run's would fill the memory.
+    samples: list[Brief] = field(default_factory=list)
+    memory: MemoryRecord | None = None
+    failure: FailureRecord | None = None
+    #: Seconds that one sample may take.
+    sample_timeout_s: float = 0.0
+    #: Metric to figure (ns) and half-width (share); see :meth:`judge`.
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Return the case's key."""
+        return self.planned.key
+
+    @property
+    def next_load(self) -> int:
+        """Return the number of the next opening."""
+        return 1 + max([*(record.load for record in self.loads), *(sample.load for sample in self.samples)], default=-1)
+
+    @property
+    def sampled_loads(self) -> int:
+        """Return how many loads have samples."""
+        return len({sample.load for sample in self.samples})
+
+    def add(self, record: LoadRecord | SampleRecord | MemoryRecord | FailureRecord) -> None:
+        """Take a record of this case."""
+        if isinstance(record, LoadRecord):
+            self.loads.append(record)
+        elif isinstance(record, SampleRecord):
+            self.samples.append(brief(record))
+        elif isinstance(record, MemoryRecord):
+            self.memory = record
+        else:
+            self.failure = record
+
+    def judge(self, settings: MeasureSettings) -> None:
+        """Compute the interval of each metric of the stop rule anew."""
+        samples = counted(self.samples)
+        self.intervals = {}
+        for metric in settings.targets():
+            if loads := by_load(samples, metric):
+                interval = hierarchical_interval(loads)
+                self.intervals[metric] = (interval.mid, relative_half_width(interval))
+
+    def converged(self, settings: MeasureSettings) -> dict[str, bool]:
+        """Return for each metric whether its interval is as narrow as asked, over enough loads."""
+        enough = self.sampled_loads >= settings.min_loads
+        targets = settings.targets()
+        return {metric: enough and width <= targets[metric] for metric, (_, width) in self.intervals.items()}
+
+    def can_go_on(self, settings: MeasureSettings) -> bool:
+        """Return whether the case may be loaded once more."""
+        if self.failure or self.planned.case.simulate:
+            # A simulated accelerator is proven, never timed.
+            return False
+        if settings.repeat:
+            return len(counted(self.samples)) < settings.repeat
+        return self.sampled_loads < settings.max_loads
+
+    def done(self, settings: MeasureSettings) -> bool:
+        """Return whether the case needs no further load."""
+        found = self.converged(settings)
+        sure = not settings.repeat and bool(found) and all(found.values())
+        return sure or not self.can_go_on(settings)
+
+    def rounds_wanted(self, settings: MeasureSettings) -> int:
+        """Return how many samples the next load is to take."""
+        if not settings.repeat:
+            return settings.rounds
+        missing = settings.repeat - len(counted(self.samples))
+        return math.ceil(missing / max(1, min(settings.repeat, REPEAT_LOADS) - self.sampled_loads))
+
+    def loads_left(self, settings: MeasureSettings) -> int:
+        """Return how many more loads the case seems to need: a half-width shrinks with the root of the loads."""
+        if self.done(settings):
+            return 0
+        if settings.repeat:
+            return max(1, min(settings.repeat, REPEAT_LOADS) - self.sampled_loads)
+        have, targets = self.sampled_loads, settings.targets()
+        widest = max((width / targets[m] for m, (_, width) in self.intervals.items()), default=math.inf)
+        needed = have * widest**2 if math.isfinite(widest) else settings.min_loads
+        return max(1, math.ceil(min(max(needed, settings.min_loads), settings.max_loads)) - have)
+
+    def outcome(self, settings: MeasureSettings) -> Outcome:
+        """Return how the case ended."""
+        self.judge(settings)
+        return Outcome(
+            loads=self.sampled_loads,
+            converged=self.converged(settings),
+            half_width={m: width if math.isfinite(width) else None for m, (_, width) in self.intervals.items()},
+            warnings=tuple(self._warnings()),
+        )
+
+    def _warnings(self) -> Iterable[str]:
+        samples = counted(self.samples)
+        for metric in self.intervals:
+            change = drift(samples, metric)
+            if change is not None and abs(change) > DRIFT_BOUND:
+                yield f"{metric} drifted by {change:+.0%} from the first third of the samples to the last"
+        if far := outliers(samples):
+            yield f"{len(far)} of {len(samples)} samples are outliers (kept)"
+        restless = sum(not record.stationary for record in self.loads)
+        if restless:
+            yield f"{restless} of {len(self.loads)} loads were not stationary after their warm-up"
+        disturbed = sum(sample.disturbed for sample in samples)
+        if disturbed:
+            yield f"{disturbed} of {len(samples)} samples were disturbed by foreign load, also when taken again"

@@ -1,0 +1,125 @@
+"""What a plan will take: time, memory and disk, before anything is exported or measured."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from slmbench.backend import WeightCopies, load_backend
+from slmbench.case import Workload
+from slmbench.export.artifact_store import find_artifact
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.catalog import export_bytes, run_bytes
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.cost_model import phases
+from slmbench.plan.planner import Plan, PlannedCell
+from slmbench.running.settings import MeasureSettings
+
+#: A slow laptop core's figures: an estimate that is too long annoys less than one that is too short.
+FLOPS_PER_S = 5e10
+BYTES_PER_S = 1e10
+#: A worker's start: interpreter, engine, compiling.
+START_S = 2.0
+EXPORT_BYTES_PER_S = 2e7
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.6}
+
+
+class CaseEstimate(BaseModel):
+    """One case: its key and one generation's seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    sample_s: float
+    memory_bytes: int
+
+
+class Estimate(BaseModel):
+    """A plan's costs. Rough: the device's own figures are not known before it is measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cases: tuple[CaseEstimate, ...]
+    left_out: tuple[str, ...]
+    #: Artifacts that the store lacks.
+    exports: tuple[str, ...]
+    export_s: float
+    measure_s: float
+    #: All cases live at once; fewer are, in blocks, where that does not fit.
+    memory_bytes: int
+    export_memory_bytes: int
+    disk_bytes: int
+
+
+def estimate(plan: Plan, settings: MeasureSettings) -> Estimate:
+    """Estimate a plan's time, memory and disk.
+
+    Measuring takes at most the budget, and at least what the smallest number of loads takes.
+    """
+    missing = [(checkpoint, spec) for checkpoint, spec in plan.artifacts() if find_artifact(checkpoint, spec) is None]
+    cases = tuple(_case(cell) for cell in plan.cells)
+    least = sum(settings.min_loads * (START_S + (settings.rounds + 2) * case.sample_s) for case in cases)
+    if settings.repeat is not None:
+        least = sum(START_S + settings.repeat * case.sample_s for case in cases)
+    budget = settings.budget_for(len(cases))
+    return Estimate(
+        cases=cases,
+        left_out=tuple(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in plan.left_out),
+        exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
+        export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
+        measure_s=least if settings.repeat is not None else max(least, budget),
+        memory_bytes=sum(case.memory_bytes for case in cases),
+        export_memory_bytes=max((export_bytes(checkpoint.parameter_count) for checkpoint, _ in missing), default=0),
+        disk_bytes=sum(_disk_bytes(checkpoint, spec) for checkpoint, spec in missing),
+    )
+
+
+def _case(cell: PlannedCell) -> CaseEstimate:
+    work, weight_bytes = cell.case.workload, WEIGHT_BYTES[cell.case.weight_precision]
+    seconds = sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, work))
+    memory_bytes = run_bytes(cell.checkpoint.parameter_count, copies=_copies(cell))
+    return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)
+
+
+def _copies(cell: PlannedCell) -> int:
+    backend = load_backend(cell.case.backend)
+    if not isinstance(backend, WeightCopies):
+        return 1
+    options = backend.options_type.model_validate(cell.options)
+    return backend.weight_copies(cell.checkpoint, options, cell.case.device)
+
+
+def _turns(checkpoint: Checkpoint, work: Workload) -> list[Workload]:
+    """Return what each turn reads and answers, as a workload of its own."""
+    turns, context = [], work.input_tokens
+    for turn, count in enumerate(work.outputs()):
+        kept = turn > 0 and checkpoint.family == "decoder-only"
+        read = work.added + 1 if kept else context
+        one = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
+        turns.append(work.model_copy(update={**one, "input_tokens": read, "output_tokens": count}))
+        context += count + work.added
+    return turns
+
+
+def _turn_s(checkpoint: Checkpoint, work: Workload, weight_bytes: float) -> float:
+    seconds = 0.0
+    reading = 0.0
+    for phase in phases(checkpoint, work, weight_bytes=weight_bytes):
+        once = max(phase.flops / FLOPS_PER_S, phase.bytes / BYTES_PER_S)
+        if phase.name != "decode_step":
+            seconds += once
+            reading = once
+        elif work.cache == "on":
+            seconds += once * (work.output_tokens - 1)
+        else:
+            # Every token reads the decoder's whole input: a prompt, or on average half of the answer.
+            again = reading if checkpoint.family == "decoder-only" else once * (work.output_tokens + 1) / 2
+            seconds += again * (work.output_tokens - 1)
+    return seconds
+
+
+def _fp32_bytes(checkpoint: Checkpoint) -> int:
+    return checkpoint.parameter_count * 4
+
+
+def _disk_bytes(checkpoint: Checkpoint, spec: ArtifactSpec) -> int:
+    return int(checkpoint.parameter_count * WEIGHT_BYTES[spec.weight_precision])

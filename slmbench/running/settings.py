@@ -1,0 +1,118 @@
+"""What the scheduler is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slmbench.case import Case
+from slmbench.measure.conditions import MINIMUM_SPAN_S
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.records.schema import Outcome
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A case that is ready to be measured: its artifact is on disk."""
+
+    case: Case
+    checkpoint: Checkpoint
+    artifact: Path
+    artifact_id: str
+    #: The artifact's stamp when its hashes were checked; without it every load checks them.
+    stamp: str = ""
+    #: Fields of the backend's options type, JSON values only.
+    options: dict[str, Any] = field(default_factory=dict)
+    #: The interpreter of the case's arm; None for this one.
+    python: str | None = None
+    #: Texts that samples take in turn instead of drawn ids, and the folder of the tokenizer.json that reads them.
+    prompts: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+    #: Cases of one group are loaded side by side until all of them are done, so that every load of one has its
+    #: neighbour in the others. None: the arms of a case are a group.
+    group: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the case's stable key."""
+        return self.case.key
+
+    @property
+    def group_key(self) -> str:
+        """Return what the cases of its group have in common."""
+        return self.group or self.case.model_copy(update={"arm": None}).key
+
+    def special_tokens(self) -> set[int]:
+        """Return the ids that a drawn prompt must not hold."""
+        one = self.checkpoint
+        start = set() if one.decoder_start_token_id is None else {one.decoder_start_token_id}
+        return {one.pad_token_id, *one.eos_token_ids, *start}
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Return the texts of the sample with that index, one a row of the batch; empty for drawn ids."""
+        if not self.prompts:
+            return ()
+        batch = self.case.workload.batch
+        return tuple(self.prompts[(index * batch + row) % len(self.prompts)] for row in range(batch))
+
+
+def tokens_to_avoid(plan: Sequence[PlannedCase]) -> dict[int, tuple[int, ...]]:
+    """Return for each vocabulary size the special tokens of all its checkpoints.
+
+    Cases of one vocabulary avoid the same ids, and so draw the same prompts.
+    """
+    found: dict[int, set[int]] = {}
+    for planned in plan:
+        found.setdefault(planned.checkpoint.geometry.vocab_size, set()).update(planned.special_tokens())
+    return {vocab: tuple(sorted(ids)) for vocab, ids in found.items()}
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How long and how precisely to measure."""
+
+    seed: int = 0
+    #: Largest half-width of the 95 % interval, as a share of the figure.
+    ttft_target: float = 0.03
+    tpot_target: float = 0.02
+    #: Seconds to measure at most, all cases together; None for ``default_budget_s`` each.
+    budget_s: float | None = None
+    #: A fixed number of samples a case instead of the stop rule.
+    repeat: int | None = None
+    #: Loads before an interval is believed, and where a case ends even without one.
+    min_loads: int = 3
+    max_loads: int = 30
+    #: Samples of a case in one load.
+    rounds: int = 5
+    max_warmups: int = 5
+    #: Cores of foreign load above which a sample is marked and taken again.
+    foreign_load_bound: float = 0.06
+    #: Seconds to wait after workers were started; foreign load of the first samples is told over no less.
+    settle_s: float = MINIMUM_SPAN_S
+    #: Share of the free memory that live workers may fill together.
+    memory_share: float = 0.8
+    open_timeout_s: float = 900.0
+    #: A sample may take this many times the last warm-up's time, and never less than the floor.
+    sample_timeout_factor: float = 20.0
+    sample_timeout_floor_s: float = 60.0
+
+    def targets(self) -> dict[str, float]:
+        """Return the target of each metric of the stop rule."""
+        return {"ttft": self.ttft_target, "tpot": self.tpot_target}
+
+    def budget_for(self, cases: int) -> float:
+        """Return the budget in seconds for that many cases."""
+        return DEFAULT_BUDGET_S * cases if self.budget_s is None else self.budget_s
+
+
+DEFAULT_BUDGET_S = 90.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a run ended: per case key its outcome, and which cases were live together."""
+
+    outcomes: dict[str, Outcome]
+    blocks: tuple[tuple[str, ...], ...]

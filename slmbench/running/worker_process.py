@@ -1,0 +1,295 @@
+"""The host's side of a worker: start it, ask it, suspend it, and tell how it died."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TypeVar
+
+import psutil
+from pydantic import ValidationError
+
+from slmbench._version import __version__
+from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, one_line
+from slmbench.system.processes import child_environment
+from slmbench.worker import protocol as p
+
+#: Seconds an interpreter may take to say hello; on a cold disk the imports alone take many.
+HELLO_TIMEOUT_S = 120.0
+#: Seconds a worker may take to free its session before it is killed.
+CLOSE_TIMEOUT_S = 20.0
+#: Seconds that stopping a process may take to show; systems that do not show it at all are not waited for longer.
+SUSPEND_TIMEOUT_S = 0.05
+LOG_TAIL_LINES = 40
+_LOG_TAIL_BYTES = 8192
+
+R = TypeVar("R")
+
+
+class WorkerError(SlmbenchError):
+    """A worker did not do what it was asked: it failed, died or hung. Text: one line."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        #: As in slmbench.records.schema.FailureRecord.
+        self.reason = reason
+        self.message = message
+
+
+def log_path(folder: Path, case_key: str) -> Path:
+    """Return the log file of a case: readable, safe on every file system, different for different keys."""
+    readable = re.sub(r"[^A-Za-z0-9.=-]+", "_", case_key).strip("._")[:100]
+    return folder / "logs" / f"{readable}-{hashlib.sha256(case_key.encode()).hexdigest()[:8]}.log"
+
+
+def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """Return the last lines of a log, without control characters; empty when there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(one_line(line) for line in text.splitlines()[-lines:])
+
+
+def _opened(log: Path) -> IO[bytes]:
+    try:
+        # The run's folder is not made anew here: where it is gone, its samples are gone with it.
+        log.parent.mkdir(exist_ok=True)
+        if log.is_symlink() or (log.exists() and not log.is_file()):
+            # In a folder that somebody else made: replaced, not followed.
+            log.unlink()
+        return log.open("ab")
+    except OSError as error:
+        raise CannotRunError(f"{log}: cannot be written: {error.strerror}") from error
+
+
+class Worker:
+    """One running worker. Use it as a context manager: on leaving, the process is gone, whatever happened."""
+
+    def __init__(self, log: Path, *, python: str | None = None, command: list[str] | None = None) -> None:
+        """Start a worker; its first line is waited for when it is first asked, so that others can work meanwhile.
+
+        ``python`` is the interpreter to run (this one by default); ``command`` replaces the whole command line.
+
+        Raises:
+            BadInputError: the interpreter cannot be started.
+            CannotRunError: the log cannot be written, for the disk is full, or the folder that it lies in is gone.
+        """
+        self.log = log
+        self._python = python or sys.executable
+        self._suspended = False
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        with _opened(log) as log_file:
+            self._process = self._spawn(command or [self._python, "-P", "-m", "slmbench.worker"], log_file)
+        assert self._process.stdin
+        assert self._process.stdout
+        self._requests: IO[bytes] = self._process.stdin
+        self._reader = threading.Thread(target=_pump, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
+        self._greeted = False
+
+    def greet(self) -> None:
+        """Wait for the worker's first line, once.
+
+        Raises:
+            BadInputError: the interpreter has no slmbench, or one that speaks another protocol.
+            WorkerError: it died or hung before it spoke.
+        """
+        if self._greeted:
+            return
+        try:
+            self._hear_hello()
+        except BaseException:
+            self.kill()
+            raise
+        self._greeted = True
+
+    def _spawn(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        # A group of its own: Ctrl-C reaches the host alone, which then ends its workers in order.
+        try:
+            if sys.platform == "win32":
+                flags = subprocess.CREATE_NEW_PROCESS_GROUP
+                return subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, creationflags=flags,
+                    env=child_environment(),
+                )  # fmt: skip
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, process_group=0
+            )
+        except OSError as error:
+            raise BadInputError(f"{self._python}: cannot be started: {error.strerror}") from error
+
+    def _hear_hello(self) -> None:
+        deadline = time.monotonic() + HELLO_TIMEOUT_S
+        while True:
+            line = self._next_line(deadline, "start")
+            if line is None:
+                raise self._no_hello()
+            # Site customisations of a strange environment may print before our first line: not ours, not fatal.
+            with contextlib.suppress(ValidationError):
+                hello = p.REPLY.validate_json(line)
+                break
+        if not isinstance(hello, p.Hello) or hello.protocol != p.PROTOCOL:
+            found = hello.slmbench if isinstance(hello, p.Hello) else "another"
+            raise BadInputError(f"{self._python}: slmbench {found} there, {__version__} here; install the same version")
+
+    def _no_hello(self) -> SlmbenchError:
+        code = self._process.wait()
+        if code < 0:
+            return WorkerError(*explain_exit(code))
+        tail = log_tail(self.log, 3)
+        if re.search(r"No module named '?slmbench", tail):
+            return BadInputError(
+                f"{self._python}: no slmbench there; install it: {self._python} -m pip install slmbench=={__version__}"
+            )
+        last = tail.splitlines()[-1:] or ["nothing in its log"]
+        return WorkerError("error", f"{self._python} does not start a worker: {last[0]}")
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the process still runs."""
+        return self._process.poll() is None
+
+    def ask(self, request: p.Request, expected: type[R], timeout_s: float) -> R:
+        """Send a request and return its reply. A suspended worker is resumed first.
+
+        Raises:
+            WorkerError: the worker says so, died, or gave no answer within ``timeout_s`` (then it is killed).
+            BadInputError: as :meth:`greet`.
+        """
+        self.resume()
+        self.greet()
+        try:
+            self._requests.write(request.model_dump_json().encode() + b"\n")
+        except OSError:
+            raise self._death() from None
+        line = self._next_line(time.monotonic() + timeout_s, request.do)
+        if line is None:
+            raise self._death()
+        try:
+            reply = p.REPLY.validate_json(line)
+        except ValidationError:
+            self.kill()
+            raise WorkerError("error", f"the worker answered {request.do} with something else than a reply") from None
+        if isinstance(reply, p.Failed):
+            raise WorkerError(reply.reason, reply.message)
+        if not isinstance(reply, expected):
+            self.kill()
+            raise WorkerError("error", f"the worker answered {request.do} with {reply.re}")
+        return reply
+
+    def _next_line(self, deadline: float, what: str) -> bytes | None:
+        """Return the next line, or None at the end of the pipe."""
+        try:
+            return self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            self.kill()
+            raise WorkerError("timeout", f"no answer to {what} in time; the worker was killed") from None
+
+    def _death(self) -> WorkerError:
+        try:
+            code = self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return WorkerError("crashed", "the worker closed its pipe and had to be killed")
+        return WorkerError(*explain_exit(code))
+
+    def suspend(self) -> None:
+        """Stop the process where it stands, and wait until it does: its spinning threads disturb nobody."""
+        if self._suspended:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            process.suspend()
+            deadline = time.monotonic() + SUSPEND_TIMEOUT_S
+            while process.status() == psutil.STATUS_RUNNING and time.monotonic() < deadline:
+                time.sleep(0.0005)
+        self._suspended = True
+
+    def resume(self) -> None:
+        """Let a suspended process go on."""
+        if self._suspended:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(self.pid).resume()
+            self._suspended = False
+
+    def close(self) -> None:
+        """End the worker: politely if it lives, by force if it does not listen."""
+        if self.alive and self._greeted:
+            try:
+                self.ask(p.Close(), p.Closed, CLOSE_TIMEOUT_S)
+                self._process.wait(CLOSE_TIMEOUT_S)
+            except (WorkerError, subprocess.TimeoutExpired):
+                # Its samples are on disk; an engine that cannot shut down takes nothing with it.
+                pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process now and wait until it is gone. Works on a suspended one, and twice."""
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._requests.close()
+        if self._reader.is_alive() and self._reader is not threading.current_thread():
+            self._reader.join(1.0)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+
+def explain_exit(code: int, who: str = "the worker") -> tuple[str, str]:
+    """Return reason and message for a process's exit code as ``subprocess`` gives it."""
+    if sys.platform != "win32" and code < 0:
+        name = _signal_name(-code)
+        if -code == signal.SIGKILL:
+            free = psutil.virtual_memory().available / 2**30
+            return (
+                "killed",
+                f"{who} was killed ({name}); most likely the system ran out of memory ({free:.1f} GiB free now)",
+            )
+        return "crashed", f"{who} died of {name}"
+    if sys.platform == "win32" and code >= 0xC0000000:
+        return "crashed", f"{who} died of exception 0x{code:08X}"
+    return "crashed", f"{who} ended by itself with exit code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _pump(stream: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
+    """Move lines from a pipe to a queue; a thread of its own, because Windows cannot wait on pipes."""
+    rest = b""
+    with stream:
+        while chunk := os.read(stream.fileno(), 65536):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                lines.put(line)
+    lines.put(None)

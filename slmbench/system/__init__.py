@@ -1,0 +1,1 @@
+"""What is needed of the operating system."""

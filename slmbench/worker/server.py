@@ -1,0 +1,294 @@
+"""The worker's side: answers requests about one case with one session."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import platform
+import sys
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+
+from slmbench._version import __version__
+from slmbench.backend import Backend, Draws, LoopSession, Session, SessionOptions, TellsSettings, Tokens, load_backend
+from slmbench.case import Case, Workload
+from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
+from slmbench.measure.energy import EnergyReader
+from slmbench.measure.generate import Generation, ShortGenerationError
+from slmbench.measure.proof import agreement, tolerance_of
+from slmbench.measure.random_prompts import PromptSource, Stream, pad_batch
+from slmbench.measure.warmup import warm_up
+from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
+from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
+from slmbench.worker import protocol as p
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, service: Service) -> None:
+    """Answer requests, one line each, until ``close`` or the end of the pipe."""
+    faulthandler.enable()
+    hello = p.Hello(protocol=p.PROTOCOL, slmbench=__version__, python=platform.python_version(), pid=os.getpid())
+    _send(replies, hello)
+    for line in requests:
+        request = p.REQUEST.validate_json(line)
+        reply = _answer(service, request)
+        sys.stdout.flush()
+        _send(replies, reply)
+        if isinstance(request, p.Close):
+            return
+    service.close()
+
+
+def _send(replies: BinaryIO, reply: p.Reply) -> None:
+    view = memoryview(reply.model_dump_json().encode() + b"\n")
+    try:
+        while view:
+            view = view[replies.write(view) or 0 :]
+    except BrokenPipeError:
+        # The host is gone; there is nobody to tell.
+        os._exit(0)
+
+
+def _answer(service: Service, request: p.Request) -> p.Reply:
+    try:
+        return service.answer(request)
+    except ShortGenerationError as error:
+        return p.Failed(reason="short generation", message=one_line(str(error)))
+    except (BadInputError, CannotRunError) as error:
+        return p.Failed(reason="cannot run", message=one_line(str(error)))
+    except MemoryError as error:
+        traceback.print_exc()
+        return p.Failed(reason="error", message=_placed(service, request, f"out of memory: {error}".rstrip(": ")))
+    except Exception as error:  # an engine may raise anything; it is this case's result, with its text
+        traceback.print_exc()
+        said = told_first(error)
+        name = type(error).__name__
+        return p.Failed(reason="error", message=_placed(service, request, name if said == name else f"{name}: {said}"))
+
+
+def _placed(service: Service, request: p.Request, said: str) -> str:
+    """Return what an engine said of an artifact, with the artifact's folder: its words name a node at best."""
+    folder = request.artifact if isinstance(request, p.Open) else service.folder
+    return one_line(f"{folder}: {said}" if folder else said)
+
+
+class Service:
+    """What a worker knows: at most one open session."""
+
+    def __init__(self) -> None:
+        self._open: _OpenCase | None = None
+
+    @property
+    def session(self) -> Session | LoopSession:
+        """Return the open session."""
+        return self._opened().session
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder of the artifact that is open."""
+        return self._open.artifact.folder if self._open else None
+
+    def answer(self, request: p.Request) -> p.Reply:
+        """Do what the request asks."""
+        if isinstance(request, p.Describe):
+            return _describe(request)
+        if isinstance(request, p.Open):
+            self._open = _OpenCase(request)
+            return self._open.opened
+        if isinstance(request, p.Close):
+            self.close()
+            return p.Closed()
+        return self._opened().answer(request)
+
+    def close(self) -> None:
+        """Free the session."""
+        if self._open:
+            self._open.session.close()
+            self._open = None
+
+    def _opened(self) -> _OpenCase:
+        if self._open is None:
+            raise BadInputError("no session is open")
+        return self._open
+
+
+class _OpenCase:
+    """A case with its session, opened and run once."""
+
+    def __init__(self, request: p.Open) -> None:
+        self.case: Case = request.case
+        self.artifact: Artifact = _checked(request)
+        checkpoint = self.artifact.manifest.checkpoint
+        self.family, self.pad, self.eos = checkpoint.family, checkpoint.pad_token_id, checkpoint.eos_token_ids
+        self.seed = request.seed
+        self.source = PromptSource(request.seed, checkpoint.geometry.vocab_size, request.avoid)
+        self.energy = EnergyReader.open(self.case.device)
+        self.tokenizer = None
+        if request.tokenizer:
+            from slmbench.measure.text_prompts import load_tokenizer
+
+            self.tokenizer = load_tokenizer(request.tokenizer)
+        backend = load_backend(self.case.backend)
+        options = _options(backend, request.options)
+        begin = time.perf_counter_ns()
+        self.session = backend.open(self.artifact, self.case.device, options)
+        whole = time.perf_counter_ns() - begin
+        phases = self.session.load_phases_ns()
+        self._reserve_workload()
+        # One step beside the first token, which is all that is told of it: the rest belongs to the warm-up.
+        first = self._generate(Stream.WARM_UP, 0, 0, most=2)
+        # What is alive now lives as long as the worker: no later collection has to walk over it.
+        gc.collect()
+        gc.freeze()
+        self.opened = p.Opened(
+            load_ns=phases.get("load", whole), compile_ns=phases.get("compile"), first_inference_ns=first.token_ns[0]
+        )
+
+    def answer(self, request: p.Prove | p.WarmUp | p.TakeSample | p.Exercise) -> p.Reply:
+        """Do what the request asks of an open case."""
+        if isinstance(request, p.Prove):
+            return self._prove(full=request.full)
+        if isinstance(request, p.WarmUp):
+            return self._warm_up(request)
+        if isinstance(request, p.TakeSample):
+            return self._sample(request)
+        self._generate(Stream.MEMORY, 0, 0)
+        return p.Exercised()
+
+    def _reserve_workload(self) -> None:
+        reserve(self.session, self.case.workload, self.family)
+
+    def _generate(self, stream: Stream, group: int, index: int, *, most: int | None = None) -> Generation:
+        work = self.case.workload
+        if most is not None:
+            first = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
+            work = work.model_copy(update={**first, "output_tokens": min(most, work.output_tokens)})
+        return self._carry_out(work, self._draw(work, stream, group, index), None, index)
+
+    def _draw(self, work: Workload, stream: Stream, group: int, index: int) -> list[Tokens]:
+        drawn = self.source.draw(stream, group, index, batch=work.batch, length=said_tokens(work))
+        return prompts_of(work, drawn)
+
+    def _carry_out(self, work: Workload, prompts: list[Tokens], mask: Tokens | None, seed: int) -> Generation:
+        return carry_out(self.session, work, prompts, mask, self.family, eos_token_ids=self.eos, seed=self.seed + seed)
+
+    def _prove(self, *, full: bool) -> p.Proven:
+        # Placement first: it speaks of the inference before it, which was the workload's.
+        placement = self.session.placement()
+        prompts = self._golden_prompts()
+        chosen = prompts if full else prompts[:1]
+        if chosen:
+            # An engine's own loop is forced by growing its prompt.
+            grown = 0 if isinstance(self.session, Session) else max(len(g.tokens) for g in chosen)
+            longest = max(len(g.input_ids) for g in chosen) + grown
+            self.session.reserve(1, longest, max(len(g.tokens) for g in chosen))
+        if isinstance(self.session, Draws):
+            self.session.draw(None)
+        found = agreement(self.session, chosen, tolerance_of(self.case), self.family)
+        self._reserve_workload()
+        return p.Proven(
+            agreement=found.share,
+            agreement_tokens=found.compared,
+            executed_on=placement.executed_on,
+            nodes=placement.nodes,
+            compute_precision=self.session.compute_precision(),
+            threads=self.session.threads(),
+            attention_path=self.session.attention_path(),
+            cross_kv_once=self.artifact.manifest.cross_kv_once,
+            settings=dict(self.session.settings()) if isinstance(self.session, TellsSettings) else {},
+        )
+
+    def _golden_prompts(self) -> list[GoldenPrompt]:
+        """Return the golden prompts, those of a static artifact cut to the bounds of its graphs."""
+        spec, prompts = self.artifact.manifest.spec, list(self.artifact.golden().prompts)
+        if spec.layout == "dynamic":
+            return prompts
+        most = spec.output_tokens
+        return [
+            GoldenPrompt(input_ids=g.input_ids, tokens=g.tokens[:most], margins=g.margins[:most])
+            for g in prompts
+            if spec.input_tokens is None or len(g.input_ids) <= spec.input_tokens
+        ]
+
+    def _warm_up(self, request: p.WarmUp) -> p.Warm:
+        def once(index: int) -> tuple[int, int]:
+            made = self._generate(Stream.WARM_UP, request.load + 1, index)
+            return made.token_ns[0], made.token_ns[-1]
+
+        warm = warm_up(once, request.most)
+        return p.Warm(generations=warm.generations, stationary=warm.stationary, last_ns=warm.last_ns)
+
+    def _sample(self, request: p.TakeSample) -> p.Sampled:
+        work = self.case.workload
+        phases: dict[str, int] = {}
+        if request.texts:
+            begin = time.perf_counter_ns()
+            ids, mask = pad_batch([self._token_ids(text) for text in request.texts], self.family, self.pad)
+            prompts = [ids]
+            phases["tokenise"] = time.perf_counter_ns() - begin
+        else:
+            prompts = self._draw(work, Stream.SAMPLE, request.round, request.retake)
+            mask = None
+        before = self.energy.read_j() if self.energy else None
+        made = self._carry_out(work, prompts, mask, request.round)
+        after = self.energy.read_j() if self.energy else None
+        # Two equal readings: the counter is too coarse for this sample, and what is not measured is empty.
+        joules = after - before if before is not None and after is not None and after > before else None
+        return p.Sampled(
+            token_ns=made.token_ns,
+            phases_ns={**phases, **made.phases_ns},
+            input_tokens=prompts[0].shape[1],
+            turn_start_ns=made.turn_start_ns,
+            turn_tokens=made.turn_tokens,
+            energy_j=joules,
+        )
+
+    def _token_ids(self, text: str) -> list[int]:
+        from slmbench.measure.text_prompts import token_ids
+
+        return token_ids(self.tokenizer, text)
+
+
+def _checked(request: p.Open) -> Artifact:
+    """Return the artifact, whose files are those whose hashes were checked: no engine opens any other.
+
+    Raises:
+        BadInputError: it was changed since, or is damaged.
+    """
+    artifact = read_artifact(request.artifact)
+    if request.stamp and artifact.stamp == request.stamp:
+        return artifact
+    problem = damage(artifact)
+    if problem is None and request.stamp and not same_content(artifact.stamp, request.stamp):
+        problem = f"{artifact.folder}: was replaced after this run began to measure it"
+    if problem is not None:
+        raise BadInputError(problem)
+    return artifact
+
+
+def _options(backend: Backend, given: dict[str, Any]) -> SessionOptions:
+    try:
+        return backend.options_type.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"option {'.'.join(map(str, first['loc']))} of {backend.name}: {first['msg']}") from error
+
+
+def _describe(request: p.Describe) -> p.Described:
+    versions = {}
+    for name in request.distributions:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    machine = {}
+    if request.machine:
+        from slmbench.machine.fingerprint import collect
+
+        machine = collect().model_dump(mode="json")
+    return p.Described(versions=versions, machine=machine)
