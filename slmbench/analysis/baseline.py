@@ -17,8 +17,7 @@ from slmbench._version import __version__
 from slmbench.analysis.metrics import Evidence, Model, Side, SideCase, matching_key
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
-from slmbench.records.schema import write_whole
-from slmbench.system.files import open_regular, read_regular
+from slmbench.system.files import open_regular, read_regular, write_whole
 from slmbench.terms import Family
 
 SCHEMA_VERSION = 1

@@ -23,8 +23,8 @@ import yaml
 
 from slmbench.analysis.metrics import DEFAULT_METRICS, METRICS
 from slmbench.errors import BadInputError, nearest
-from slmbench.plan.suite import MAX_FILE_BYTES, compose_yaml
 from slmbench.system.files import read_regular
+from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml
 
 DEFAULT_GATE = 0.05
 DEFAULT_ALPHA = 0.01

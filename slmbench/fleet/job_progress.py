@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slmbench.records.schema import write_whole
 from slmbench.running import events as e
+from slmbench.system.files import write_whole
 
 SUFFIX = ".tally.json"
 

@@ -11,9 +11,9 @@ from slmbench.fleet.read import Machines, read_machines, run_folders
 from slmbench.fleet.record import read_fleet
 from slmbench.fleet.shelf import shelf_of_fleet
 from slmbench.records.sample_arrays import read_columns
-from slmbench.records.schema import write_whole
 from slmbench.report.csv_text import csv_text
 from slmbench.report.machines_table import print_shelf, shelf_markdown
+from slmbench.system.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,9 +13,9 @@ from slmbench.analysis.sides import distinct, is_fleet, read_side, where
 from slmbench.errors import BadInputError, NotComparableError
 from slmbench.fleet.check import compare_fleets
 from slmbench.fleet.read import Machines, read_fleets
-from slmbench.records.schema import write_whole
 from slmbench.report.commands import CompareRequest, check_output
 from slmbench.report.text_table import make_console
+from slmbench.system.files import write_whole
 
 
 def stands_of(machines: Machines, prefix: str = "") -> list[Stand]:

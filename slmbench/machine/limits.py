@@ -26,9 +26,8 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine.cpu import physical_cores
 from slmbench.machine.fingerprint import collect
 from slmbench.machine.probe import ProbeRequest, ProbeResult, ProbeTask
-from slmbench.records.schema import write_whole
 from slmbench.system.container import cores_within_quota
-from slmbench.system.files import read_regular
+from slmbench.system.files import read_regular, write_whole
 from slmbench.system.paths import cache_dir
 from slmbench.system.processes import child_environment
 from slmbench.terms import ComputePrecision, Device

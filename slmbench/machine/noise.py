@@ -15,8 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench.machine.fingerprint import Fingerprint
-from slmbench.records.schema import write_whole
-from slmbench.system.files import read_regular
+from slmbench.system.files import read_regular, write_whole
 from slmbench.system.paths import cache_dir
 
 SCHEMA_VERSION = 1

@@ -16,8 +16,8 @@ from slmbench.measure.text_prompts import Prompts, load_tokenizer, read_prompts,
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
 from slmbench.plan.sent_files import Carried, arrived
-from slmbench.plan.suite import MAX_FILE_BYTES, Suite, load_suite, parse_suite
-from slmbench.sweep import WorkloadSweep
+from slmbench.plan.suite import Suite, WorkloadSweep, load_suite, parse_suite
+from slmbench.system.yaml_reader import MAX_FILE_BYTES
 
 DEFAULT_SUITE = "quick"
 #: Options whose names differ from the suite's keys that they replace.

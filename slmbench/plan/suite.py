@@ -11,29 +11,29 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
     PrivateAttr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
-from slmbench.case import Workload
+from slmbench.case import Cache, Sampling, Workload
 from slmbench.claim import Claim
 from slmbench.errors import BadInputError, nearest
-from slmbench.sweep import WorkloadSweep
 from slmbench.system.files import read_regular
+from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
 from slmbench.terms import COMPUTE_PRECISIONS, PRECISIONS, ComputePrecision, Device, Exporter, Precision
 
 MAX_CASES = 100_000
-MAX_FILE_BYTES = 1_000_000
-MAX_DEPTH = 20
 
 
 def parse_precision(text: str) -> tuple[Precision, ComputePrecision | None]:
@@ -58,6 +58,72 @@ def _scaled(counts: list[int], factor: float) -> list[int]:
 
 def _scaled_one(count: int | None, factor: float) -> int | None:
     return None if count is None else _scaled([count], factor)[0]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _switches(value: Any) -> Any:
+    """Return what YAML reads of on and off as words again."""
+    return [{True: "on", False: "off"}.get(one, one) if isinstance(one, bool) else one for one in _as_list(value)]
+
+
+_Counts = Annotated[list[PositiveInt], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class WorkloadSweep(BaseModel):
+    """Workloads as lists; the product of the lists is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_tokens: _Counts
+    output_tokens: _Counts
+    batch: _Counts = [1]
+    #: Turns of a conversation, what each after the first adds, and the last answer's length where it is another.
+    turns: PositiveInt = 1
+    added_tokens: PositiveInt | None = None
+    last_output_tokens: PositiveInt | None = None
+    #: Answers to each prompt, which is read once.
+    samples: _Counts = [1]
+    sampling: Annotated[list[Sampling], BeforeValidator(_as_list), Field(min_length=1)] = ["greedy"]
+    #: "off", an ablation: every token reads the decoder's whole input anew.
+    cache: Annotated[list[Cache], BeforeValidator(_switches), Field(min_length=1)] = ["on"]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        # What the lists cannot be combined to is said when the file is read, with its line.
+        for samples, sampling, cache in itertools.product(self.samples, self.sampling, self.cache):
+            self._workload(1, 1, 1, samples, sampling, cache)
+        return self
+
+    def _workload(self, batch: int, given: int, asked: int, samples: int, sampling: Sampling, cache: Cache) -> Workload:
+        try:
+            return Workload(
+                batch=batch,
+                input_tokens=given,
+                output_tokens=asked,
+                turns=self.turns,
+                added_tokens=self.added_tokens,
+                last_output_tokens=self.last_output_tokens,
+                samples=samples,
+                sampling=sampling,
+                cache=cache,
+            )
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+
+    @property
+    def count(self) -> int:
+        """Return the number of combinations."""
+        more = len(self.samples) * len(self.sampling) * len(self.cache)
+        return len(self.batch) * len(self.input_tokens) * len(self.output_tokens) * more
+
+    def workloads(self) -> Iterator[Workload]:
+        """Yield every combination."""
+        lists = (self.batch, self.input_tokens, self.output_tokens, self.samples, self.sampling, self.cache)
+        for batch, given, asked, samples, sampling, cache in itertools.product(*lists):
+            yield self._workload(batch, given, asked, samples, sampling, cache)
 
 
 class _Strict(BaseModel):
@@ -273,35 +339,10 @@ def _places(root: yaml.Node | None, where: str) -> dict[tuple[str | int, ...], s
     """Return ``FILE:LINE`` of each key of a suite and of the items of lists."""
     found: dict[tuple[str | int, ...], str] = {}
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
-        found[key.value,] = f"{where}:{_mark(key)}"
+        found[key.value,] = f"{where}:{mark_line(key)}"
         if isinstance(value, yaml.SequenceNode):
-            found |= {(key.value, index): f"{where}:{_mark(item)}" for index, item in enumerate(value.value)}
+            found |= {(key.value, index): f"{where}:{mark_line(item)}" for index, item in enumerate(value.value)}
     return found
-
-
-def compose_yaml(text: str, where: str) -> yaml.Node | None:
-    """Compose a YAML tree, refusing what our files never need and a stranger's may carry: aliases, deep nesting.
-
-    Raises:
-        BadInputError: either of them; with the line.
-        yaml.YAMLError: not YAML.
-    """
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise BadInputError(f"{where}:{_mark(event)}: YAML aliases (*name) are not taken")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise BadInputError(f"{where}:{_mark(event)}: nested deeper than {MAX_DEPTH} levels")
-        if isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
-    return root
-
-
-def _mark(event: yaml.Event | yaml.Node) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 def _explain(error: ValidationError, root: Any, where: str) -> str:

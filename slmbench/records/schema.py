@@ -9,10 +9,7 @@ run loses at most the sample it was in. Every table and verdict is computed from
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from slmbench.case import Case
 from slmbench.claim import Claim
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.system.files import open_regular, read_regular
+from slmbench.system.files import open_regular, read_regular, write_whole
 
 RUN_NAME = "run.json"
 SAMPLES_NAME = "samples.jsonl"
@@ -204,34 +201,6 @@ def write_run(folder: Path, record: RunRecord) -> None:
         BadInputError: the folder cannot be written.
     """
     write_whole(folder / RUN_NAME, record.model_dump_json(indent=1) + "\n")
-
-
-#: The disk has no room: trying again somewhere else, or with less, would do.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace the file's content in one step: readers see the old or the new, never half. Text is UTF-8.
-
-    Raises:
-        BadInputError: the folder cannot be written.
-        CannotRunError: the disk is full; what was there before is still there.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        kind = CannotRunError if error.errno in _FULL else BadInputError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def folder_of(path: Path) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.errors import ExitCode
-from slmbench.records.schema import write_whole
 from slmbench.report.comparison import headline
 from slmbench.report.formats import job_summary, junit_xml
+from slmbench.system.files import write_whole
 
 #: Reads and judges both sides with that share of the check's alpha.
 Judge = Callable[[float], Comparison]

@@ -13,7 +13,6 @@ from slmbench.analysis.metrics import Side, metric_named
 from slmbench.analysis.sides import read_side, read_sides, where
 from slmbench.analysis.verdicts import Comparison, compare_sides, exit_code, fingerprint_of
 from slmbench.errors import BadInputError, ExitCode, one_line
-from slmbench.records.schema import write_whole
 from slmbench.report.check import SampleMore, judge_until_conclusive, last_line, write_outputs
 from slmbench.report.comparison import (
     columns_named,
@@ -27,6 +26,7 @@ from slmbench.report.comparison import (
 )
 from slmbench.report.formats import EXPORT_FORMATS, annotation_lines, export_side
 from slmbench.report.text_table import escape_markdown, make_console
+from slmbench.system.files import write_whole
 
 if TYPE_CHECKING:
     from slmbench.report.text_table import Column

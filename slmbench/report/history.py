@@ -16,12 +16,12 @@ from slmbench.analysis.sides import read_side, where
 from slmbench.analysis.stats import Floats, Interval
 from slmbench.analysis.verdicts import machine_differences
 from slmbench.errors import BadInputError, CannotRunError, NotComparableError, one_line
-from slmbench.records.schema import write_whole
 from slmbench.report import charts
 from slmbench.report.case_labels import side_labels
 from slmbench.report.chart_parts import Spec
 from slmbench.report.pictures import KINDS, write_picture
 from slmbench.report.text_table import TextTable, make_console, markdown_table, number, print_table
+from slmbench.system.files import write_whole
 
 #: With fewer runs than this no change is looked for.
 RUNS_NEEDED = 6

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import BadInputError, one_line
-from slmbench.records.schema import write_whole
+from slmbench.system.files import write_whole
 
 KINDS = (".png", ".svg")
 

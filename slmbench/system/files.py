@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
+from slmbench.errors import BadInputError, CannotRunError
+
 #: More than any JSON file of slmbench's; a run of thousands of cases takes some megabytes.
 MOST_BYTES = 100_000_000
+#: The disk has no room: trying again somewhere else, or with less, would do.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -34,3 +40,27 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     if len(found) > most_bytes:
         raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes", str(path))
     return found
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace the file's content in one step: readers see the old or the new, never half. Text is UTF-8.
+
+    Raises:
+        BadInputError: the folder cannot be written.
+        CannotRunError: the disk is full; what was there before is still there.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        kind = CannotRunError if error.errno in _FULL else BadInputError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from error
