@@ -75,6 +75,16 @@ class Gates:
         return self if gate is None else replace(self, default=gate)
 
 
+def gates_of(file: Path | None, default: str | None) -> Gates:
+    """Return the gates of a file, with another default if one is given.
+
+    Raises:
+        BadInputError: the file or the default is wrong.
+    """
+    gates = read_gates(file) if file else Gates()
+    return gates.with_default(parse_share(default, "--gate") if default is not None else None)
+
+
 def parse_share(text: str, where: str) -> float:
     """Return ``5%`` or ``0.05`` as 0.05.
 
@@ -87,7 +97,7 @@ def parse_share(text: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < 10:
-        raise BadInputError(f"{where}: '{raw}' is no gate; 5% or 0.05 is meant")
+        raise BadInputError(f"{where}: '{raw}' is not a valid gate; write 5% or 0.05")
     if not raw.endswith("%") and value >= 1:
         raise BadInputError(f"{where}: '{raw}' would be {value:.0%}; write {raw}% if that many percent are meant")
     return value
@@ -158,7 +168,7 @@ def _share(node: yaml.Node, path: Path) -> float:
 def _alpha(node: yaml.Node, path: Path) -> float:
     alpha = _share(node, path)
     if alpha > 0.2:
-        raise BadInputError(f"{_at(path, node)}: alpha {alpha:.0%} is no test; at most 20% is taken")
+        raise BadInputError(f"{_at(path, node)}: alpha {alpha:.0%} is too large; the maximum is 20%")
     return alpha
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from slmbench.analysis import sides
+from slmbench.analysis.baseline import read_baseline, save_baseline
+from slmbench.errors import BadInputError, one_line
+from slmbench.report.text_table import make_console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -22,14 +28,46 @@ def save(
     where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
 ) -> None:
     """Save a run as a baseline: per case and load the figures that the test needs, a few kB."""
-    from slmbench.report.commands import save
-
-    typer.echo(save(run, out, tuple(where or ())))
+    typer.echo(save_named(run, out, tuple(where or ())))
 
 
 @app.command()
 def show(file: Annotated[Path, typer.Argument(help="A baseline file.")]) -> None:
     """Print what a baseline holds."""
-    from slmbench.report.commands import show
+    _show(file)
 
-    show(file)
+
+def save_named(name: str, out: Path, conditions: Sequence[str]) -> str:
+    """Save a side as a baseline and return one line that says what was saved.
+
+    Raises:
+        BadInputError: not a run, or the file cannot be written.
+        NotComparableError: nothing in it could be judged against.
+    """
+    (side,) = sides.where([sides.read_side(name)], conditions)
+    if not side.cases:
+        raise BadInputError(f"{name}: no case matches --where {' '.join(conditions)}")
+    save_baseline(side, out)
+    return f"{out}: {len(side.cases)} cases, {out.stat().st_size / 1000:.1f} kB"
+
+
+def _show(file: Path) -> None:
+    """Print the cases of a baseline with their figures.
+
+    Raises:
+        BadInputError: not a baseline.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    side = read_baseline(file)
+    table = Table(box=None, header_style="bold")
+    for header in ("case", "loads", "ttft ms", "tpot ms"):
+        table.add_column(header, justify="left" if header == "case" else "right")
+    for key, case in side.cases.items():
+        ttft, tpot = case.evidence.get("ttft"), case.evidence.get("tpot")
+        figures = [f"{e.interval().mid * 1e3:.4g}" if e else "-" for e in (ttft, tpot)]
+        table.add_row(Text(one_line(key)), str(ttft.logs.size if ttft else 0), *figures)
+    console = make_console()
+    console.print(Text(f"from {side.run_id.removeprefix('baseline of ')}, {side.created}"))
+    console.print(table)

@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmbench.analysis.sides import is_fleet, read_sides
+from slmbench.analysis.verdicts import Comparison, exit_code
+from slmbench.cli.compare import JudgeRequest, judging, warn
+from slmbench.errors import BadInputError, ExitCode, one_line
+from slmbench.report.check import SampleMore, judge_until_conclusive, last_line, write_outputs
+from slmbench.report.comparison import comparisons_json, print_comparison
+from slmbench.report.formats import annotation_lines
+from slmbench.report.text_table import make_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from slmbench.fleet.check import Judged
+
 app = typer.Typer(add_completion=False)
+
+#: The worst first.
+_WORST = (
+    ExitCode.REGRESSED,
+    ExitCode.FAILED,
+    ExitCode.NOT_COMPARABLE,
+    ExitCode.INCONCLUSIVE,
+    ExitCode.OK,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRequest(JudgeRequest):
+    """What ``slmbench check`` was asked."""
+
+    new: str
+    baseline: str
+    #: Seconds to keep sampling while inconclusive; None: judge what is there.
+    budget_s: float | None = None
+    allow_missing: bool = False
+    junit: Path | None = None
+    summary: Path | None = None
+    annotations: bool = False
+    as_json: bool = False
 
 
 @app.command()
@@ -21,14 +61,14 @@ def check(
     metric: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: ttft, tpot and the gates']")] = None,
     where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
     until_conclusive: Annotated[
-        bool, typer.Option("--until-conclusive", help="Sample on while nothing can be told.")
+        bool, typer.Option("--until-conclusive", help="Keep sampling while the verdict is inconclusive.")
     ] = False,
-    budget: Annotated[float, typer.Option(min=1, help="Seconds to sample on at most.")] = 600,
+    budget: Annotated[float, typer.Option(min=1, help="Seconds to keep sampling at most.")] = 600,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Cases of the baseline that NEW lacks do not matter.")
+        bool, typer.Option("--allow-missing", help="Do not fail on baseline cases that are missing from NEW.")
     ] = False,
     allow_different_machine: Annotated[
-        bool, typer.Option("--allow-different-machine", help="Show the figures all the same; exit code 3.")
+        bool, typer.Option("--allow-different-machine", help="Show the figures without verdicts; exit code 3.")
     ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML there.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Append a Markdown summary ($GITHUB_STEP_SUMMARY).")] = None,
@@ -39,9 +79,6 @@ def check(
 
     0 unchanged or improved, 1 regressed, 2 bad input, 3 not comparable, 4 inconclusive, 5 a case failed.
     """
-    from slmbench.analysis.sides import is_fleet
-    from slmbench.report.commands import CheckRequest, run_check
-
     if new is None:
         from slmbench.running.more_samples import run_again
 
@@ -62,11 +99,97 @@ def check(
         as_json=as_json,
     )
     if is_fleet(baseline) or is_fleet(new):
-        from slmbench.fleet.check import run_fleet_check
-
         raise typer.Exit(run_fleet_check(request))
     if until_conclusive:
         from slmbench.running.more_samples import sampler
 
         raise typer.Exit(run_check(request, sampler(new)))
     raise typer.Exit(run_check(request))
+
+
+def run_check(request: CheckRequest, sample_more: SampleMore | None = None) -> ExitCode:
+    """Carry out ``slmbench check``: judge, write what was asked for, print, and return the exit code.
+
+    ``sample_more`` takes further samples of the new side; without it ``--until-conclusive`` is refused.
+
+    Raises:
+        BadInputError: anything asked for is wrong.
+        NotComparableError: other machines (unless they are to be shown), or nothing in common.
+    """
+    judge_sides = judging(request)
+
+    def judge(share: float) -> Comparison:
+        base, new = read_sides([request.baseline, request.new])
+        return judge_sides(base, new, share)
+
+    if request.budget_s is None:
+        comparison = judge(1.0)
+    elif sample_more is None:
+        raise BadInputError(
+            f"--until-conclusive: {request.new} is not a run's folder, so no samples can be added to it"
+        )
+    else:
+        comparison = judge_until_conclusive(judge, sample_more, request.budget_s)
+    code = exit_code([comparison], allow_missing=request.allow_missing)
+    write_outputs([comparison], junit=request.junit, summary=request.summary)
+    _print_check(comparison, code, request)
+    return code
+
+
+def _print_check(comparison: Comparison, code: ExitCode, request: CheckRequest) -> None:
+    from rich.text import Text
+
+    if request.as_json:
+        print(comparisons_json([comparison]))
+        return
+    console = make_console()
+    print_comparison(console, comparison, sort="verdict")
+    console.print(Text(one_line(last_line(comparison, code)), style="bold"))
+    if request.annotations:
+        print("\n".join(annotation_lines([comparison])))
+
+
+def run_fleet_check(request: CheckRequest) -> ExitCode:
+    """Carry out ``slmbench check`` on two runs of a shelf: a verdict a machine, and the worst one's exit code.
+
+    Raises:
+        BadInputError: anything asked for is wrong, or only one of the two is a fleet's run.
+    """
+    for name in (request.baseline, request.new):
+        if not is_fleet(name):
+            raise BadInputError(f"{name}: is not a fleet's run; a fleet is checked against a fleet")
+    if request.budget_s is not None:
+        raise BadInputError("--until-conclusive: samples cannot be added to the machines of a fleet from here")
+    from slmbench.fleet.check import judge_fleets
+    from slmbench.fleet.read import read_fleets
+
+    judge = judging(request)
+    base, new = read_fleets([request.baseline, request.new])
+    found = judge_fleets(base, new, judge)
+    problems = [] if request.allow_missing else found.problems
+    codes = [exit_code([comparison], allow_missing=request.allow_missing) for comparison in found.comparisons]
+    worst = min([*codes, *([ExitCode.NOT_COMPARABLE] if problems or not codes else [])], key=_WORST.index)
+    write_outputs(found.comparisons, junit=request.junit, summary=request.summary, problems=found.problems)
+    if request.as_json:
+        print(comparisons_json(found.comparisons))
+        warn(found.problems)
+        return worst
+    _print_fleet_check(make_console(), found, codes, worst)
+    if request.annotations:
+        print("\n".join(annotation_lines(found.comparisons, problems=found.problems)))
+    return worst
+
+
+def _print_fleet_check(console: Console, found: Judged, codes: Sequence[ExitCode], worst: ExitCode) -> None:
+    from rich.text import Text
+
+    for comparison, code in zip(found.comparisons, codes, strict=True):
+        print_comparison(console, comparison, sort="verdict")
+        console.print(Text(one_line(last_line(comparison, code)), style="bold"))
+    for problem in found.problems:
+        console.print(Text(f"check NOT COMPARABLE: {one_line(problem)}", style="bold"))
+    said = {ExitCode.OK: "passed", ExitCode.INCONCLUSIVE: "INCONCLUSIVE (not a pass)"}
+    word = said.get(worst, worst.name.replace("_", " "))
+    blamed = [c.new.name for c, code in zip(found.comparisons, codes, strict=True) if code == worst != ExitCode.OK]
+    names, count = f" ({', '.join(blamed)})" if blamed else "", len(found.comparisons)
+    console.print(Text(one_line(f"check of {count} machine{'' if count == 1 else 's'}: {word}{names}"), style="bold"))

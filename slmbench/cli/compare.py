@@ -2,12 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmbench.analysis import sides as named
+from slmbench.analysis.gates import gates_of
+from slmbench.analysis.metrics import Side, metric_named
+from slmbench.analysis.verdicts import Comparison, compare_sides, fingerprint_of
+from slmbench.errors import BadInputError, NotComparableError, one_line
+from slmbench.machine.noise import noise_floors
+from slmbench.report.comparison import (
+    columns_named,
+    comparison_markdown,
+    comparisons_csv,
+    comparisons_json,
+    grouped_rows,
+    pair_lines,
+    print_comparison,
+    sorted_rows,
+)
+from slmbench.report.text_table import escape_markdown, make_console
+from slmbench.system.files import write_whole
+
+if TYPE_CHECKING:
+    from slmbench.analysis.machines import Shelf
+    from slmbench.report.text_table import Column
+
 app = typer.Typer(add_completion=False)
+
+FORMATS = ("terminal", "markdown", "csv", "json", "html")
+#: Judges the second side against the first with that share of the check's alpha.
+JudgeSides = Callable[[Side, Side, float], Comparison]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRequest:
+    """How to judge, as ``compare`` and ``check`` are both asked."""
+
+    metrics: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+    gate: str | None = None
+    gates: Path | None = None
+    allow_different_machine: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(JudgeRequest):
+    """What ``slmbench compare`` was asked."""
+
+    sides: tuple[str, ...]
+    arms: tuple[str, ...] = ()
+    sort: str = "case"
+    group: str | None = None
+    columns: tuple[str, ...] = ()
+    by_machine: bool = False
+    format: str = "terminal"
+    out: Path | None = None
 
 
 @app.command()
@@ -25,10 +79,10 @@ def compare(
     gate: Annotated[str | None, typer.Option(help="What counts as a change.  [default: 5%]")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     allow_different_machine: Annotated[
-        bool, typer.Option("--allow-different-machine", help="Show runs of unlike machines, without verdicts.")
+        bool, typer.Option("--allow-different-machine", help="Show runs from different machines, without verdicts.")
     ] = False,
     by_machine: Annotated[
-        bool, typer.Option("--by-machine", help="Runs of unlike machines: a column each, no figure mixed.")
+        bool, typer.Option("--by-machine", help="Compare runs from different machines, one column per machine.")
     ] = False,
     format: Annotated[str, typer.Option(help="terminal, markdown, csv, json or html.")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
@@ -37,9 +91,6 @@ def compare(
 
     One fleet's run: its machines side by side. Two: each machine before and after.
     """
-    from slmbench.analysis.sides import is_fleet
-    from slmbench.report.commands import CompareRequest, run_compare
-
     request = CompareRequest(
         sides=tuple(sides),
         arms=tuple(arms.split(",")) if arms else (),
@@ -55,9 +106,196 @@ def compare(
         format=format,
         out=out,
     )
-    if by_machine or any(map(is_fleet, sides)):
-        from slmbench.fleet.shelf import run_shelf_compare
-
-        run_shelf_compare(request)
-        return
     run_compare(request)
+
+
+def judging(request: JudgeRequest) -> JudgeSides:
+    """Return what judges two sides as asked.
+
+    Raises:
+        BadInputError: a metric or gate is wrong.
+    """
+    metrics = [metric_named(name).name for name in request.metrics]
+    gates = gates_of(request.gates, request.gate)
+
+    def judge(base: Side, new: Side, share: float) -> Comparison:
+        base, new = named.where([base, new], request.where)
+        fingerprint = fingerprint_of(base)
+        return compare_sides(
+            base,
+            new,
+            gates=replace(gates, alpha=gates.alpha * share),
+            metrics=metrics or None,
+            noise_floor=noise_floors(fingerprint) if fingerprint else None,
+            allow_different_machine=request.allow_different_machine,
+        )
+
+    return judge
+
+
+def run_compare(request: CompareRequest) -> None:
+    """Judge, then print or write.
+
+    Raises:
+        BadInputError: anything asked for is wrong.
+        NotComparableError: other machines, or nothing in common.
+    """
+    check_output(request)
+    if request.by_machine or any(map(named.is_fleet, request.sides)):
+        _compare_machines(request)
+        return
+    judge = judging(request)
+    base, *others = named.read_sides(request.sides, arms=request.arms, keep_tokens=request.format == "html")
+    _show([judge(base, other, 1.0) for other in others], request)
+
+
+def check_output(request: CompareRequest) -> None:
+    """Check what is asked of the output, before minutes of samples are read.
+
+    Raises:
+        BadInputError: a format, column, order or group is unknown.
+    """
+    if request.format not in FORMATS:
+        raise BadInputError(f"--format {request.format}: unknown. Known: {', '.join(FORMATS)}.")
+    columns_named(request.columns)
+    sorted_rows([], request.sort)
+    grouped_rows([], request.group)
+
+
+def _show(comparisons: Sequence[Comparison], request: CompareRequest) -> None:
+    """Print or write comparisons as asked.
+
+    Raises:
+        BadInputError: the file cannot be written.
+    """
+    if request.format == "terminal" and request.out is None:
+        _print(comparisons, request)
+        return
+    text = _rendered(comparisons, request, columns_named(request.columns))
+    if request.out is not None:
+        write_whole(request.out, text)
+    else:
+        typer.echo(text, nl=False)
+
+
+def _print(comparisons: Sequence[Comparison], request: CompareRequest) -> None:
+    from rich.text import Text
+
+    console = make_console()
+    for comparison in comparisons:
+        columns = columns_named(request.columns)
+        print_comparison(console, comparison, sort=request.sort, group=request.group, columns=columns)
+    for line in pair_lines(_sides(comparisons)):
+        console.print(Text(line))
+
+
+def _sides(comparisons: Sequence[Comparison]) -> list[Side]:
+    """Return every side once: where machines are compared, each has its base."""
+    sides = [side for comparison in comparisons for side in (comparison.base, comparison.new)]
+    return list({side.name: side for side in sides}.values())
+
+
+def _rendered(comparisons: Sequence[Comparison], request: CompareRequest, columns: tuple[Column, ...]) -> str:
+    if request.format == "csv":
+        return comparisons_csv(comparisons)
+    if request.format == "json":
+        return comparisons_json(comparisons) + "\n"
+    if request.format == "html":
+        from slmbench.report.html import comparison_report
+
+        return comparison_report(comparisons)
+    parts = [comparison_markdown(c, sort=request.sort, group=request.group, columns=columns) for c in comparisons]
+    pairs = [f"- {escape_markdown(line)}" for line in pair_lines(_sides(comparisons))]
+    return "\n".join([*parts, *pairs]) + "\n"
+
+
+def _compare_machines(request: CompareRequest) -> None:
+    """Carry out ``slmbench compare`` where machines are compared: one shelf, or one run of a shelf against another.
+
+    Raises:
+        BadInputError: anything asked for is wrong.
+        NotComparableError: nothing can be compared.
+    """
+    check_output(request)
+    fleets = [name for name in request.sides if named.is_fleet(name)]
+    if len(fleets) > 1 and not request.by_machine:
+        if len(fleets) < len(request.sides):
+            plain = next(name for name in request.sides if name not in fleets)
+            raise BadInputError(f"{plain}: is one machine's run and {fleets[0]} a fleet's; --by-machine groups them")
+        _compare_fleets(request)
+        return
+    if len(fleets) < len(request.sides) and not request.by_machine:
+        raise BadInputError(f"{fleets[0]}: is a fleet's run; --by-machine groups it with those of other machines")
+    idle = {
+        "--sort": request.sort != "case",
+        "--group": request.group is not None,
+        "--columns": bool(request.columns),
+        "--gate": request.gate is not None,
+        "--gates": request.gates is not None,
+        "--arms": bool(request.arms),
+    }
+    if any(idle.values()):
+        raise BadInputError(
+            f"{', '.join(n for n, given in idle.items() if given)}: not supported when machines are compared"
+        )
+    from slmbench.fleet.shelf import shelf_from
+
+    shelf = shelf_from(request.sides, metrics=request.metrics, conditions=request.where)
+    _show_shelf(shelf, request, ", ".join(Path(name).resolve().name for name in request.sides))
+
+
+def _show_shelf(shelf: Shelf, request: CompareRequest, title: str) -> None:
+    from slmbench.report.machines_table import print_shelf
+
+    if request.format == "terminal" and request.out is None:
+        print_shelf(make_console(), shelf)
+        return
+    text = _rendered_shelf(shelf, request.format, title)
+    if request.out is not None:
+        write_whole(request.out, text)
+    else:
+        typer.echo(text, nl=False)
+
+
+def _rendered_shelf(shelf: Shelf, kind: str, title: str) -> str:
+    if kind in ("csv", "json", "html"):
+        from slmbench.report.machines_formats import shelf_csv, shelf_json, shelf_page
+
+        makers: dict[str, Callable[[], str]] = {
+            "csv": lambda: shelf_csv(shelf),
+            "json": lambda: shelf_json(shelf) + "\n",
+            "html": lambda: shelf_page(shelf, title),
+        }
+        return makers[kind]()
+    from slmbench.report.machines_table import shelf_markdown
+
+    return shelf_markdown(shelf)
+
+
+def _compare_fleets(request: CompareRequest) -> None:
+    """Print or write every machine before and after.
+
+    Raises:
+        BadInputError: anything asked for is wrong.
+        NotComparableError: no machine of both can be compared.
+    """
+    if request.arms:
+        raise BadInputError("--arms goes with a single run")
+    from slmbench.fleet.check import judge_fleets
+    from slmbench.fleet.read import read_fleets
+
+    judge = judging(request)
+    base, *others = read_fleets(request.sides)
+    found = [judge_fleets(base, other, judge) for other in others]
+    comparisons = [comparison for one in found for comparison in one.comparisons]
+    problems = list(dict.fromkeys(problem for one in found for problem in one.problems))
+    if not comparisons:
+        raise NotComparableError("\n".join(["no machine of both can be compared:", *problems]))
+    _show(comparisons, request)
+    warn(problems)
+
+
+def warn(problems: Sequence[str]) -> None:
+    """Print on stderr which machines could not be judged."""
+    for problem in problems:
+        typer.echo(f"not comparable: {one_line(problem)}", err=True)

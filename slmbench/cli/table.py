@@ -30,9 +30,7 @@ def table(
         _fleet(run, as_json=as_json, markdown=markdown, write=write, others=bool(format or plots))
         return
     if format:
-        from slmbench.report.commands import export
-
-        typer.echo(export(str(run), format))
+        typer.echo(_export(str(run), format))
         return
     from slmbench.records.sample_arrays import read_columns
     from slmbench.report.run_table import run_table
@@ -75,3 +73,20 @@ def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: boo
         print_fleet(make_console(), folder)
     if write:
         write_fleet(folder)
+
+
+def _export(name: str, kind: str) -> str:
+    """Return a run in another tool's format.
+
+    Raises:
+        BadInputError: not a run, or an unknown format.
+        NotComparableError: an empty run.
+    """
+    from slmbench.analysis.sides import read_side
+    from slmbench.errors import BadInputError
+    from slmbench.report.formats import EXPORT_FORMATS, export_side
+
+    for known in EXPORT_FORMATS:
+        if kind == known:
+            return export_side(read_side(name), known)
+    raise BadInputError(f"--format {kind}: unknown. Known: {', '.join(EXPORT_FORMATS)}.")

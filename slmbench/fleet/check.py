@@ -5,32 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from slmbench.analysis.gates import Gates
-from slmbench.analysis.metrics import Side, SideCase, metric_named
-from slmbench.analysis.sides import is_fleet, where
-from slmbench.analysis.verdicts import Comparison, compare_sides, exit_code, fingerprint_of
-from slmbench.errors import BadInputError, ExitCode, NotComparableError, one_line
-from slmbench.fleet.read import Machines, read_fleets, unfinished
+from slmbench.analysis.metrics import Side, SideCase
+from slmbench.analysis.verdicts import Comparison, fingerprint_of
+from slmbench.errors import NotComparableError, one_line
+from slmbench.fleet.read import Machines, unfinished
 from slmbench.machine.fingerprint import Fingerprint, differences
-from slmbench.report.check import last_line, write_outputs
-from slmbench.report.commands import CheckRequest, CompareRequest, gates_of, noise_floor, show_comparisons
-from slmbench.report.comparison import comparisons_json, print_comparison
-from slmbench.report.formats import annotation_lines
-from slmbench.report.text_table import make_console
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-#: The worst first.
-_WORST = (
-    ExitCode.REGRESSED,
-    ExitCode.FAILED,
-    ExitCode.NOT_COMPARABLE,
-    ExitCode.INCONCLUSIVE,
-    ExitCode.OK,
-)
 
 
 @dataclass(frozen=True)
@@ -42,11 +22,12 @@ class Judged:
     problems: list[str]
 
 
-def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, int], Comparison]) -> Judged:
+def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, float], Comparison]) -> Judged:
     """Judge every machine of the base against itself; what has no counterpart is a problem.
 
     Equal machines share what they measure, so a case may have moved to another one of them: it is judged all the same,
-    with a warning. ``judge`` also takes the number of machines: the chance of a false alarm is that of the whole check.
+    with a warning. ``judge`` also takes the machine's share of alpha, so that the chance of a false alarm is that of
+    the whole check.
     """
     old, young = _whole(base), _whole(new)
     couples = [(side, after) for name, side in old.items() if (after := _counterpart(name, old, young)) is not None]
@@ -58,7 +39,7 @@ def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, int
     comparisons = []
     for before, after in couples:
         try:
-            comparisons.append(judge(before, after, len(couples)))
+            comparisons.append(judge(before, after, 1 / len(couples)))
         except NotComparableError as error:
             problems.append(f"machine {Path(after.name).name}: {one_line(str(error))}")
     return Judged(comparisons, problems)
@@ -148,89 +129,3 @@ def _equal(one: Side, other: Side) -> bool:
 
 def _hard(first: Fingerprint, second: Fingerprint) -> bool:
     return any(found.hard for found in differences(first, second))
-
-
-def _judge(request: CompareRequest | CheckRequest, gates: Gates) -> Callable[[Side, Side, int], Comparison]:
-    metrics = [metric_named(name).name for name in request.metrics]
-
-    def judge(base: Side, new: Side, machines: int) -> Comparison:
-        base, new = where([base, new], request.where)
-        return compare_sides(
-            base,
-            new,
-            gates=replace(gates, alpha=gates.alpha / machines),
-            metrics=metrics or None,
-            noise_floor=noise_floor(base),
-            allow_different_machine=request.allow_different_machine,
-        )
-
-    return judge
-
-
-def compare_fleets(request: CompareRequest) -> None:
-    """Print or write every machine before and after.
-
-    Raises:
-        BadInputError: anything asked for is wrong.
-        NotComparableError: no machine of both can be compared.
-    """
-    if request.arms:
-        raise BadInputError("--arms goes with a single run")
-    base, *others = read_fleets(request.sides)
-    judge = _judge(request, gates_of(request.gates, request.gate))
-    found = [judge_fleets(base, other, judge) for other in others]
-    comparisons = [comparison for one in found for comparison in one.comparisons]
-    problems = list(dict.fromkeys(problem for one in found for problem in one.problems))
-    if not comparisons:
-        raise NotComparableError("\n".join(["no machine of both can be compared:", *problems]))
-    show_comparisons(comparisons, request)
-    _warn(problems)
-
-
-def _warn(problems: Sequence[str]) -> None:
-    import typer
-
-    for problem in problems:
-        typer.echo(f"not comparable: {one_line(problem)}", err=True)
-
-
-def run_fleet_check(request: CheckRequest) -> ExitCode:
-    """Carry out ``slmbench check`` on two runs of a shelf: a verdict a machine, and the worst one's exit code.
-
-    Raises:
-        BadInputError: anything asked for is wrong, or only one of the two is a fleet's run.
-    """
-    for name in (request.baseline, request.new):
-        if not is_fleet(name):
-            raise BadInputError(f"{name}: is not a fleet's run; a fleet is checked against a fleet")
-    if request.budget_s is not None:
-        raise BadInputError("--until-conclusive: the machines of a fleet cannot be sampled on from here")
-    base, new = read_fleets([request.baseline, request.new])
-    found = judge_fleets(base, new, _judge(request, gates_of(request.gates, request.gate)))
-    problems = [] if request.allow_missing else found.problems
-    codes = [exit_code([comparison], allow_missing=request.allow_missing) for comparison in found.comparisons]
-    worst = min([*codes, *([ExitCode.NOT_COMPARABLE] if problems or not codes else [])], key=_WORST.index)
-    write_outputs(found.comparisons, junit=request.junit, summary=request.summary, problems=found.problems)
-    if request.as_json:
-        print(comparisons_json(found.comparisons))
-        _warn(found.problems)
-        return worst
-    _print_check(make_console(), found, codes, worst)
-    if request.annotations:
-        print("\n".join(annotation_lines(found.comparisons, problems=found.problems)))
-    return worst
-
-
-def _print_check(console: Console, found: Judged, codes: Sequence[ExitCode], worst: ExitCode) -> None:
-    from rich.text import Text
-
-    for comparison, code in zip(found.comparisons, codes, strict=True):
-        print_comparison(console, comparison, sort="verdict")
-        console.print(Text(one_line(last_line(comparison, code)), style="bold"))
-    for problem in found.problems:
-        console.print(Text(f"check NOT COMPARABLE: {one_line(problem)}", style="bold"))
-    said = {ExitCode.OK: "passed", ExitCode.INCONCLUSIVE: "INCONCLUSIVE: this is no pass"}
-    word = said.get(worst, worst.name.replace("_", " "))
-    blamed = [c.new.name for c, code in zip(found.comparisons, codes, strict=True) if code == worst != ExitCode.OK]
-    names, count = f" ({', '.join(blamed)})" if blamed else "", len(found.comparisons)
-    console.print(Text(one_line(f"check of {count} machine{'' if count == 1 else 's'}: {word}{names}"), style="bold"))

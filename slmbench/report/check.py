@@ -1,4 +1,4 @@
-"""The gate: judge, go on sampling while nothing can be told, say it in one line, end with one code."""
+"""The gate: judge, keep sampling while the verdict is inconclusive, and sum it up in one line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def last_line(comparison: Comparison, code: ExitCode) -> str:
         ExitCode.OK: "passed",
         ExitCode.REGRESSED: "REGRESSED",
         ExitCode.FAILED: "FAILED: a case of the baseline has no figures now",
-        ExitCode.INCONCLUSIVE: "INCONCLUSIVE: this is no pass; more loads or --until-conclusive would tell",
+        ExitCode.INCONCLUSIVE: "INCONCLUSIVE (not a pass): measure more loads, or use --until-conclusive",
         ExitCode.NOT_COMPARABLE: "NOT COMPARABLE",
     }
     return f"check {words[code]}: {headline(comparison)}"

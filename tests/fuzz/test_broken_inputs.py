@@ -28,7 +28,7 @@ MOST_BYTES = 300_000_000
 
 
 def _baseline(folder: Path) -> Any:
-    from slmbench.report.commands import save
+    from slmbench.cli.baseline import save_named as save
 
     _write(folder, corpus.run_files())
     save(str(folder / "run"), folder / "baseline.json", ())
