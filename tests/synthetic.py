@@ -43,6 +43,20 @@ MACHINE: dict[str, Any] = {
     "soft": {"kernel": "6.1", "python": "3.11.2", "libraries": {"numpy": "2.4.6"}},
 }
 
+#: What a run keeps of its engine's limits.
+LIMITS: dict[str, Any] = {
+    "openvino|cpu": {
+        "engine": "openvino",
+        "device": "cpu",
+        "threads": 2,
+        "versions": {},
+        "machine": "x",
+        "measured": "today",
+        "bandwidth": [{"footprint_bytes": 2**28, "bytes_per_s": 30e9}],
+        "matrix": {"fp32": {"flops_per_s": 3e12, "effective": "fp32"}},
+    }
+}
+
 
 def checkpoint(name: str, family: Family, parameters: int = 60_000_000) -> Checkpoint:
     geometry = GEOMETRY.model_copy(update={"encoder_layers": 8 if family == "encoder-decoder" else 0})

@@ -75,8 +75,11 @@ def save_baseline(side: Side, path: Path) -> None:
 
     Raises:
         BadInputError: it cannot be written.
-        NotComparableError: a case was loaded once only; such a baseline could never judge anything.
+        NotComparableError: nothing was measured, or a case was loaded once only; nothing could be judged against it.
     """
+    if not any(case.evidence for case in side.cases.values()):
+        reason = next((case.failure for case in side.cases.values() if case.failure), "no samples")
+        raise NotComparableError(f"{side.name}: nothing was measured, so there is nothing to judge against: {reason}")
     single = [
         key for key, case in side.cases.items() if any(e.logs.size < 2 for e in case.evidence.values())
     ]  # fmt: skip

@@ -55,7 +55,7 @@ def curves_of(side: Side) -> list[Curve]:
             points[work.input_tokens] = (interval, measured)
     return [
         Curve(
-            label=f"{name}, {group[0]} {group[2]}",
+            label=(f"{side.arm}: " if side.arm else "") + f"{name}, {group[0]} {group[2]}",
             family=next(iter(points.values()))[1].model.family,
             group=group,
             points={length: points[length][0] for length in sorted(points)},

@@ -177,7 +177,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
 
     Raises:
         BadInputError: an arm that the run does not have.
-        NotComparableError: a run without a single measured case, unless it may be empty.
+        NotComparableError: a run in which nothing was measured and nothing failed, unless it may be empty.
     """
     arms = arms_of(run)
     if arm is not None and arm not in arms:
@@ -187,9 +187,11 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
         for info in run.record.cases
         if info.case.arm == arm and not info.case.simulate
     }
-    if not may_be_empty and not any(side.evidence for side in cases.values()):
+    # A case that failed has a reason to show, so a run of nothing else is no empty run.
+    if not may_be_empty and not any(side.evidence or side.failure for side in cases.values()):
         what = "only simulated cases" if any(i.case.simulate for i in run.record.cases) else "no samples"
-        raise NotComparableError(f"{run.folder}: an empty run: {what}, so there is nothing to judge")
+        whose = f"{run.folder}{f'@{arm}' if arm else ''}"
+        raise NotComparableError(f"{whose}: an empty run: {what}, so there is nothing to judge")
     return Side(
         name=name,
         run_id=f"{run.record.run_id} of {run.record.created}",

@@ -94,14 +94,10 @@ def pair_sentences(run: Run | RunColumns) -> list[str]:
 
 
 def sides_of(run: RunColumns) -> list[Side]:
-    """Return the run's sides: its arms, or the run itself; none where nothing was measured."""
-    from slmbench.errors import NotComparableError
-
+    """Return the run's sides: its arms, or the run itself; those where nothing was measured are left out."""
     arms: list[str | None] = [*arms_of(run)] or [None]
-    try:
-        return [side_of(run, arm or run.folder.name, arm) for arm in arms]
-    except NotComparableError:
-        return []
+    sides = [side_of(run, arm or run.folder.name, arm, may_be_empty=True) for arm in arms]
+    return [side for side in sides if any(case.evidence for case in side.cases.values())]
 
 
 def pairs_of(side: Side) -> Iterator[Pair]:

@@ -18,6 +18,9 @@ def side_labels(side: Side) -> dict[str, str]:
     attention = varies(lambda c: c.model.attention_path)
     precision = varies(lambda c: (c.case.weight_precision, c.case.compute_precision))
     exporter = varies(lambda c: c.case.exporter)
+    layout = varies(lambda c: c.case.layout)
+    device = varies(lambda c: c.case.device)
+    threads = varies(lambda c: c.case.threads)
     more = varies(lambda c: c.case.workload.more())
 
     def label(found: SideCase) -> str:
@@ -28,6 +31,9 @@ def side_labels(side: Side) -> dict[str, str]:
             (found.model.attention_path or "") if attention else "",
             f"{case.weight_precision}/{case.compute_precision}" if precision else "",
             case.exporter if exporter else "",
+            case.layout if layout else "",
+            case.device if device else "",
+            f"{case.threads} threads" if threads and case.threads else "",
             f"{work.input_tokens}/{work.output_tokens}",
             work.more() if more else "",
             *(f"{name}={value}" for name, value in case.options),

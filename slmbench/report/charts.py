@@ -151,7 +151,7 @@ def _token_step(gaps: int, cases: int) -> int:
     return max(1, math.ceil(gaps * min(cases, MOST_ROWS) / MOST_OF_A_CHART))
 
 
-def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> Spec | None:
+def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> Spec | None:
     """Return the gap before each token over its position: the median of all samples, one line a case.
 
     The first cases are drawn, and of long answers not every token. None where no case has more than two tokens.
@@ -159,7 +159,8 @@ def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> S
     import altair as alt
 
     rows: Rows = []
-    for key, (label, found) in islice(labels.items(), MOST_ROWS):
+    for label, found in side_cases[:MOST_ROWS]:
+        key = found.case.key
         generations = run.samples[key].generations() if key in run.samples else []
         length = min((len(stamps) for stamps in generations), default=0)
         if length < 3:
@@ -173,7 +174,7 @@ def token_gaps(run: RunColumns, labels: Mapping[str, tuple[str, SideCase]]) -> S
                 "position": position,
                 "gap": float(gap),
             }
-            for position, gap in islice(enumerate(gaps, 2), 0, None, _token_step(len(gaps), len(labels)))
+            for position, gap in islice(enumerate(gaps, 2), 0, None, _token_step(len(gaps), len(side_cases)))
         ]
     if not rows:
         return None

@@ -90,6 +90,7 @@ def _figures(claim: Claim, sides: Sequence[Side]) -> Iterator[str]:
     told = ", ".join(
         f"{one.evidence[claim.metric].interval().mid * 1e3:.3g} ms at {one.case.workload.input_tokens} in on "
         f"{one.case.backend} {precision_of(one.case)}, {one.case.device}"
+        + (f", arm {one.case.arm}" if one.case.arm else "")
         for one in best
     )
     yield text + f"{claim.figures_of} here at its soonest: {told}"
@@ -108,7 +109,7 @@ def ablation_sentences(sides: Sequence[Side]) -> list[str]:
                 continue
             kept = side.cases.get(_with_cache(found.case).model_copy(update={"arm": None}).key)
             if kept is not None and "tpot" in kept.evidence:
-                sentences.append(_ablation(found, kept))
+                sentences.append(_ablation(found, kept, side.arm))
     return sentences
 
 
@@ -116,11 +117,11 @@ def _with_cache(case: Case) -> Case:
     return case.model_copy(update={"workload": case.workload.model_copy(update={"cache": "on"})})
 
 
-def _ablation(off: SideCase, on: SideCase) -> str:
+def _ablation(off: SideCase, on: SideCase, arm: str | None) -> str:
     slower = log_ratio(on.evidence["tpot"], off.evidence["tpot"], interleaved=True).interval()
-    work, case = off.case.workload, off.case
+    work, case, where = off.case.workload, off.case, f", arm {arm}" if arm else ""
     return (
         f"{case.checkpoint} without a K/V cache takes {slower.mid:.2f}x{bounds(slower, 2, '')} the time per token at "
-        f"{work.input_tokens} in / {work.output_tokens} out on {case.backend} {precision_of(case)}: an "
+        f"{work.input_tokens} in / {work.output_tokens} out on {case.backend} {precision_of(case)}{where}: an "
         "ablation, no path to judge by; a comparison with such a loop has this factor in it"
     )

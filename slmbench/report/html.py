@@ -128,12 +128,12 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
 
 def _add_charts(page: Page, run: RunColumns) -> None:
     sides = sides_of(run)
-    named = {
-        key: (f"{side.arm}: {label}" if side.arm else label, side.cases[key])
+    named = [
+        (f"{side.arm}: {label}" if side.arm else label, side.cases[key])
         for side in sides
         for key, label in side_labels(side).items()
-    }
-    _add_distributions(page, list(named.values()))
+    ]
+    _add_distributions(page, named)
     _add_run_charts(page, run, sides, named)
 
 
@@ -200,9 +200,7 @@ def _left_out(count: int, what: str) -> str:
     return f" The first {drawn} of {count} {what} are drawn; the table has all." if count > drawn else ""
 
 
-def _add_run_charts(
-    page: Page, run: RunColumns, sides: Sequence[Side], named: Mapping[str, tuple[str, SideCase]]
-) -> None:
+def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: Sequence[tuple[str, SideCase]]) -> None:
     pairs = [(_pair_label(pair, side), pair) for side in sides for pair in pairs_of(side)]
     page.add_chart(
         "Encoder-decoder against decoder-only",
@@ -234,10 +232,10 @@ def _pair_label(pair: Any, side: Side) -> str:
     return arm + ", ".join(filter(None, parts))
 
 
-def _limit_rows(run: RunColumns, named: Mapping[str, tuple[str, SideCase]]) -> Iterator[dict[str, Any]]:
+def _limit_rows(run: RunColumns, named: Sequence[tuple[str, SideCase]]) -> Iterator[dict[str, Any]]:
     infos = run.cases
-    for key, (label, case) in named.items():
-        info, tpot = infos[key], case.evidence.get("tpot")
+    for label, case in named:
+        info, tpot = infos[case.case.key], case.evidence.get("tpot")
         limits = limits_of_case(info, run.record.limits)
         step_bytes = case.model.step_bytes
         if tpot is None or limits is None or step_bytes is None:

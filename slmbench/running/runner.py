@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from slmbench._version import __version__
-from slmbench.backend import load_backend
 from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError, nearest
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact, ArtifactSpec, read_artifact, same_content
@@ -27,12 +26,12 @@ from slmbench.plan.request import RunRequest, plan_request
 from slmbench.plan.suite import Suite
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import RUN_NAME, CaseInfo, Run, RunRecord, read_run, read_run_record, write_run
+from slmbench.running.arms import describe_arms
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import explain_exit
 from slmbench.system.locks import in_use, only_run_in
 from slmbench.system.paths import cache_dir
 from slmbench.system.processes import child_environment
-from slmbench.worker.describe import describe
 from slmbench.worker.protocol import Described
 
 if TYPE_CHECKING:
@@ -108,9 +107,11 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
     with only_run_in(folder):
+        # Before anything is exported: an arm that cannot run is known within seconds.
+        described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:
             artifacts = _artifacts(plan, request, say or _silent, holds)
-            _measure(plan, prompts, request, folder, artifacts, observer or _silent, say or _silent)
+            _measure(plan, prompts, request, folder, artifacts, described, observer or _silent, say or _silent)
         result = RunResult(read_columns(folder))
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
             write_reports(result.columns)
@@ -123,6 +124,7 @@ def _measure(
     request: RunRequest,
     folder: Path,
     artifacts: Mapping[tuple[Checkpoint, ArtifactSpec], Artifact],
+    described: Mapping[str, Described],
     observer: Observer,
     say: Say,
 ) -> None:
@@ -132,7 +134,8 @@ def _measure(
     if request.resume:
         record = _same_plan(folder, plan)
     else:
-        record = _run_record(folder, plan, request, artifacts).model_copy(update={"limits": _limits(plan, say)})
+        record = _run_record(folder, plan, request, artifacts, described)
+        record = record.model_copy(update={"limits": _limits(plan, say)})
     write_run(folder, record)
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts[cell.checkpoint, cell.spec], prompts, arms) for cell in plan.cells]
@@ -265,7 +268,11 @@ def measure_settings(request: RunRequest, suite: Suite) -> MeasureSettings:
 
 
 def _run_record(
-    folder: Path, plan: Plan, request: RunRequest, artifacts: Mapping[tuple[Checkpoint, ArtifactSpec], Artifact]
+    folder: Path,
+    plan: Plan,
+    request: RunRequest,
+    artifacts: Mapping[tuple[Checkpoint, ArtifactSpec], Artifact],
+    described: Mapping[str, Described],
 ) -> RunRecord:
     infos = []
     for cell in plan.cells:
@@ -279,7 +286,6 @@ def _run_record(
                 decode_weight_bytes=manifest.decode_weight_bytes,
             )
         )
-    described = _described(plan, dict(request.arms), folder)
     return RunRecord(
         run_id=folder.resolve().name,
         slmbench_version=__version__,
@@ -297,15 +303,8 @@ def _run_record(
     )
 
 
-def _described(plan: Plan, arms: Mapping[str, str], folder: Path) -> dict[str, Described]:
-    """Ask each arm's interpreter, or this one, for its engines' versions and the machine as it sees it."""
-    names = dict.fromkeys(cell.case.backend for cell in plan.cells)
-    distributions = tuple(dict.fromkeys(d for name in names for d in load_backend(name).distributions))
-    pythons: dict[str, str | None] = {**arms} or {"": None}
-    return {
-        arm: describe(python, distributions, folder / "logs" / f"describe-{arm or 'run'}.log")
-        for arm, python in pythons.items()
-    }
+def _backends(plan: Plan) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cell.case.backend for cell in plan.cells))
 
 
 def _limits(plan: Plan, say: Say) -> dict[str, dict[str, Any]]:

@@ -142,8 +142,11 @@ class Worker:
                 hello = p.REPLY.validate_json(line)
                 break
         if not isinstance(hello, p.Hello) or hello.protocol != p.PROTOCOL:
-            found = hello.slmbench if isinstance(hello, p.Hello) else "another"
-            raise BadInputError(f"{self._python}: slmbench {found} there, {__version__} here; install the same version")
+            found, speaks = (hello.slmbench, hello.protocol) if isinstance(hello, p.Hello) else ("another", "another")
+            raise BadInputError(
+                f"{self._python}: slmbench {found} (worker protocol {speaks}) there, {__version__} (protocol "
+                f"{p.PROTOCOL}) here; install the same version"
+            )
 
     def _no_hello(self) -> SlmbenchError:
         code = self._process.wait()
@@ -154,6 +157,8 @@ class Worker:
             return BadInputError(
                 f"{self._python}: no slmbench there; install it: {self._python} -m pip install slmbench=={__version__}"
             )
+        if "Unknown option: -P" in tail:
+            return BadInputError(f"{self._python}: is older than Python 3.11, the oldest that slmbench runs on")
         last = tail.splitlines()[-1:] or ["nothing in its log"]
         return WorkerError("error", f"{self._python} does not start a worker: {last[0]}")
 

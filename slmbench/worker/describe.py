@@ -11,8 +11,11 @@ from slmbench.worker import protocol as p
 TIMEOUT_S = 300.0
 
 
-def describe(python: str | None, distributions: Iterable[str], log: Path) -> p.Described:
-    """Return versions (slmbench, numpy and the given distributions, where installed) and the machine's fingerprint.
+def describe(
+    python: str | None, distributions: Iterable[str], log: Path, *, backends: Iterable[str] = ()
+) -> p.Described:
+    """Return versions (slmbench, numpy, the given distributions and the backends', where installed), which of the
+    backends cannot run there, and the machine's fingerprint.
 
     ``python`` is the interpreter of an arm, None for this one.
 
@@ -22,4 +25,4 @@ def describe(python: str | None, distributions: Iterable[str], log: Path) -> p.D
     """
     wanted = tuple(dict.fromkeys(["slmbench", "numpy", *distributions]))
     with Worker(log, python=python) as worker:
-        return worker.ask(p.Describe(distributions=wanted), p.Described, TIMEOUT_S)
+        return worker.ask(p.Describe(distributions=wanted, backends=tuple(backends)), p.Described, TIMEOUT_S)

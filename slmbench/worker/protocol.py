@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from slmbench.case import Case
 
 #: Raised when a message changes its meaning; host and worker must agree.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class _Message(BaseModel):
@@ -22,10 +22,14 @@ class _Message(BaseModel):
 
 
 class Describe(_Message):
-    """Ask for the versions of these distributions and, if ``machine``, the fingerprint of the machine."""
+    """Ask for versions: of these distributions, and of those that these backends need.
+
+    If ``machine``, for the fingerprint of the machine as well.
+    """
 
     do: Literal["describe"] = "describe"
     distributions: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
     machine: bool = True
 
 
@@ -94,10 +98,14 @@ class Hello(_Message):
 
 
 class Described(_Message):
-    """Versions by distribution (missing ones left out) and the machine's fingerprint."""
+    """Versions by distribution (missing ones left out), backends that cannot run, and the machine's fingerprint."""
 
     re: Literal["describe"] = "describe"
     versions: dict[str, str]
+    #: Why a backend cannot run in this environment; those that can are left out.
+    lacking: dict[str, str] = Field(default_factory=dict)
+    #: Of the interpreter.
+    python: str = ""
     machine: dict[str, Any] = Field(default_factory=dict)
 
 

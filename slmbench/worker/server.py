@@ -280,8 +280,21 @@ def _options(backend: Backend, given: dict[str, Any]) -> SessionOptions:
 
 
 def _describe(request: p.Describe) -> p.Described:
-    versions = {}
-    for name in request.distributions:
+    from slmbench.plan.planner import missing_distribution
+
+    versions: dict[str, str] = {}
+    lacking: dict[str, str] = {}
+    wanted = list(request.distributions)
+    for name in request.backends:
+        try:
+            backend = load_backend(name)
+        except (BadInputError, CannotRunError) as error:
+            lacking[name] = one_line(str(error))
+            continue
+        wanted += backend.distributions
+        if reason := missing_distribution(backend):
+            lacking[name] = reason
+    for name in dict.fromkeys(wanted):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -291,4 +304,4 @@ def _describe(request: p.Describe) -> p.Described:
         from slmbench.machine.fingerprint import collect
 
         machine = collect().model_dump(mode="json")
-    return p.Described(versions=versions, machine=machine)
+    return p.Described(versions=versions, lacking=lacking, python=platform.python_version(), machine=machine)

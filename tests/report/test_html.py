@@ -5,24 +5,28 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import MACHINE, Speed, make_run
+from synthetic import LIMITS, MACHINE, Speed, append, make_run
 
 from slmbench.analysis.crossover import crossovers
 from slmbench.analysis.machines import Stand, shelf_of
 from slmbench.analysis.metrics import side_of
 from slmbench.analysis.pairs import pairs_of
-from slmbench.analysis.sides import read_side
-from slmbench.analysis.verdicts import compare_sides
+from slmbench.analysis.sides import read_side, read_sides
+from slmbench.analysis.verdicts import compare_sides, exit_code
+from slmbench.errors import ExitCode
 from slmbench.records.sample_arrays import read_columns
-from slmbench.report.html import comparison_report, run_report
+from slmbench.records.schema import FailureRecord
+from slmbench.report.html import comparison_report, run_charts, run_report
 from slmbench.report.machines_formats import shelf_page
 from slmbench.report.run_table import run_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
+ENGINES = ("openvino", "onnxruntime")
 SPEEDS = [
     Speed(model=model, family=family, backend=backend, engine=backend, attention=path, input_tokens=length, ttft_ms=ms)
     for length, slow, quick in ((32, 5, 7), (128, 20, 17), (512, 80, 55))
@@ -60,6 +64,39 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
 def test_the_same_run_makes_the_same_report(tmp_path: Path) -> None:
     folder = make_run(SPEEDS).write(tmp_path / "run")
     assert report_of(folder) == report_of(folder)
+
+
+def labels_in(spec: Any) -> Iterator[str]:
+    """Yield what the rows of a chart's data are called."""
+    for value in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ():
+        yield from labels_in(value)
+    if isinstance(spec, dict):
+        yield from (spec[name] for name in ("case", "row", "line") if isinstance(spec.get(name), str))
+
+
+def test_every_arm_is_drawn(tmp_path: Path) -> None:
+    """Twice as many cases in two arms are twice as many of everything: rows, details, lines, bars, points."""
+
+    def counts(speeds: list[Speed]) -> dict[str, int]:
+        limits = {f"{engine}|cpu": {**LIMITS["openvino|cpu"], "engine": engine} for engine in ENGINES}
+        run = read_columns(make_run(speeds, limits=limits).write(tmp_path / f"run-{len(speeds)}"))
+        found = {"rows": len(run_table(run)), "details": run_report(run, run_table(run)).count("<details id=")}
+        return found | {title: len(set(labels_in(spec))) for title, spec in run_charts(run).items()}
+
+    plain = [speed for speed in SPEEDS if speed.input_tokens < 512]
+    armed = [replace(speed, arm=arm) for arm in ("old", "new") for speed in plain]
+    once, twice = counts(plain), counts(armed)
+    assert len(once) == 8
+    assert twice == {name: 2 * count for name, count in once.items()}
+
+
+def test_an_arm_that_failed_does_not_hide_the_other(tmp_path: Path) -> None:
+    folder = make_run([Speed(arm="old"), Speed(arm="new", loads=0)]).write(tmp_path / "run")
+    failure = FailureRecord(case=Speed(arm="new").case.key, load=0, reason="killed", message="out of memory")
+    append(folder, failure)
+    assert {"Time to first token", "Gap before each token"} <= set(run_charts(read_columns(folder)))
+    old, new = read_sides([str(folder)])
+    assert exit_code([compare_sides(old, new)]) == ExitCode.FAILED
 
 
 def test_an_empty_run_has_a_report(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic import PAIR, Made, Speed, make_run
+from synthetic import LIMITS, PAIR, Made, Speed, make_run
 
 from slmbench.analysis.metrics import model_of
 from slmbench.analysis.pairs import pair_sentences
@@ -21,19 +21,6 @@ from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
 from slmbench.report.run_table import run_table
 from slmbench.report.text_table import bounded, number
 from slmbench.report.write import print_run, table_markdown, write_reports
-
-LIMITS = {
-    "openvino|cpu": {
-        "engine": "openvino",
-        "device": "cpu",
-        "threads": 2,
-        "versions": {},
-        "machine": "x",
-        "measured": "today",
-        "bandwidth": [{"footprint_bytes": 2**28, "bytes_per_s": 30e9}],
-        "matrix": {"fp32": {"flops_per_s": 3e12, "effective": "fp32"}},
-    }
-}
 
 
 def row_of(made: Made, tmp_path: Path, index: int = 0) -> dict[str, Any]:
