@@ -238,7 +238,7 @@ def _compare_machines(request: CompareRequest) -> None:
         raise BadInputError(
             f"{', '.join(n for n, given in idle.items() if given)}: not supported when machines are compared"
         )
-    from slmbench.fleet.shelf import shelf_from
+    from slmbench.fleet.report import shelf_from
 
     shelf = shelf_from(request.sides, metrics=request.metrics, conditions=request.where)
     _show_shelf(shelf, request, ", ".join(Path(name).resolve().name for name in request.sides))

@@ -114,9 +114,8 @@ def run_fleet(
     _root()
     from slmbench.fleet.client import LOCAL, linked, run_on_fleet
     from slmbench.fleet.connection import full_address
-    from slmbench.fleet.report import print_fleet, write_fleet
+    from slmbench.fleet.report import fleet_table, print_fleet, write_fleet
     from slmbench.fleet.selection import Choice
-    from slmbench.fleet.table import fleet_table
     from slmbench.report.text_table import make_console
     from slmbench.system.locks import only_run_in
 

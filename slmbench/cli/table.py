@@ -58,8 +58,7 @@ def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: boo
     """Make a fleet's tables again: one machine's after the other, then all side by side."""
     from slmbench.errors import BadInputError
     from slmbench.fleet.read import read_machines
-    from slmbench.fleet.report import fleet_markdown, print_fleet, write_fleet
-    from slmbench.fleet.table import fleet_table
+    from slmbench.fleet.report import fleet_markdown, fleet_table, print_fleet, write_fleet
     from slmbench.report.text_table import make_console
 
     folder = run if run.is_dir() else run.parent

@@ -7,6 +7,7 @@ Nothing that comes back is unpickled: deserialising is off on this side, and so 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +29,8 @@ LOOK_WITHIN_S = 60.0
 PRESENCE_S = 2.0
 _QUICK = ("about", "begin", "read", "forget")
 CONNECT_S = 10.0
+#: How Dask's errors begin: the connection as a Python object, then the error's class and number.
+_OBJECT = re.compile(r"(in )?<[^<>]*>: (\w+: )?(\[Errno -?\d+\] )?")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -74,6 +77,11 @@ def full_address(address: str, certs: Path | None, insecure: bool) -> str:
     if parts.scheme == "tcp" and parts.hostname not in _LOOPBACK and not insecure:
         raise BadInputError(f"{full}: plain TCP beyond loopback; use --certs, or --insecure in a network you trust")
     return full
+
+
+def why(error: BaseException) -> str:
+    """Return what an error of Dask's says, as one line for people."""
+    return one_line(_OBJECT.sub("", str(error))) or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -146,9 +154,7 @@ class Link:
         except Exception as error:
             # The scheduler sends on what went wrong with a worker as text alone, and Dask raises it as it comes: here
             # whatever it is means that this machine gave no answer.
-            raise CannotRunError(
-                one_line(f"machine {machine}: gave no answer: {str(error) or type(error).__name__}")
-            ) from error
+            raise CannotRunError(one_line(f"machine {machine}: gave no answer: {why(error)}")) from error
         finally:
             asking.cancel()
         return checked(kind, answers.get(address) if isinstance(answers, dict) else None, machine)
@@ -187,6 +193,7 @@ async def opened(address: str, certs: Path | None) -> AsyncIterator[Link]:
             try:
                 await asyncio.wait_for(remote.identity(), CONNECT_S + 5)
             except (OSError, TimeoutError, ssl.SSLError) as error:
-                reason = one_line(str(error.__cause__ or error))
-                raise CannotRunError(f"{address}: no fleet scheduler answers: {reason}") from error
+                raise CannotRunError(
+                    f"{address}: no fleet scheduler answers: {why(error.__cause__ or error)}"
+                ) from error
             yield Link(remote)

@@ -16,8 +16,8 @@ from typing import IO, Any
 from slmbench._version import __version__
 from slmbench.errors import BadInputError
 from slmbench.fleet import send_files
-from slmbench.fleet.child import BLOCK, Child, reason
 from slmbench.fleet.job_progress import read_done, read_tallies
+from slmbench.fleet.machine_job import JOB, start_job
 from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, Begun, Planned, Progress
 from slmbench.fleet.receive_artifact import Holder
 from slmbench.machine.devices import DeviceRow, list_devices
@@ -25,7 +25,7 @@ from slmbench.machine.fingerprint import Fingerprint, collect
 from slmbench.plan.request import RunRequest
 from slmbench.records.schema import RUN_NAME, SAMPLES_NAME
 from slmbench.system.paths import cache_dir
-from slmbench.system.processes import child_environment
+from slmbench.system.processes import Child, reason
 
 #: Seconds after which a run that no client has fetched is deleted.
 KEPT_S = 30 * 86400.0
@@ -76,7 +76,7 @@ class Machine:
     async def plan(self, request: str) -> dict[str, str]:
         """Answer with :class:`Planned`. Engines may be asked for devices, so another process does it."""
         done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, *BLOCK, "plan"], input=request.encode(), capture_output=True, check=False
+            subprocess.run, [sys.executable, *JOB, "plan"], input=request.encode(), capture_output=True, check=False
         )
         if done.returncode:
             return {"json": Planned(left_out=(reason(done.stderr, done.returncode),)).model_dump_json()}
@@ -185,17 +185,8 @@ class Machine:
 
     def spawn(self, folder: Path, request: bytes) -> Child:
         """Start measuring a request into ``folder / "run"``; what simulations of a fleet replace."""
-        child = subprocess.Popen(
-            [sys.executable, *BLOCK, "measure", str(folder / "run")],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            env=child_environment(),
-        )
-        assert child.stdin is not None
-        child.stdin.write(request)
-        child.stdin.close()
-        return child
+        assert self._log is not None
+        return start_job("measure", str(folder / "run"), asked=request, log=self._log)
 
 
 def _lines(path: Path, offset: int) -> str:

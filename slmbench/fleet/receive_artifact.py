@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -25,12 +24,11 @@ from slmbench.export.artifact_store import (
     write_manifest,
 )
 from slmbench.export.routes import outdated
-from slmbench.fleet.child import BLOCK, reason
-from slmbench.fleet.making import cannot_make
+from slmbench.fleet.machine_job import cannot_make, start_job
 from slmbench.fleet.messages import Holding, Receiving, Wanted
 from slmbench.fleet.transfer_format import PIECE_BYTES, Content, PieceKey, parse
 from slmbench.models.artifact import Artifact, damage
-from slmbench.system.processes import child_environment
+from slmbench.system.processes import reason
 
 #: Seconds that the end of a transfer waits for who writes the same artifact; the client asks again after that.
 LOCK_S = 30.0
@@ -98,16 +96,7 @@ class Holder:
         # On no path that a client could name, and gone with this process.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._made = wanted
-        self._maker = subprocess.Popen(
-            [sys.executable, *BLOCK, "make"],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            env=child_environment(),
-        )
-        assert self._maker.stdin is not None
-        self._maker.stdin.write(wanted.model_dump_json().encode())
-        self._maker.stdin.close()
+        self._maker = start_job("make", asked=wanted.model_dump_json().encode(), log=self._log)
 
     def _failure(self) -> str | None:
         """Return why the last export failed, once: whoever asks again later has it tried again."""

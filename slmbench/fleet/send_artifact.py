@@ -12,7 +12,7 @@ from slmbench.errors import CannotRunError, SlmbenchError
 from slmbench.export.artifact_store import find_artifact
 from slmbench.export.routes import made_alike
 from slmbench.fleet.connection import Link, Reached
-from slmbench.fleet.making import cannot_make
+from slmbench.fleet.machine_job import cannot_make
 from slmbench.fleet.messages import Holding, Needed, Planned, Receiving, Wanted
 from slmbench.fleet.send_files import bring
 from slmbench.fleet.transfer_format import PIECE_BYTES, Content, difference, packed

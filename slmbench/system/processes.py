@@ -8,11 +8,35 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from slmbench.errors import ERROR_PREFIX
 
 _PR_SET_PDEATHSIG = 1
 #: Tells a child of ours which process it belongs to.
 _HOST = "SLMBENCH_HOST"
+
+
+class Child(Protocol):
+    """What is needed of a process that measures."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def terminate(self) -> None:
+        """End it."""
+
+    def wait(self) -> int:
+        """Return when it has ended."""
+
+
+def reason(log: bytes, code: int) -> str:
+    """Return the error that a log ends with, or the exit code where it holds nothing."""
+    lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
+    marked = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    return (marked or lines or [f"its process ended with code {code}"])[-1].removeprefix(ERROR_PREFIX)
 
 
 def child_environment() -> dict[str, str]:

@@ -255,12 +255,12 @@ def test_cases_whose_artifact_nobody_can_make_are_left_out_before_anything_start
 def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slmbench.fleet import making
+    from slmbench.fleet import machine_job
     from slmbench.fleet.client import run_on_fleet
     from slmbench.fleet.selection import Choice
 
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(making, "missing_libraries", lambda spec: ["torch"])
+    monkeypatch.setattr(machine_job, "missing_libraries", lambda spec: ["torch"])
     folder = make_folder(tmp_path / "mine")
     there = Machine(plan=Planned(keys=("a case",), needs=(need(resolve(str(folder))),)))
     request, out = RunRequest(models=(str(folder),)), tmp_path / "run"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from slmbench.errors import CannotRunError
-from slmbench.fleet import quiet
-from slmbench.fleet.quiet import OneLine
+from slmbench.fleet import dask_nodes
+from slmbench.fleet.dask_nodes import OneLine
 
 
 def record(text: str, *values: object, error: BaseException | None = None) -> logging.LogRecord:
@@ -32,7 +32,7 @@ def test_the_same_is_said_once_a_minute_whatever_the_port(monkeypatch: pytest.Mo
     assert shown.filter(record("handshake failed with %s", "tls://10.0.0.1:4000"))
     assert not shown.filter(record("handshake failed with %s", "tls://10.0.0.1:4001"))
     assert shown.filter(record("handshake failed with %s", "tls://10.0.0.2:4001"))
-    monkeypatch.setattr(quiet, "AGAIN_S", -1.0)
+    monkeypatch.setattr(dask_nodes, "AGAIN_S", -1.0)
     assert shown.filter(record("handshake failed with %s", "tls://10.0.0.1:4002"))
 
 
@@ -47,8 +47,8 @@ def test_a_task_that_nobody_waits_for_is_no_news_where_a_machine_went() -> None:
 
 def test_handlers_are_filtered_once() -> None:
     pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
-    quiet.quiet()
-    quiet.quiet()
+    dask_nodes.quiet()
+    dask_nodes.quiet()
     handlers = logging.getLogger("distributed").handlers
     assert all(sum(isinstance(one, OneLine) for one in handler.filters) == 1 for handler in handlers)
 
