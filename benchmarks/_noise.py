@@ -1,7 +1,7 @@
 """Recorded noise: pairs of loads of identical cases that lived side by side, and ways to draw checks from them.
 
     slmbench run --pair mu-tiny,dec-tiny --backend openvino --input-tokens 64 --output-tokens 16 \\
-        --arm base=$(which python) --arm new=$(which python) --precision-target 0.1 --budget 260 --out noise/1
+        --arm base=$(which python) --arm new=$(which python) --interval-target 0.1 --budget 260 --out noise/1
 
 records it: two arms with the same interpreter. Several such runs, one after the other, hold the machine's drift.
 """

@@ -37,7 +37,7 @@ MACHINE = "here"
 SLMBENCH = (sys.executable, "-m", "slmbench")
 WANTED_HALF_WIDTH = 0.02
 #: A target that nothing reaches: each side loads as often as a case may be loaded. The budget is no limit either.
-ALL_LOADS = ("--precision-target", "0.001", "--budget", "3600")
+ALL_LOADS = ("--interval-target", "0.001", "--budget", "3600")
 SIDES = ("local", "fleet")
 #: Run by every interpreter that starts: a measuring worker waits for its turn; the connection's end is the turn's.
 CUSTOMIZE = """

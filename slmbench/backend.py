@@ -114,8 +114,8 @@ class Session(SessionBase, Protocol):
         ``attention_mask`` (same shape, 1 for tokens) is given only for prompts of unequal length: padded on
         the right for encoder-decoders, on the left for decoder-only.
 
-        Where the backend takes "samples" there may be fewer prompts than the reserved batch, which is then a
-        multiple of them: each prompt is read once and answered by that many rows, which stand beside each other.
+        Where the backend can do "answers" there may be fewer prompts than the reserved batch, which is then a multiple
+        of them: each prompt is read once and answered by that many rows, which are neighbours in the batch.
         The first tokens of all rows are returned.
         """
 
@@ -237,7 +237,7 @@ class WeightCopies(Protocol):
 
 #: Workloads beyond one prompt and one answer: a conversation on kept K/V, several answers to a prompt that is read
 #: once, drawn tokens, and steps without a K/V cache.
-Ability = Literal["turns", "samples", "random", "uncached"]
+Ability = Literal["turns", "answers", "random", "uncached"]
 
 
 @runtime_checkable

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from slmbench.terms import ComputePrecision, Device, Exporter, Format, Layout, Precision
 
 Sampling = Literal["greedy", "random"]
 Cache = Literal["on", "off"]
+#: Suites and records of version 0.2 call the answers to each prompt "samples".
+FORMERLY_SAMPLES = AliasChoices("answers", "samples")
 
 
 class Workload(BaseModel):
     """What is generated: ``batch`` prompts of ``input_tokens``, ``output_tokens`` new tokens each.
 
-    A conversation has ``turns``: each later one adds ``added_tokens`` to what was read and answered before. Of each
-    prompt ``samples`` are answered at once, as rows of one batch, after the prompt was read once.
+    A conversation has ``turns``: each later one adds ``added_tokens`` to what was read and answered before. To each
+    prompt there are ``answers``, generated together as rows of one batch; the prompt is read once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,10 +35,10 @@ class Workload(BaseModel):
     #: Output of the last turn where it is another than that of the others: a report after a search.
     last_output_tokens: int | None = Field(default=None, ge=1)
     #: Answers to each prompt.
-    samples: int = Field(default=1, ge=1)
+    answers: int = Field(default=1, ge=1, validation_alias=FORMERLY_SAMPLES)
     #: Whether the best token is taken, or one is drawn from the model's distribution with the run's seed.
     sampling: Sampling = "greedy"
-    #: "off", an ablation: no K/V of the answer are kept, and every token reads the decoder's whole input anew.
+    #: "off", an ablation: no K/V of the answer are kept, and every token reads the decoder's whole input again.
     cache: Cache = "on"
 
     @model_validator(mode="after")
@@ -45,16 +47,16 @@ class Workload(BaseModel):
             raise ValueError(f"{self.turns} turns: `added_tokens` says how much each later turn adds")
         if self.turns == 1 and (self.added_tokens is not None or self.last_output_tokens is not None):
             raise ValueError("`added_tokens` and `last_output_tokens` are of later turns; `turns` is 1")
-        if self.turns > 1 and (self.samples > 1 or self.prompts):
-            raise ValueError("a conversation of several turns has one sample a prompt, and drawn prompts")
-        if self.cache == "off" and (self.turns > 1 or self.samples > 1 or self.prompts):
-            raise ValueError("without a K/V cache: one turn, one sample a prompt, drawn prompts")
+        if self.turns > 1 and (self.answers > 1 or self.prompts):
+            raise ValueError("a conversation of several turns takes one answer per prompt, and random prompts")
+        if self.cache == "off" and (self.turns > 1 or self.answers > 1 or self.prompts):
+            raise ValueError("without a K/V cache: only one turn, one answer per prompt, random prompts")
         return self
 
     @property
     def rows(self) -> int:
-        """Return the answers that are generated side by side: ``batch * samples``."""
-        return self.batch * self.samples
+        """Return the answers that are generated side by side: ``batch * answers``."""
+        return self.batch * self.answers
 
     @property
     def added(self) -> int:
@@ -77,12 +79,12 @@ class Workload(BaseModel):
         return self.input_tokens + (self.turns - 1) * (self.added + self.output_tokens)
 
     def more(self) -> str:
-        """Return what a reader has to know beside the lengths; empty for one prompt and one answer."""
+        """Return what a reader has to know besides the lengths; empty for one prompt and one answer."""
         parts = [f"batch {self.batch}"] if self.batch > 1 else []
         if self.turns > 1:
             parts.append(f"{self.turns} turns of {self.added} more")
             parts += [f"the last answer {self.last_output_tokens}"] if self.last_output_tokens else []
-        parts += [f"{self.samples} samples"] if self.samples > 1 else []
+        parts += [f"{self.answers} answers"] if self.answers > 1 else []
         parts += [self.sampling] if self.sampling != "greedy" else []
         return ", ".join([*parts, *(["no K/V cache"] if self.cache == "off" else [])])
 
@@ -94,8 +96,8 @@ class Workload(BaseModel):
             parts.append(f"t{self.turns}x{self.added}")
         if self.last_output_tokens:
             parts.append(f"last{self.last_output_tokens}")
-        if self.samples > 1:
-            parts.append(f"s{self.samples}")
+        if self.answers > 1:
+            parts.append(f"s{self.answers}")
         if self.sampling != "greedy":
             parts.append(self.sampling)
         return "-".join(parts) + ("|cache=off" if self.cache == "off" else "")

@@ -21,7 +21,7 @@ def key(**more: Any) -> str:
 
 def test_the_key_of_one_prompt_and_one_answer_is_what_it_was() -> None:
     old = "mu-small|openvino|cpu|fp32-fp32|openvino-dynamic-slmbench|in512-out32-b1"
-    assert key() == key(turns=1, samples=1, sampling="greedy", cache="on") == old
+    assert key() == key(turns=1, answers=1, sampling="greedy", cache="on") == old
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_the_key_of_one_prompt_and_one_answer_is_what_it_was() -> None:
     [
         ({"turns": 20, "added_tokens": 64}, "in512-out32-b1-t20x64"),
         ({"turns": 3, "added_tokens": 64, "last_output_tokens": 99}, "in512-out32-b1-t3x64-last99"),
-        ({"samples": 8, "sampling": "random"}, "in512-out32-b1-s8-random"),
+        ({"answers": 8, "sampling": "random"}, "in512-out32-b1-s8-random"),
         ({"cache": "off"}, "in512-out32-b1|cache=off"),
     ],
 )
@@ -42,8 +42,8 @@ def test_what_is_beyond_stands_in_the_key(more: dict[str, Any], end: str) -> Non
     [
         ({"turns": 2}, "added_tokens"),
         ({"added_tokens": 4}, "`turns` is 1"),
-        ({"turns": 2, "added_tokens": 4, "samples": 2}, "one sample a prompt"),
-        ({"cache": "off", "samples": 2}, "without a K/V cache"),
+        ({"turns": 2, "added_tokens": 4, "answers": 2}, "one answer per prompt"),
+        ({"cache": "off", "answers": 2}, "without a K/V cache"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(more: dict[str, Any], message: str) -> None:

@@ -129,7 +129,7 @@ def test_turns_and_samples_are_the_same_in_columns(folder: Path) -> None:
     count = len(first.token_ns)
     cut = count - 3
     said = first.model_copy(
-        update={"turn_start_ns": (0, first.token_ns[cut - 1]), "turn_tokens": (cut, 3), "samples": 2}
+        update={"turn_start_ns": (0, first.token_ns[cut - 1]), "turn_tokens": (cut, 3), "answers": 2}
     )
     run.samples[:] = [said]
     found = columns_of(run).samples[said.case]

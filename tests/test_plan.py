@@ -163,10 +163,10 @@ def talk(**more: object) -> list[dict[str, object]]:
 
 def test_a_backend_that_cannot_is_left_out_by_name() -> None:
     for more, what in (
-        ({"turns": 2, "added_tokens": 4}, "openvino_genai carries no conversation on"),
-        ({"samples": 4}, "openvino_genai gives one answer"),
-        ({"sampling": "random"}, "openvino_genai draws no tokens"),
-        ({"cache": "off"}, "openvino_genai has no steps without"),
+        ({"turns": 2, "added_tokens": 4}, "openvino_genai cannot continue a conversation"),
+        ({"answers": 4}, "openvino_genai cannot generate several answers"),
+        ({"sampling": "random"}, "openvino_genai cannot sample"),
+        ({"cache": "off"}, "openvino_genai cannot run without"),
     ):
         made = plan(checkpoints=["dec-tiny"], backends=["openvino", "openvino_genai"], workloads=talk(**more))
         assert {cell.case.backend for cell in made.cells} == {"openvino"}
@@ -174,9 +174,9 @@ def test_a_backend_that_cannot_is_left_out_by_name() -> None:
 
 
 def test_optimums_decoder_does_not_read_a_prompt_once_for_several_answers() -> None:
-    with pytest.raises(CannotRunError, match=r"gives one answer .*optimum's dynamic"):
-        plan(checkpoints=["t5-tiny"], workloads=talk(samples=4))
-    assert plan(checkpoints=["t5-tiny"], workloads=talk(samples=4), exporter="slmbench").cells
+    with pytest.raises(CannotRunError, match=r"several answers per prompt .*optimum's dynamic"):
+        plan(checkpoints=["t5-tiny"], workloads=talk(answers=4))
+    assert plan(checkpoints=["t5-tiny"], workloads=talk(answers=4), exporter="slmbench").cells
 
 
 @pytest.mark.parametrize("turns", [1, 1000])

@@ -64,9 +64,9 @@ def test_going_on_aims_for_narrower_intervals(run: Path) -> None:
     outcome = Outcome(loads=8, half_width={"ttft": 0.015, "tpot": None})
     record = columns.record.model_copy(update={"outcomes": {"x": outcome}, "options": options})
     request = resample.narrower_request(replace(columns, record=record), 60)
-    assert request.precision_target == pytest.approx(0.009)
+    assert request.interval_target == pytest.approx(0.009)
     assert (request.budget_s, request.resume, request.seed, request.repeat) == (60, run, 3, None)
-    assert resample.narrower_request(columns, 60).precision_target == 0.02  # nothing is known yet
+    assert resample.narrower_request(columns, 60).interval_target == 0.02  # nothing is known yet
 
 
 def test_going_on_with_a_suite_of_fixed_size_doubles_it(run: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def workloads(*lines: str) -> str:
 
 
 def test_turns_samples_and_the_cache_are_said_by_a_suite() -> None:
-    suite = parse_suite(workloads("samples: [1, 4]", "sampling: [greedy, random]", "cache: on"), "x.yaml")
+    suite = parse_suite(workloads("answers: [1, 4]", "sampling: [greedy, random]", "cache: on"), "x.yaml")
     labels = list(dict.fromkeys(cell.workload.label() for cell in suite.cells()))
     assert labels == [f"in8-out4-b1{end}" for end in ("", "-random", "-s4", "-s4-random")]
     # YAML reads on and off as true and false.
@@ -116,8 +116,8 @@ def test_turns_samples_and_the_cache_are_said_by_a_suite() -> None:
 def test_what_workloads_cannot_be_is_told_with_its_line() -> None:
     with pytest.raises(BadInputError, match=r"^x\.yaml:4: workloads\.0: 3 turns: `added_tokens` says"):
         parse_suite(workloads("turns: 3"), "x.yaml")
-    with pytest.raises(BadInputError, match=r"^x\.yaml:6: workloads\.0\.sample: unknown key.*samples"):
-        parse_suite(workloads("sample: 3"), "x.yaml")
+    with pytest.raises(BadInputError, match=r"^x\.yaml:6: workloads\.0\.answer: unknown key.*answers"):
+        parse_suite(workloads("answer: 3"), "x.yaml")
 
 
 def test_more_cases_than_anyone_wants_are_refused_with_the_line() -> None:

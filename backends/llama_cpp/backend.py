@@ -72,7 +72,7 @@ class LlamaCppBackend:
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does. (Steps without a K/V cache are another graph for encoder-decoders alone.)"""
-        return frozenset(("turns", "samples", "random", "uncached"))
+        return frozenset(("turns", "answers", "random", "uncached"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the model.

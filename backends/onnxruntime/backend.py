@@ -73,7 +73,7 @@ class OnnxRuntimeBackend:
         """Return what our loop does over dynamic graphs."""
         if spec.layout == "static" or spec.target == CUDA:
             return frozenset()
-        return frozenset(("turns", "samples", "random", "uncached"))
+        return frozenset(("turns", "answers", "random", "uncached"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Create the sessions."""

@@ -99,10 +99,10 @@ class OpenVinoBackend:
         """Return what our loop does over dynamic graphs."""
         if spec.layout == "static":
             return frozenset()
-        everything: frozenset[Ability] = frozenset(("turns", "samples", "random", "uncached"))
+        everything: frozenset[Ability] = frozenset(("turns", "answers", "random", "uncached"))
         # optimum's decoder makes the cross K/V itself, once a row: a prompt would not be read once.
         own = checkpoint.family == "decoder-only" or spec.exporter == "slmbench"
-        return everything if own else everything - {"samples"}
+        return everything if own else everything - {"answers"}
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Compile the artifact for the device."""

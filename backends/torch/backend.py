@@ -52,7 +52,7 @@ class TorchBackend:
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does."""
-        return frozenset(("turns", "samples", "random", "uncached"))
+        return frozenset(("turns", "answers", "random", "uncached"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the network onto the device.

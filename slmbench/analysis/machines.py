@@ -204,7 +204,7 @@ def _by_speed(entry: Entry) -> tuple[bool, bool, float, str]:
 
 
 def _task_order(work: Workload) -> tuple[int, int, int, int, int, str]:
-    return work.input_tokens, work.output_tokens, work.batch, work.turns, work.samples, work.label()
+    return work.input_tokens, work.output_tokens, work.batch, work.turns, work.answers, work.label()
 
 
 def _matrix(found: _Found, work: Workload, metric: str) -> Matrix:

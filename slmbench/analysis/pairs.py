@@ -68,7 +68,7 @@ class Pair:
         """Return the answer as one sentence, from the figures, whichever way round it is."""
         work = self.encoder.case.workload
         # Of one prompt and one answer the whole follows from the two others.
-        whole = work.turns > 1 or work.samples > 1
+        whole = work.turns > 1 or work.answers > 1
         spoken = [ratio for name, ratio in self.ratios.items() if name != "e2e" or whole]
         case = self.encoder.case
         where = f"{self.engine} {precision_of(case)}" + (f", arm {self.arm}" if self.arm else "")

@@ -103,7 +103,7 @@ FIELDS: dict[str, Callable[[SideCase], str | int]] = {
     "input": lambda c: c.case.workload.input_tokens,
     "output": lambda c: c.case.workload.output_tokens,
     "turns": lambda c: c.case.workload.turns,
-    "samples": lambda c: c.case.workload.samples,
+    "answers": lambda c: c.case.workload.answers,
     "cache": lambda c: c.case.workload.cache,
 }
 
@@ -115,6 +115,8 @@ def field_named(name: str, *more: str) -> str:
         BadInputError: there is none.
     """
     known = [*FIELDS, *more]
+    # As version 0.2 called it.
+    name = "answers" if name == "samples" else name
     if name not in known:
         raise BadInputError(f"unknown field '{name}'. Known: {', '.join(known)}.{nearest(name, known)}")
     return name

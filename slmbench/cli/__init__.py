@@ -1,4 +1,4 @@
-"""The command line: one module a command, each imported only when it is called for."""
+"""The command line: one module a command, each imported only when it is used."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Guard a baseline in CI: one verdict, one exit code."),
     "baseline": ("baseline", "Save a run as a small baseline file."),
     "history": ("history", "Follow a metric over many runs."),
-    "table": ("table", "Make a run's tables again from its samples."),
+    "table": ("table", "Recreate a run's tables from its samples."),
     "export": ("export", "Export a checkpoint to an artifact."),
     "models": ("models", "List the catalog."),
     "suites": ("suites", "List or show suites."),
     "devices": ("devices", "List devices and what is missing for the others."),
     "limits": ("limits", "Measure what a device can do at best."),
-    "doctor": ("doctor", "Tell what would disturb a run here."),
+    "doctor": ("doctor", "Report what would disturb a run here."),
     "calibrate": ("calibrate", "Measure the noise floor of this machine."),
     "cache": ("cache", "List, verify or clean the artifact cache."),
     "fleet": ("fleet", "Measure on many machines: scheduler, worker, status."),
@@ -48,7 +48,7 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command; for the overview a stand-in with its help is enough."""
+        """Import and return a command; the overview only needs a placeholder with its help."""
         if cmd_name not in COMMANDS:
             return None
         module, text = COMMANDS[cmd_name]
@@ -61,7 +61,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command to call; an unknown name is answered with the nearest ones."""
+        """Find the command to call; for an unknown name the error suggests the nearest ones."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise BadInputError(f"unknown command '{args[0]}'.{nearest(args[0], list(COMMANDS))}")
         ctx.meta[_CALLED] = args[0] if args else None
@@ -121,24 +121,24 @@ def run_main(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), ExitCode.BAD_INPUT)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; what was measured is kept", ExitCode.INTERRUPTED)
+        return _fail("interrupted; everything measured so far is kept", ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # The reader of a pipe has seen enough (`slmbench models | head`); nothing more can be printed.
+        # The reader of the pipe has closed it (`slmbench models | head`); nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except OSError as error:
-        # A disk that is full, a folder that is gone or not ours: the machine's trouble, not a bug.
+        # A full disk, a folder that is gone or not ours: a problem of the machine, not a bug.
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
     return code if isinstance(code, int) else ExitCode.OK
 
 
 def _prepare_output() -> None:
-    """Let everything be printed: a name that the terminal's code page lacks, a table where no width is known."""
+    """Make everything printable: characters that the terminal does not have, tables where the width is unknown."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    # Some shells without a terminal say so; tables of that width would be nothing, without an error.
+    # Some shells without a terminal set it to 0, and a table of that width prints nothing.
     if not os.environ.get("COLUMNS", "unset").strip("0"):
         del os.environ["COLUMNS"]
 
@@ -150,5 +150,5 @@ def _fail(message: str, code: ExitCode) -> int:
 
 
 def _shortened(line: str) -> str:
-    """Return the line without its middle where something in it was absurdly long; the file stands in front."""
+    """Cut the middle out of a line that is far too long; the file name is at its start."""
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 4 :]}"

@@ -56,21 +56,21 @@ def check(
     new: Annotated[
         str | None, typer.Argument(help="The run to judge: its folder, or RUN@ARM.  [default: measure now]")
     ] = None,
-    gate: Annotated[str | None, typer.Option(help="The slowdown that fails.  [default: 5%]")] = None,
+    gate: Annotated[str | None, typer.Option(help="The slowdown that fails the check.  [default: 5%]")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: ttft, tpot and the gates']")] = None,
     where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
     until_conclusive: Annotated[
         bool, typer.Option("--until-conclusive", help="Keep sampling while the verdict is inconclusive.")
     ] = False,
-    budget: Annotated[float, typer.Option(min=1, help="Seconds to keep sampling at most.")] = 600,
+    budget: Annotated[float, typer.Option(min=1, help="With --until-conclusive: stop after this many seconds.")] = 600,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Do not fail on baseline cases that are missing from NEW.")
     ] = False,
     allow_different_machine: Annotated[
         bool, typer.Option("--allow-different-machine", help="Show the figures without verdicts; exit code 3.")
     ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML there.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Append a Markdown summary ($GITHUB_STEP_SUMMARY).")] = None,
     annotations: Annotated[bool, typer.Option("--annotations", help="Print GitHub annotations.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the judgements as JSON.")] = False,

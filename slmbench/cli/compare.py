@@ -68,14 +68,14 @@ class CompareRequest(JudgeRequest):
 def compare(
     sides: Annotated[
         list[str],
-        typer.Argument(help="The base, then what is compared with it: runs, RUN@ARM, baseline files; or fleets' runs."),
+        typer.Argument(help="The base, then what to compare with it: runs, RUN@ARM, baseline files, or fleet runs."),
     ],
-    arms: Annotated[str | None, typer.Option(help="Arms of the one run, the base first: base,new.")] = None,
+    arms: Annotated[str | None, typer.Option(help="Compare the arms of one run, the base first: base,new.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: ttft, tpot]")] = None,
     where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
     sort: Annotated[str, typer.Option(help="case, ratio, verdict, p, metric or a field of the case.")] = "case",
-    group: Annotated[str | None, typer.Option(help="A field of the case, or metric.")] = None,
-    columns: Annotated[str | None, typer.Option(help="Columns to show, with commas between.")] = None,
+    group: Annotated[str | None, typer.Option(help="Group rows by a field of the case, or by metric.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns to show, separated by commas.")] = None,
     gate: Annotated[str | None, typer.Option(help="What counts as a change.  [default: 5%]")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     allow_different_machine: Annotated[
@@ -85,7 +85,7 @@ def compare(
         bool, typer.Option("--by-machine", help="Compare runs from different machines, one column per machine.")
     ] = False,
     format: Annotated[str, typer.Option(help="terminal, markdown, csv, json or html.")] = "terminal",
-    out: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
 ) -> None:
     """Compare runs: ratios with intervals, and a verdict for each metric of each case.
 

@@ -19,17 +19,17 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def limits(
-    backend: Annotated[str, typer.Option(help="Whose engine measures.")],
+    backend: Annotated[str, typer.Option(help="The backend whose engine measures.")],
     device: Annotated[str, typer.Option(help="cpu, gpu or npu.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine.  [default: physical cores]")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure anew, whatever is kept.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again even if there is a stored result.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Measure what a device can do at best: read bandwidth and matrix rate, by the engine itself.
 
-    Kept per machine, engine version and thread count; takes up to 20 s the first time.
+    Stored per machine, engine version and thread count; takes up to 20 s the first time.
     """
     from slmbench.machine.limits import limits_of
 
@@ -53,7 +53,7 @@ def _print(found: Limits, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    load = "" if found.foreign_load is None else f", foreign load {found.foreign_load:.2f} cores"
+    load = "" if found.foreign_load is None else f", other processes used {found.foreign_load:.2f} cores"
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     title = f"{found.device} through {versions or found.engine}, {found.threads} threads, {found.measured}{load}"
     console.print(Text(one_line(title)))

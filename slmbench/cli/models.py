@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the catalog: architectures with seeded random weights, and whether this machine holds them."""
+    """List the catalog: architectures with seeded random weights, and whether they fit in this machine's memory."""
     from slmbench.models.catalog import overview
 
     rows = overview()

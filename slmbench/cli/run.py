@@ -13,6 +13,9 @@ from slmbench.errors import BadInputError, ExitCode, one_line
 if TYPE_CHECKING:
     from slmbench.plan.request import RunRequest
 
+#: Options by the names they had in version 0.2; they work until 0.4 and are in no help text.
+OLD_OPTIONS = {"samples": "answers", "precision-target": "interval-target"}
+
 app = typer.Typer(add_completion=False)
 
 Names: TypeAlias = list[str]
@@ -35,46 +38,64 @@ def _fleet(*flags: str, help: str = "") -> Any:
     return typer.Option(*flags, help=help, rich_help_panel="On many machines")
 
 
-@app.command()
+@app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})
 def run(
     model: Annotated[Names | None, _what(help="Catalog name, local folder or Hub id. Repeatable.")] = None,
-    pair: Annotated[Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY to be judged. Repeatable.")] = None,
-    suite: Annotated[str | None, _what(help="A suite's name or YAML file.  [default: quick]")] = None,
-    scale: Annotated[str | None, _what(help="A smaller version that the suite has, as small.")] = None,
-    device: Annotated[Names | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
-    backend: Annotated[Names | None, _what(help="Repeatable.")] = None,
-    precision: Annotated[Names | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, as int8/bf16. Repeatable.")] = None,
-    input_tokens: Annotated[Counts | None, _what(help="Repeatable.")] = None,
-    output_tokens: Annotated[Counts | None, _what(help="Repeatable.")] = None,
-    batch: Annotated[Counts | None, _what(help="Repeatable.")] = None,
-    samples: Annotated[Counts | None, _what(help="Answers to each prompt, read once. Repeatable.")] = None,
-    prompts: Annotated[Path | None, _what(help="Text prompts: one a line, or JSON lines. Adds ttft_text.")] = None,
-    threads: Annotated[int | None, _how(min=1)] = None,
-    exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
-    attention: Annotated[str | None, _how(help="best, all, or a path's name (paged, SDPA, ...).")] = None,
-    option: Annotated[Names | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
-    repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples a case.")] = None,
-    budget: Annotated[float | None, _how(help="Seconds to measure at most.")] = None,
-    precision_target: Annotated[
-        float | None, _how(help="Half-width of the 95 % intervals to stop at, in %.  [default: ttft 3, tpot 2]")
+    pair: Annotated[
+        Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")
     ] = None,
-    seed: Annotated[int, _how(help="Draws prompts and the order of rounds.")] = 0,
-    arm: Annotated[Names | None, _how(help="NAME=PYTHON, at least twice: interpreters side by side.")] = None,
-    simulate: Annotated[bool, _how("--simulate", help="Run an accelerator's pipeline without it; no timings.")] = False,
-    out: Annotated[Path | None, _where(help="The run's folder.  [default: results/DATE-SUITE]")] = None,
-    resume: Annotated[Path | None, _where(help="Go on with the run in this folder.")] = None,
-    revision: Annotated[str | None, _where(help="Hub revision of the one --model.")] = None,
-    offline: Annotated[bool, _where("--offline", help="Take Hub models from the cache only.")] = False,
-    trust_remote_code: Annotated[bool, _where("--trust-remote-code", help="Run a checkpoint's own code.")] = False,
-    dry_run: Annotated[bool, _where("--dry-run", help="Print the cases and what they would take.")] = False,
-    fleet: Annotated[str | None, _fleet(help="Measure on a fleet: its scheduler's address, or local.")] = None,
-    where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: machines that can use one.")] = None,
-    machines: Annotated[str | None, _fleet(help="NAME,NAME: these machines alone.")] = None,
-    each_machine: Annotated[
-        bool, _fleet("--each-machine", help="Equal machines measure everything each, instead of sharing the cases.")
+    suite: Annotated[str | None, _what(help="A suite's name or YAML file.  [default: quick]")] = None,
+    scale: Annotated[str | None, _what(help="A smaller version of the suite, such as small.")] = None,
+    device: Annotated[Names | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
+    backend: Annotated[Names | None, _what(help="openvino, onnxruntime, ... Repeatable.")] = None,
+    precision: Annotated[Names | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, such as int8/bf16. Repeatable.")] = None,
+    input_tokens: Annotated[Counts | None, _what(help="Length of the prompt. Repeatable.")] = None,
+    output_tokens: Annotated[Counts | None, _what(help="Tokens to generate. Repeatable.")] = None,
+    batch: Annotated[Counts | None, _what(help="Prompts at once. Repeatable.")] = None,
+    answers: Annotated[
+        Counts | None,
+        _what(help="Answers to generate for each prompt; the prompt is processed once. Repeatable."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")
+    ] = None,
+    threads: Annotated[int | None, _how(min=1, help="Threads of the engine.  [default: physical cores]")] = None,
+    exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
+    attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
+    option: Annotated[Names | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
+    repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples per case.")] = None,
+    budget: Annotated[float | None, _how(help="Stop measuring after this many seconds.")] = None,
+    interval_target: Annotated[
+        float | None,
+        _how(help="Stop when every 95 % interval is within +/- this many percent.  [default: ttft 3, tpot 2]"),
+    ] = None,
+    seed: Annotated[int, _how(help="Random seed: prompts and the order of cases.")] = 0,
+    arm: Annotated[
+        Names | None,
+        _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times."),
+    ] = None,
+    simulate: Annotated[
+        bool,
+        _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
     ] = False,
-    certs: Annotated[Path | None, _fleet(help="Folder of certificates that `slmbench fleet certs` made.")] = None,
-    insecure: Annotated[bool, _fleet("--insecure", help="Plain TCP beyond loopback.")] = False,
+    out: Annotated[Path | None, _where(help="The run's folder.  [default: results/DATE-SUITE]")] = None,
+    resume: Annotated[Path | None, _where(help="Continue the run in this folder.")] = None,
+    revision: Annotated[str | None, _where(help="Hub revision (with exactly one --model).")] = None,
+    offline: Annotated[bool, _where("--offline", help="Use Hub models from the cache only.")] = False,
+    trust_remote_code: Annotated[
+        bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
+    dry_run: Annotated[
+        bool, _where("--dry-run", help="Print the cases and how long they would take; measure nothing.")
+    ] = False,
+    fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
+    where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,
+    machines: Annotated[str | None, _fleet(help="NAME,NAME: only these machines.")] = None,
+    each_machine: Annotated[
+        bool, _fleet("--each-machine", help="Every machine measures all cases; equal machines do not share them.")
+    ] = False,
+    certs: Annotated[Path | None, _fleet(help="Folder of certificates made by `slmbench fleet certs`.")] = None,
+    insecure: Annotated[bool, _fleet("--insecure", help="Allow unencrypted TCP to other machines.")] = False,
     as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Measure models and write a comparison table.
@@ -94,7 +115,7 @@ def run(
 
 
 def _request(given: Mapping[str, Any]) -> RunRequest:
-    """Return the options, by their names, as a request; what it names alike is taken as it is."""
+    """Return the options as a request; those of the same name are copied."""
     from slmbench.plan.request import RunRequest
 
     renamed = {"model": "models", "device": "devices", "backend": "backends", "precision": "precisions"}
@@ -103,8 +124,8 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
     asked["pairs"] = [_pair(text) for text in given["pair"] or ()]
     for flag, field in (("option", "backend_options"), ("arm", "arms")):
         asked[field] = [_key_value(text, f"--{flag}") for text in given[flag] or ()]
-    if given["precision_target"] is not None:
-        asked["precision_target"] = given["precision_target"] / 100
+    if given["interval_target"] is not None:
+        asked["interval_target"] = given["interval_target"] / 100
     return RunRequest.model_validate({name: value for name, value in asked.items() if name in RunRequest.model_fields})
 
 

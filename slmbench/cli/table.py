@@ -1,4 +1,4 @@
-"""``slmbench table``: a run's tables, made again from its samples."""
+"""``slmbench table``: a run's tables, recreated from its samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def table(
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Also write table.md, table.csv and report.html.")] = False,
 ) -> None:
-    """Make a run's tables again from its samples."""
+    """Recreate a run's tables from its samples."""
     from slmbench.analysis.sides import is_fleet
 
     if is_fleet(run):
@@ -55,7 +55,7 @@ def table(
 
 
 def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: bool) -> None:
-    """Make a fleet's tables again: one machine's after the other, then all side by side."""
+    """Recreate a fleet's tables: each machine's, then all side by side."""
     from slmbench.errors import BadInputError
     from slmbench.fleet.read import read_machines
     from slmbench.fleet.report import fleet_markdown, fleet_table, print_fleet, write_fleet
@@ -63,7 +63,7 @@ def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: boo
 
     folder = run if run.is_dir() else run.parent
     if others:
-        raise BadInputError(f"{run}: --format and --plots are of one machine's run, in {folder / 'machines'}")
+        raise BadInputError(f"{run}: --format and --plots work on the run of one machine, in {folder / 'machines'}")
     if as_json:
         typer.echo(fleet_table(folder, read_machines(folder).record).to_json(orient="records", indent=1))
     elif markdown:

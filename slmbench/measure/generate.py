@@ -53,16 +53,16 @@ def generate(
     output_tokens: int,
     eos_token_ids: tuple[int, ...] = (),
     *,
-    samples: int = 1,
+    answers: int = 1,
 ) -> Generation:
-    """Generate ``output_tokens`` tokens from ``input_ids`` ``[batch, input]``, ``samples`` rows each; stamp each token.
+    """Generate ``output_tokens`` tokens from ``input_ids`` ``[batch, input]``, ``answers`` rows each; stamp each token.
 
     Raises:
         ShortGenerationError: fewer tokens came, or an end-of-sequence token, which is to be suppressed.
         CannotRunError: a mask for a session that brings its own loop.
     """
     if isinstance(session, Session):
-        made = _step(session, input_ids, attention_mask, (len(input_ids) * samples, output_tokens))
+        made = _step(session, input_ids, attention_mask, (len(input_ids) * answers, output_tokens))
     else:
         if attention_mask is not None:
             raise CannotRunError("prompts of unequal length cannot be batched: this engine's own loop takes no mask")

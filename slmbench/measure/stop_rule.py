@@ -70,12 +70,12 @@ def tpot_ns(sample: SampleRecord) -> float | None:
 def decode_tps(sample: SampleRecord) -> float | None:
     """Return ``rows / tpot`` in tokens per second; None for fewer than two tokens."""
     gap = tpot_ns(sample)
-    return sample.batch * sample.samples * 1e9 / gap if gap else None
+    return sample.batch * sample.answers * 1e9 / gap if gap else None
 
 
 def e2e_tps(sample: SampleRecord) -> float:
     """Return ``rows·n / (t_last − t_start)`` in tokens per second, ``n`` over all turns."""
-    return sample.batch * sample.samples * len(sample.token_ns) * 1e9 / sample.token_ns[-1]
+    return sample.batch * sample.answers * len(sample.token_ns) * 1e9 / sample.token_ns[-1]
 
 
 def prefill_tps(sample: SampleRecord) -> float:
@@ -85,7 +85,7 @@ def prefill_tps(sample: SampleRecord) -> float:
 
 def energy_per_token_j(sample: SampleRecord) -> float | None:
     """Return the energy of the sample over its ``rows·n`` tokens in joules; None where no counter was read."""
-    tokens = sample.batch * sample.samples * len(sample.token_ns)
+    tokens = sample.batch * sample.answers * len(sample.token_ns)
     return None if sample.energy_j is None else sample.energy_j / tokens
 
 

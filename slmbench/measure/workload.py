@@ -1,4 +1,4 @@
-"""How a session carries out a workload: one prompt and answer, a conversation, several samples, no K/V cache."""
+"""How a session carries out a workload: one prompt and answer, a conversation, several answers, no K/V cache."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def carry_out(
         raise CannotRunError("this engine's session draws no tokens; take greedy ones")
     if work.turns == 1 and work.cache == "on":
         count = work.output_tokens
-        return generate(session, prompts[0], attention_mask, count, eos_token_ids, samples=work.samples)
+        return generate(session, prompts[0], attention_mask, count, eos_token_ids, answers=work.answers)
     if not isinstance(session, Session):
         raise CannotRunError("this engine's own loop takes one prompt and gives one answer")
     if work.cache == "off":

@@ -300,19 +300,21 @@ def _default_attention(backend: Backend, checkpoint: Checkpoint, cell: Cell) -> 
 
 #: What a workload needs beyond one prompt and one answer, and how a backend that lacks it is told.
 _MISSING: dict[Ability, str] = {
-    "turns": "carries no conversation on",
-    "samples": "gives one answer to a prompt that it reads once",
-    "random": "draws no tokens with a seed",
-    "uncached": "has no steps without a K/V cache",
+    "turns": "cannot continue a conversation",
+    "answers": "cannot generate several answers per prompt",
+    "random": "cannot sample with a seed",
+    "uncached": "cannot run without a K/V cache",
 }
 
 
 def _inability(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec, work: Workload) -> str | None:
     """Return what the workload asks for that the backend's sessions cannot do, or None."""
-    can = backend.abilities(checkpoint, spec) if isinstance(backend, WorkloadAbilities) else frozenset()
+    can: frozenset[str] = backend.abilities(checkpoint, spec) if isinstance(backend, WorkloadAbilities) else frozenset()
+    # Backends written for version 0.2 call the answers to a prompt "samples".
+    can |= {"answers"} if "samples" in can else set()
     wanted: dict[Ability, bool] = {
         "turns": work.turns > 1,
-        "samples": work.samples > 1,
+        "answers": work.answers > 1,
         "random": work.sampling == "random",
         "uncached": work.cache == "off",
     }

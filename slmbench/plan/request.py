@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from slmbench.case import FORMERLY_SAMPLES
 from slmbench.errors import BadInputError
 from slmbench.measure.text_prompts import Prompts, load_tokenizer, read_prompts, token_ids
 from slmbench.models.checkpoint import Checkpoint, resolve
@@ -49,7 +50,7 @@ class RunRequest(BaseModel):
     input_tokens: tuple[int, ...] = ()
     output_tokens: tuple[int, ...] = ()
     batch: tuple[int, ...] = ()
-    samples: tuple[int, ...] = ()
+    answers: tuple[int, ...] = Field(default=(), validation_alias=FORMERLY_SAMPLES)
     prompts: Path | None = None
     threads: int | None = None
     exporter: str | None = None
@@ -57,7 +58,10 @@ class RunRequest(BaseModel):
     backend_options: tuple[tuple[str, str], ...] = ()
     repeat: int | None = None
     budget_s: float | None = None
-    precision_target: float | None = None
+    #: Half-width of the 95 % intervals, as a share; version 0.2 called it the precision target.
+    interval_target: float | None = Field(
+        default=None, validation_alias=AliasChoices("interval_target", "precision_target")
+    )
     seed: int = 0
     arms: tuple[tuple[str, str], ...] = ()
     simulate: bool = False
@@ -139,7 +143,7 @@ def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[s
         "input_tokens": list(request.input_tokens),
         "output_tokens": list(request.output_tokens),
         "batch": list(request.batch),
-        "samples": list(request.samples),
+        "answers": list(request.answers),
     }
     return [sweep.model_dump() | {name: value for name, value in given.items() if value} for sweep in sweeps]
 

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from slmbench.case import Cache, Sampling, Workload
+from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.claim import Claim
 from slmbench.errors import BadInputError, nearest
 from slmbench.system.files import read_regular
@@ -85,19 +85,19 @@ class WorkloadSweep(BaseModel):
     added_tokens: PositiveInt | None = None
     last_output_tokens: PositiveInt | None = None
     #: Answers to each prompt, which is read once.
-    samples: _Counts = [1]
+    answers: Annotated[_Counts, Field(validation_alias=FORMERLY_SAMPLES)] = [1]
     sampling: Annotated[list[Sampling], BeforeValidator(_as_list), Field(min_length=1)] = ["greedy"]
-    #: "off", an ablation: every token reads the decoder's whole input anew.
+    #: "off", an ablation: every token reads the decoder's whole input again.
     cache: Annotated[list[Cache], BeforeValidator(_switches), Field(min_length=1)] = ["on"]
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         # What the lists cannot be combined to is said when the file is read, with its line.
-        for samples, sampling, cache in itertools.product(self.samples, self.sampling, self.cache):
-            self._workload(1, 1, 1, samples, sampling, cache)
+        for answers, sampling, cache in itertools.product(self.answers, self.sampling, self.cache):
+            self._workload(1, 1, 1, answers, sampling, cache)
         return self
 
-    def _workload(self, batch: int, given: int, asked: int, samples: int, sampling: Sampling, cache: Cache) -> Workload:
+    def _workload(self, batch: int, given: int, asked: int, answers: int, sampling: Sampling, cache: Cache) -> Workload:
         try:
             return Workload(
                 batch=batch,
@@ -106,7 +106,7 @@ class WorkloadSweep(BaseModel):
                 turns=self.turns,
                 added_tokens=self.added_tokens,
                 last_output_tokens=self.last_output_tokens,
-                samples=samples,
+                answers=answers,
                 sampling=sampling,
                 cache=cache,
             )
@@ -116,14 +116,14 @@ class WorkloadSweep(BaseModel):
     @property
     def count(self) -> int:
         """Return the number of combinations."""
-        more = len(self.samples) * len(self.sampling) * len(self.cache)
+        more = len(self.answers) * len(self.sampling) * len(self.cache)
         return len(self.batch) * len(self.input_tokens) * len(self.output_tokens) * more
 
     def workloads(self) -> Iterator[Workload]:
         """Yield every combination."""
-        lists = (self.batch, self.input_tokens, self.output_tokens, self.samples, self.sampling, self.cache)
-        for batch, given, asked, samples, sampling, cache in itertools.product(*lists):
-            yield self._workload(batch, given, asked, samples, sampling, cache)
+        lists = (self.batch, self.input_tokens, self.output_tokens, self.answers, self.sampling, self.cache)
+        for batch, given, asked, answers, sampling, cache in itertools.product(*lists):
+            yield self._workload(batch, given, asked, answers, sampling, cache)
 
 
 class _Strict(BaseModel):
@@ -138,7 +138,7 @@ class Scale(_Strict):
     #: Factors on the token counts; a scaled count is at least 1.
     input_tokens: float = Field(default=1.0, gt=0, le=1000)
     output_tokens: float = Field(default=1.0, gt=0, le=1000)
-    samples: float = Field(default=1.0, gt=0, le=1000)
+    answers: float = Field(default=1.0, gt=0, le=1000, validation_alias=FORMERLY_SAMPLES)
     budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
@@ -218,7 +218,7 @@ class Suite(_Strict):
                     "output_tokens": _scaled(sweep.output_tokens, scale.output_tokens),
                     "added_tokens": _scaled_one(sweep.added_tokens, scale.input_tokens),
                     "last_output_tokens": _scaled_one(sweep.last_output_tokens, scale.output_tokens),
-                    "samples": _scaled(sweep.samples, scale.samples),
+                    "answers": _scaled(sweep.answers, scale.answers),
                 }
             )
             for sweep in self.workloads

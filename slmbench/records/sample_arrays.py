@@ -246,7 +246,7 @@ class _Builder:
             into["first_ns"].append(stamps[0])
             into["last_ns"].append(stamps[-1])
             into["tokens"].append(len(stamps))
-            into["rows"].append(raw["batch"] * raw.get("samples", 1))
+            into["rows"].append(raw["batch"] * raw.get("answers", raw.get("samples", 1)))
             self._add_turns(case, stamps, raw.get("turn_start_ns") or [0], raw.get("turn_tokens") or [len(stamps)])
             foreign = (raw.get("conditions") or {}).get("foreign_load")
             case.floats["foreign_load"].append(math.nan if foreign is None else foreign)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from slmbench.case import Case
+from slmbench.case import FORMERLY_SAMPLES, Case
 from slmbench.claim import Claim
 from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import Checkpoint
@@ -89,8 +89,8 @@ class SampleRecord(_Record):
     output_tokens: int
     #: Of all turns, in order.
     token_ns: tuple[int, ...]
-    #: Answers to each prompt: ``batch * samples`` rows were generated side by side.
-    samples: int = 1
+    #: Answers to each prompt: ``batch * answers`` rows were generated side by side.
+    answers: int = Field(default=1, validation_alias=FORMERLY_SAMPLES)
     #: Of a conversation: when each turn was asked (the first at 0), and how many tokens each answered.
     turn_start_ns: tuple[int, ...] = ()
     turn_tokens: tuple[int, ...] = ()

@@ -152,7 +152,7 @@ def _pair_table(group: Sequence[PairAt], places: Sequence[Place]) -> ShelfTable:
     pair = group[0].pair
     work = pair.encoder.case.workload
     metrics = [name for name in _PAIR_HEADERS if any(name in at.pair.ratios for at in group)]
-    if work.turns == 1 and work.samples == 1:
+    if work.turns == 1 and work.answers == 1:
         # Of one prompt and one answer the whole follows from the two others.
         metrics = [name for name in metrics if name != "e2e"]
     names = [f"{one.case.checkpoint} ({parameters(one.model.parameter_count)})" for one in (pair.encoder, pair.decoder)]

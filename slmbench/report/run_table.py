@@ -45,7 +45,7 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
     rows = [_row(columns, info) for info in columns.record.cases]
     order = [
         "batch",
-        "samples_per_prompt",
+        "answers",
         "input_tokens",
         "turns",
         "output_tokens",
@@ -114,7 +114,7 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
         "turns": case.workload.turns,
         "added_tokens": case.workload.added,
         "last_output_tokens": case.workload.outputs()[-1],
-        "samples_per_prompt": case.workload.samples,
+        "answers": case.workload.answers,
         "sampling": case.workload.sampling,
         "kv_cache": case.workload.cache,
     }

@@ -99,9 +99,9 @@ def _turns(row: Mapping[str, Any]) -> str:
     return f"{row['turns']} x {row['added_tokens']}{last}"
 
 
-def _samples(row: Mapping[str, Any]) -> str:
-    many = row["samples_per_prompt"] > 1 or row["sampling"] != "greedy"
-    return f"{row['samples_per_prompt']} {row['sampling']}" if many else EMPTY
+def _answers(row: Mapping[str, Any]) -> str:
+    many = row["answers"] > 1 or row["sampling"] != "greedy"
+    return f"{row['answers']} {row['sampling']}" if many else EMPTY
 
 
 def _cache(row: Mapping[str, Any]) -> str:
@@ -110,7 +110,7 @@ def _cache(row: Mapping[str, Any]) -> str:
 
 def _total(row: Mapping[str, Any]) -> str:
     """Return the whole time where it is not what the lengths say of one prompt and one answer."""
-    return bounded(row, "e2e_s") if row["turns"] > 1 or row["samples_per_prompt"] > 1 else EMPTY
+    return bounded(row, "e2e_s") if row["turns"] > 1 or row["answers"] > 1 else EMPTY
 
 
 def _precision(row: Mapping[str, Any]) -> str:
@@ -135,7 +135,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("options", lambda r: r["options"] or EMPTY, numeric=False, weight=7, foldable=True),
     Column("batch", lambda r: str(r["batch"]), weight=9, foldable=True),
     Column("turns", _turns, weight=9, foldable=True),
-    Column("samples", _samples, weight=9, foldable=True),
+    Column("answers", _answers, weight=9, foldable=True),
     Column("K/V cache", _cache, numeric=False, weight=9, foldable=True),
     Column("in / out", lambda r: f"{r['input_tokens']} / {r['output_tokens']}", weight=10),
     Column("ttft ms [95 %]", lambda r: bounded(r, "ttft_s", 1e3), weight=10),

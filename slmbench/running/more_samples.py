@@ -60,8 +60,8 @@ def narrower_request(run: RunColumns, seconds: float) -> RunRequest:
     """Return the request that goes on with a run for so long, towards narrower intervals than it has."""
     options: dict[str, Any] = {**run.record.options, "resume": run.folder, "budget_s": seconds, "repeat": None}
     widths = [w for outcome in run.record.outcomes.values() for w in outcome.half_width.values() if w is not None]
-    options["precision_target"] = min(_NARROWER * max(widths, default=1.0), _WIDEST_TARGET)
-    request = RunRequest.model_validate(options)
+    target = min(_NARROWER * max(widths, default=1.0), _WIDEST_TARGET)
+    request = RunRequest.model_validate(options).model_copy(update={"interval_target": target})
     if requested_suite(request).repeat is None:
         return request
     # The suite asks for a fixed number of samples and knows no target: twice as many as there are.

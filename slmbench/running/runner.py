@@ -263,7 +263,7 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arm
 def measure_settings(request: RunRequest, suite: Suite) -> MeasureSettings:
     """Return how long and how precisely to measure."""
     settings = MeasureSettings(seed=request.seed, budget_s=suite.budget_s, repeat=suite.repeat)
-    target = request.precision_target
+    target = request.interval_target
     return settings if target is None else replace(settings, ttft_target=target, tpot_target=target)
 
 

@@ -84,7 +84,7 @@ def _check(plan: Sequence[PlannedCase], settings: MeasureSettings) -> None:
         raise BadInputError(f"--repeat {settings.repeat}: at least one sample a case is needed")
     for name, target in settings.targets().items():
         if not 0 < target < 1:
-            raise BadInputError(f"--precision-target: {target:.3g} for {name}; between 0 and 100 % is expected")
+            raise BadInputError(f"--interval-target: {target:.3g} for {name}; between 0 and 100 % is expected")
 
 
 Workers: TypeAlias = dict[str, tuple[CaseState, Worker]]
@@ -320,7 +320,7 @@ class _Scheduler:
             input_tokens=reply.input_tokens,
             output_tokens=work.output_tokens,
             token_ns=reply.token_ns,
-            samples=work.samples,
+            answers=work.answers,
             turn_start_ns=reply.turn_start_ns,
             turn_tokens=reply.turn_tokens,
             phases_ns=reply.phases_ns,

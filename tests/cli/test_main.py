@@ -70,14 +70,14 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     from slmbench.plan.request import RunRequest
 
     given: dict[str, Any] = dict.fromkeys(inspect.signature(module.run).parameters, None)
-    given |= {"seed": 7, "budget": 3.0, "precision_target": 4.0, "threads": 1, "repeat": 2, "suite": "smoke"}
+    given |= {"seed": 7, "budget": 3.0, "interval_target": 4.0, "threads": 1, "repeat": 2, "suite": "smoke"}
     given |= {"scale": "small", "prompts": Path("p"), "exporter": "auto", "attention": "all", "out": Path("o")}
     given |= {"resume": Path("r"), "revision": "v", "offline": True, "simulate": True, "trust_remote_code": True}
     given |= {name: [name] for name in ("model", "device", "backend", "precision")} | {"device": ["cpu"]}
-    given |= {name: [3] for name in ("input_tokens", "output_tokens", "batch", "samples")}
+    given |= {name: [3] for name in ("input_tokens", "output_tokens", "batch", "answers")}
     given |= {"pair": ["a,b"], "option": ["k=v"], "arm": ["x=y"]}
     request = module._request(given)
-    assert request.precision_target == pytest.approx(0.04)
+    assert request.interval_target == pytest.approx(0.04)
     assert (request.pairs, request.backend_options, request.arms) == ((("a", "b"),), (("k", "v"),), (("x", "y"),))
     untouched = [name for name in RunRequest.model_fields if getattr(request, name) == getattr(RunRequest(), name)]
     # What a fleet's client says to machines is no option.
@@ -89,11 +89,11 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "--samples", "0"], "--samples 0: "),
+        (["run", "--answers", "0"], "--answers 0: "),
         (["run", "--precision", "fp31"], "--precision fp31: unknown precision"),
         (["run", "--exporter", "nix"], "--exporter nix: Input should be 'auto', 'slmbench'"),
         (["run", "--budget", "-3"], "--budget -3.0: "),
-        (["run", "--suite", "research-agent", "--samples", "3"], "the options do not go with the suite's workloads: "),
+        (["run", "--suite", "research-agent", "--answers", "3"], "the options do not go with the suite's workloads: "),
         (["table", "no-such-folder"], "no-such-folder: no such run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

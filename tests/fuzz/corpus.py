@@ -322,9 +322,9 @@ def options() -> Iterator[Broken]:
     run = ("run", "--model", "mu-tiny", "--dry-run")
     absurd = ("0", "-1", "99999999999999999999", "1e9", "nan", "inf", "", "x", "1.5")
     for flag in ("--input-tokens", "--output-tokens", "--batch", "--threads", "--repeat", "--budget",
-                 "--precision-target", "--seed"):  # fmt: skip
+                 "--interval-target", "--seed"):  # fmt: skip
         for value in absurd:
-            may_pass = flag in ("--seed", "--budget", "--precision-target", "--repeat", "--batch")
+            may_pass = flag in ("--seed", "--budget", "--interval-target", "--repeat", "--batch")
             yield Broken(f"run {flag} {value!r}", (*run, flag, value), codes=(2, 5), may_pass=may_pass)
     words = ("", " ", "\x1b[31m", "../../x", "/etc/passwd", "a" * 5000, "-", "--", "\u202e", "<b>", "[red]x[/]", "%s%n")
     for flag in ("--model", "--pair", "--suite", "--scale", "--device", "--backend", "--precision", "--exporter",

@@ -102,7 +102,7 @@ def test_of_a_conversation_each_turn_has_its_own_first_token() -> None:
 
 
 def test_samples_of_a_prompt_count_as_rows() -> None:
-    one, four = sample(), sample(samples=4)
+    one, four = sample(), sample(answers=4)
     assert m.decode_tps(four) == pytest.approx(4 * m.decode_tps(one))
     assert m.e2e_tps(four) == pytest.approx(4 * m.e2e_tps(one))
     assert m.prefill_tps(four) == m.prefill_tps(one)

@@ -88,7 +88,7 @@ def test_every_turn_answers_as_if_all_that_was_said_were_its_prompt(opened: Any,
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_samples_of_a_prompt_are_what_it_gives_alone(opened: Any, batch: int) -> None:
-    work = Workload(batch=batch, input_tokens=20, output_tokens=8, samples=3)
+    work = Workload(batch=batch, input_tokens=20, output_tokens=8, answers=3)
     prompts = drawn(work)
     for _ in range(2):
         made = run(opened, work, prompts)
@@ -96,7 +96,7 @@ def test_samples_of_a_prompt_are_what_it_gives_alone(opened: Any, batch: int) ->
 
 
 def test_drawn_tokens_depend_on_the_seed_and_rows_differ(opened: Any) -> None:
-    work = Workload(input_tokens=20, output_tokens=8, samples=3, sampling="random")
+    work = Workload(input_tokens=20, output_tokens=8, answers=3, sampling="random")
     prompts = drawn(work)
     first, again, other = (run(opened, work, prompts, seed).tokens for seed in (1, 1, 2))
     assert np.array_equal(first, again)

@@ -271,7 +271,7 @@ def test_samples_of_another_plan_are_refused(tmp_path: Path, planned: MakePlan, 
     [
         ({"repeat": None, "budget_s": 0.0}, "--budget 0"),
         ({"repeat": 0}, "--repeat 0"),
-        ({"ttft_target": 0.0}, "--precision-target"),
+        ({"ttft_target": 0.0}, "--interval-target"),
     ],
 )
 def test_bad_settings_leave_nothing_behind(
