@@ -12,7 +12,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def calibrate(
     runs: Annotated[int, typer.Option(help="Identical runs to hold against each other, 3 or more.")] = 6,
-    backend: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: those of the smoke suite]")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Repeatable.", show_default="those of the smoke suite")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Measure the noise floor of this machine: how far identical runs lie apart. Takes minutes.

@@ -54,11 +54,13 @@ class CheckRequest(JudgeRequest):
 def check(
     baseline: Annotated[str, typer.Option(help="A baseline file, a run, RUN@ARM, or a fleet's run.")],
     new: Annotated[
-        str | None, typer.Argument(help="The run to judge: its folder, or RUN@ARM.  [default: measure now]")
+        str | None, typer.Argument(help="The run to judge: its folder, or RUN@ARM.", show_default="measure now")
     ] = None,
-    gate: Annotated[str | None, typer.Option(help="The slowdown that fails the check.  [default: 5%]")] = None,
+    gate: Annotated[str | None, typer.Option(help="The slowdown that fails the check.", show_default="5%")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: ttft, tpot and the gates']")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Repeatable.", show_default="ttft, tpot and the gates'")
+    ] = None,
     where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
     until_conclusive: Annotated[
         bool, typer.Option("--until-conclusive", help="Keep sampling while the verdict is inconclusive.")

@@ -71,12 +71,12 @@ def compare(
         typer.Argument(help="The base, then what to compare with it: runs, RUN@ARM, baseline files, or fleet runs."),
     ],
     arms: Annotated[str | None, typer.Option(help="Compare the arms of one run, the base first: base,new.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: ttft, tpot]")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Repeatable.", show_default="ttft, tpot")] = None,
     where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
     sort: Annotated[str, typer.Option(help="case, ratio, verdict, p, metric or a field of the case.")] = "case",
     group: Annotated[str | None, typer.Option(help="Group rows by a field of the case, or by metric.")] = None,
     columns: Annotated[str | None, typer.Option(help="Columns to show, separated by commas.")] = None,
-    gate: Annotated[str | None, typer.Option(help="What counts as a change.  [default: 5%]")] = None,
+    gate: Annotated[str | None, typer.Option(help="What counts as a change.", show_default="5%")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     allow_different_machine: Annotated[
         bool, typer.Option("--allow-different-machine", help="Show runs from different machines, without verdicts.")

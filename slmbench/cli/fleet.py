@@ -51,8 +51,10 @@ def scheduler(
 @app.command()
 def worker(
     scheduler: Address,
-    name: Annotated[str | None, typer.Option(help="The machine's name.  [default: its host name]")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the scheduler reaches it.  [default: any]")] = 0,
+    name: Annotated[str | None, typer.Option(help="The machine's name.", show_default="its host name")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where the scheduler reaches it.", show_default="any")
+    ] = 0,
     certs: Certs = None,
     insecure: Insecure = False,
 ) -> None:

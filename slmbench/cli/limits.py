@@ -22,7 +22,7 @@ def limits(
     backend: Annotated[str, typer.Option(help="The backend whose engine measures.")],
     device: Annotated[str, typer.Option(help="cpu, gpu or npu.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the engine.  [default: physical cores]")
+        int | None, typer.Option(min=1, help="Threads of the engine.", show_default="physical cores")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure again even if there is a stored result.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,

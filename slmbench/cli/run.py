@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -22,20 +23,10 @@ Names: TypeAlias = list[str]
 Counts: TypeAlias = list[int]
 
 
-def _what(*flags: str, help: str = "") -> Any:
-    return typer.Option(*flags, help=help, rich_help_panel="What to measure")
-
-
-def _how(*flags: str, help: str = "", min: int | None = None) -> Any:
-    return typer.Option(*flags, help=help, rich_help_panel="How to measure", min=min)
-
-
-def _where(*flags: str, help: str = "") -> Any:
-    return typer.Option(*flags, help=help, rich_help_panel="Where things come from and go")
-
-
-def _fleet(*flags: str, help: str = "") -> Any:
-    return typer.Option(*flags, help=help, rich_help_panel="On many machines")
+_what: Callable[..., Any] = partial(typer.Option, rich_help_panel="What to measure")
+_how: Callable[..., Any] = partial(typer.Option, rich_help_panel="How to measure")
+_where: Callable[..., Any] = partial(typer.Option, rich_help_panel="Where things come from and go")
+_fleet: Callable[..., Any] = partial(typer.Option, rich_help_panel="On many machines")
 
 
 @app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})
@@ -44,7 +35,7 @@ def run(
     pair: Annotated[
         Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")
     ] = None,
-    suite: Annotated[str | None, _what(help="A suite's name or YAML file.  [default: quick]")] = None,
+    suite: Annotated[str | None, _what(help="A suite's name or YAML file.", show_default="quick")] = None,
     scale: Annotated[str | None, _what(help="A smaller version of the suite, such as small.")] = None,
     device: Annotated[Names | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
     backend: Annotated[Names | None, _what(help="openvino, onnxruntime, ... Repeatable.")] = None,
@@ -59,7 +50,7 @@ def run(
     prompts: Annotated[
         Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")
     ] = None,
-    threads: Annotated[int | None, _how(min=1, help="Threads of the engine.  [default: physical cores]")] = None,
+    threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
@@ -67,7 +58,7 @@ def run(
     budget: Annotated[float | None, _how(help="Stop measuring after this many seconds.")] = None,
     interval_target: Annotated[
         float | None,
-        _how(help="Stop when every 95 % interval is within +/- this many percent.  [default: ttft 3, tpot 2]"),
+        _how(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
     ] = None,
     seed: Annotated[int, _how(help="Random seed: prompts and the order of cases.")] = 0,
     arm: Annotated[
@@ -78,7 +69,7 @@ def run(
         bool,
         _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
     ] = False,
-    out: Annotated[Path | None, _where(help="The run's folder.  [default: results/DATE-SUITE]")] = None,
+    out: Annotated[Path | None, _where(help="The run's folder.", show_default="results/DATE-SUITE")] = None,
     resume: Annotated[Path | None, _where(help="Continue the run in this folder.")] = None,
     revision: Annotated[str | None, _where(help="Hub revision (with exactly one --model).")] = None,
     offline: Annotated[bool, _where("--offline", help="Use Hub models from the cache only.")] = False,
