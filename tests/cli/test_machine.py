@@ -57,7 +57,7 @@ def test_limits_are_printed_with_units_and_refusals(
     monkeypatch.setattr(limits, "limits_of", lambda *args, **kwargs: LIMITS)
     assert run_main(["limits", "--backend", "openvino"]) == 0
     text = capsys.readouterr().out
-    for part in ("GB/s", "512 MB", "27.1", "361", "no [fp16] here", "foreign load 0.50"):
+    for part in ("GB/s", "512 MB", "27.1", "361", "no [fp16] here", "other processes used 0.50 cores"):
         assert part in text
     run_main(["limits", "--backend", "openvino", "--json"])
     assert Limits.model_validate_json(capsys.readouterr().out) == LIMITS
