@@ -40,8 +40,8 @@ def measure(
 ) -> Measured:
     """Measure every case of the plan into ``folder``; what is there already counts.
 
-    Where not all cases can be live at once, those whose keys are ``together`` are, if the memory holds them; by default
-    the cases of a group.
+    Cases whose keys are ``together`` (by default the arms of a case) are loaded side by side until the last of them is
+    done, so that every load of one has its neighbour in the others; they are live at once if the memory holds them.
     A case that fails gets a failure record and the others go on. When this is interrupted, every worker is gone
     and every sample taken is on disk. With the same seed, prompts and orders are the same.
 
@@ -56,16 +56,16 @@ def measure(
     for state in states:
         state.judge(settings)
     with SampleWriter(folder) as writer:
-        side_by_side = together or _groups(plan)
+        side_by_side = together or _arms(plan)
         scheduler = _Scheduler(states, side_by_side, folder, settings, observer or _unobserved, writer, next_round)
         blocks = scheduler.run()
     return Measured({state.key: state.outcome(settings) for state in states}, blocks)
 
 
-def _groups(plan: Sequence[PlannedCase]) -> Collection[Collection[str]]:
+def _arms(plan: Sequence[PlannedCase]) -> Collection[Collection[str]]:
     groups: dict[str, list[str]] = {}
     for planned in plan:
-        groups.setdefault(planned.group_key, []).append(planned.key)
+        groups.setdefault(planned.case.model_copy(update={"arm": None}).key, []).append(planned.key)
     return groups.values()
 
 
@@ -103,6 +103,7 @@ class _Scheduler:
     ) -> None:
         self._states = states
         self._together = together
+        self._group_of = {key: number for number, keys in enumerate(together) for key in keys}
         self._places = {state.key: place for place, state in enumerate(states)}
         self._folder = folder
         self._settings = settings
@@ -191,9 +192,12 @@ class _Scheduler:
         return now_s + max(0.0, deadline - now_s) / max(1, self._loads_owed(live))
 
     def _live(self, block: Sequence[CaseState]) -> list[CaseState]:
-        """Return the cases that the next wave is of: those not done, and their groups."""
-        wanting = {state.planned.group_key for state in block if not state.done(self._settings)}
-        return [s for s in block if s.planned.group_key in wanting and s.can_go_on(self._settings)]
+        """Return the cases that the next wave is of: those not done, and what is judged together with them."""
+        wanting = {self._group(state) for state in block if not state.done(self._settings)}
+        return [s for s in block if self._group(s) in wanting and s.can_go_on(self._settings)]
+
+    def _group(self, state: CaseState) -> int | str:
+        return self._group_of.get(state.key, state.key)
 
     def _judge(self, state: CaseState) -> None:
         state.judge(self._settings)
@@ -204,14 +208,9 @@ class _Scheduler:
         quota = {state.key: state.rounds_wanted(self._settings) for state in live}
         with ExitStack() as stack:
             workers: Workers = {}
-            order = self._drawn("open", live)
-            started = [stack.enter_context(start_worker(order[0].planned, self._folder))]
-            for index, state in enumerate(order):
-                if index + 1 < len(order):
-                    # The next one's interpreter starts while this one loads.
-                    started.append(stack.enter_context(start_worker(order[index + 1].planned, self._folder)))
-                if self._load(state, started[index]):
-                    workers[state.key] = (state, started[index])
+            for state, worker in self._started(self._drawn("open", live), stack):
+                if self._load(state, worker):
+                    workers[state.key] = (state, worker)
             self._conditions.settle(self._settings.settle_s)
             last: CaseState | None = None
             for index in range(max(quota.values())):
@@ -223,6 +222,24 @@ class _Scheduler:
                     self._prime(order[-1], workers)
                 last = self._take_round(order, workers)
                 self._round += 1
+
+    def _started(self, order: Sequence[CaseState], stack: ExitStack) -> list[tuple[CaseState, Worker]]:
+        """Start a worker for each case and wait until all are up; return those that are.
+
+        A model loads alone: another worker starting meanwhile would slow every load but the last.
+        """
+        workers = [stack.enter_context(start_worker(order[0].planned, self._folder))]
+        ready = []
+        for index, state in enumerate(order):
+            if index + 1 < len(order):
+                workers.append(stack.enter_context(start_worker(order[index + 1].planned, self._folder)))
+            try:
+                workers[index].greet()
+            except WorkerError as failure:
+                self._fail(state, state.next_load, failure)
+            else:
+                ready.append((state, workers[index]))
+        return ready
 
     def _take_round(self, order: Sequence[CaseState], workers: Workers) -> CaseState | None:
         """Sample the cases, then once more those that foreign load disturbed; return which came last.
@@ -273,7 +290,6 @@ class _Scheduler:
         load = state.next_load
         self._observer(e.Opening(state.key, load, survey=False))
         try:
-            worker.greet()
             self._conditions.track(worker.pid)
             record, state.sample_timeout_s = open_case(
                 worker, state.planned, load, self._settings, self._avoid, survey=False

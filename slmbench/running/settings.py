@@ -30,19 +30,11 @@ class PlannedCase:
     #: Texts that samples take in turn instead of drawn ids, and the folder of the tokenizer.json that reads them.
     prompts: tuple[str, ...] = ()
     tokenizer: Path | None = None
-    #: Cases of one group are loaded side by side until all of them are done, so that every load of one has its
-    #: neighbour in the others. None: the arms of a case are a group.
-    group: str | None = None
 
     @property
     def key(self) -> str:
         """Return the case's stable key."""
         return self.case.key
-
-    @property
-    def group_key(self) -> str:
-        """Return what the cases of its group have in common."""
-        return self.group or self.case.model_copy(update={"arm": None}).key
 
     def special_tokens(self) -> set[int]:
         """Return the ids that a drawn prompt must not hold."""

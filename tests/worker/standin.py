@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import time
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ class StandInOptions(SessionOptions):
     computes_in: str = ""
     wrong_tokens: int = 0
     memory_mib: int = 0
+    #: How much slower a load may be than another, as a share: drawn anew by every worker.
+    lottery: float = 0.0
 
 
 class StandInBackend:
@@ -75,6 +78,7 @@ class StandInSession:
         self.generations = -1
         self.reserved = (0, 0, 0)
         self.first = 0
+        self.ttft_ms = options.ttft_ms * (1 + options.lottery * random.Random(os.getpid()).random())
         self.ballast = np.ones(options.memory_mib << 20, np.uint8)
         self.maybe_fail()
 
@@ -95,7 +99,7 @@ class StandInSession:
         if batch > self.reserved[0] or length > self.reserved[1]:
             raise CannotRunError(f"{input_ids.shape} is beyond what was reserved: {self.reserved}")
         self.maybe_fail()
-        time.sleep(self.options.ttft_ms / 1e3)
+        time.sleep(self.ttft_ms / 1e3)
         self.first = time.perf_counter_ns()
         last = input_ids[:, -1]
         return self.answer(last)

@@ -27,9 +27,12 @@ from slmbench.records.schema import (
     write_run,
 )
 from slmbench.running import events as e
+from slmbench.running import scheduler
 from slmbench.running.case_state import CaseState
+from slmbench.running.load import start_worker
 from slmbench.running.scheduler import measure
 from slmbench.running.settings import MeasureSettings, PlannedCase, tokens_to_avoid
+from slmbench.running.worker_process import Worker
 
 MakePlan = Callable[..., PlannedCase]
 
@@ -138,6 +141,47 @@ def test_a_case_stops_when_its_intervals_are_narrow(tmp_path: Path, planned: Mak
     assert len(records(tmp_path, SampleRecord)) == 6
     assert outcome.half_width["ttft"] is not None
     assert outcome.half_width["ttft"] < 0.9
+
+
+def test_what_is_judged_together_is_loaded_together_until_the_last_is_done(
+    tmp_path: Path, planned: MakePlan, quick: MeasureSettings
+) -> None:
+    """One of a pair is sure after three loads, its partner and a third case never are: no load lacks a neighbour."""
+    settings = replace(
+        quick, repeat=None, ttft_target=0.2, tpot_target=0.9, max_loads=6, budget_s=600, foreign_load_bound=100.0
+    )
+    sure, unsure, alone = (
+        planned("sure", ttft_ms=20),
+        planned("unsure", ttft_ms=4, lottery=4),
+        planned("alone", ttft_ms=20),
+    )
+    measure([sure, unsure, alone], tmp_path, settings, together=[[sure.key, unsure.key], [alone.key]])
+    rounds: dict[str, dict[int, set[int]]] = {}
+    for sample in records(tmp_path, SampleRecord):
+        rounds.setdefault(sample.case, {}).setdefault(sample.load, set()).add(sample.round)
+    assert len(rounds[unsure.key]) > 3
+    assert list(rounds[sure.key].values()) == list(rounds[unsure.key].values())
+    # A case that is judged with no other needs no more loads than its own figures want.
+    assert len(rounds[alone.key]) < len(rounds[sure.key])
+
+
+def test_no_worker_starts_while_a_model_loads(
+    tmp_path: Path, planned: MakePlan, quick: MeasureSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def start(case: PlannedCase, folder: Path) -> Worker:
+        told.append("start")
+        return start_worker(case, folder)
+
+    def look(event: e.Event) -> None:
+        if isinstance(event, e.Opening) and not event.survey:
+            told.append("open")
+
+    monkeypatch.setattr(scheduler, "start_worker", start)
+    measure([planned(name) for name in "abc"], tmp_path, replace(quick, repeat=1), look)
+    # Three surveys, one worker each; then all three workers of the wave, and only then the first model.
+    assert told == ["start"] * 6 + ["open"] * 3
 
 
 def test_a_spent_budget_leaves_a_case_not_converged(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
