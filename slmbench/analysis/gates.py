@@ -63,6 +63,10 @@ class Gates:
         named = [name for name in METRICS if any(fnmatchcase(name, rule.metric) for rule in self.rules)]
         return list(dict.fromkeys([*DEFAULT_METRICS, *(n for n in named if self._is_named(n))]))
 
+    def names(self, metric: str, case_key: str) -> bool:
+        """Return whether a rule for that case names the metric itself, not only by a pattern."""
+        return any(rule.metric == metric and rule.fits(metric, case_key) for rule in self.rules)
+
     def _is_named(self, name: str) -> bool:
         return any(rule.metric != "*" and fnmatchcase(name, rule.metric) for rule in self.rules)
 

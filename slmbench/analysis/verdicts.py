@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from slmbench.analysis import stats
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.metrics import Evidence, Side, SideCase, log_ratio
+from slmbench.analysis.not_judged import NotJudged, failure_notes, is_newly_failed, not_judged
 from slmbench.errors import ExitCode, NotComparableError
 from slmbench.machine.fingerprint import Difference, Fingerprint, differences
 
@@ -63,6 +64,8 @@ class Comparison:
     only_new: tuple[str, ...]
     failed: dict[str, str]
     differences: tuple[Difference, ...]
+    #: Metrics of cases in common that lack figures on a side: each is a gate that guards nothing.
+    not_judged: tuple[NotJudged, ...] = ()
     #: None when judged; else why nothing is.
     unjudged: str | None = None
     warnings: tuple[str, ...] = ()
@@ -74,6 +77,8 @@ class Comparison:
         found: dict[str, int] = {}
         for judgement in self.judgements:
             found[judgement.verdict] = found.get(judgement.verdict, 0) + 1
+        if self.not_judged:
+            found["not judged"] = found.get("not judged", 0) + len(self.not_judged)
         return found
 
 
@@ -103,11 +108,14 @@ def compare_sides(
         raise NotComparableError(unjudged)
     # The floor is of runs at different times; sides that were interleaved share what disturbs.
     floor = {} if base.run_id == new.run_id else noise_floor or {}
-    raw = _raw_judgements(base, new, common, metrics or gates.metrics(), gates, floor)
+    wanted = metrics or gates.metrics()
+    raw = _raw_judgements(base, new, common, wanted, gates, floor)
+    left = not_judged(base, new, common, wanted, gates, asked=bool(metrics))
     judgements = _with_verdicts(raw, base, new, gates) if not unjudged else raw
-    failed = {k: new.cases[k].failure or "no figures" for k in common if _is_failed(base.cases[k], new.cases[k])}
+    failed = {k: new.cases[k].failure or "no figures" for k in common if is_newly_failed(base.cases[k], new.cases[k])}
     if not raw and not failed:
-        raise NotComparableError(f"{base.name} and {new.name} have cases in common, but no figures of one on both")
+        why = f": {left[0].key} {left[0].metric}: {left[0].reason}" if left else ""
+        raise NotComparableError(f"{base.name} and {new.name} have cases in common, but no figures to compare{why}")
     return Comparison(
         base=base,
         new=new,
@@ -116,16 +124,18 @@ def compare_sides(
         only_new=tuple(key for key in new.cases if key not in base.cases),
         failed=failed,
         differences=tuple(found),
+        not_judged=left,
         unjudged=unjudged,
         warnings=tuple(_warnings(base, new, common, gates)),
-        means={metric: mean for metric in (metrics or gates.metrics()) if (mean := _mean(raw, metric)) is not None},
+        means={metric: mean for metric in wanted if (mean := _mean(raw, metric)) is not None},
     )
 
 
 def exit_code(comparisons: Iterable[Comparison], *, allow_missing: bool = False) -> ExitCode:
     """Return how a check ends: a regression first, then a failed case, then what could not be told.
 
-    Sides that were not judged, and cases that the new side lacks, never pass.
+    Sides that were not judged never pass. Nor do cases that the new side lacks and metrics that a side lacks, unless
+    ``allow_missing``.
     """
     everything = list(comparisons)
     verdicts = {judgement.verdict for comparison in everything for judgement in comparison.judgements}
@@ -135,7 +145,7 @@ def exit_code(comparisons: Iterable[Comparison], *, allow_missing: bool = False)
         return ExitCode.REGRESSED
     if any(comparison.failed for comparison in everything):
         return ExitCode.FAILED
-    missing = any(comparison.only_base for comparison in everything) and not allow_missing
+    missing = any(one.only_base or one.not_judged for one in everything) and not allow_missing
     return ExitCode.INCONCLUSIVE if "inconclusive" in verdicts or missing or not verdicts else ExitCode.OK
 
 
@@ -276,11 +286,6 @@ def detectable(estimate: stats.Estimate, threshold: float, alpha: float) -> floa
     return max(seen, math.expm1(above))
 
 
-def _is_failed(base: SideCase, new: SideCase) -> bool:
-    """Return whether the new side failed where the base did not."""
-    return bool(new.failure or not new.evidence) and bool(base.evidence) and not base.failure
-
-
 def _mean(judgements: Sequence[Judgement], metric: str) -> stats.Estimate | None:
     estimates = [judgement.estimate for judgement in judgements if judgement.metric == metric]
     return stats.geometric_mean(estimates) if estimates else None
@@ -289,6 +294,7 @@ def _mean(judgements: Sequence[Judgement], metric: str) -> stats.Estimate | None
 def _warnings(base: Side, new: Side, keys: Sequence[str], gates: Gates) -> Iterable[str]:
     yield from base.warnings
     yield from new.warnings
+    yield from failure_notes(base, new, keys)
     for key in keys:
         if base.cases[key].model.digest != new.cases[key].model.digest:
             yield f"{key}: the checkpoints of that name differ (other config or weights)"

@@ -67,7 +67,8 @@ def check(
     ] = False,
     budget: Annotated[float, typer.Option(min=1, help="With --until-conclusive: stop after this many seconds.")] = 600,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Do not fail on baseline cases that are missing from NEW.")
+        bool,
+        typer.Option("--allow-missing", help="Do not fail on cases missing from NEW, or metrics missing on a side."),
     ] = False,
     allow_different_machine: Annotated[
         bool, typer.Option("--allow-different-machine", help="Show the figures without verdicts; exit code 3.")

@@ -25,7 +25,9 @@ def judge_until_conclusive(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Comparison:
-    """Judge, and as long as a verdict is ``inconclusive`` and the budget lasts, sample on and judge again.
+    """Judge; while a verdict is ``inconclusive`` and the budget lasts, take more samples and judge again.
+
+    Cases and metrics that are missing on a side are no reason to go on: no sample of the others adds them.
 
     Looking again and again raises the chance of a false alarm. So the first look has half of the check's alpha and
     every later one half of what was left: together never more than all of it.
@@ -33,12 +35,16 @@ def judge_until_conclusive(
     end = clock() + budget_s
     share = 0.5
     comparison = judge(share)
-    while exit_code([comparison]) == ExitCode.INCONCLUSIVE and clock() < end:
+    while _goes_on(comparison) and clock() < end:
         if not sample_more(end - clock()):
             break
         share /= 2
         comparison = judge(share)
     return comparison
+
+
+def _goes_on(comparison: Comparison) -> bool:
+    return exit_code([comparison]) == ExitCode.INCONCLUSIVE and _can_be_settled(comparison)
 
 
 def last_line(comparison: Comparison, code: ExitCode) -> str:
@@ -47,10 +53,27 @@ def last_line(comparison: Comparison, code: ExitCode) -> str:
         ExitCode.OK: "passed",
         ExitCode.REGRESSED: "REGRESSED",
         ExitCode.FAILED: "FAILED: a case of the baseline has no figures now",
-        ExitCode.INCONCLUSIVE: "INCONCLUSIVE (not a pass): measure more loads, or use --until-conclusive",
+        ExitCode.INCONCLUSIVE: f"INCONCLUSIVE (not a pass): {_advice(comparison)}",
         ExitCode.NOT_COMPARABLE: "NOT COMPARABLE",
     }
     return f"check {words[code]}: {headline(comparison)}"
+
+
+def _advice(comparison: Comparison) -> str:
+    """Return what would make an inconclusive check conclusive."""
+    advice = []
+    if _can_be_settled(comparison):
+        advice.append("measure more loads, or use --until-conclusive")
+    counts = {"cases of the baseline not measured": comparison.only_base, "gates not judged": comparison.not_judged}
+    missing = [f"{what}: {len(found)}" for what, found in counts.items() if found]
+    if missing:
+        advice.append(f"{', '.join(missing)} (--allow-missing accepts that)")
+    return "; ".join(advice) or "nothing was judged"
+
+
+def _can_be_settled(comparison: Comparison) -> bool:
+    """Return whether more samples may change a verdict: what is missing or was not judged stays so."""
+    return any(judgement.verdict == "inconclusive" for judgement in comparison.judgements)
 
 
 def write_outputs(

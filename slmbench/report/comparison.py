@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slmbench.analysis.metrics import METRICS, Side
+from slmbench.analysis.metrics import METRICS, Side, SideCase
+from slmbench.analysis.not_judged import NotJudged
 from slmbench.analysis.pairs import Pair, pairs_of, parameters
 from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import TELLING, Interval
@@ -38,23 +39,48 @@ Row = Mapping[str, Any]
 
 
 def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return one flat row a judgement: what the case is, both figures in SI units, ratio, verdict."""
-    return [_row(comparison, judgement) for judgement in comparison.judgements]
+    """Return one flat row a judgement: what the case is, both figures in SI units, ratio, verdict.
+
+    What could not be judged has a row, too, without figures (NaN).
+    """
+    judged = [_row(comparison, judgement) for judgement in comparison.judgements]
+    return judged + [_row_without_figures(comparison, left) for left in comparison.not_judged]
+
+
+def _row_without_figures(comparison: Comparison, left: NotJudged) -> dict[str, Any]:
+    unknown = Interval(math.nan, math.nan, math.nan)
+    return {
+        **_identity(comparison, left.key, left.metric, left.case, left.case),
+        **_spread("base", unknown),
+        **_spread("new", unknown),
+        **_spread("ratio", unknown),
+        "p_value": math.nan,
+        "gate": left.gate,
+        "noise_floor": math.nan,
+        "detectable": math.nan,
+        "verdict": "not judged",
+        "reason": left.reason,
+    }
+
+
+def _identity(comparison: Comparison, key: str, metric: str, base: SideCase, new: SideCase) -> dict[str, Any]:
+    return {
+        "case": key,
+        **{name: field(base) for name, field in FIELDS.items()},
+        "new_attention": new.model.attention_path or "",
+        "metric": metric,
+        "unit": METRICS[metric].unit,
+        "base_name": comparison.base.name,
+        "new_name": comparison.new.name,
+    }
 
 
 def _row(comparison: Comparison, found: Judgement) -> dict[str, Any]:
-    ratio = found.ratio
     return {
-        "case": found.key,
-        **{name: field(found.base_case) for name, field in FIELDS.items()},
-        "new_attention": found.new_case.model.attention_path or "",
-        "metric": found.metric,
-        "unit": METRICS[found.metric].unit,
-        "base_name": comparison.base.name,
-        "new_name": comparison.new.name,
+        **_identity(comparison, found.key, found.metric, found.base_case, found.new_case),
         **_spread("base", found.base),
         **_spread("new", found.new),
-        **_spread("ratio", ratio),
+        **_spread("ratio", found.ratio),
         "p_value": found.p_value,
         "gate": found.gate,
         "noise_floor": found.noise_floor,
@@ -69,6 +95,8 @@ def _spread(name: str, interval: Interval) -> dict[str, float]:
 
 
 def _figure(row: Row, name: str) -> str:
+    if math.isnan(row[name]):
+        return EMPTY
     seconds = row["unit"] == "s"
     factor, unit = (1e3, "ms") if seconds and row[name] < 10 else (1.0, row["unit"])
     low, middle, high = (row[key] * factor for key in (f"{name}_low", name, f"{name}_high"))
@@ -77,6 +105,8 @@ def _figure(row: Row, name: str) -> str:
 
 
 def _ratio(row: Row) -> str:
+    if math.isnan(row["ratio"]):
+        return EMPTY
     return f"{row['ratio']:.3f}{bounds(Interval(row['ratio_low'], row['ratio'], row['ratio_high']), 3)}"
 
 
@@ -111,7 +141,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("base", lambda r: _figure(r, "base"), weight=8),
     Column("new", lambda r: _figure(r, "new"), weight=8),
     Column("new / base [95 %]", _ratio, weight=10),
-    Column("p", lambda r: f"{r['p_value']:.2g}", weight=3),
+    Column("p", lambda r: EMPTY if math.isnan(r["p_value"]) else f"{r['p_value']:.2g}", weight=3),
     Column("gate", lambda r: f"{r['gate'] * 100:g} %", weight=3, foldable=True),
     Column("verdict", _verdict, numeric=False, weight=10),
 )
@@ -142,11 +172,15 @@ def _by_field(name: str) -> Callable[[Row], Any]:
     return lambda row: row[name]
 
 
+def _last_where_unknown(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
 SORT_KEYS: dict[str, Callable[[Row], Any]] = {
     "case": lambda row: 0,  # noqa: ARG005 (the order they come in)
-    "ratio": lambda row: -row["ratio"],
+    "ratio": lambda row: _last_where_unknown(-row["ratio"]),
     "verdict": lambda row: list(MARKS).index(row["verdict"]),
-    "p": lambda row: row["p_value"],
+    "p": lambda row: _last_where_unknown(row["p_value"]),
     "metric": lambda row: list(METRICS).index(row["metric"]),
     **{name: _by_field(name) for name in FIELDS},
 }
@@ -186,7 +220,7 @@ def headline(comparison: Comparison) -> str:
     if comparison.unjudged:
         return f"not judged: {comparison.unjudged}"
     counts = comparison.counts()
-    cases = len({judgement.key for judgement in comparison.judgements})
+    cases = len({j.key for j in comparison.judgements} | {left.key for left in comparison.not_judged})
     parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS if verdict in counts]
     if comparison.failed:
         parts.append(f"{len(comparison.failed)} failed")
@@ -207,6 +241,7 @@ def notes(comparison: Comparison) -> list[str]:
     lines = [f"only in {comparison.base.name}: {key}" for key in comparison.only_base]
     lines += [f"only in {comparison.new.name}: {key}" for key in comparison.only_new]
     lines += [f"failed in {comparison.new.name}: {key}: {reason}" for key, reason in comparison.failed.items()]
+    lines += [f"not judged: {left.key} {left.metric}: {left.reason}" for left in comparison.not_judged]
     lines += [
         f"inconclusive: {j.key} {j.metric}: {j.reason}; {seen(j)}"
         for j in comparison.judgements

@@ -74,7 +74,8 @@ def _exported(case: SideCase) -> list[tuple[str, Evidence]]:
 def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:
     """Return JUnit XML, one test a case and metric.
 
-    A regression is a failure, a failed case an error, and so is what could not be told: neither is a pass.
+    A regression is a failure. A failed case, an inconclusive verdict and what could not be judged are errors: none of
+    them is a pass.
     ``problems`` are machines that could not be judged: errors, too.
     """
     suites = ElementTree.Element("testsuites", name="slmbench check")
@@ -84,6 +85,9 @@ def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -
         )
         for judgement in comparison.judgements:
             _add_test(suite, judgement)
+        for left in comparison.not_judged:
+            test = ElementTree.SubElement(suite, "testcase", classname=_xml(left.key), name=left.metric)
+            ElementTree.SubElement(test, "error", message=_xml(f"not judged: {left.reason}"), type="not judged")
         for key, reason in comparison.failed.items():
             test = ElementTree.SubElement(suite, "testcase", classname=_xml(key), name="case")
             ElementTree.SubElement(test, "error", message=_xml(reason), type="failed")
@@ -134,8 +138,11 @@ def job_summary(comparisons: Sequence[Comparison], problems: Sequence[str] = ())
     for comparison in comparisons:
         parts.append(f"## slmbench: {escape_markdown(headline(comparison))}\n")
         loud = [j for j in comparison.judgements if j.verdict in ("regressed", "improved", "inconclusive")]
-        if loud:
-            rows = [[j.verdict, j.key, j.metric, _ratio(j)] for j in loud]
+        rows = [[j.verdict, j.key, j.metric, _ratio(j)] for j in loud]
+        rows += [["not judged", left.key, left.metric, left.reason] for left in comparison.not_judged]
+        rows += [["failed", key, "", reason] for key, reason in comparison.failed.items()]
+        rows += [["not measured", key, "", ""] for key in comparison.only_base]
+        if rows:
             parts.append(markdown_table(["verdict", "case", "metric", "new / base"], rows, [False, False, False, True]))
         parts += [f"- {escape_markdown(line)}\n" for line in pair_lines([comparison.new])]
         body = comparison_markdown(comparison)
@@ -158,6 +165,10 @@ def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] 
             if kind:
                 text = f"{judgement.key}: {_sentence(judgement)}"
                 lines.append(_command(kind, f"slmbench: {judgement.verdict}", text))
+        lines += [
+            _command("warning", "slmbench: not judged", f"{left.key} {left.metric}: {left.reason}")
+            for left in comparison.not_judged
+        ]
         lines += [
             _command("error", "slmbench: failed", f"{key}: {reason}") for key, reason in comparison.failed.items()
         ]

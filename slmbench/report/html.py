@@ -329,7 +329,7 @@ def chart_page(title: str, specs: Sequence[dict[str, Any]], table: TextTable) ->
 
 
 def _mood(comparisons: Sequence[Comparison]) -> str:
-    found = {judgement.verdict for comparison in comparisons for judgement in comparison.judgements}
+    found = {verdict for comparison in comparisons for verdict in comparison.counts()}
     if "regressed" in found or any(comparison.failed for comparison in comparisons):
         return "regressed"
     return "inconclusive" if found & {"inconclusive", "not judged"} else "unchanged"
