@@ -1,0 +1,76 @@
+"""Virtual environments as users have them, made in a second: this one's packages, and one package in a version."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+#: ONNX Runtime with a brake: the whole difference between its versions is what happens before each step.
+PACKAGE = """
+import os, signal, time
+from slmbench.backends.onnxruntime.backend import OnnxRuntimeBackend
+
+VERSION = "{version}"
+
+class BrakeBackend(OnnxRuntimeBackend):
+    name = engine = "brake"
+
+    def __init__(self):
+        super().__init__()
+        self.distributions = ("slmbench-brake", *self.distributions)
+
+    def open(self, artifact, device, options):
+        session = super().open(artifact, device, options)
+        step = session.step
+        def slower(token):
+            {brake}
+            return step(token)
+        session.step = slower
+        return session
+"""
+FAST, SLOW, DYING = "1.0", "2.0", "3.0"
+BRAKES = {FAST: "pass", SLOW: "time.sleep(0.05)", DYING: "os.kill(os.getpid(), signal.SIGKILL)"}
+
+
+def bare(folder: Path, python: str = sys.executable) -> Path:
+    """Make an environment without any package; return its interpreter."""
+    subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
+    return folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+def site_of(python: Path) -> Path:
+    """Return an environment's site-packages."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
+
+
+def environment(folder: Path, version: str) -> Path:
+    """Make an environment with slmbench, its engines, and ``slmbench-brake`` in that version; return its python."""
+    python = bare(folder)
+    site = site_of(python)
+    # addsitedir, not a bare path: an editable install is a .pth file of its own.
+    (site / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    install_brake(site, version)
+    return python
+
+
+def install_brake(site: Path, version: str) -> None:
+    """Put the package into a folder that is on an environment's path."""
+    (site / "slmbench_brake.py").write_text(PACKAGE.format(version=version, brake=BRAKES[version]))
+    information = site / f"slmbench_brake-{version}.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: slmbench-brake\nVersion: {version}\n")
+    (information / "entry_points.txt").write_text("[slmbench.backends]\nbrake = slmbench_brake:BrakeBackend\n")
+
+
+def install_speaker(python: Path, protocol: int, version: str) -> None:
+    """Put a slmbench there whose worker says hello as that version does."""
+    folder = site_of(python) / "slmbench" / "worker"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    hello = {"re": "hello", "protocol": protocol, "slmbench": version, "python": "3.11.2", "pid": 1}
+    (folder / "__main__.py").write_text(f"import json\nprint(json.dumps({hello!r}), flush=True)\ninput()\n")
