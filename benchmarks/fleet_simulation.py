@@ -307,7 +307,7 @@ def shared_out(world: World) -> tuple[list[int], list[list[int]]]:
 async def simulate(world: World, folder: Path, cache: Path, say: bool = True) -> Result:
     """Start the world's processes, run the client here, and count what came back."""
     from slmbench.fleet.client import linked, run_on_fleet
-    from slmbench.fleet.selection import Choice
+    from slmbench.fleet.selection import MachineSelection
 
     environment = {**os.environ, "SLMBENCH_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     processes: list[subprocess.Popen[str]] = []
@@ -352,7 +352,7 @@ async def simulate(world: World, folder: Path, cache: Path, say: bool = True) ->
         async with linked(address, None, insecure=False) as link:
             tasks = [asyncio.create_task(look()), asyncio.create_task(kill())]
             request = RunRequest(models=("dec-tiny",))
-            record = await run_on_fleet(link, request, folder, Choice(), told_line)
+            record = await run_on_fleet(link, request, folder, MachineSelection(), told_line)
             makespan = time.monotonic() - begun[0]
             for task in tasks:
                 task.cancel()

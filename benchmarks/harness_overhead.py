@@ -126,9 +126,9 @@ def orchestration(plan: list[PlannedCase], folder: Path) -> None:
     def look(event: e.Event) -> None:
         nonlocal last
         now = time.perf_counter()
-        if isinstance(event, e.Sampled) and last:
+        if isinstance(event, e.SampleTaken) and last:
             extra.append((now - last) * 1e3 - event.record.token_ns[-1] / 1e6)
-        last = now if isinstance(event, e.Sampled) else 0.0
+        last = now if isinstance(event, e.SampleTaken) else 0.0
 
     measure(plan, folder, MeasureSettings(repeat=60, foreign_load_bound=100.0), look)
     memory = psutil.Process().memory_full_info()

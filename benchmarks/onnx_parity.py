@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from slmbench.backends.onnxruntime.graph import bind, bind_out
-from slmbench.backends.onnxruntime.session import EncoderDecoderSession
+from slmbench.backends.onnxruntime.session import OrtEncoderDecoderSession
 
 from slmbench.backend import Session, SessionOptions, load_backend
 from slmbench.export.build import ensure_artifact
@@ -106,7 +106,7 @@ def report(name: str, inputs: int, found: list[Timing]) -> None:
     print(f"| {name} | {inputs} | {' | '.join(cells)} |", flush=True)
 
 
-class Recomputing(EncoderDecoderSession):  # type: ignore[misc]  # a class of backends/, which mypy finds under another name
+class Recomputing(OrtEncoderDecoderSession):  # type: ignore[misc]  # a class of backends/, which mypy finds under another name
     """Our loop over the variant: the encoder's states take the place of the cross K/V."""
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:

@@ -40,7 +40,7 @@ def test_names_and_networks_are_unique() -> None:
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.pair], ids=lambda e: e.name)
-def test_pairs_are_of_two_families_and_one_size(entry: catalog.Entry) -> None:
+def test_pairs_are_of_two_families_and_one_size(entry: catalog.CatalogEntry) -> None:
     other = catalog.get(entry.pair or "")
     assert other.family != entry.family
     ratio = entry.parameter_count / other.parameter_count
@@ -67,7 +67,7 @@ def test_the_papers_shape() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
-def test_every_entry_resolves_with_its_source(entry: catalog.Entry) -> None:
+def test_every_entry_resolves_with_its_source(entry: catalog.CatalogEntry) -> None:
     checkpoint = resolve(entry.name)
     assert checkpoint.family == entry.family
     assert checkpoint.parameter_count == entry.parameter_count
@@ -89,7 +89,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
-def test_counts_on_the_meta_device(entry: catalog.Entry) -> None:
+def test_counts_on_the_meta_device(entry: catalog.CatalogEntry) -> None:
     """transformers' own network of each config, without memory, has the parameters the catalog says."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ import numpy as np
 from slmbench.backend import Tokens
 
 
-class Choice:
+class TokenChooser:
     """Chooses the next token of each row. Greedy until told to draw."""
 
     def __init__(self) -> None:

@@ -70,7 +70,7 @@ def load_engine() -> tuple[Any, Log]:
     return llama_cpp, log
 
 
-class Model:
+class GgufModel:
     """A GGUF file that llama.cpp has opened, all of it for the CPU."""
 
     def __init__(self, path: Path) -> None:
@@ -138,7 +138,7 @@ class Model:
 class Context:
     """K/V and buffers for a shape."""
 
-    def __init__(self, model: Model, handle: Any, said: str, buffers: set[str]) -> None:
+    def __init__(self, model: GgufModel, handle: Any, said: str, buffers: set[str]) -> None:
         """Keep the handle, and what was said when it was made."""
         self._model, self._handle, self.buffers = model, handle, buffers
         engine = self._engine = model.engine

@@ -32,7 +32,7 @@ _TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 
 _UINT32, _FLOAT32, _TEXT = 4, 6, 8
 
 
-class _Reader:
+class _HeaderReader:
     """Takes numbers and texts off the start of a file."""
 
     def __init__(self, data: bytes) -> None:
@@ -98,7 +98,7 @@ def _expected(artifact: Artifact) -> dict[str, Any]:
 
 def _read(path: Path, expected: Mapping[str, Any]) -> set[str]:
     with open_regular(path) as file:
-        reader, size = _Reader(file.read(_MOST_BYTES)), path.stat().st_size
+        reader, size = _HeaderReader(file.read(_MOST_BYTES)), path.stat().st_size
     if reader.take("4s") != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     version, tensors, values = reader.take("I"), reader.take("Q"), reader.take("Q")
@@ -110,7 +110,7 @@ def _read(path: Path, expected: Mapping[str, Any]) -> set[str]:
     return _types_of_matrices(reader, tensors, size)
 
 
-def _values(reader: _Reader, count: int) -> dict[str, Any]:
+def _values(reader: _HeaderReader, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for _ in range(count):
         name, kind = reader.text(), reader.take("I")
@@ -137,7 +137,7 @@ def _check_values(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None
             raise ValueError(f"its {name} is {told!r:.60}, the manifest's {value!r:.60}")
 
 
-def _types_of_matrices(reader: _Reader, count: int, size: int) -> set[str]:
+def _types_of_matrices(reader: _HeaderReader, count: int, size: int) -> set[str]:
     """Return the types of the tensors of two dimensions, each of which lies in the file."""
     found, end = set(), 0
     for _ in range(count):

@@ -15,8 +15,8 @@ from slmbench.models.artifact import Artifact
 from slmbench.terms import ComputePrecision, Device
 
 from ..common.cpu import default_threads
-from ..common.next_token import Choice
-from .bindings import Batch, Context, Model
+from ..common.next_token import TokenChooser
+from .bindings import Batch, Context, GgufModel
 from .gguf_header import matrix_types
 
 #: What products with matrices of ggml's type are computed in: activations are brought into this first.
@@ -53,12 +53,12 @@ class LlamaCppSession:
         # llama.cpp's own choice on CPUs: it reads prompts sooner, and steps later over K/V that are not f16.
         self._flash = options.attention != UNFUSED
         self._types = matrix_types(artifact)
-        self._choice = Choice()
+        self._choice = TokenChooser()
         self._context: Context | None = None
         self._shape = (0, 0)
         self._batch = self._input = self._output = self._left = 0
         began = perf_counter_ns()
-        self._model = Model(artifact.graph("model"))
+        self._model = GgufModel(artifact.graph("model"))
         self._load_ns = perf_counter_ns() - began
 
     def draw(self, seed: int | None) -> None:

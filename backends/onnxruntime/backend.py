@@ -15,7 +15,7 @@ from . import cuda_session, probe, qnn
 from .cuda import cuda_status
 from .cuda_session import OnnxRuntimeOptions
 from .installed import check_owner, cpu_compute, cpu_refusal, owners
-from .session import DecoderOnlySession, EncoderDecoderSession
+from .session import OrtDecoderOnlySession, OrtEncoderDecoderSession
 from .static_session import OnnxRuntimeStaticSession
 
 
@@ -90,7 +90,7 @@ class OnnxRuntimeBackend:
         if manifest.spec.layout == "static":
             graphs = {role: artifact.graph(role) for role in manifest.graphs}
             return OnnxRuntimeStaticSession(manifest.checkpoint, manifest.spec, graphs, device, options)
-        kind = EncoderDecoderSession if "encoder" in manifest.graphs else DecoderOnlySession
+        kind = OrtEncoderDecoderSession if "encoder" in manifest.graphs else OrtDecoderOnlySession
         return kind(artifact, device, options)
 
     def probe_graph(

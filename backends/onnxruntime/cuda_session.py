@@ -24,7 +24,7 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
 
 from .cuda import PROVIDER, load_libraries
-from .graph import CPU, Graph
+from .graph import CPU, OrtGraph
 from .session import OnnxRuntimeSession
 from .static_session import strict_settings
 
@@ -47,7 +47,7 @@ class OnnxRuntimeOptions(SessionOptions):
 
 
 @dataclass(frozen=True)
-class Place:
+class ProviderMemory:
     """A provider, and what ONNX Runtime calls its memory."""
 
     provider: str
@@ -60,13 +60,13 @@ class Place:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.kind, 0)
 
 
-PLACES: dict[Device, Place] = {"gpu": Place(PROVIDER, "cuda"), "cpu": Place(CPU, "cpu")}
+PLACES: dict[Device, ProviderMemory] = {"gpu": ProviderMemory(PROVIDER, "cuda"), "cpu": ProviderMemory(CPU, "cpu")}
 
 
 class _Inputs:
     """What tells a graph where in the sequence it is: the inputs that ``slmbench/export/onnx/cuda.py`` describes."""
 
-    def __init__(self, place: Place, names: set[str], batch: int, length: int) -> None:
+    def __init__(self, place: ProviderMemory, names: set[str], batch: int, length: int) -> None:
         self._place, self._names, self._batch, self._length = place, names, batch, length
         self._slots = place.put(np.arange(length, dtype=np.int64))
         self._last = place.put(np.repeat(np.arange(length, dtype=np.int32), batch))
@@ -151,7 +151,7 @@ class CudaSession(OnnxRuntimeSession):
         self._reserved = 0
         super().__init__(artifact, device, options)
 
-    def _open(self, role: Role, artifact: Artifact) -> Graph:
+    def _open(self, role: Role, artifact: Artifact) -> OrtGraph:
         if self._place.provider == CPU:
             return super()._open(role, artifact)
         load_libraries()
@@ -159,7 +159,7 @@ class CudaSession(OnnxRuntimeSession):
         options = {"device_id": "0", "use_tf32": "0"}
         if self._captures and role == self._step_role:
             options["enable_cuda_graph"] = "1"
-        graph = Graph(artifact.graph(role), strict_settings(self._threads), self._place.provider, options)
+        graph = OrtGraph(artifact.graph(role), strict_settings(self._threads), self._place.provider, options)
         if self._place.provider not in graph.session.get_providers():
             found = ", ".join(graph.session.get_providers())
             raise CannotRunError(f"{artifact.graph(role)}: the session has only {found}, not {self._place.provider}")

@@ -14,7 +14,7 @@ from slmbench.errors import CannotRunError, told_first
 CPU = "CPUExecutionProvider"
 
 
-class Graph:
+class OrtGraph:
     """One ONNX Runtime session, and what its ports say."""
 
     def __init__(self, path: Path, settings: Any, provider: str = CPU, options: dict[str, str] | None = None) -> None:

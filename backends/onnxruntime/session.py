@@ -22,8 +22,8 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
 
 from ..common.cpu import default_threads
-from ..common.next_token import Choice
-from .graph import CPU, Graph, bind, bind_out
+from ..common.next_token import TokenChooser
+from .graph import CPU, OrtGraph, bind, bind_out
 from .static_session import base_settings, settings_in_effect
 
 _PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
@@ -48,13 +48,13 @@ class OnnxRuntimeSession:
         self._ends = [token for token in checkpoint.eos_token_ids if token < self._geometry.vocab_size]
         self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
         self._phases_ns: dict[str, int] = {}
-        self._choice = Choice()
+        self._choice = TokenChooser()
         self._batch = self._input = self._output = 0
 
-    def _open(self, role: Role, artifact: Artifact) -> Graph:
+    def _open(self, role: Role, artifact: Artifact) -> OrtGraph:
         """Create the session of one graph."""
         alone = len(artifact.manifest.graphs) == 1
-        return Graph(artifact.graph(role), base_settings(self._threads, alone=alone))
+        return OrtGraph(artifact.graph(role), base_settings(self._threads, alone=alone))
 
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
@@ -89,7 +89,7 @@ class OnnxRuntimeSession:
             f"{self._name}: a step beyond the {self._input} + {self._output} tokens that are reserved; reserve more"
         )
 
-    def _self_kv(self, graph: Graph, length: int) -> dict[str, NDArray[np.float32]]:
+    def _self_kv(self, graph: OrtGraph, length: int) -> dict[str, NDArray[np.float32]]:
         """Return zeroed K/V buffers ``[B, kv, length, d]`` by the names of the past inputs."""
         sizes = self._geometry
         shape = (self._batch, sizes.kv_heads, length, sizes.head_dim)
@@ -157,7 +157,7 @@ class OnnxRuntimeSession:
         self.__dict__.clear()
 
 
-class DecoderOnlySession(OnnxRuntimeSession):
+class OrtDecoderOnlySession(OnnxRuntimeSession):
     """One graph for the prompt and for steps."""
 
     _step_role: Role = "model"
@@ -278,7 +278,7 @@ class DecoderOnlySession(OnnxRuntimeSession):
         return self._next_tokens()
 
 
-class EncoderDecoderSession(OnnxRuntimeSession):
+class OrtEncoderDecoderSession(OnnxRuntimeSession):
     """An encoder graph that writes the cross K/V where the decoder graph reads them."""
 
     _step_role: Role = "decoder"

@@ -14,8 +14,8 @@ from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
 from ..common.cpu import cpu_status
 from . import npu, probe
-from .decoder_only import DecoderOnlySession
-from .encoder_decoder import EncoderDecoderSession
+from .decoder_only import OpenVinoDecoderOnlySession
+from .encoder_decoder import OpenVinoEncoderDecoderSession
 from .options import PLAIN_PATH, STEP_PATH, OpenVinoOptions, compute_refusal, path_refusal, steps_apart
 from .static_session import OpenVinoStaticSession
 
@@ -116,7 +116,7 @@ class OpenVinoBackend:
         engine_name = _ENGINE_NAMES[device]
         if artifact.manifest.spec.layout == "static":
             return OpenVinoStaticSession(artifact, device, options, engine_name)
-        kind = EncoderDecoderSession if "encoder" in artifact.manifest.graphs else DecoderOnlySession
+        kind = OpenVinoEncoderDecoderSession if "encoder" in artifact.manifest.graphs else OpenVinoDecoderOnlySession
         return kind(artifact, device, options, engine_name)
 
     def probe_graph(

@@ -14,7 +14,7 @@ from .compiled_graph import StepIds
 from .session import OpenVinoSession
 
 
-class DecoderOnlySession(OpenVinoSession):
+class OpenVinoDecoderOnlySession(OpenVinoSession):
     """Ids, mask and positions in, logits of the last position out; K/V are states of the graph that runs.
 
     Where steps have a graph of their own, the first step after a prompt takes the K/V over, and its time holds that.

@@ -14,7 +14,7 @@ from .compiled_graph import CompiledGraph
 from .session import OpenVinoSession
 
 
-class EncoderDecoderSession(OpenVinoSession):
+class OpenVinoEncoderDecoderSession(OpenVinoSession):
     """An encoder graph and a stateful decoder graph.
 
     Ours hands over the cross K/V of every layer: the decoder's inputs are the encoder's output tensors, without a

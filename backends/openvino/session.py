@@ -20,7 +20,7 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
-from ..common.next_token import Choice
+from ..common.next_token import TokenChooser
 from .compiled_graph import CompiledGraph, ReadGraph, StepIds
 from .options import PRECISION, device_properties, settings_in_effect, steps_apart
 from .static_session import executed_on
@@ -60,7 +60,7 @@ class OpenVinoSession:
         self._step_rows = 0
         self._compile_step(1)
         self._phases_ns: dict[str, int] = {}
-        self._choice = Choice()
+        self._choice = TokenChooser()
         self._batch = self._input = self._output = self._left = 0
 
     def _whole(self) -> list[Role]:

@@ -15,7 +15,7 @@ from slmbench.models.artifact import Artifact
 from slmbench.terms import Device
 
 from ..common.cpu import default_threads
-from ..common.next_token import Choice
+from ..common.next_token import TokenChooser
 from .files import check_files
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
@@ -56,7 +56,7 @@ class TorchSession:
         self._compiled_before = _compiled_graphs()
         self._logits_dtype = ""
         self._phases_ns: dict[str, int] = {}
-        self._choice = Choice()
+        self._choice = TokenChooser()
         self._batch = self._input = self._output = self._steps = 0
 
     def draw(self, seed: int | None) -> None:

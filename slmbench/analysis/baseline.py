@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench._version import __version__
-from slmbench.analysis.metrics import Evidence, Model, Side, SideCase, matching_key
+from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, matching_key
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
 from slmbench.system.files import open_regular, read_regular, write_whole
@@ -30,14 +30,14 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Evidence(_Strict):
+class _StoredEvidence(_Strict):
     #: Logs of seconds, bytes or joules: beyond these bounds lies nothing that was measured.
     logs: list[Annotated[float, Field(ge=-100, le=100)]] = Field(min_length=1)
     inner_errors: list[Annotated[float, Field(ge=0, le=100)]]
     counts: list[Annotated[int, Field(ge=0, le=2**53)]]
 
 
-class _Case(_Strict):
+class _StoredCase(_Strict):
     case: Case
     family: Family
     parameter_count: int = Field(ge=0, le=2**50)
@@ -51,7 +51,7 @@ class _Case(_Strict):
     step_bytes: float | None
     disturbed: float
     failure: str | None
-    metrics: dict[str, _Evidence]
+    metrics: dict[str, _StoredEvidence]
 
 
 class Baseline(_Strict):
@@ -67,7 +67,7 @@ class Baseline(_Strict):
     pairs: list[tuple[str, str]]
     #: What the run was asked: `slmbench check` without a run asks it again.
     options: dict[str, Any] = {}
-    cases: list[_Case]
+    cases: list[_StoredCase]
 
 
 def save_baseline(side: Side, path: Path) -> None:
@@ -107,9 +107,9 @@ def _lines(baseline: Baseline) -> str:
     return f'{head[:-2]},\n "cases": [\n{cases}\n ]\n}}\n'
 
 
-def _case_of(found: SideCase) -> _Case:
+def _case_of(found: SideCase) -> _StoredCase:
     model = found.model
-    return _Case(
+    return _StoredCase(
         case=found.case.model_copy(update={"arm": None}),
         family=model.family,
         parameter_count=model.parameter_count,
@@ -124,7 +124,7 @@ def _case_of(found: SideCase) -> _Case:
         disturbed=round(found.disturbed, 4),
         failure=found.failure,
         metrics={
-            name: _Evidence(
+            name: _StoredEvidence(
                 logs=[round(float(value), _DECIMALS) for value in evidence.logs],
                 inner_errors=[round(float(value), _DECIMALS) for value in evidence.inner_errors],
                 counts=[int(count) for count in evidence.counts],
@@ -183,10 +183,10 @@ def read_baseline(path: Path) -> Side:
     )
 
 
-def _side_case(entry: _Case) -> SideCase:
+def _side_case(entry: _StoredCase) -> SideCase:
     return SideCase(
         case=entry.case,
-        model=Model(
+        model=ModelFacts(
             family=entry.family,
             parameter_count=entry.parameter_count,
             digest=entry.digest,
@@ -204,7 +204,7 @@ def _side_case(entry: _Case) -> SideCase:
     )
 
 
-def _evidence(entry: _Case, name: str) -> Evidence:
+def _evidence(entry: _StoredCase, name: str) -> Evidence:
     kept = entry.metrics[name]
     logs, inner = np.array(kept.logs), np.array(kept.inner_errors)
     if not len(kept.logs) == len(kept.inner_errors) == len(kept.counts):

@@ -20,7 +20,7 @@ FAR = DEFAULT_GATE
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class DeviceColumn:
     """A column: a device of the machines of one kind."""
 
     machines: tuple[str, ...]
@@ -47,11 +47,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BestPath:
     """One machine's best path for a row: a figure, or why there is none."""
 
     machine: str
-    place: Place
+    place: DeviceColumn
     row: Row
     metric: str
     side: Side
@@ -107,7 +107,7 @@ class Entry:
 class Rival:
     """Another entry held against the leader."""
 
-    entry: Entry
+    entry: BestPath
     #: Its time over the leader's.
     ratio: Interval
     apart: bool
@@ -119,7 +119,7 @@ class Rival:
 class Best:
     """The entry with the best figure, those not told apart from it, and the nearest that is."""
 
-    leader: Entry
+    leader: BestPath
     ties: tuple[Rival, ...]
     runner_up: Rival | None
 
@@ -128,12 +128,12 @@ class Best:
         """Return whether it is told apart from every other."""
         return not self.ties
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[BestPath]:
         """Return the leader and what is not told apart from it."""
         return [self.leader, *(rival.entry for rival in self.ties)]
 
 
-def best_of(entries: Sequence[Entry]) -> Best | None:
+def best_of(entries: Sequence[BestPath]) -> Best | None:
     """Return the entry with the shortest time and which others it is told apart from; None without a figure.
 
     Entries of one run are held against it round by round (Holm over them, at :data:`ALPHA`). Those of another run or
@@ -164,22 +164,22 @@ def best_of(entries: Sequence[Entry]) -> Best | None:
     )
 
 
-def _middle(entry: Entry) -> float:
+def _middle(entry: BestPath) -> float:
     assert entry.interval is not None
     return entry.interval.mid
 
 
-def _ratio(leader: Entry, other: Entry) -> stats.Estimate:
+def _ratio(leader: BestPath, other: BestPath) -> stats.Estimate:
     assert leader.evidence is not None
     assert other.evidence is not None
     return log_ratio(leader.evidence, other.evidence, interleaved=other.side is leader.side)
 
 
-def _far_apart(leader: Entry, other: Entry) -> bool:
+def _far_apart(leader: BestPath, other: BestPath) -> bool:
     return not untold(leader, other)
 
 
-def untold(leader: Entry, other: Entry) -> str:
+def untold(leader: BestPath, other: BestPath) -> str:
     """Return why a figure of another run or machine is not told apart from the leader's; empty where it is."""
     for entry in (leader, other):
         if entry.interval is None or not entry.interval.known:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slmbench.analysis.best import Best, Entry, Place, Row, best_of
+from slmbench.analysis.best import Best, BestPath, DeviceColumn, Row, best_of
 from slmbench.analysis.metrics import DEFAULT_METRICS, Side, SideCase
 from slmbench.analysis.pairs import Pair, pairs_of, precision_of
 from slmbench.analysis.verdicts import fingerprint_of
@@ -34,7 +34,7 @@ class Stand:
 
 
 @dataclass(frozen=True)
-class Kind:
+class MachineKind:
     """Machines that do not differ in what matters."""
 
     machines: tuple[str, ...]
@@ -50,15 +50,15 @@ class Matrix:
     work: Workload
     metric: str
     rows: tuple[Row, ...]
-    places: tuple[Place, ...]
+    places: tuple[DeviceColumn, ...]
     #: An entry a machine; a place that was not measured has none.
-    cells: Mapping[tuple[Row, Place], tuple[Entry, ...]]
+    cells: Mapping[tuple[Row, DeviceColumn], tuple[BestPath, ...]]
     best: Best | None
     #: Of each device, and of each row that more than one device ran.
-    best_at: Mapping[Place, Best]
+    best_at: Mapping[DeviceColumn, Best]
     best_for: Mapping[Row, Best]
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[BestPath]:
         """Yield every entry, by rows."""
         for row in self.rows:
             for place in self.places:
@@ -77,8 +77,8 @@ class PairAt:
 class Shelf:
     """Everything that is said of a shelf of machines."""
 
-    kinds: tuple[Kind, ...]
-    places: tuple[Place, ...]
+    kinds: tuple[MachineKind, ...]
+    places: tuple[DeviceColumn, ...]
     matrices: tuple[Matrix, ...]
     pairs: tuple[PairAt, ...]
     notes: tuple[str, ...]
@@ -101,7 +101,7 @@ def shelf_of(stands: Sequence[Stand], metrics: Sequence[str] = (), notes: Sequen
     )
 
 
-def _kinds(stands: Sequence[Stand]) -> list[Kind]:
+def _kinds(stands: Sequence[Stand]) -> list[MachineKind]:
     """Group stands whose machines have no hard difference with any other of the group, by name."""
     groups: list[tuple[list[Fingerprint], list[Stand]]] = []
     for stand in sorted(stands, key=lambda s: (s.machine, s.side.created, s.side.run_id)):
@@ -114,13 +114,13 @@ def _kinds(stands: Sequence[Stand]) -> list[Kind]:
                 break
         else:
             groups.append(([mine] if mine else [], [stand]))
-    kinds: list[Kind] = []
+    kinds: list[MachineKind] = []
     for fingerprints, members in groups:
         taken = {name for kind in kinds for name in kind.machines}
         # A machine that was changed between two runs is another one.
         named = [replace(one, machine=_free(one.machine, taken)) for one in members]
         machines = tuple(dict.fromkeys(one.machine for one in named))
-        kinds.append(Kind(machines, tuple(named), fingerprints[0] if fingerprints else None))
+        kinds.append(MachineKind(machines, tuple(named), fingerprints[0] if fingerprints else None))
     return kinds
 
 
@@ -138,18 +138,18 @@ def _free(name: str, taken: set[str]) -> str:
 class _Found:
     """The measured cases of all machines by what they are of."""
 
-    def __init__(self, kinds: Sequence[Kind]) -> None:
+    def __init__(self, kinds: Sequence[MachineKind]) -> None:
         self.works: dict[str, Workload] = {}
-        self.places: list[Place] = []
+        self.places: list[DeviceColumn] = []
         self.rows: defaultdict[str, set[Row]] = defaultdict(set)
-        self._cases: defaultdict[tuple[Place, str, Row, str], list[tuple[Side, SideCase]]] = defaultdict(list)
+        self._cases: defaultdict[tuple[DeviceColumn, str, Row, str], list[tuple[Side, SideCase]]] = defaultdict(list)
         for kind in kinds:
             for device in DEVICES:
                 machines = tuple(m for m in kind.machines if device in _devices(kind, m))
                 if machines:
-                    self._add(kind, Place(machines, device))
+                    self._add(kind, DeviceColumn(machines, device))
 
-    def _add(self, kind: Kind, place: Place) -> None:
+    def _add(self, kind: MachineKind, place: DeviceColumn) -> None:
         self.places.append(place)
         for machine in place.machines:
             for side, found in _measured_once([s.side for s in kind.stands if s.machine == machine]):
@@ -159,18 +159,18 @@ class _Found:
                     self.rows[work.label()].add(row)
                     self._cases[place, machine, row, work.label()].append((side, found))
 
-    def entries(self, place: Place, row: Row, work: Workload, metric: str) -> tuple[Entry, ...]:
+    def entries(self, place: DeviceColumn, row: Row, work: Workload, metric: str) -> tuple[BestPath, ...]:
         """Return what each machine of the place says of the row: its fastest path, else why there is no figure."""
         entries = []
         for machine in place.machines:
             known = self._cases.get((place, machine, row, work.label()), [])
-            paths = [Entry(machine, place, row, metric, side, found) for side, found in known]
+            paths = [BestPath(machine, place, row, metric, side, found) for side, found in known]
             if paths:
                 entries.append(min(paths, key=_by_speed))
         return tuple(entries)
 
 
-def _devices(kind: Kind, machine: str) -> set[str]:
+def _devices(kind: MachineKind, machine: str) -> set[str]:
     mine = [stand for stand in kind.stands if stand.machine == machine]
     seen = {found.case.device for stand in mine for found in stand.side.cases.values() if _is_shown(found)}
     # Of a machine with nothing but stand-ins for a device there is nothing to show on it.
@@ -198,7 +198,7 @@ def _worth(side: Side, found: SideCase) -> tuple[bool, bool, int, str, str]:
     return found.failure is None, bool(found.evidence), loads, side.created, side.run_id
 
 
-def _by_speed(entry: Entry) -> tuple[bool, bool, float, str]:
+def _by_speed(entry: BestPath) -> tuple[bool, bool, float, str]:
     time = entry.evidence.estimate.value if entry.evidence else 0.0
     return not entry.eligible, entry.evidence is None, time, entry.found.case.key
 
@@ -231,7 +231,7 @@ def _pair_order(at: PairAt) -> tuple[str, str, tuple[int, int, int, int, int, st
     return (*names, _task_order(case.workload), at.machine, case.device, at.pair.engine, precision_of(case))
 
 
-def _notes(kinds: Sequence[Kind]) -> Iterator[str]:
+def _notes(kinds: Sequence[MachineKind]) -> Iterator[str]:
     digests: defaultdict[str, set[str]] = defaultdict(set)
     for kind in kinds:
         for stand in kind.stands:

@@ -103,7 +103,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelFacts:
     """What a comparison says about a case's model beside its figures."""
 
     family: Family
@@ -126,7 +126,7 @@ class SideCase:
     """One case of one side."""
 
     case: Case
-    model: Model
+    model: ModelFacts
     evidence: dict[str, Evidence]
     #: Why there is no evidence, or not all of it.
     failure: str | None = None
@@ -228,13 +228,13 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     )
 
 
-def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any]) -> Model:
+def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any]) -> ModelFacts:
     """Return what a run says of a case's model; the path and the device are those of its last load.
 
     ``limits`` are those that the run kept.
     """
     known = limits_of_case(info, limits)
-    return Model(
+    return ModelFacts(
         family=info.checkpoint.family,
         parameter_count=info.checkpoint.parameter_count,
         digest=info.checkpoint.digest,

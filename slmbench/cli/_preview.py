@@ -9,10 +9,10 @@ from slmbench.report.text_table import make_console
 from slmbench.running.progress import duration
 
 if TYPE_CHECKING:
-    from slmbench.running.estimate import Estimate
+    from slmbench.running.estimate import PlanCosts
 
 
-def print_estimate(costs: Estimate) -> None:
+def print_estimate(costs: PlanCosts) -> None:
     """Print the cases of a plan, what is left out, and the costs."""
     from rich.table import Table
     from rich.text import Text

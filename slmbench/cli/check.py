@@ -21,7 +21,7 @@ from slmbench.report.text_table import make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slmbench.fleet.check import Judged
+    from slmbench.fleet.check import FleetVerdicts
 
 app = typer.Typer(add_completion=False)
 
@@ -183,7 +183,7 @@ def run_fleet_check(request: CheckRequest) -> ExitCode:
     return worst
 
 
-def _print_fleet_check(console: Console, found: Judged, codes: Sequence[ExitCode], worst: ExitCode) -> None:
+def _print_fleet_check(console: Console, found: FleetVerdicts, codes: Sequence[ExitCode], worst: ExitCode) -> None:
     from rich.text import Text
 
     for comparison, code in zip(found.comparisons, codes, strict=True):

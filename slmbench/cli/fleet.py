@@ -117,13 +117,13 @@ def run_fleet(
     from slmbench.fleet.client import LOCAL, linked, run_on_fleet
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.report import fleet_table, print_fleet, write_fleet
-    from slmbench.fleet.selection import Choice
+    from slmbench.fleet.selection import MachineSelection
     from slmbench.report.text_table import make_console
     from slmbench.system.locks import only_run_in
 
     if address != LOCAL:
         full_address(address, certs, insecure)
-    choice = Choice(tuple(filter(None, (machines or "").split(","))), _device(where), each_machine)
+    choice = MachineSelection(tuple(filter(None, (machines or "").split(","))), _device(where), each_machine)
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-fleet"
 
     def say(text: str) -> None:

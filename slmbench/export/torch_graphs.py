@@ -122,7 +122,7 @@ def _t5_attention(
     return self.o(out.transpose(1, 2).reshape(batch, length, self.inner_dim)), position_bias
 
 
-class _Layer(DynamicLayer):
+class _CacheLayer(DynamicLayer):
     """A cache layer over given tensors; an update is one concatenation, which every converter knows."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -143,7 +143,7 @@ class _Layer(DynamicLayer):
 
 def _cache(tensors: Sequence[Tensor]) -> Any:
     cache = DynamicCache()
-    cache.layers = [_Layer(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
+    cache.layers = [_CacheLayer(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
     return cache
 
 

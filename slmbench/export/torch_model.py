@@ -51,7 +51,7 @@ def load_model(checkpoint: Checkpoint, *, attention: str = "eager") -> torch.nn.
     return model.eval()
 
 
-def hf_config(entry: catalog.Entry) -> Any:
+def hf_config(entry: catalog.CatalogEntry) -> Any:
     """Return the transformers config of a catalog entry."""
     import transformers
 
@@ -100,7 +100,7 @@ def _never_loaded(model: Any, missing: set[str]) -> list[str]:
     return sorted(name for name in missing if name in named and id(named[name]) not in loaded)
 
 
-def build_empty(entry: catalog.Entry, attention: str = "eager") -> Any:
+def build_empty(entry: catalog.CatalogEntry, attention: str = "eager") -> Any:
     """Return a catalog entry's network with every parameter on torch's meta device, ties made, buffers real."""
     import torch
 
@@ -115,7 +115,7 @@ def build_empty(entry: catalog.Entry, attention: str = "eager") -> Any:
     return model.eval()
 
 
-def _from_catalog(entry: catalog.Entry, attention: str) -> Any:
+def _from_catalog(entry: catalog.CatalogEntry, attention: str) -> Any:
     """Give each parameter of the empty network its own draw: nothing is allocated twice."""
     import torch
 
@@ -161,7 +161,7 @@ def _share_embedding(model: Any, config: Any) -> None:
         model.get_encoder().embed_tokens.weight = model.get_decoder().embed_tokens.weight
 
 
-def _values(entry: catalog.Entry, module: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _values(entry: catalog.CatalogEntry, module: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the values of one parameter.
 
     Matrices have a standard deviation of 1/sqrt(inputs), so that activations keep their size through the
@@ -193,7 +193,7 @@ def _values(entry: catalog.Entry, module: Any, name: str, shape: tuple[int, ...]
     return draw(name, shape, gain / math.sqrt(shape[1]))
 
 
-def _embedding_deviation(entry: catalog.Entry, name: str, shape: tuple[int, ...]) -> float:
+def _embedding_deviation(entry: catalog.CatalogEntry, name: str, shape: tuple[int, ...]) -> float:
     if "relative_attention_bias" in name:
         return 0.5
     width = shape[1]

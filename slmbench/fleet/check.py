@@ -14,7 +14,7 @@ from slmbench.machine.fingerprint import Fingerprint, differences
 
 
 @dataclass(frozen=True)
-class Judged:
+class FleetVerdicts:
     """Two runs of a shelf, machine by machine."""
 
     comparisons: list[Comparison]
@@ -22,7 +22,7 @@ class Judged:
     problems: list[str]
 
 
-def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, float], Comparison]) -> Judged:
+def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, float], Comparison]) -> FleetVerdicts:
     """Judge every machine of the base against itself; what has no counterpart is a problem.
 
     Equal machines share what they measure, so a case may have moved to another one of them: it is judged all the same,
@@ -42,7 +42,7 @@ def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, flo
             comparisons.append(judge(before, after, 1 / len(couples)))
         except NotComparableError as error:
             problems.append(f"machine {Path(after.name).name}: {one_line(str(error))}")
-    return Judged(comparisons, problems)
+    return FleetVerdicts(comparisons, problems)
 
 
 def _whole(machines: Machines) -> dict[str, Side]:

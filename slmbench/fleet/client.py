@@ -14,7 +14,7 @@ from slmbench.fleet.coordinator import Shift
 from slmbench.fleet.follow_part import Say
 from slmbench.fleet.messages import Planned
 from slmbench.fleet.record import FleetRecord, Member, check_parts, read_fleet, write_fleet_record
-from slmbench.fleet.selection import Choice, check_same
+from slmbench.fleet.selection import MachineSelection, check_same
 from slmbench.fleet.send_artifact import Supply, described
 from slmbench.fleet.send_files import with_files
 from slmbench.plan.request import RunRequest
@@ -36,7 +36,9 @@ async def linked(address: str, certs: Path | None, insecure: bool) -> AsyncItera
         yield link
 
 
-async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Choice, say: Say) -> FleetRecord:
+async def run_on_fleet(
+    link: Link, request: RunRequest, folder: Path, choice: MachineSelection, say: Say
+) -> FleetRecord:
     """Measure a request on the fleet's machines into ``folder``; goes on with what the folder holds if asked to.
 
     Raises:
@@ -48,7 +50,7 @@ async def run_on_fleet(link: Link, request: RunRequest, folder: Path, choice: Ch
         record = read_fleet(folder)
         check_parts(folder, record)
         check_same(folder, record, request, choice)
-        choice = Choice.of(record)
+        choice = MachineSelection.of(record)
         others = [one for name, one in reached.items() if name not in record.machines]
         supply = Supply(link, record.request, say)
     else:
@@ -93,7 +95,7 @@ def _travelling(request: RunRequest) -> RunRequest:
     return request
 
 
-def _chosen(reached: Mapping[str, Reached], choice: Choice) -> list[Reached]:
+def _chosen(reached: Mapping[str, Reached], choice: MachineSelection) -> list[Reached]:
     unknown = [name for name in choice.names if name not in reached]
     if unknown:
         raise BadInputError(f"--machines {','.join(unknown)}: not in the fleet. It has: {', '.join(reached) or 'none'}")

@@ -11,8 +11,8 @@ from slmbench._version import __version__
 from slmbench.errors import CannotRunError, SlmbenchError, one_line
 from slmbench.fleet import follow_part
 from slmbench.fleet.connection import Link, Reached
-from slmbench.fleet.follow_part import GoneError, Say, Stream
-from slmbench.fleet.messages import About, Begun
+from slmbench.fleet.follow_part import GoneError, PartFollower, Say
+from slmbench.fleet.messages import About, PartBegun
 from slmbench.fleet.record import (
     FleetRecord,
     Member,
@@ -34,7 +34,7 @@ COME_S = 5.0
 
 
 @dataclass
-class Kind:
+class EqualMachines:
     """Equal machines: the same hardware and settings. The first can run all of its cases, each other some of them."""
 
     members: list[Member]
@@ -72,9 +72,9 @@ def blocks_of(member: Member) -> list[tuple[str, ...]]:
     return [tuple(member.keys[place] for place in block) for block in member.blocks] or [member.keys]
 
 
-def kinds_of(record: FleetRecord) -> list[Kind]:
+def kinds_of(record: FleetRecord) -> list[EqualMachines]:
     """Return the machines that can run anything, by kind; each one a kind of its own where equal ones do not share."""
-    kinds: list[Kind] = []
+    kinds: list[EqualMachines] = []
     # Who can run most comes first: its kind has whatever the others can run.
     for name, member in sorted(record.machines.items(), key=lambda item: -len(item[1].keys)):
         if not member.keys:
@@ -82,7 +82,7 @@ def kinds_of(record: FleetRecord) -> list[Kind]:
         kind = None if record.each_machine else next((kind for kind in kinds if kind.fits(member)), None)
         if kind is None:
             blocks = blocks_of(member)
-            kind = Kind([], blocks, Work(blocks))
+            kind = EqualMachines([], blocks, Work(blocks))
             kinds.append(kind)
         kind.members.append(member)
         kind.names.append(name)
@@ -141,7 +141,7 @@ class Shift:
                 for path in part_folders(self._folder, name):
                     kind.work.settle(read_part(path).done)
 
-    def _start(self, kind: Kind, name: str, at: Reached | None) -> None:
+    def _start(self, kind: EqualMachines, name: str, at: Reached | None) -> None:
         """Let a machine work: first on parts of its own that it left open, if nobody else has taken their cases."""
         member = self._record.machines[name]
         if at is None:
@@ -157,20 +157,20 @@ class Shift:
         kind.under_way += len(old)
         self._tasks[name] = asyncio.create_task(self._serve(kind, at, old))
 
-    def _leaves(self, kind: Kind, name: str, why: str) -> None:
+    def _leaves(self, kind: EqualMachines, name: str, why: str) -> None:
         self._record.machines[name].outcome = why
         kind.reasons.append(why)
         self._say(f"measures no more: {why}")
         write_fleet_record(self._folder, self._record)
 
-    def _leaves_out(self, kind: Kind, name: str, why: str, keys: Collection[str]) -> None:
+    def _leaves_out(self, kind: EqualMachines, name: str, why: str, keys: Collection[str]) -> None:
         kind.work.cannot(name, keys)
         kind.reasons.append(why)
         self._record.machines[name].left_out += (why,)
         self._say(f"left out there: {why}")
         write_fleet_record(self._folder, self._record)
 
-    async def _serve(self, kind: Kind, at: Reached, old: list[tuple[Path, Part]]) -> None:
+    async def _serve(self, kind: EqualMachines, at: Reached, old: list[tuple[Path, Part]]) -> None:
         """Have one machine measure until nothing is left, or it is lost: it takes no other with it."""
         name = at.about.name
         member = self._record.machines[name]
@@ -191,7 +191,7 @@ class Shift:
             kind.work.leave(name)
             kind.notify()
 
-    async def _next(self, kind: Kind, at: Reached) -> tuple[str, ...]:
+    async def _next(self, kind: EqualMachines, at: Reached) -> tuple[str, ...]:
         """Return the next chunk for a machine; empty when its kind has no more work and waits for nobody."""
         name, told = at.about.name, False
         while True:
@@ -212,7 +212,7 @@ class Shift:
             else:
                 return ()
 
-    async def _measure(self, kind: Kind, at: Reached, path: Path, part: Part) -> None:
+    async def _measure(self, kind: EqualMachines, at: Reached, path: Path, part: Part) -> None:
         name, begun = at.about.name, False
         run = f"{self._record.run_id}-{path.name}"
         part.outcome = None
@@ -221,7 +221,7 @@ class Shift:
             await self._supply.ready(at, self._record.machines[name].needs, part.keys)
             begun = True
             request = self._request(name, part.keys)
-            await Stream(self._link, at, run, request, path, part, self._say, kind.work.waiting).follow()
+            await PartFollower(self._link, at, run, request, path, part, self._say, kind.work.waiting).follow()
             part.outcome = ""
         except LacksError as error:
             part.outcome = one_line(str(error))
@@ -241,7 +241,7 @@ class Shift:
             kind.notify()
         if not part.outcome:
             # Everything is here.
-            await self._link.call(at.address, Begun, name, op="forget", run=run)
+            await self._link.call(at.address, PartBegun, name, op="forget", run=run)
 
     def _request(self, name: str, keys: tuple[str, ...]) -> RunRequest:
         """Return the request for some of a machine's cases, with their share of the budget."""

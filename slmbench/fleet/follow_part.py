@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from slmbench.errors import CannotRunError, one_line
 from slmbench.fleet.connection import Link, Reached
-from slmbench.fleet.messages import Begun, Progress
+from slmbench.fleet.messages import PartBegun, Progress
 from slmbench.fleet.record import Part, write_part
 from slmbench.plan.request import RunRequest
 from slmbench.records.sample_writer import SampleWriter
@@ -27,7 +27,7 @@ class GoneError(CannotRunError):
 
 
 @dataclass(frozen=True)
-class Stream:
+class PartFollower:
     """A part on its machine. ``run`` is its name there, ``folder`` where it lies here.
 
     ``waiting`` returns the cases that no machine has yet and this one could be given: for who asks it how far it is.
@@ -79,7 +79,9 @@ class Stream:
 
     async def _begin(self, have: int) -> bool:
         text, name = self.request.model_dump_json(), self.at.about.name
-        answer = await self.link.call(self.at.address, Begun, name, op="begin", run=self.run, request=text, have=have)
+        answer = await self.link.call(
+            self.at.address, PartBegun, name, op="begin", run=self.run, request=text, have=have
+        )
         if answer.absent:
             raise GoneError(f"machine {name}: no longer has what it had measured")
         return answer.busy is None

@@ -18,7 +18,7 @@ from slmbench.errors import BadInputError
 from slmbench.fleet import send_files
 from slmbench.fleet.job_progress import read_done, read_tallies
 from slmbench.fleet.machine_job import JOB, start_job
-from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, Begun, Planned, Progress
+from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, PartBegun, Planned, Progress
 from slmbench.fleet.receive_artifact import Holder
 from slmbench.machine.devices import DeviceRow, list_devices
 from slmbench.machine.fingerprint import Fingerprint, collect
@@ -90,13 +90,13 @@ class Machine:
         folder = self._folder(run)
         samples = folder / "run" / SAMPLES_NAME
         if have > (samples.stat().st_size if samples.exists() else 0):
-            return {"json": Begun(absent=True).model_dump_json()}
+            return {"json": PartBegun(absent=True).model_dump_json()}
         busy = self._busy()
         if busy is None:
             folder.mkdir(parents=True, exist_ok=True)
             asked = RunRequest.model_validate_json(request)
             self._start(run, folder, asked.model_dump_json().encode())
-        return {"json": Begun(busy=busy if busy != run else None).model_dump_json()}
+        return {"json": PartBegun(busy=busy if busy != run else None).model_dump_json()}
 
     def read(self, run: str, offset: int, waiting: int = 0) -> dict[str, str]:
         """Answer with :class:`Progress`. ``waiting``: cases that no machine has yet, for who asks what is left."""
@@ -125,7 +125,7 @@ class Machine:
         """Delete a run that the client has whole; answers with :class:`Begun`. One under way stays."""
         if self._measures() != run:
             shutil.rmtree(self._folder(run), ignore_errors=True)
-        return {"json": Begun(absent=self._measures() != run).model_dump_json()}
+        return {"json": PartBegun(absent=self._measures() != run).model_dump_json()}
 
     def _sweep(self) -> None:
         """Delete what clients that never came back have left here."""

@@ -154,7 +154,7 @@ class Carrying(_Message):
     why: str = ""
 
 
-class Begun(_Message):
+class PartBegun(_Message):
     """The answer to the wish to begin (or go on with) a run."""
 
     #: Another run that must end first; None when this one is under way.

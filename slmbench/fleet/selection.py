@@ -17,7 +17,7 @@ _NOT_SAID = frozenset({"resume", "out", "offline", "checkpoints", "only_cases", 
 
 
 @dataclass(frozen=True)
-class Choice:
+class MachineSelection:
     """Which machines are asked, by name and by a device that must be usable there; and whether equal ones share."""
 
     names: tuple[str, ...] = ()
@@ -30,18 +30,18 @@ class Choice:
         return named and (self.device is None or self.device in one.about.usable())
 
     @classmethod
-    def of(cls, record: FleetRecord) -> Choice:
+    def of(cls, record: FleetRecord) -> MachineSelection:
         """Return the choice that a run was begun with."""
         return cls(record.chosen, record.device, record.each_machine)
 
 
-def check_same(folder: Path, record: FleetRecord, request: RunRequest, choice: Choice) -> None:
+def check_same(folder: Path, record: FleetRecord, request: RunRequest, choice: MachineSelection) -> None:
     """Refuse to go on with a run as another one than was begun. What is not said again stays as it was.
 
     Raises:
         BadInputError: an option says something else than it did then.
     """
-    before, plain = Choice.of(record), RunRequest()
+    before, plain = MachineSelection.of(record), RunRequest()
     said: list[tuple[str, object, object]] = []
     if choice.names:
         said.append(("--machines", sorted(choice.names), sorted(before.names)))

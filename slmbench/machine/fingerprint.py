@@ -92,11 +92,11 @@ THREAD_VARIABLES = (
 Kind = Literal["hardware", "software", "soft"]
 
 
-class _Part(BaseModel):
+class _Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Hardware(_Part):
+class Hardware(_Described):
     """What the numbers are about. Runs that differ here are not comparable."""
 
     cpu_model: str
@@ -118,7 +118,7 @@ class Hardware(_Part):
     hypervisor: str | None = None
 
 
-class Software(_Part):
+class Software(_Described):
     """Engines and how their threads are set. Runs that differ here are not comparable either."""
 
     #: Distribution to version, engines only.
@@ -127,7 +127,7 @@ class Software(_Part):
     environment: dict[str, str] = {}
 
 
-class Soft(_Part):
+class Soft(_Described):
     """What may explain a difference, yet does not forbid a comparison."""
 
     kernel: str = ""
@@ -138,7 +138,7 @@ class Soft(_Part):
     libraries: dict[str, str] = {}
 
 
-class Fingerprint(_Part):
+class Fingerprint(_Described):
     """A machine and its software, as one interpreter sees them."""
 
     hardware: Hardware
@@ -171,7 +171,7 @@ def differences(a: Fingerprint, b: Fingerprint) -> list[Difference]:
     A distribution that only one side has is no hard difference: no case of both runs can have used it.
     """
     found: list[Difference] = []
-    parts: tuple[tuple[Kind, _Part, _Part], ...] = (
+    parts: tuple[tuple[Kind, _Described, _Described], ...] = (
         ("hardware", a.hardware, b.hardware),
         ("software", a.software, b.software),
         ("soft", a.soft, b.soft),
@@ -236,7 +236,7 @@ def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _flat(part: _Part) -> dict[str, Any]:
+def _flat(part: _Described) -> dict[str, Any]:
     """Return the fields; a dictionary's entries are fields of their own ("engines.onnxruntime")."""
     flat: dict[str, Any] = {}
     for name, value in part:

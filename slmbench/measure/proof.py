@@ -46,7 +46,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SessionProof:
     """What a session showed after it ran."""
 
     agreement: float | None
@@ -68,7 +68,7 @@ class Verdict:
     message: str
 
 
-def judge(case: Case, evidence: Evidence) -> Verdict | None:
+def judge(case: Case, evidence: SessionProof) -> Verdict | None:
     """Return why the evidence does not show what the case asks for, or None when it does."""
     if evidence.executed_on != case.device and not case.simulate:
         return Verdict("wrong device", f"asked for {case.device}, executed on {evidence.executed_on}")
@@ -85,7 +85,7 @@ def judge(case: Case, evidence: Evidence) -> Verdict | None:
     return _judge_tokens(coarser(case.weight_precision, case.compute_precision), evidence)
 
 
-def _judge_tokens(precision: str, evidence: Evidence) -> Verdict | None:
+def _judge_tokens(precision: str, evidence: SessionProof) -> Verdict | None:
     required = REQUIRED_AGREEMENT[precision]
     if required is None:
         return None

@@ -13,7 +13,7 @@ from slmbench.errors import BadInputError
 from slmbench.terms import Family
 
 
-class Stream(IntEnum):
+class PromptStream(IntEnum):
     """What a prompt is drawn for; streams never share prompts, so no prefix cache can help across them."""
 
     SAMPLE = 0
@@ -39,7 +39,7 @@ class PromptSource:
         if not len(self._allowed):
             raise BadInputError(f"a vocabulary of {vocab_size} has no token that is not special")
 
-    def draw(self, stream: Stream, group: int, index: int, *, batch: int, length: int) -> Tokens:
+    def draw(self, stream: PromptStream, group: int, index: int, *, batch: int, length: int) -> Tokens:
         """Return ids ``[batch, length]``, int64. ``group`` and ``index`` count rounds, loads or whatever varies."""
         generator = np.random.Generator(np.random.PCG64([*self._key, int(stream), group, index]))
         return self._allowed[generator.integers(0, len(self._allowed), size=(batch, length))]

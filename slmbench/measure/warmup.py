@@ -10,7 +10,7 @@ STATIONARY_WITHIN = 0.05
 
 
 @dataclass(frozen=True)
-class WarmUp:
+class WarmUpResult:
     """How a warm-up went."""
 
     generations: int
@@ -19,7 +19,7 @@ class WarmUp:
     last_ns: int
 
 
-def warm_up(generation: Callable[[int], tuple[int, int]], most: int) -> WarmUp:
+def warm_up(generation: Callable[[int], tuple[int, int]], most: int) -> WarmUpResult:
     """Run ``generation(index)`` until two in a row agree, at least twice and at most ``most`` times.
 
     ``generation`` returns the time to the first token and the whole time, both in ns.
@@ -28,9 +28,9 @@ def warm_up(generation: Callable[[int], tuple[int, int]], most: int) -> WarmUp:
     for index in range(1, max(most, 2)):
         now = generation(index)
         if all(_close(a, b) for a, b in zip(before, now, strict=True)):
-            return WarmUp(index + 1, True, now[1])
+            return WarmUpResult(index + 1, True, now[1])
         before = now
-    return WarmUp(max(most, 2), False, before[1])
+    return WarmUpResult(max(most, 2), False, before[1])
 
 
 def _close(a: int, b: int) -> bool:

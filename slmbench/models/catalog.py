@@ -29,7 +29,7 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """One named architecture."""
 
     name: str
@@ -119,7 +119,7 @@ def _config_json(repository: str) -> str:
     return f"config.json of {repository}"
 
 
-def _pairs() -> list[Entry]:
+def _pairs() -> list[CatalogEntry]:
     """Return the encoder-decoders of the paper's kind and the decoder-only models they are compared with.
 
     The paper's 330M: 20 + 10 layers, width 1024, 6 heads and 3 K/V heads of 64, FFN of 2 x 4096, vocabulary
@@ -136,12 +136,12 @@ def _pairs() -> list[Entry]:
     small = {"width": 512, "heads": 8, "head_dim": 64, "ffn": 1536}
     billion = {"width": 1536, "heads": 8, "head_dim": 64, "ffn": 4096}
 
-    def mu(name: str, pair: str, shape_of: str, source: str, **sizes: int) -> Entry:
-        return Entry(name, "encoder-decoder", "t5gemma", catalog_configs.mu(**sizes), shape_of, source, pair)
+    def mu(name: str, pair: str, shape_of: str, source: str, **sizes: int) -> CatalogEntry:
+        return CatalogEntry(name, "encoder-decoder", "t5gemma", catalog_configs.mu(**sizes), shape_of, source, pair)
 
-    def dec(name: str, pair: str, **sizes: int) -> Entry:
+    def dec(name: str, pair: str, **sizes: int) -> CatalogEntry:
         text = f"a Llama as wide as {pair}"
-        return Entry(name, "decoder-only", "llama", catalog_configs.dec(**sizes), text, _PAPER, pair)
+        return CatalogEntry(name, "decoder-only", "llama", catalog_configs.dec(**sizes), text, _PAPER, pair)
 
     return [
         mu("mu-tiny", "dec-tiny", scaled, _PAPER, **tiny, encoder_layers=4, decoder_layers=2, ffn=512),
@@ -172,9 +172,9 @@ def _pairs() -> list[Entry]:
     ]  # fmt: skip
 
 
-def _encoder_decoders() -> list[Entry]:
-    def entry(name: str, architecture: str, config: Config, shape_of: str, source: str = "") -> Entry:
-        return Entry(name, "encoder-decoder", architecture, config, shape_of, source or _config_json(shape_of))
+def _encoder_decoders() -> list[CatalogEntry]:
+    def entry(name: str, architecture: str, config: Config, shape_of: str, source: str = "") -> CatalogEntry:
+        return CatalogEntry(name, "encoder-decoder", architecture, config, shape_of, source or _config_json(shape_of))
 
     keras = "arXiv 2504.06225 and keras-hub's T5Gemma presets (same parameter counts)"
     return [
@@ -227,9 +227,9 @@ def _encoder_decoders() -> list[Entry]:
     ]
 
 
-def _decoder_only() -> list[Entry]:
-    def entry(name: str, config: dict[str, Any], shape_of: str) -> Entry:
-        return Entry(name, "decoder-only", config["model_type"], config, shape_of, _config_json(shape_of))
+def _decoder_only() -> list[CatalogEntry]:
+    def entry(name: str, config: dict[str, Any], shape_of: str) -> CatalogEntry:
+        return CatalogEntry(name, "decoder-only", config["model_type"], config, shape_of, _config_json(shape_of))
 
     def smollm2(width: int, layers: int, heads: int, kv_heads: int, ffn: int) -> dict[str, Any]:
         return catalog_configs.decoder(
@@ -280,12 +280,12 @@ def _decoder_only() -> list[Entry]:
     ]
 
 
-def _tiny() -> list[Entry]:
+def _tiny() -> list[CatalogEntry]:
     """Return one architecture of each kind that exports and runs in a second: for tests."""
     text = "none, for tests"
 
-    def entry(name: str, family: Family, config: dict[str, Any]) -> Entry:
-        return Entry(name, family, config["model_type"], config, text, "chosen small")
+    def entry(name: str, family: Family, config: dict[str, Any]) -> CatalogEntry:
+        return CatalogEntry(name, family, config["model_type"], config, text, "chosen small")
 
     def decoder(model_type: str, **more: Any) -> dict[str, Any]:
         sizes: dict[str, Any] = {
@@ -316,7 +316,7 @@ def _tiny() -> list[Entry]:
     ]
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CatalogEntry]:
     """Return all entries in the order they are listed: pairs, real shapes, tiny ones."""
     return [*_pairs(), *_encoder_decoders(), *_decoder_only(), *_tiny()]
 
@@ -326,12 +326,12 @@ def names() -> list[str]:
     return [entry.name for entry in entries()]
 
 
-def find(name: str) -> Entry | None:
+def find(name: str) -> CatalogEntry | None:
     """Return the entry with that name, or None."""
     return next((entry for entry in entries() if entry.name == name), None)
 
 
-def get(name: str) -> Entry:
+def get(name: str) -> CatalogEntry:
     """Return the entry with that name.
 
     Raises:

@@ -142,7 +142,7 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Ch
     )
 
 
-def _of_entry(entry: catalog.Entry) -> Checkpoint:
+def _of_entry(entry: catalog.CatalogEntry) -> Checkpoint:
     family, geometry = read_config(entry.config, entry.name)
     return Checkpoint(
         name=entry.name,

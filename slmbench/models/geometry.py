@@ -44,7 +44,7 @@ class Geometry(BaseModel):
     max_total_tokens: int | None = None
 
 
-class _Reader:
+class _ConfigReader:
     """Reads a config's values with their types checked; ``where`` names the file in errors."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
@@ -70,11 +70,11 @@ class _Reader:
         value = self.values.get(name)
         return value if isinstance(value, str) else default
 
-    def section(self, name: str) -> _Reader:
+    def section(self, name: str) -> _ConfigReader:
         value = self.values.get(name)
         if not isinstance(value, Mapping):
             raise BadInputError(f"{self.where}: '{name}' is missing")
-        return _Reader(value, f"{self.where}, {name}")
+        return _ConfigReader(value, f"{self.where}, {name}")
 
     def layer_types(self, layers: int) -> Sequence[str] | None:
         value = self.values.get("layer_types")
@@ -94,7 +94,7 @@ def _windows(types: Sequence[str], window: int | None, positions: int) -> Window
     return tuple(bounded if kind == "sliding_attention" else None for kind in types)
 
 
-def _t5(c: _Reader) -> Geometry:
+def _t5(c: _ConfigReader) -> Geometry:
     layers = c.size("num_layers", 6)
     kind = c.text("feed_forward_proj", "relu")
     return Geometry(
@@ -112,7 +112,7 @@ def _t5(c: _Reader) -> Geometry:
     )
 
 
-def _bart(c: _Reader) -> Geometry:
+def _bart(c: _ConfigReader) -> Geometry:
     width, heads = c.size("d_model", 1024), c.size("decoder_attention_heads", 16)
     if c.size("encoder_attention_heads", 16) != heads or width % heads:
         raise BadInputError(f"{c.where}: heads of encoder and decoder differ or do not divide the width {width}")
@@ -134,7 +134,7 @@ def _bart(c: _Reader) -> Geometry:
     )
 
 
-def _t5gemma(c: _Reader) -> Geometry:
+def _t5gemma(c: _ConfigReader) -> Geometry:
     encoder, decoder = c.section("encoder"), c.section("decoder")
     for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
         if encoder.size(name) != decoder.size(name):
@@ -142,7 +142,7 @@ def _t5gemma(c: _Reader) -> Geometry:
                 f"{c.where}: encoder and decoder differ in '{name}'; slmbench takes T5Gemma with equal widths"
             )
 
-    def windows(side: _Reader, layers: int) -> Windows:
+    def windows(side: _ConfigReader, layers: int) -> Windows:
         types = side.layer_types(layers) or ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
         return _windows(types, side.optional_size("sliding_window"), side.size("max_position_embeddings", 8192))
 
@@ -166,7 +166,7 @@ def _t5gemma(c: _Reader) -> Geometry:
     )
 
 
-def _decoder_only(c: _Reader, *, tied: bool, windows: Callable[[_Reader, int, int], Windows]) -> Geometry:
+def _decoder_only(c: _ConfigReader, *, tied: bool, windows: Callable[[_ConfigReader, int, int], Windows]) -> Geometry:
     """Read a config with Llama's key names; ``tied`` is what transformers assumes when the config is silent."""
     width, heads, layers = c.size("hidden_size"), c.size("num_attention_heads"), c.size("num_hidden_layers")
     positions = c.size("max_position_embeddings")
@@ -187,15 +187,15 @@ def _decoder_only(c: _Reader, *, tied: bool, windows: Callable[[_Reader, int, in
     )
 
 
-def _no_window(c: _Reader, layers: int, positions: int) -> Windows:  # noqa: ARG001 (one signature for all)
+def _no_window(c: _ConfigReader, layers: int, positions: int) -> Windows:  # noqa: ARG001 (one signature for all)
     return (None,) * layers
 
 
-def _one_window(c: _Reader, layers: int, positions: int) -> Windows:
+def _one_window(c: _ConfigReader, layers: int, positions: int) -> Windows:
     return _windows(["sliding_attention"] * layers, c.optional_size("sliding_window"), positions)
 
 
-def _qwen_windows(c: _Reader, layers: int, positions: int) -> Windows:
+def _qwen_windows(c: _ConfigReader, layers: int, positions: int) -> Windows:
     if not c.flag("use_sliding_window", False):
         return (None,) * layers
     first = c.size("max_window_layers", 28)
@@ -203,24 +203,24 @@ def _qwen_windows(c: _Reader, layers: int, positions: int) -> Windows:
     return _windows(types, c.optional_size("sliding_window"), positions)
 
 
-def _gemma_windows(c: _Reader, layers: int, positions: int) -> Windows:
+def _gemma_windows(c: _ConfigReader, layers: int, positions: int) -> Windows:
     every = c.size("sliding_window_pattern", 6)
     default = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)]
     return _windows(c.layer_types(layers) or default, c.size("sliding_window", 4096), positions)
 
 
-def _smollm3_windows(c: _Reader, layers: int, positions: int) -> Windows:
+def _smollm3_windows(c: _ConfigReader, layers: int, positions: int) -> Windows:
     if not c.flag("use_sliding_window", False):
         return (None,) * layers
     return _windows(c.layer_types(layers) or ["full_attention"] * layers, c.optional_size("sliding_window"), positions)
 
 
-def _llama(c: _Reader) -> Geometry:
+def _llama(c: _ConfigReader) -> Geometry:
     return _decoder_only(c, tied=False, windows=_no_window)
 
 
 #: transformers' model_type → family and reader.
-_READERS: dict[str, tuple[Family, Callable[[_Reader], Geometry]]] = {
+_READERS: dict[str, tuple[Family, Callable[[_ConfigReader], Geometry]]] = {
     "t5": ("encoder-decoder", _t5),
     "bart": ("encoder-decoder", _bart),
     "marian": ("encoder-decoder", _bart),
@@ -274,7 +274,7 @@ def read_config(config: Mapping[str, Any], where: str, *, trust_remote_code: boo
             + nearest(kind, architectures())
         )
     try:
-        geometry = read(_Reader(config, where))
+        geometry = read(_ConfigReader(config, where))
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

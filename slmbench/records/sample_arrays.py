@@ -127,7 +127,7 @@ def columns_of(run: Run) -> RunColumns:
     Raises:
         BadInputError: a sample's times are not times.
     """
-    builder = _Builder(run.folder / SAMPLES_NAME, keep_tokens=True)
+    builder = _ColumnsBuilder(run.folder / SAMPLES_NAME, keep_tokens=True)
     for number, sample in enumerate(run.samples, 1):
         builder.add_sample(_raw(sample), number)
     others: tuple[Other, ...] = (*run.loads, *run.memory, *run.failures)
@@ -149,7 +149,7 @@ def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
     record = read_run_record(folder / RUN_NAME)
     source = folder / SAMPLES_NAME
     warnings: list[str] = []
-    builder = _Builder(source, keep_tokens=keep_tokens)
+    builder = _ColumnsBuilder(source, keep_tokens=keep_tokens)
     for number, raw in _lines(source, warnings):
         kind = raw.get("type")
         if kind == "sample":
@@ -227,7 +227,7 @@ def _padded(values: array[float], count: int) -> Floats:
     return padded
 
 
-class _Builder:
+class _ColumnsBuilder:
     def __init__(self, source: Path, *, keep_tokens: bool) -> None:
         self._source = source
         self._keep_tokens = keep_tokens

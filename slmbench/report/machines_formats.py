@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slmbench.analysis.best import Best, Entry, Rival
+from slmbench.analysis.best import Best, BestPath, Rival
 from slmbench.analysis.machines import Matrix, PairAt, Shelf
 from slmbench.analysis.metrics import METRICS
 from slmbench.analysis.pairs import PAIR_METRICS, precision_of
@@ -48,7 +48,7 @@ def _matrix_rows(matrix: Matrix) -> Iterator[dict[str, Any]]:
                 yield {**shared, **_absent(machine), "rank": ""}
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(entry: BestPath) -> dict[str, Any]:
     measured = entry.evidence is not None
     return {
         "machine": entry.machine,
@@ -124,7 +124,7 @@ def _best(best: Best) -> dict[str, Any]:
     }
 
 
-def _name(entry: Entry) -> dict[str, Any]:
+def _name(entry: BestPath) -> dict[str, Any]:
     return {
         "model": entry.row.checkpoint,
         "precision": entry.row.precision,

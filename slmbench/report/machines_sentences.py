@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slmbench.analysis.best import Best, Entry, Place, Rival, untold
-from slmbench.analysis.machines import Kind, Matrix, Shelf
+from slmbench.analysis.best import Best, BestPath, DeviceColumn, Rival, untold
+from slmbench.analysis.machines import MachineKind, Matrix, Shelf
 from slmbench.analysis.metrics import METRICS
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
@@ -61,7 +61,7 @@ def machine_lines(shelf: Shelf) -> list[str]:
     return [_kind_line(kind) for kind in shelf.kinds]
 
 
-def _kind_line(kind: Kind) -> str:
+def _kind_line(kind: MachineKind) -> str:
     names = ", ".join(some(kind.machines, 6)) + (" (equal)" if len(kind.machines) > 1 else "")
     if kind.fingerprint is None:
         return f"{names}: not known what machine it is"
@@ -108,16 +108,16 @@ def some(names: Sequence[str], most: int = MANY) -> list[str]:
     return [*names[:most], f"{len(names) - most} more"] if len(names) > most else list(names)
 
 
-def place_name(place: Place) -> str:
+def place_name(place: DeviceColumn) -> str:
     """Return a place's name, of many machines the first ones."""
     return f"{', '.join(some(place.machines))} {place.device}"
 
 
-def _where(entry: Entry) -> str:
+def _where(entry: BestPath) -> str:
     return f"{entry.machine} {entry.place.device}"
 
 
-def _named(entry: Entry) -> str:
+def _named(entry: BestPath) -> str:
     return f"{entry.row.label} on {_where(entry)}"
 
 
@@ -136,7 +136,7 @@ def best_line(matrix: Matrix) -> str:
     return f"Not told apart: {leader}, and {'; '.join([*named, *more])}"
 
 
-def _rival(leader: Entry, rival: Rival) -> str:
+def _rival(leader: BestPath, rival: Rival) -> str:
     if rival.paired:
         return f"{_named(rival.entry)}, {rival.ratio.mid:.2f}x{bounds(rival.ratio, 2, '')} as long (round by round)"
     other = "another run" if rival.entry.machine == leader.machine else "another machine"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from slmbench.analysis.best import FAR, Best, Entry, Place, Row
+from slmbench.analysis.best import FAR, Best, BestPath, DeviceColumn, Row
 from slmbench.analysis.machines import Matrix, PairAt, Shelf
 from slmbench.analysis.pairs import PairRatio, parameters, precision_of
 from slmbench.errors import one_line
@@ -99,7 +99,7 @@ def _marks(best: Best | None) -> dict[int, str]:
     return marks | {id(best.leader): BEST if best.alone else TIE}
 
 
-def _cell(entries: Sequence[Entry], place: Place, unit: Unit, marks: dict[int, str], usual: str) -> list[str]:
+def _cell(entries: Sequence[BestPath], place: DeviceColumn, unit: Unit, marks: dict[int, str], usual: str) -> list[str]:
     """Return the lines of a cell: a path that is not the usual one, and of equal machines each one's name."""
     lines: list[str] = []
     shown = entries
@@ -148,7 +148,7 @@ def pair_tables(shelf: Shelf) -> list[ShelfTable]:
 _PAIR_HEADERS = {"ttft": "first token", "turn_ttft": "later turns", "tpot": "decoding", "e2e": "in whole"}
 
 
-def _pair_table(group: Sequence[PairAt], places: Sequence[Place]) -> ShelfTable:
+def _pair_table(group: Sequence[PairAt], places: Sequence[DeviceColumn]) -> ShelfTable:
     pair = group[0].pair
     work = pair.encoder.case.workload
     metrics = [name for name in _PAIR_HEADERS if any(name in at.pair.ratios for at in group)]

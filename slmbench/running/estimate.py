@@ -33,7 +33,7 @@ class CaseEstimate(BaseModel):
     memory_bytes: int
 
 
-class Estimate(BaseModel):
+class PlanCosts(BaseModel):
     """A plan's costs. Rough: the device's own figures are not known before it is measured."""
 
     model_config = ConfigDict(frozen=True)
@@ -50,7 +50,7 @@ class Estimate(BaseModel):
     disk_bytes: int
 
 
-def estimate(plan: Plan, settings: MeasureSettings) -> Estimate:
+def estimate(plan: Plan, settings: MeasureSettings) -> PlanCosts:
     """Estimate a plan's time, memory and disk.
 
     Measuring takes at most the budget, and at least what the smallest number of loads takes.
@@ -61,7 +61,7 @@ def estimate(plan: Plan, settings: MeasureSettings) -> Estimate:
     if settings.repeat is not None:
         least = sum(START_S + settings.repeat * case.sample_s for case in cases)
     budget = settings.budget_for(len(cases))
-    return Estimate(
+    return PlanCosts(
         cases=cases,
         left_out=tuple(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in plan.left_out),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),

@@ -41,7 +41,7 @@ class Blocked:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampleTaken:
     """A sample is on disk."""
 
     record: SampleRecord
@@ -79,5 +79,5 @@ class Ended:
     """All is measured."""
 
 
-Event = Begun | Opening | Ready | Blocked | Sampled | Judged | TimeLeft | CaseFailed | Ended
+Event = Begun | Opening | Ready | Blocked | SampleTaken | Judged | TimeLeft | CaseFailed | Ended
 Observer = Callable[[Event], None]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from slmbench.measure.memory import MemoryPoller
-from slmbench.measure.proof import Evidence, judge
+from slmbench.measure.proof import SessionProof, judge
 from slmbench.records.schema import LoadRecord, MemoryRecord
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
@@ -101,7 +101,7 @@ def measure_memory(worker: Worker, planned: PlannedCase, settings: MeasureSettin
 
 
 def _check(planned: PlannedCase, proven: p.Proven) -> None:
-    evidence = Evidence(
+    evidence = SessionProof(
         agreement=proven.agreement,
         agreement_tokens=proven.agreement_tokens,
         executed_on=proven.executed_on,

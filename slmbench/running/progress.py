@@ -112,7 +112,7 @@ def duration(seconds: float) -> str:
 
 
 @dataclass
-class _Row:
+class _CaseRow:
     state: str = "waits"
     load: int = 0
     samples: int = 0
@@ -123,7 +123,7 @@ class Board:
     """The live table's content."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, _CaseRow] = {}
         self._blocks: tuple[tuple[str, ...], ...] = ()
         self._round = 0
         self._left = ""
@@ -131,7 +131,7 @@ class Board:
     def take(self, event: e.Event) -> None:
         """Change what an event changes."""
         if isinstance(event, e.Begun):
-            self._rows = {key: _Row() for key in event.cases}
+            self._rows = {key: _CaseRow() for key in event.cases}
         elif isinstance(event, e.Opening):
             row = self._rows[event.case]
             row.state, row.load = ("proving" if event.survey else "loading"), event.load
@@ -139,7 +139,7 @@ class Board:
             self._rows[event.case].state = "ready"
         elif isinstance(event, e.Blocked):
             self._blocks = event.blocks
-        elif isinstance(event, e.Sampled):
+        elif isinstance(event, e.SampleTaken):
             row = self._rows[event.record.case]
             row.state, row.samples = "sampling", row.samples + 1
             self._round = event.record.round

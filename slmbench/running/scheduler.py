@@ -345,7 +345,7 @@ class _Scheduler:
             flags=tuple(flags),
         )
         self._write(state, record)
-        self._observer(e.Sampled(record))
+        self._observer(e.SampleTaken(record))
         return record
 
     def _lose(self, state: CaseState, workers: Workers, failure: WorkerError) -> None:

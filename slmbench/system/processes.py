@@ -96,7 +96,7 @@ class _BasicLimits(ctypes.Structure):
     )
 
 
-class _Limits(ctypes.Structure):
+class _KernelLimits(ctypes.Structure):
     """JOBOBJECT_EXTENDED_LIMIT_INFORMATION."""
 
     _fields_ = (
@@ -125,7 +125,7 @@ def _join_job_of(host: int, kernel32: Any) -> bool:
     handle = ctypes.c_void_p
     kernel32.CreateJobObjectW.restype = kernel32.OpenProcess.restype = handle
     job, owner, there = kernel32.CreateJobObjectW(None, None), None, handle()
-    limits = _Limits()
+    limits = _KernelLimits()
     limits.BasicLimitInformation.LimitFlags = _KILL_ON_JOB_CLOSE
     try:
         owner = kernel32.OpenProcess(_PROCESS_DUP_HANDLE, False, host) if job else None

@@ -22,7 +22,7 @@ from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
 from slmbench.measure.energy import EnergyReader
 from slmbench.measure.generate import Generation, ShortGenerationError
 from slmbench.measure.proof import agreement, tolerance_of
-from slmbench.measure.random_prompts import PromptSource, Stream, pad_batch
+from slmbench.measure.random_prompts import PromptSource, PromptStream, pad_batch
 from slmbench.measure.warmup import warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
 from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
@@ -141,7 +141,7 @@ class _OpenCase:
         phases = self.session.load_phases_ns()
         self._reserve_workload()
         # One step beside the first token, which is all that is told of it: the rest belongs to the warm-up.
-        first = self._generate(Stream.WARM_UP, 0, 0, most=2)
+        first = self._generate(PromptStream.WARM_UP, 0, 0, most=2)
         # What is alive now lives as long as the worker: no later collection has to walk over it.
         gc.collect()
         gc.freeze()
@@ -157,20 +157,20 @@ class _OpenCase:
             return self._warm_up(request)
         if isinstance(request, p.TakeSample):
             return self._sample(request)
-        self._generate(Stream.MEMORY, 0, 0)
+        self._generate(PromptStream.MEMORY, 0, 0)
         return p.Exercised()
 
     def _reserve_workload(self) -> None:
         reserve(self.session, self.case.workload, self.family)
 
-    def _generate(self, stream: Stream, group: int, index: int, *, most: int | None = None) -> Generation:
+    def _generate(self, stream: PromptStream, group: int, index: int, *, most: int | None = None) -> Generation:
         work = self.case.workload
         if most is not None:
             first = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
             work = work.model_copy(update={**first, "output_tokens": min(most, work.output_tokens)})
         return self._carry_out(work, self._draw(work, stream, group, index), None, index)
 
-    def _draw(self, work: Workload, stream: Stream, group: int, index: int) -> list[Tokens]:
+    def _draw(self, work: Workload, stream: PromptStream, group: int, index: int) -> list[Tokens]:
         drawn = self.source.draw(stream, group, index, batch=work.batch, length=said_tokens(work))
         return prompts_of(work, drawn)
 
@@ -217,7 +217,7 @@ class _OpenCase:
 
     def _warm_up(self, request: p.WarmUp) -> p.Warm:
         def once(index: int) -> tuple[int, int]:
-            made = self._generate(Stream.WARM_UP, request.load + 1, index)
+            made = self._generate(PromptStream.WARM_UP, request.load + 1, index)
             return made.token_ns[0], made.token_ns[-1]
 
         warm = warm_up(once, request.most)
@@ -232,7 +232,7 @@ class _OpenCase:
             prompts = [ids]
             phases["tokenise"] = time.perf_counter_ns() - begin
         else:
-            prompts = self._draw(work, Stream.SAMPLE, request.round, request.retake)
+            prompts = self._draw(work, PromptStream.SAMPLE, request.round, request.retake)
             mask = None
         before = self.energy.read_j() if self.energy else None
         made = self._carry_out(work, prompts, mask, request.round)

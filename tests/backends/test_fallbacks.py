@@ -24,7 +24,7 @@ from slmbench.backends.openvino.static_session import executed_on
 from slmbench.backend import SessionOptions, TellsSettings, load_backend
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.measure.proof import Evidence, judge
+from slmbench.measure.proof import SessionProof, judge
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
 from slmbench.system.container import ContainerLimits
@@ -41,7 +41,7 @@ def proven(executed: str, device: str, computed: str = "fp32") -> str | None:
             "workload": Workload(input_tokens=8, output_tokens=4),
         }
     )  # fmt: skip
-    verdict = judge(case, Evidence(1.0, 48, executed, computed, 1, None))
+    verdict = judge(case, SessionProof(1.0, 48, executed, computed, 1, None))
     return None if verdict is None else verdict.message
 
 
@@ -159,7 +159,7 @@ def judged(session: Any, **asked: Any) -> str | None:
         }
     )  # fmt: skip
     found = session.settings() if isinstance(session, TellsSettings) else {}
-    verdict = judge(case, Evidence(1.0, 48, "cpu", "fp32", session.threads(), None, settings=dict(found)))
+    verdict = judge(case, SessionProof(1.0, 48, "cpu", "fp32", session.threads(), None, settings=dict(found)))
     return None if verdict is None else verdict.message
 
 

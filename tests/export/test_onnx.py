@@ -19,7 +19,7 @@ from slmbench.models.checkpoint import resolve
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("onnx_ir", reason="exporting needs slmbench[export]")
 
-from slmbench.export.onnx.builder import BLOCK, Builder, quantise
+from slmbench.export.onnx.builder import BLOCK, GraphBuilder, quantise
 from slmbench.export.onnx.route import recomputed_products
 
 
@@ -71,7 +71,7 @@ def test_engine_reads_the_blocks_as_written(bits: int) -> None:
 
     rng = np.random.default_rng(0)
     table = rng.standard_normal((24, 80)).astype(np.float32)
-    b = Builder(bits)
+    b = GraphBuilder(bits)
     ids = b.input("ids", "INT64", ["batch", "length"])
     x = b.gather_rows(table, ids)
     found = b.named(b.product(x, table), "found", "FLOAT", ["batch", "length", 24])
@@ -145,7 +145,7 @@ def test_our_decoders_compute_no_cross_kv() -> None:
 
 @pytest.mark.parametrize("bits", [None, 8])
 def test_a_decoder_that_computes_cross_kv_at_each_step_is_found(bits: int | None) -> None:
-    b = Builder(bits)
+    b = GraphBuilder(bits)
     tokens = b.input("input_ids", "INT64", ["batch", 1])
     states = b.input("encoder_states", "FLOAT", ["batch", "encoded", 64])
     weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)

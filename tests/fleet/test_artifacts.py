@@ -257,7 +257,7 @@ def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_s
 ) -> None:
     from slmbench.fleet import machine_job
     from slmbench.fleet.client import run_on_fleet
-    from slmbench.fleet.selection import Choice
+    from slmbench.fleet.selection import MachineSelection
 
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(machine_job, "missing_libraries", lambda spec: ["torch"])
@@ -265,7 +265,7 @@ def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_s
     there = Machine(plan=Planned(keys=("a case",), needs=(need(resolve(str(folder))),)))
     request, out = RunRequest(models=(str(folder),)), tmp_path / "run"
     with pytest.raises(CannotRunError, match=r"one: mine openvino fp32 .*: there no torch; here not installed: torch"):
-        asyncio.run(run_on_fleet(there, request, out, Choice(), lambda line: None))  # type: ignore[arg-type]
+        asyncio.run(run_on_fleet(there, request, out, MachineSelection(), lambda line: None))  # type: ignore[arg-type]
     assert there.asked == ["plan"]
     assert not out.exists()
 

@@ -20,9 +20,9 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.fleet import machine_server as machine
 from slmbench.fleet.client import run_on_fleet
 from slmbench.fleet.connection import Link, full_address, opened
-from slmbench.fleet.messages import About, Begun, Planned, Progress
+from slmbench.fleet.messages import About, PartBegun, Planned, Progress
 from slmbench.fleet.record import FleetRecord, machine_folder, read_fleet
-from slmbench.fleet.selection import Choice
+from slmbench.fleet.selection import MachineSelection
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import collect
 from slmbench.plan.request import RunRequest, plan_request, requested_suite
@@ -60,11 +60,11 @@ class Answers:
         return {"json": Planned(keys=self.keys, left_out=() if self.keys else ("b lacks an NPU",)).model_dump_json()}
 
     def forget(self, run: str) -> dict[str, str]:
-        return {"json": Begun(absent=True).model_dump_json()}
+        return {"json": PartBegun(absent=True).model_dump_json()}
 
     def begin(self, run: str, request: str, have: int) -> dict[str, str]:
         self.begun.append(RunRequest.model_validate_json(request))
-        return {"json": Begun().model_dump_json()}
+        return {"json": PartBegun().model_dump_json()}
 
     def read(self, run: str, offset: int, waiting: int = 0) -> dict[str, str]:
         self.offsets.append(offset)
@@ -87,11 +87,13 @@ async def fleet(*machines: Answers) -> AsyncIterator[Link]:
 
 
 def measured(
-    folder: Path, *machines: Answers, request: RunRequest = REQUEST, choice: Choice | None = None
+    folder: Path, *machines: Answers, request: RunRequest = REQUEST, choice: MachineSelection | None = None
 ) -> FleetRecord:
     async def run() -> FleetRecord:
         async with fleet(*machines) as link:
-            return await run_on_fleet(link, request, folder, choice or Choice(each_machine=True), lambda text: None)
+            return await run_on_fleet(
+                link, request, folder, choice or MachineSelection(each_machine=True), lambda text: None
+            )
 
     return asyncio.run(run())
 
@@ -202,30 +204,34 @@ def test_machines_are_chosen_by_name_and_device(tmp_path: Path) -> None:
     def shelf() -> tuple[Answers, Answers]:
         return Answers("one", [sample(0)]), Answers("two", [sample(0)], device="npu")
 
-    assert list(measured(tmp_path / "a", *shelf(), choice=Choice(each_machine=True, device="npu")).machines) == ["two"]
-    assert list(measured(tmp_path / "b", *shelf(), choice=Choice(each_machine=True, names=("one",))).machines) == [
-        "one"
-    ]
+    assert list(
+        measured(tmp_path / "a", *shelf(), choice=MachineSelection(each_machine=True, device="npu")).machines
+    ) == ["two"]
+    assert list(
+        measured(tmp_path / "b", *shelf(), choice=MachineSelection(each_machine=True, names=("one",))).machines
+    ) == ["one"]
     with pytest.raises(BadInputError, match=r"--machines three: not in the fleet. It has: one, two"):
-        measured(tmp_path / "c", *shelf(), choice=Choice(each_machine=True, names=("three",)))
+        measured(tmp_path / "c", *shelf(), choice=MachineSelection(each_machine=True, names=("three",)))
     with pytest.raises(CannotRunError, match="no machine with a usable gpu"):
-        measured(tmp_path / "d", *shelf(), choice=Choice(each_machine=True, device="gpu"))
+        measured(tmp_path / "d", *shelf(), choice=MachineSelection(each_machine=True, device="gpu"))
 
 
 def test_a_resumed_run_keeps_to_the_machines_that_were_chosen(tmp_path: Path) -> None:
     def shelf() -> tuple[Answers, Answers]:
         return Answers("one", [sample(0)]), Answers("two", [sample(0)])
 
-    begun = measured(tmp_path, *shelf(), choice=Choice(each_machine=True, names=("one",), device="cpu"))
+    begun = measured(tmp_path, *shelf(), choice=MachineSelection(each_machine=True, names=("one",), device="cpu"))
     assert (begun.chosen, begun.device) == (("one",), "cpu")
     again = RunRequest(resume=tmp_path)
-    record = measured(tmp_path, *shelf(), request=again, choice=Choice())
+    record = measured(tmp_path, *shelf(), request=again, choice=MachineSelection())
     assert list(record.machines) == ["one"]
-    measured(tmp_path, *shelf(), request=again, choice=Choice(names=("one",), device="cpu", each_machine=True))
+    measured(
+        tmp_path, *shelf(), request=again, choice=MachineSelection(names=("one",), device="cpu", each_machine=True)
+    )
     with pytest.raises(BadInputError, match="was begun with --machines one, not with --machines one,two"):
-        measured(tmp_path, *shelf(), request=again, choice=Choice(names=("two", "one")))
+        measured(tmp_path, *shelf(), request=again, choice=MachineSelection(names=("two", "one")))
     with pytest.raises(BadInputError, match="was begun with --where device=cpu, not with --where device=npu"):
-        measured(tmp_path, *shelf(), request=again, choice=Choice(device="npu"))
+        measured(tmp_path, *shelf(), request=again, choice=MachineSelection(device="npu"))
     with pytest.raises(BadInputError, match="was begun with --model dec-tiny, not with --model mu-tiny"):
         measured(tmp_path, *shelf(), request=RunRequest(resume=tmp_path, models=("mu-tiny",)))
     with pytest.raises(BadInputError, match="was begun without --repeat, not with --repeat 3"):

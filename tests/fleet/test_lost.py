@@ -18,7 +18,7 @@ from slmbench.fleet.client import run_on_fleet
 from slmbench.fleet.connection import opened
 from slmbench.fleet.messages import Holding, Needed, Planned, Wanted
 from slmbench.fleet.record import FleetRecord, machine_folder, part_folders, read_fleet, read_part
-from slmbench.fleet.selection import Choice
+from slmbench.fleet.selection import MachineSelection
 from slmbench.machine.fingerprint import collect
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import resolve
@@ -67,7 +67,7 @@ class Shelf:
     async def run(self, *, resume: bool = False, **choice: Any) -> FleetRecord:
         request = RunRequest(resume=self.folder) if resume else RunRequest(models=("dec-tiny",))
         async with opened(self.scheduler.address, None) as link:
-            return await run_on_fleet(link, request, self.folder, Choice(**choice), self.heard.append)
+            return await run_on_fleet(link, request, self.folder, MachineSelection(**choice), self.heard.append)
 
     async def samples(self, name: str) -> None:
         """Return when the first sample of a machine is on the client's disk."""

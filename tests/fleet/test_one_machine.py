@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from slmbench.errors import BadInputError
 from slmbench.fleet import machine_server as machine
-from slmbench.fleet.messages import Begun, Planned
+from slmbench.fleet.messages import PartBegun, Planned
 from slmbench.machine.fingerprint import collect
 from slmbench.plan.request import RunRequest
 
@@ -24,8 +24,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> machine.Machine:
     return machine.Machine("alone", devices=(), fingerprint=collect())
 
 
-def begun(answer: dict[str, str]) -> Begun:
-    return Begun.model_validate_json(answer["json"])
+def begun(answer: dict[str, str]) -> PartBegun:
+    return PartBegun.model_validate_json(answer["json"])
 
 
 def test_a_machine_that_has_less_than_the_client_begins_nothing(alone: machine.Machine, tmp_path: Path) -> None:

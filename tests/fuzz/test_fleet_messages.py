@@ -21,9 +21,9 @@ from slmbench.errors import SlmbenchError
 from slmbench.fleet import follow_part as stream
 from slmbench.fleet.client import run_on_fleet
 from slmbench.fleet.connection import Link, Reached
-from slmbench.fleet.messages import About, Begun, Holding, Needed, Planned, Progress, Receiving
+from slmbench.fleet.messages import About, Holding, Needed, PartBegun, Planned, Progress, Receiving
 from slmbench.fleet.record import FleetRecord
-from slmbench.fleet.selection import Choice
+from slmbench.fleet.selection import MachineSelection
 from slmbench.fleet.send_artifact import Supply
 from slmbench.fleet.transfer_format import packed
 from slmbench.machine.devices import DeviceRow
@@ -79,9 +79,9 @@ def good(op: str, remote: Remote | None = None) -> Any:
             devices=(row,),
         ),
         "plan": Planned(keys=KEYS),
-        "begin": Begun(),
+        "begin": PartBegun(),
         "read": progress,
-        "forget": Begun(absent=True),
+        "forget": PartBegun(absent=True),
         "artifact": Holding(state="lacks", why="x"),
         "offer": Receiving(state="wants", file="model.xml"),
         "piece": Receiving(state="here"),
@@ -93,7 +93,7 @@ def run(folder: Path, remote: Any) -> FleetRecord | str:
     """Return how a run on that fleet ended: its record, or the one clear line."""
 
     async def work() -> FleetRecord:
-        request, choice = RunRequest(models=("dec-tiny",)), Choice()
+        request, choice = RunRequest(models=("dec-tiny",)), MachineSelection()
         return await asyncio.wait_for(run_on_fleet(Link(remote), request, folder, choice, heard.append), 20)
 
     heard: list[str] = []

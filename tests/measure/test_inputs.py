@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
-from slmbench.measure.random_prompts import PromptSource, Stream, pad_batch
+from slmbench.measure.random_prompts import PromptSource, PromptStream, pad_batch
 
 
 @given(seed=st.integers(0, 2**63), vocab=st.integers(8, 5000), group=st.integers(0, 10**6), index=st.integers(0, 50))
 def test_ids_are_in_range_and_never_special(seed: int, vocab: int, group: int, index: int) -> None:
-    ids = PromptSource(seed, vocab, (0, 1, vocab - 1)).draw(Stream.SAMPLE, group, index, batch=2, length=40)
+    ids = PromptSource(seed, vocab, (0, 1, vocab - 1)).draw(PromptStream.SAMPLE, group, index, batch=2, length=40)
     assert ids.shape == (2, 40)
     assert ids.dtype == np.int64
     assert ids.min() >= 2
@@ -21,22 +21,22 @@ def test_ids_are_in_range_and_never_special(seed: int, vocab: int, group: int, i
 
 
 def test_equal_vocabulary_equal_prompts() -> None:
-    a, b = (PromptSource(7, 512, (1,)).draw(Stream.SAMPLE, 3, 0, batch=1, length=64) for _ in range(2))
+    a, b = (PromptSource(7, 512, (1,)).draw(PromptStream.SAMPLE, 3, 0, batch=1, length=64) for _ in range(2))
     assert (a == b).all()
 
 
 def test_every_seed_stream_round_and_retake_has_its_own_prompt() -> None:
-    def draw(seed: int, stream: Stream, group: int, index: int) -> tuple[int, ...]:
+    def draw(seed: int, stream: PromptStream, group: int, index: int) -> tuple[int, ...]:
         return tuple(PromptSource(seed, 512).draw(stream, group, index, batch=1, length=16)[0].tolist())
 
-    grid = [(s, t, g, i) for s in (0, 1, 2**40) for t in Stream for g in range(4) for i in range(3)]
+    grid = [(s, t, g, i) for s in (0, 1, 2**40) for t in PromptStream for g in range(4) for i in range(3)]
     assert len({draw(*place) for place in grid}) == len(grid)
 
 
 def test_no_first_token_is_shared_for_long() -> None:
     """A prefix cache finds nothing: prompts of a run share no long beginning."""
     source = PromptSource(0, 32000)
-    starts = {tuple(source.draw(Stream.SAMPLE, r, 0, batch=1, length=4)[0].tolist()) for r in range(500)}
+    starts = {tuple(source.draw(PromptStream.SAMPLE, r, 0, batch=1, length=4)[0].tolist()) for r in range(500)}
     assert len(starts) == 500
 
 

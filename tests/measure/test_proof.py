@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from slmbench.case import Case, Workload
-from slmbench.measure.proof import Evidence, agreement, judge, tolerance_of
+from slmbench.measure.proof import SessionProof, agreement, judge, tolerance_of
 from slmbench.models.artifact import GoldenPrompt
 
 CASE = Case(
@@ -21,7 +21,7 @@ CASE = Case(
     compute_precision="fp32",
     workload=Workload(input_tokens=1, output_tokens=1),
 )
-GOOD = Evidence(
+GOOD = SessionProof(
     agreement=1.0, agreement_tokens=20, executed_on="npu", compute_precision="fp32", threads=2, cross_kv_once=True
 )
 

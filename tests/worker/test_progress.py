@@ -46,7 +46,7 @@ EVENTS: list[e.Event] = [
     e.Blocked((("good",),)),
     e.Opening("good", 1, survey=False),
     e.Ready("good", load("good", 2)),
-    e.Sampled(SAMPLE),
+    e.SampleTaken(SAMPLE),
     e.Judged("good", 1, 5, {"ttft": (12.345e6, math.inf), "tpot": (1.5e6, 0.0123)}),
     e.TimeLeft(30.0, 100.0),
     e.Ended(),

@@ -118,7 +118,7 @@ def test_idle_workers_are_suspended(tmp_path: Path, planned: MakePlan, quick: Me
     seen: list[list[str]] = []
 
     def look(event: e.Event) -> None:
-        if isinstance(event, e.Sampled):
+        if isinstance(event, e.SampleTaken):
             seen.append(sorted(child.status() for child in psutil.Process().children()))
 
     measure([planned(name) for name in "abc"], tmp_path, replace(quick, repeat=1, foreign_load_bound=100.0), look)
@@ -210,7 +210,7 @@ def test_what_does_not_fit_memory_is_measured_in_blocks(
     most: list[int] = []
 
     def look(event: e.Event) -> None:
-        if isinstance(event, e.Sampled):
+        if isinstance(event, e.SampleTaken):
             most.append(len(psutil.Process().children()))
 
     measured = measure([planned("a"), planned("b")], tmp_path, replace(quick, repeat=1, memory_share=1e-6), look)
@@ -250,7 +250,7 @@ def test_a_resumed_run_is_the_union(tmp_path: Path, planned: MakePlan, quick: Me
     def stop_after(count: int) -> e.Observer:
         def look(event: e.Event) -> None:
             nonlocal count
-            count -= isinstance(event, e.Sampled)
+            count -= isinstance(event, e.SampleTaken)
             if count == 0:
                 raise KeyboardInterrupt
 

@@ -50,7 +50,7 @@ def quantise(rows: NDArray[Any], bits: int) -> tuple[NDArray[np.uint8], NDArray[
     return codes, scales
 
 
-class Builder:
+class GraphBuilder:
     """Nodes and weights of one graph. Equal weights (by memory) are stored once.
 
     With ``bits``, matrices are quantised to so many in blocks of rows, symmetrically, and activations to 8 bits on
@@ -250,7 +250,7 @@ class Builder:
 class Flow:
     """The residual stream of one stack: additions wait for the normalisation that follows and join it."""
 
-    def __init__(self, builder: Builder, start: Any) -> None:
+    def __init__(self, builder: GraphBuilder, start: Any) -> None:
         self._b, self._x, self._pending = builder, start, None
 
     def total(self) -> Any:

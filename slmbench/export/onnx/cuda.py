@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.export.onnx.blocks import Attention, Network, Stack, Sublayer
-from slmbench.export.onnx.builder import MS, Builder, Flow
+from slmbench.export.onnx.builder import MS, Flow, GraphBuilder
 from slmbench.export.onnx.decoder_only import (
     add_feed_forward,
     attend,
@@ -54,7 +54,7 @@ class _Decoder:
     """A decoder under construction: its inputs as they turn out to be needed, its K/V."""
 
     def __init__(self, network: Network, precision: Precision) -> None:
-        self.b = Builder(4 if precision == "int4" else None, REALS[precision])
+        self.b = GraphBuilder(4 if precision == "int4" else None, REALS[precision])
         self.network, self.stack = network, network.decoder
         self.input_ids = self.b.input("input_ids", "INT64", ["batch", "length"])
         self.fused = self.b.real != "FLOAT" and self.stack.relative_bias is None
@@ -158,7 +158,7 @@ class _Decoder:
         return b.model(inputs, outputs, limits(self.network))
 
 
-def _last(b: Builder, x: Any) -> Any:
+def _last(b: GraphBuilder, x: Any) -> Any:
     """Return the last position of ``[B, S, width]``."""
     return b.op("Slice", x, b.const([-1]), b.const([2**31 - 1]), b.const([1]))
 
@@ -186,7 +186,7 @@ def decoder_only(network: Network, precision: Precision, ends: Sequence[int]) ->
 
 def encoder(network: Network, precision: Precision) -> Any:
     """Return the encoder graph: ``input_ids`` ``[B, N]``, ``positions`` ``[N]`` → cross K/V ``[B, kv, N, d]``."""
-    b = Builder(4 if precision == "int4" else None, REALS[precision])
+    b = GraphBuilder(4 if precision == "int4" else None, REALS[precision])
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
     positions = b.input("positions", "INT64", ["length"])
     outputs = encode(b, network, input_ids, positions, (None, None))

@@ -23,10 +23,10 @@ from slmbench.export.onnx.blocks import (
     Stack,
     Sublayer,
 )
-from slmbench.export.onnx.builder import MS, Builder, Flow
+from slmbench.export.onnx.builder import MS, Flow, GraphBuilder
 
 
-def embed(b: Builder, stack: Stack, input_ids: Any, positions: Any) -> Any:
+def embed(b: GraphBuilder, stack: Stack, input_ids: Any, positions: Any) -> Any:
     """Return embeddings ``[B, S, width]``; ``positions`` ``[S]`` are looked up where the stack has a table."""
     x = b.gather_rows(stack.embedding, input_ids)
     if stack.embedding_scale != 1.0:
@@ -36,7 +36,7 @@ def embed(b: Builder, stack: Stack, input_ids: Any, positions: Any) -> Any:
     return x if stack.embedding_norm is None else b.norm(x, stack.embedding_norm)
 
 
-def add_feed_forward(b: Builder, flow: Flow, sublayer: Sublayer[FeedForward]) -> None:
+def add_feed_forward(b: GraphBuilder, flow: Flow, sublayer: Sublayer[FeedForward]) -> None:
     """Add a feed-forward block, gated or not, to the stream."""
     x, block = flow.normed(sublayer.before), sublayer.block
     if block.gate is None:
@@ -47,7 +47,7 @@ def add_feed_forward(b: Builder, flow: Flow, sublayer: Sublayer[FeedForward]) ->
     flow.add(b.linear(hidden, block.down), sublayer)
 
 
-def _activate(b: Builder, x: Any, kind: str) -> Any:
+def _activate(b: GraphBuilder, x: Any, kind: str) -> Any:
     if kind == "silu":
         return b.op("QuickGelu", x, domain=MS, alpha=1.0)
     if kind == "relu":
@@ -56,7 +56,7 @@ def _activate(b: Builder, x: Any, kind: str) -> Any:
 
 
 def cached_attention(
-    b: Builder, x: Any, block: Attention, past: tuple[Any, Any], lengths: tuple[Any, Any], bias: Any
+    b: GraphBuilder, x: Any, block: Attention, past: tuple[Any, Any], lengths: tuple[Any, Any], bias: Any
 ) -> tuple[Any, Any, Any]:
     """Return causal self-attention over a K/V cache before its output matrix, and the present K and V.
 
@@ -97,7 +97,7 @@ def _bias(linear: Linear) -> NDArray[np.float32]:
     return np.zeros(linear.weight.shape[1], dtype=np.float32)
 
 
-def _normed_heads(b: Builder, x: Any, norm: Norm, heads: int, head_dim: int) -> Any:
+def _normed_heads(b: GraphBuilder, x: Any, norm: Norm, heads: int, head_dim: int) -> Any:
     split = b.op("Reshape", x, b.const([0, 0, heads, head_dim]))
     return b.op("Reshape", b.norm(split, norm), b.const([0, 0, heads * head_dim]))
 
@@ -117,7 +117,7 @@ def grouped_rows(block: Attention) -> tuple[Linear, Linear]:
     return Linear(block.query.weight[:, columns], bias), Linear(block.out.weight[columns], block.out.bias)
 
 
-def grouped_positions(b: Builder, positions: Any, groups: int) -> Any:
+def grouped_positions(b: GraphBuilder, positions: Any, groups: int) -> Any:
     """Return ``[S · groups]``: every position for the rows of its group, one after the other (:func:`grouped_rows`)."""
     if groups == 1:
         return positions
@@ -127,7 +127,7 @@ def grouped_positions(b: Builder, positions: Any, groups: int) -> Any:
 
 
 def attend(
-    b: Builder,
+    b: GraphBuilder,
     query: Any,
     key: Any,
     value: Any,
@@ -166,7 +166,7 @@ def attend(
 
 
 def _capped(
-    b: Builder, query: Any, key: Any, value: Any, block: Attention, padding: Any, bias: Any, kv_axes: int
+    b: GraphBuilder, query: Any, key: Any, value: Any, block: Attention, padding: Any, bias: Any, kv_axes: int
 ) -> Any:
     """Attention with soft-capped scores: no fused operator without a cache has a place for the cap."""
 
@@ -189,7 +189,7 @@ def _capped(
     return b.op("Reshape", merged, b.const([0, 0, block.kv_heads * block.head_dim]))
 
 
-def distance_bias(b: Builder, bias: RelativeBias, queries: Any, keys: Any) -> Any:
+def distance_bias(b: GraphBuilder, bias: RelativeBias, queries: Any, keys: Any) -> Any:
     """Return T5's bias ``[1, H, S, T]`` for query positions ``[S]`` and key positions ``[T]``."""
     distance = b.op("Sub", b.op("Unsqueeze", queries, b.const([1])), b.op("Unsqueeze", keys, b.const([0])))
     row = b.op("Sub", b.op("Clip", distance, b.const(bias.low), b.const(bias.high)), b.const(bias.low))
@@ -197,7 +197,7 @@ def distance_bias(b: Builder, bias: RelativeBias, queries: Any, keys: Any) -> An
     return b.op("Unsqueeze", b.op("Transpose", looked_up, perm=[2, 0, 1]), b.const([0]))
 
 
-def logits(b: Builder, states: Any, head: Head, embedding: NDArray[Any]) -> Any:
+def logits(b: GraphBuilder, states: Any, head: Head, embedding: NDArray[Any]) -> Any:
     """Return logits ``[B, 1, V]`` of states ``[B, 1, width]``; a head that is the embedding shares its bytes."""
     if head.scale != 1.0:
         states = b.op("Mul", states, b.scalar(head.scale))
@@ -219,7 +219,7 @@ def logits(b: Builder, states: Any, head: Head, embedding: NDArray[Any]) -> Any:
 
 def decoder_only(network: Network, bits: int | None = None) -> Any:
     """Return the graph of a decoder-only network: prompt and steps, names as onnxruntime-genai knows them."""
-    b = Builder(bits)
+    b = GraphBuilder(bits)
     stack = network.decoder
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
     mask = b.input("attention_mask", "INT64", ["batch", "total"])
@@ -250,7 +250,7 @@ def decoder_only(network: Network, bits: int | None = None) -> Any:
     return finish(b, network, flow.total(), [input_ids, mask, *pasts], presents)
 
 
-def kv_inputs(b: Builder, stack: Stack, prefix: str, length: str) -> list[Any]:
+def kv_inputs(b: GraphBuilder, stack: Stack, prefix: str, length: str) -> list[Any]:
     """Return K and V inputs of every layer, ``[B, kv, length, d]``."""
     found = []
     for index, layer in enumerate(stack.layers):
@@ -261,7 +261,7 @@ def kv_inputs(b: Builder, stack: Stack, prefix: str, length: str) -> list[Any]:
     return found
 
 
-def finish(b: Builder, network: Network, states: Any, inputs: list[Any], presents: list[Any]) -> Any:
+def finish(b: GraphBuilder, network: Network, states: Any, inputs: list[Any], presents: list[Any]) -> Any:
     """Return the model of a decoder whose last states ``[B, 1, width]`` and present K/V are these."""
     stack = network.decoder
     if stack.last_norm is not None:

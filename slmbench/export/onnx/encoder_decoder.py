@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slmbench.export.onnx.blocks import Attention, Layer, Network, Stack, Sublayer
-from slmbench.export.onnx.builder import MS, Builder, Flow
+from slmbench.export.onnx.builder import MS, Flow, GraphBuilder
 from slmbench.export.onnx.decoder_only import (
     add_feed_forward,
     attend,
@@ -21,7 +21,7 @@ from slmbench.export.onnx.decoder_only import (
 
 def encoder(network: Network, bits: int | None = None) -> Any:
     """Return the encoder graph: ``input_ids``, ``attention_mask`` ``[B, N]`` → cross K/V ``[B, kv, N, d]``."""
-    b = Builder(bits)
+    b = GraphBuilder(bits)
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
     mask = b.input("attention_mask", "INT64", ["batch", "length"])
     length = b.op("Gather", b.op("Shape", input_ids), b.const(1))
@@ -32,7 +32,7 @@ def encoder(network: Network, bits: int | None = None) -> Any:
     return b.model([input_ids, mask], outputs, limits(network))
 
 
-def encode(b: Builder, network: Network, input_ids: Any, positions: Any, masks: tuple[Any, Any]) -> list[Any]:
+def encode(b: GraphBuilder, network: Network, input_ids: Any, positions: Any, masks: tuple[Any, Any]) -> list[Any]:
     """Return the cross K/V of every decoder layer; ``masks``: see :func:`attend`, None twice without padding."""
     stack = network.encoder
     assert stack is not None
@@ -59,7 +59,7 @@ def encode(b: Builder, network: Network, input_ids: Any, positions: Any, masks: 
 class _Biases:
     """Additive biases of the encoder's layers, each made once for all layers that share it."""
 
-    def __init__(self, b: Builder, stack: Stack, positions: Any) -> None:
+    def __init__(self, b: GraphBuilder, stack: Stack, positions: Any) -> None:
         self._b, self._stack, self._positions = b, stack, positions
         self._made: dict[tuple[int | None, int], Any] = {}
 
@@ -87,7 +87,7 @@ class _Biases:
 
 
 def _self_attention(
-    b: Builder, x: Any, sublayer: Sublayer[Attention], positions: Any, masks: tuple[Any, Any], biases: _Biases
+    b: GraphBuilder, x: Any, sublayer: Sublayer[Attention], positions: Any, masks: tuple[Any, Any], biases: _Biases
 ) -> Any:
     block, (padding, unpadded) = sublayer.block, masks
     query_matrix, out_matrix = grouped_rows(block)
@@ -113,7 +113,7 @@ def decoder(network: Network, bits: int | None = None) -> Any:
     ``input_ids`` ``[B, S]``, ``position`` ``[1]`` (tokens already in the self K/V), ``encoder_attention_mask``
     ``[B, N]``, past self K/V, cross K/V → ``logits`` ``[B, 1, V]`` of the last position, present self K/V.
     """
-    b = Builder(bits)
+    b = GraphBuilder(bits)
     stack = network.decoder
     input_ids = b.input("input_ids", "INT64", ["batch", "length"])
     position = b.input("position", "INT64", [1])
@@ -145,7 +145,7 @@ def decoder(network: Network, bits: int | None = None) -> Any:
     return finish(b, network, states, [input_ids, position, mask, *pasts, *crosses], presents)
 
 
-def add_cross_attention(b: Builder, flow: Flow, layer: Layer, cross: tuple[Any, Any], padding: Any) -> None:
+def add_cross_attention(b: GraphBuilder, flow: Flow, layer: Layer, cross: tuple[Any, Any], padding: Any) -> None:
     """Add attention over the encoder's K/V ``[B, kv, N, d]`` to the stream; ``padding`` as in :func:`attend`."""
     assert layer.cross is not None
     x, block = flow.normed(layer.cross.before), layer.cross.block

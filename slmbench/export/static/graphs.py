@@ -21,7 +21,7 @@ Named = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Graph:
+class TracedGraph:
     """One graph to be traced: a module, example inputs in order, and the names of its outputs."""
 
     role: Role
@@ -31,7 +31,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _StaticSizes:
     """The network with the sizes its graphs get."""
 
     network: Any
@@ -70,7 +70,7 @@ class _Plan:
 @contextmanager
 def static_graphs(
     network: Any, checkpoint: Checkpoint, input_tokens: int, output_tokens: int, hidden: float
-) -> Iterator[list[Graph]]:
+) -> Iterator[list[TracedGraph]]:
     """Yield the two graphs of the network; within the context the network is patched for tracing.
 
     Args:
@@ -84,7 +84,7 @@ def static_graphs(
     """
     import torch
 
-    plan = _Plan(network, checkpoint, input_tokens, output_tokens, hidden, Trace())
+    plan = _StaticSizes(network, checkpoint, input_tokens, output_tokens, hidden, Trace())
     windows = {layout.effective_window(window, plan.length) for window in checkpoint.geometry.windows} - {None}
     if len(windows) > 1:
         raise CannotRunError(f"{checkpoint.name}: attention windows of several sizes have no static layout")
@@ -95,7 +95,7 @@ def static_graphs(
             yield [_prompt(plan), _decode(plan)]
 
 
-def _encoder(plan: _Plan) -> Graph:
+def _encoder(plan: _StaticSizes) -> TracedGraph:
     import torch
     from transformers import Cache, EncoderDecoderCache
     from transformers.modeling_outputs import BaseModelOutput
@@ -126,7 +126,7 @@ def _encoder(plan: _Plan) -> Graph:
     return _graph("encoder", plan, inputs, layout.kv_names("cross", plan.layers), forward)
 
 
-def _decoder(plan: _Plan) -> Graph:
+def _decoder(plan: _StaticSizes) -> TracedGraph:
     import torch
     from transformers import Cache, EncoderDecoderCache
     from transformers.modeling_outputs import BaseModelOutput
@@ -152,7 +152,7 @@ def _decoder(plan: _Plan) -> Graph:
     return _graph("decoder", plan, inputs, _step_outputs(plan), forward)
 
 
-def _prompt(plan: _Plan) -> Graph:
+def _prompt(plan: _StaticSizes) -> TracedGraph:
     import torch
     from transformers import Cache
 
@@ -185,7 +185,7 @@ def _prompt(plan: _Plan) -> Graph:
     return _graph("model", plan, inputs, [layout.LOGITS, *layout.kv_names("past", plan.layers)], forward)
 
 
-def _decode(plan: _Plan) -> Graph:
+def _decode(plan: _StaticSizes) -> TracedGraph:
     from transformers import Cache
 
     def forward(given: Named) -> tuple[Any, ...]:
@@ -203,14 +203,14 @@ def _decode(plan: _Plan) -> Graph:
     return _graph("decode", plan, _step_inputs(plan) | plan.kv("past", plan.length), _step_outputs(plan), forward)
 
 
-def _step_cache(plan: _Plan, given: Named) -> list[Any]:
+def _step_cache(plan: _StaticSizes, given: Named) -> list[Any]:
     """Return the self-attention cache of a step, and tell the attention function of its windows."""
     plan.trace.length, plan.trace.window = plan.length, given.get(layout.WINDOW_MASK)
     past = [given[name] for name in layout.kv_names("past", plan.layers)]
     return step_layers(past, plan.trace, given.get(layout.SLOT_MASK), given[layout.POSITION])
 
 
-def _step_inputs(plan: _Plan) -> dict[str, Any]:
+def _step_inputs(plan: _StaticSizes) -> dict[str, Any]:
     import torch
 
     inputs = {
@@ -226,11 +226,11 @@ def _step_inputs(plan: _Plan) -> dict[str, Any]:
     return inputs
 
 
-def _step_outputs(plan: _Plan) -> list[str]:
+def _step_outputs(plan: _StaticSizes) -> list[str]:
     return [layout.LOGITS, *layout.kv_names("new", plan.layers)]
 
 
-def _encoder_window(plan: _Plan, cross_mask: Any) -> Any:
+def _encoder_window(plan: _StaticSizes, cross_mask: Any) -> Any:
     """Return the mask of an encoder's windowed layers (both sides, the edge included), None if it has none."""
     import torch
 
@@ -244,8 +244,12 @@ def _encoder_window(plan: _Plan, cross_mask: Any) -> Any:
 
 
 def _graph(
-    role: Role, plan: _Plan, inputs: dict[str, Any], outputs: list[str], forward: Callable[[Named], tuple[Any, ...]]
-) -> Graph:
+    role: Role,
+    plan: _StaticSizes,
+    inputs: dict[str, Any],
+    outputs: list[str],
+    forward: Callable[[Named], tuple[Any, ...]],
+) -> TracedGraph:
     """Wrap a function over the network into a module, so that a tracer finds the weights."""
     import torch
 
@@ -259,4 +263,4 @@ def _graph(
         def forward(self, *given: Any) -> tuple[Any, ...]:
             return forward(dict(zip(names, given, strict=True)))
 
-    return Graph(role, Traced().eval(), inputs, outputs)
+    return TracedGraph(role, Traced().eval(), inputs, outputs)

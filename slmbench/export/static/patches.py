@@ -222,7 +222,7 @@ def _layer(merge: Callable[..., tuple[Any, Any, Any, Any]] | None, position: Any
     """Return a transformers cache layer; ``merge`` gives what is attended to and what is kept."""
     from transformers.cache_utils import CacheLayerMixin
 
-    class Layer(CacheLayerMixin):
+    class StaticCacheLayer(CacheLayerMixin):
         is_sliding = False
 
         def lazy_initialization(self, *_: Any) -> None:
@@ -243,4 +243,4 @@ def _layer(merge: Callable[..., tuple[Any, Any, Any, Any]] | None, position: Any
         def get_max_cache_shape(self) -> int:
             return -1
 
-    return Layer()
+    return StaticCacheLayer()

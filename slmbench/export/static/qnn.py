@@ -81,7 +81,7 @@ def _quantised(
             prepared = folded
         config = get_qnn_qdq_config(
             prepared,
-            _Reader(iter(feeds[role])),
+            _CalibrationReader(iter(feeds[role])),
             activation_type=QuantType.QUInt16,
             weight_type=QuantType.QUInt8,
         )
@@ -101,7 +101,7 @@ def _quantised(
     return written
 
 
-class _Reader:
+class _CalibrationReader:
     """What ONNX Runtime's calibration pulls its inputs from."""
 
     def __init__(self, feeds: Iterator[dict[str, Any]]) -> None:

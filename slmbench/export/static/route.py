@@ -16,7 +16,7 @@ from typing import Any
 
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.route import Exported, Progress
-from slmbench.export.static.graphs import Graph, static_graphs
+from slmbench.export.static.graphs import TracedGraph, static_graphs
 from slmbench.models import static_layout as layout
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
@@ -108,7 +108,7 @@ def check(checkpoint: Checkpoint, spec: ArtifactSpec) -> tuple[int, int]:
     return given, asked
 
 
-def trace(graph: Graph, folder: Path) -> Path:
+def trace(graph: TracedGraph, folder: Path) -> Path:
     """Trace one graph to ``folder/ROLE.onnx``, weights in ``ROLE.onnx.data``, and return the path.
 
     Constants are not folded: folding would store every weight matrix transposed, and a tied embedding twice.
