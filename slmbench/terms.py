@@ -1,8 +1,17 @@
-"""The field's words as types; one word for one thing."""
+"""The field's words as types, one word for one thing; and the base of every model that is read from files."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """A model whose objects do not change and which accepts no unknown field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
 
 Family = Literal["encoder-decoder", "decoder-only"]
 Format = Literal["openvino", "onnx", "torch", "gguf"]

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from slmbench._version import __version__
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, matching_key
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
 from slmbench.system.files import open_regular, read_regular, write_whole
-from slmbench.terms import Family
+from slmbench.terms import Family, StrictModel
 
 SCHEMA_VERSION = 1
 KIND = "slmbench baseline"
@@ -26,18 +26,14 @@ KIND = "slmbench baseline"
 _DECIMALS = 6
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _StoredEvidence(_Strict):
+class _StoredEvidence(StrictModel):
     #: Logs of seconds, bytes or joules: beyond these bounds lies nothing that was measured.
     logs: list[Annotated[float, Field(ge=-100, le=100)]] = Field(min_length=1)
     inner_errors: list[Annotated[float, Field(ge=0, le=100)]]
     counts: list[Annotated[int, Field(ge=0, le=2**53)]]
 
 
-class _StoredCase(_Strict):
+class _StoredCase(StrictModel):
     case: Case
     family: Family
     parameter_count: int = Field(ge=0, le=2**50)
@@ -54,7 +50,7 @@ class _StoredCase(_Strict):
     metrics: dict[str, _StoredEvidence]
 
 
-class Baseline(_Strict):
+class Baseline(StrictModel):
     """A baseline file."""
 
     kind: str = KIND
@@ -66,7 +62,7 @@ class Baseline(_Strict):
     versions: dict[str, str]
     pairs: list[tuple[str, str]]
     #: What the run was asked: `slmbench check` without a run asks it again.
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     cases: list[_StoredCase]
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from slmbench.case import Case
 from slmbench.models import cost_model
 from slmbench.records.schema import CaseInfo
-from slmbench.terms import ComputePrecision, Device
+from slmbench.terms import ComputePrecision, Device, StrictModel
 
 SCHEMA_VERSION = 1
 #: A bandwidth this many times memory's is the work of a cache, not of noise.
@@ -32,18 +32,14 @@ def kv_bytes(case: Case) -> float:
     return 2.0 if case.format == "gguf" and case.compute_precision == "int8" else _KV_BYTES[case.compute_precision]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BandwidthPoint(_Frozen):
+class BandwidthPoint(StrictModel):
     """The rate at which weights of so many bytes in all are read, over and over."""
 
     footprint_bytes: int = Field(gt=0, le=2**60)
     bytes_per_s: float = Field(gt=0, le=1e18)
 
 
-class MatrixRate(_Frozen):
+class MatrixRate(StrictModel):
     """Operations per second of a matrix product with that compute precision asked for."""
 
     flops_per_s: float = Field(gt=0, le=1e21)
@@ -51,7 +47,7 @@ class MatrixRate(_Frozen):
     effective: str
 
 
-class Limits(_Frozen):
+class Limits(StrictModel):
     """The limits of one device through one engine."""
 
     schema_version: int = SCHEMA_VERSION
@@ -66,7 +62,7 @@ class Limits(_Frozen):
     bandwidth: tuple[BandwidthPoint, ...]
     matrix: dict[ComputePrecision, MatrixRate]
     #: Compute precisions that the engine has not here, and why.
-    refused: dict[ComputePrecision, str] = {}
+    refused: dict[ComputePrecision, str] = Field(default_factory=dict)
     #: Cores that others kept busy meanwhile, at most; None where not readable.
     foreign_load: float | None = None
 

@@ -83,7 +83,7 @@ class Machine:
         return {"json": done.stdout.decode()}
 
     def begin(self, run: str, request: str, have: int) -> dict[str, str]:
-        """Measure the request, or go on with it, unless another run is under way; answers with :class:`Begun`.
+        """Measure the request, or go on with it, unless another run is under way; answers with :class:`PartBegun`.
 
         ``have``: bytes of its samples that the client has. Where fewer are here, nothing is begun: it would start anew.
         """
@@ -122,7 +122,7 @@ class Machine:
         return {"json": Progress(state="ended", run=record, error=error).model_dump_json()}
 
     def forget(self, run: str) -> dict[str, str]:
-        """Delete a run that the client has whole; answers with :class:`Begun`. One under way stays."""
+        """Delete a run that the client has whole; answers with :class:`PartBegun`. One under way stays."""
         if self._measures() != run:
             shutil.rmtree(self._folder(run), ignore_errors=True)
         return {"json": PartBegun(absent=self._measures() != run).model_dump_json()}

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from slmbench.errors import CannotRunError, one_line
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.models.artifact import ArtifactSpec, FileEntry
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.terms import StrictModel
 
 #: A machine's name, and a run's: both become folders.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -23,11 +24,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 CHUNK_BYTES = 1_000_000
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class About(_Message):
+class About(StrictModel):
     """What a machine announces."""
 
     slmbench_version: str
@@ -60,7 +57,7 @@ class About(_Message):
         return f"{done} of {cases} cases done, {samples} samples{rest}: run {self.busy[:8]}"
 
 
-class Needed(_Message):
+class Needed(StrictModel):
     """An artifact that cases open, and what a machine has of it."""
 
     checkpoint_digest: str
@@ -76,7 +73,7 @@ class Needed(_Message):
         return self.spec.artifact_id(self.checkpoint_digest)
 
 
-class Planned(_Message):
+class Planned(StrictModel):
     """What of a request a machine would measure."""
 
     keys: tuple[str, ...] = ()
@@ -107,7 +104,7 @@ class Planned(_Message):
         )
 
 
-class Wanted(_Message):
+class Wanted(StrictModel):
     """The question what a machine has of an artifact; it is to make it if it can."""
 
     checkpoint: Checkpoint
@@ -119,19 +116,19 @@ class Wanted(_Message):
         return self.spec.artifact_id(self.checkpoint.digest)
 
 
-class Holding(_Message):
+class Holding(StrictModel):
     """What a machine has of an artifact."""
 
     #: ``makes``: it is under way. ``busy``: something is measured or made, and nothing else is done meanwhile.
     state: Literal["here", "makes", "busy", "lacks"]
     #: Where it is here: what was hashed, and the versions of what made it.
     files: tuple[FileEntry, ...] = ()
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     #: Why it is lacking: cannot be made, or failed to be.
     why: str = ""
 
 
-class Receiving(_Message):
+class Receiving(StrictModel):
     """What a machine has of an artifact that is being sent, and which piece it wants next."""
 
     #: ``unknown``: to be offered again. ``refused``: it is no artifact, or there is no room for it.
@@ -144,7 +141,7 @@ class Receiving(_Message):
     why: str = ""
 
 
-class Carrying(_Message):
+class Carrying(StrictModel):
     """What a machine has of a file that a request needs, and from where on it wants the rest."""
 
     state: Literal["here", "wants", "refused"]
@@ -154,7 +151,7 @@ class Carrying(_Message):
     why: str = ""
 
 
-class PartBegun(_Message):
+class PartBegun(StrictModel):
     """The answer to the wish to begin (or go on with) a run."""
 
     #: Another run that must end first; None when this one is under way.
@@ -163,7 +160,7 @@ class PartBegun(_Message):
     absent: bool = False
 
 
-class Progress(_Message):
+class Progress(StrictModel):
     """What a machine has measured of a run, from an offset on."""
 
     state: Literal["running", "ended", "absent"]
@@ -177,7 +174,7 @@ class Progress(_Message):
     error: str = ""
 
 
-M = TypeVar("M", bound=_Message)
+M = TypeVar("M", bound=StrictModel)
 
 
 def checked(kind: type[M], raw: object, machine: str) -> M:

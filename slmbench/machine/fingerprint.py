@@ -92,11 +92,11 @@ THREAD_VARIABLES = (
 Kind = Literal["hardware", "software", "soft"]
 
 
-class _Described(BaseModel):
+class _FingerprintPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Hardware(_Described):
+class Hardware(_FingerprintPart):
     """What the numbers are about. Runs that differ here are not comparable."""
 
     cpu_model: str
@@ -118,7 +118,7 @@ class Hardware(_Described):
     hypervisor: str | None = None
 
 
-class Software(_Described):
+class Software(_FingerprintPart):
     """Engines and how their threads are set. Runs that differ here are not comparable either."""
 
     #: Distribution to version, engines only.
@@ -127,7 +127,7 @@ class Software(_Described):
     environment: dict[str, str] = {}
 
 
-class Soft(_Described):
+class Soft(_FingerprintPart):
     """What may explain a difference, yet does not forbid a comparison."""
 
     kernel: str = ""
@@ -138,7 +138,7 @@ class Soft(_Described):
     libraries: dict[str, str] = {}
 
 
-class Fingerprint(_Described):
+class Fingerprint(_FingerprintPart):
     """A machine and its software, as one interpreter sees them."""
 
     hardware: Hardware
@@ -171,7 +171,7 @@ def differences(a: Fingerprint, b: Fingerprint) -> list[Difference]:
     A distribution that only one side has is no hard difference: no case of both runs can have used it.
     """
     found: list[Difference] = []
-    parts: tuple[tuple[Kind, _Described, _Described], ...] = (
+    parts: tuple[tuple[Kind, _FingerprintPart, _FingerprintPart], ...] = (
         ("hardware", a.hardware, b.hardware),
         ("software", a.software, b.software),
         ("soft", a.soft, b.soft),
@@ -236,7 +236,7 @@ def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _flat(part: _Described) -> dict[str, Any]:
+def _flat(part: _FingerprintPart) -> dict[str, Any]:
     """Return the fields; a dictionary's entries are fields of their own ("engines.onnxruntime")."""
     flat: dict[str, Any] = {}
     for name, value in part:

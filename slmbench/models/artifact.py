@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from slmbench.errors import BadInputError, one_line
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.files import read_regular
-from slmbench.terms import Exporter, Format, Layout, Precision
+from slmbench.terms import Exporter, Format, Layout, Precision, StrictModel
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.json"
@@ -34,11 +34,7 @@ _MOST_GOLDEN_TOKENS = 512
 _Ids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=_MOST_GOLDEN_TOKENS)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ArtifactSpec(_Frozen):
+class ArtifactSpec(StrictModel):
     """What is asked of an export; together with the checkpoint's digest it names one artifact."""
 
     format: Format
@@ -62,7 +58,7 @@ class ArtifactSpec(_Frozen):
         return f"{self.format} {self.weight_precision} ({self.exporter}{', static' + bounds if bounds else ''})"
 
 
-class GoldenPrompt(_Frozen):
+class GoldenPrompt(StrictModel):
     """A prompt and what the reference (torch, fp32, eager) makes of it greedily, EOS suppressed."""
 
     input_ids: _Ids
@@ -77,7 +73,7 @@ class GoldenPrompt(_Frozen):
         return self
 
 
-class GoldenRecord(_Frozen):
+class GoldenRecord(StrictModel):
     """The reference's answers, stored with every artifact."""
 
     prompts: tuple[GoldenPrompt, ...]
@@ -85,7 +81,7 @@ class GoldenRecord(_Frozen):
     versions: dict[str, str]
 
 
-class FileEntry(_Frozen):
+class FileEntry(StrictModel):
     """One file of an artifact; ``path`` is relative to its folder, with forward slashes."""
 
     path: str
@@ -93,7 +89,7 @@ class FileEntry(_Frozen):
     sha256: str
 
 
-class Manifest(_Frozen):
+class Manifest(StrictModel):
     """What an artifact is and how it was made."""
 
     schema_version: int = SCHEMA_VERSION

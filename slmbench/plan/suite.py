@@ -31,7 +31,7 @@ from slmbench.claim import Claim
 from slmbench.errors import BadInputError, nearest
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
-from slmbench.terms import COMPUTE_PRECISIONS, PRECISIONS, ComputePrecision, Device, Exporter, Precision
+from slmbench.terms import COMPUTE_PRECISIONS, PRECISIONS, ComputePrecision, Device, Exporter, Precision, StrictModel
 
 MAX_CASES = 100_000
 
@@ -126,15 +126,11 @@ class WorkloadSweep(BaseModel):
             yield self._workload(batch, given, asked, answers, sampling, cache)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Scale(_Strict):
+class Scale(StrictModel):
     """A smaller version of a suite with the same ratios."""
 
     #: What stands in for which checkpoint.
-    checkpoints: dict[str, str] = {}
+    checkpoints: dict[str, str] = Field(default_factory=dict)
     #: Factors on the token counts; a scaled count is at least 1.
     input_tokens: float = Field(default=1.0, gt=0, le=1000)
     output_tokens: float = Field(default=1.0, gt=0, le=1000)
@@ -142,15 +138,15 @@ class Scale(_Strict):
     budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
-class Suite(_Strict):
+class Suite(StrictModel):
     """A suite. Everything listed multiplies."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
     description: str = ""
     #: Checkpoints beside those of the pairs.
-    checkpoints: list[str] = []
+    checkpoints: list[str] = Field(default_factory=list)
     #: (encoder-decoder, decoder-only), of the same size, to be judged against each other.
-    pairs: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = Field(default_factory=list)
     #: Backends to run; one that cannot take a checkpoint's family leaves it out and says so.
     backends: list[str] = Field(default=["openvino", "onnxruntime"], min_length=1)
     devices: list[Device] = Field(default=["cpu"], min_length=1)
@@ -168,9 +164,9 @@ class Suite(_Strict):
     #: Whether the report looks for the lengths at which a pair's lead changes hands.
     crossover: bool = False
     #: Published claims that the report holds against the pairs' figures.
-    claims: list[Claim] = []
+    claims: list[Claim] = Field(default_factory=list)
     #: Smaller versions by name, for ``--scale``.
-    scales: dict[str, Scale] = {}
+    scales: dict[str, Scale] = Field(default_factory=dict)
     #: File and line of each key, for errors that show when the suite is planned.
     _places: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from slmbench.case import FORMERLY_SAMPLES, Case
 from slmbench.claim import Claim
 from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.files import open_regular, read_regular, write_whole
+from slmbench.terms import StrictModel
 
 RUN_NAME = "run.json"
 SAMPLES_NAME = "samples.jsonl"
@@ -30,11 +31,7 @@ FLEET_NAME = "fleet.json"
 SCHEMA_VERSION = 1
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Conditions(_Record):
+class Conditions(StrictModel):
     """The machine around one sample, read outside the timed region. Empty where not readable."""
 
     #: Busy time of all cores that is not ours, during the sample, in cores.
@@ -44,7 +41,7 @@ class Conditions(_Record):
     on_battery: bool | None = None
 
 
-class LoadRecord(_Record):
+class LoadRecord(StrictModel):
     """One opening of one case: its phases and the proof that it runs what was asked."""
 
     type: Literal["load"] = "load"
@@ -75,7 +72,7 @@ class LoadRecord(_Record):
     started: str
 
 
-class SampleRecord(_Record):
+class SampleRecord(StrictModel):
     """One generation. Times in ns from the call of ``start``; ``token_ns[0]`` is the time to first token."""
 
     type: Literal["sample"] = "sample"
@@ -102,7 +99,7 @@ class SampleRecord(_Record):
     flags: tuple[str, ...] = ()
 
 
-class MemoryRecord(_Record):
+class MemoryRecord(StrictModel):
     """Peak memory of one case's worker, from a pass of its own."""
 
     type: Literal["memory"] = "memory"
@@ -112,7 +109,7 @@ class MemoryRecord(_Record):
     device_bytes: int | None = None
 
 
-class FailureRecord(_Record):
+class FailureRecord(StrictModel):
     """A case that could not be measured, or not further."""
 
     type: Literal["failure"] = "failure"
@@ -129,7 +126,7 @@ Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Fie
 _RECORD: TypeAdapter[LoadRecord | SampleRecord | MemoryRecord | FailureRecord] = TypeAdapter(Record)
 
 
-class CaseInfo(_Record):
+class CaseInfo(StrictModel):
     """A case as planned, with what the tables say about its model."""
 
     case: Case
@@ -140,7 +137,7 @@ class CaseInfo(_Record):
     decode_weight_bytes: int | None = None
 
 
-class Outcome(_Record):
+class Outcome(StrictModel):
     """How a case ended, per metric ("ttft", "tpot"): whether its interval reached the target."""
 
     #: Loads that were sampled.
@@ -152,7 +149,7 @@ class Outcome(_Record):
     warnings: tuple[str, ...] = ()
 
 
-class RunRecord(_Record):
+class RunRecord(StrictModel):
     """``run.json``."""
 
     schema_version: int = SCHEMA_VERSION

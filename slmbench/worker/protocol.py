@@ -9,19 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from slmbench.case import Case
+from slmbench.terms import StrictModel
 
 #: Raised when a message changes its meaning; host and worker must agree.
 PROTOCOL = 3
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Describe(_Message):
+class Describe(StrictModel):
     """Ask for versions: of these distributions, and of those that these backends need.
 
     If ``machine``, for the fingerprint of the machine as well.
@@ -33,7 +30,7 @@ class Describe(_Message):
     machine: bool = True
 
 
-class Open(_Message):
+class Open(StrictModel):
     """Load the artifact for a case and run its first inference."""
 
     do: Literal["open"] = "open"
@@ -50,14 +47,14 @@ class Open(_Message):
     tokenizer: Path | None = None
 
 
-class Prove(_Message):
+class Prove(StrictModel):
     """Compare with the golden record: all of it, or the first prompt."""
 
     do: Literal["prove"] = "prove"
     full: bool
 
 
-class WarmUp(_Message):
+class WarmUp(StrictModel):
     """Generate until stationary, at most ``most`` times. ``load`` draws the prompts."""
 
     do: Literal["warm_up"] = "warm_up"
@@ -65,7 +62,7 @@ class WarmUp(_Message):
     most: int
 
 
-class TakeSample(_Message):
+class TakeSample(StrictModel):
     """Generate once and stamp every token. Texts, one a row of the batch, take the place of drawn ids."""
 
     do: Literal["sample"] = "sample"
@@ -75,19 +72,19 @@ class TakeSample(_Message):
     texts: tuple[str, ...] = ()
 
 
-class Exercise(_Message):
+class Exercise(StrictModel):
     """Generate once for a host that watches the process meanwhile; nothing is timed."""
 
     do: Literal["exercise"] = "exercise"
 
 
-class Close(_Message):
+class Close(StrictModel):
     """Free the session and end."""
 
     do: Literal["close"] = "close"
 
 
-class Hello(_Message):
+class Hello(StrictModel):
     """The worker's first line."""
 
     re: Literal["hello"] = "hello"
@@ -97,7 +94,7 @@ class Hello(_Message):
     pid: int
 
 
-class Described(_Message):
+class Described(StrictModel):
     """Versions by distribution (missing ones left out), backends that cannot run, and the machine's fingerprint."""
 
     re: Literal["describe"] = "describe"
@@ -109,7 +106,7 @@ class Described(_Message):
     machine: dict[str, Any] = Field(default_factory=dict)
 
 
-class Opened(_Message):
+class Opened(StrictModel):
     """Phases of opening, in ns."""
 
     re: Literal["open"] = "open"
@@ -118,7 +115,7 @@ class Opened(_Message):
     first_inference_ns: int
 
 
-class Proven(_Message):
+class Proven(StrictModel):
     """What the session showed; the host judges it."""
 
     re: Literal["prove"] = "prove"
@@ -134,7 +131,7 @@ class Proven(_Message):
     settings: dict[str, tuple[str, str]] = Field(default_factory=dict)
 
 
-class Warm(_Message):
+class Warm(StrictModel):
     """How the warm-up went; ``last_ns`` is the whole time of its last generation."""
 
     re: Literal["warm_up"] = "warm_up"
@@ -143,7 +140,7 @@ class Warm(_Message):
     last_ns: int
 
 
-class Sampled(_Message):
+class Sampled(StrictModel):
     """One generation, in ns from the call of ``start``."""
 
     re: Literal["sample"] = "sample"
@@ -156,19 +153,19 @@ class Sampled(_Message):
     energy_j: float | None = None
 
 
-class Exercised(_Message):
+class Exercised(StrictModel):
     """The generation is over."""
 
     re: Literal["exercise"] = "exercise"
 
 
-class Closed(_Message):
+class Closed(StrictModel):
     """The last line."""
 
     re: Literal["close"] = "close"
 
 
-class Failed(_Message):
+class Failed(StrictModel):
     """The request failed; the worker can be closed. ``reason`` as in slmbench.records.schema.FailureRecord."""
 
     re: Literal["failed"] = "failed"
