@@ -8,18 +8,11 @@ import pytest
 from synthetic import PAIR, Speed, make_run
 
 from slmbench.analysis.metrics import model_of
-from slmbench.analysis.pairs import pair_sentences
-from slmbench.analysis.roofline import (
-    BandwidthPoint,
-    Limits,
-    MatrixRate,
-    bandwidth_use,
-    compute_use,
-    kv_bytes,
-    shortest_times,
-)
+from slmbench.analysis.roofline import bandwidth_use, compute_use, kv_bytes, shortest_times
 from slmbench.models import cost_model as explain
+from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 from slmbench.records.sample_arrays import read_columns
+from slmbench.report.sentences import pair_sentences
 
 MB, GB = 10**6, 10**9
 

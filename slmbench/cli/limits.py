@@ -12,7 +12,7 @@ from slmbench.terms import DEVICES, Device
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slmbench.analysis.roofline import Limits
+    from slmbench.records.limits import Limits
 
 app = typer.Typer(add_completion=False)
 

@@ -28,9 +28,7 @@ from slmbench.export.artifact_store import (
     write_manifest,
 )
 from slmbench.export.golden_record import make_golden, reference_versions
-from slmbench.export.quiet import silence_telemetry
-from slmbench.export.route import Exported, Progress
-from slmbench.export.routes import choose_exporter, installed_versions, refusal, route
+from slmbench.export.routes import Exported, Progress, choose_exporter, installed_versions, refusal, route
 from slmbench.models.artifact import (
     GOLDEN_NAME,
     Artifact,
@@ -44,6 +42,7 @@ from slmbench.models.artifact import (
 from slmbench.models.catalog import export_bytes
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.paths import cache_dir
+from slmbench.system.telemetry import silence_telemetry
 
 __all__ = ["check_resources", "choose_exporter", "ensure_artifact"]
 

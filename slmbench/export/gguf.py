@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.errors import CannotRunError
-from slmbench.export.quiet import silence_telemetry
-from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import decode_weights
+from slmbench.system.telemetry import silence_telemetry
 
 FILE_NAME = "model.gguf"
 #: transformers' model_type to the architecture's name in GGUF: a Mistral without its window is a Llama.

@@ -19,10 +19,10 @@ from typing import Any
 
 from slmbench.errors import CannotRunError, one_line
 from slmbench.export.openvino.graph import cross_kv_once, keep_last_position, write_compressed
-from slmbench.export.quiet import silence_telemetry
-from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.telemetry import silence_telemetry
 
 #: Those whose golden tokens come out with the transformers that this project runs on.
 ARCHITECTURES = frozenset({"bart", "llama", "mistral", "phi3", "qwen3", "smollm3", "t5"})

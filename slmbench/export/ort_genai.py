@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import CannotRunError, one_line
-from slmbench.export.quiet import silence_telemetry
-from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import decode_weights
+from slmbench.system.telemetry import silence_telemetry
 
 #: Those whose golden tokens come out (windows aside); the builder knows more names than it gets right.
 ARCHITECTURES = frozenset({"llama", "mistral", "phi3", "qwen3"})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, cast
+from pathlib import Path
+from typing import Literal, Protocol, cast
 
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.export.route import Route
-from slmbench.models.artifact import ArtifactSpec, Manifest
+from slmbench.models.artifact import ArtifactSpec, Manifest, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import EXPORTERS, Exporter, Format, Layout, Precision
 
@@ -180,3 +180,28 @@ def outdated(manifest: Manifest) -> str | None:
         if made != now[name]:
             return f"{name} {made}, now {now[name]}"
     return None
+
+
+#: Told one short line whenever the work enters a new stage.
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a route wrote into its folder; the fields become the manifest's."""
+
+    graphs: dict[Role, str]
+    attention: str
+    cross_kv_once: bool | None
+    decode_weight_bytes: int
+
+
+class Route(Protocol):
+    """Writes the graphs of ``checkpoint`` as ``spec`` asks into the empty ``folder``."""
+
+    def __call__(self, checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
+        """Export.
+
+        Raises:
+            CannotRunError: a library is missing or fails; the text names the architecture and what would work.
+        """

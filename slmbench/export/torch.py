@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import Exported, Progress
 from slmbench.models import catalog
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint

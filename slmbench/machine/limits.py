@@ -20,12 +20,12 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from slmbench.analysis.roofline import SCHEMA_VERSION, BandwidthPoint, Limits, MatrixRate
 from slmbench.backend import Backend, LimitsProbe, load_backend, load_backends
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine.cpu import physical_cores
 from slmbench.machine.fingerprint import collect
 from slmbench.machine.probe import ProbeRequest, ProbeResult, ProbeTask
+from slmbench.records.limits import SCHEMA_VERSION, BandwidthPoint, Limits, MatrixRate
 from slmbench.system.container import cores_within_quota
 from slmbench.system.files import read_regular, write_whole
 from slmbench.system.paths import cache_dir

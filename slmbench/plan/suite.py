@@ -27,8 +27,8 @@ from pydantic import (
 )
 
 from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
-from slmbench.claim import Claim
 from slmbench.errors import BadInputError, nearest
+from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
 from slmbench.terms import COMPUTE_PRECISIONS, PRECISIONS, ComputePrecision, Device, Exporter, Precision, StrictModel

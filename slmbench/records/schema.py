@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from slmbench.case import FORMERLY_SAMPLES, Case
-from slmbench.claim import Claim
 from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.files import open_regular, read_regular, write_whole
@@ -124,6 +123,24 @@ class FailureRecord(StrictModel):
 
 Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Field(discriminator="type")]
 _RECORD: TypeAdapter[LoadRecord | SampleRecord | MemoryRecord | FailureRecord] = TypeAdapter(Record)
+
+
+class Claim(StrictModel):
+    """What a publication says of an encoder-decoder against a decoder-only model of the same size."""
+
+    #: As it is published: "47 % lower first-token latency".
+    says: str
+    #: What it is about: time to first token, per token, or of the whole answer.
+    metric: Literal["ttft", "tpot", "e2e"]
+    #: The claim as a factor: how many times faster the encoder-decoder is. 47 % lower is 1 / (1 - 0.47).
+    speedup: float = Field(gt=0, le=1e6)
+    #: Publication, with what was measured there and on which device.
+    source: str
+    #: Published figures of that metric by device, in ms, and the checkpoint that has the shape they were measured on.
+    figures_ms: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, le=1e9)]] = {}
+    figures_of: str | None = None
+    #: What a reader must bear in mind.
+    note: str = ""
 
 
 class CaseInfo(StrictModel):

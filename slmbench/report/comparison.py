@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.not_judged import NotJudged
-from slmbench.analysis.pairs import Pair, pairs_of, parameters
+from slmbench.analysis.pairs import Pair, pairs_of
 from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import TELLING, Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.report.csv_text import csv_text
+from slmbench.report.sentences import pair_sentence
 from slmbench.report.text_table import (
     EMPTY,
     Column,
@@ -25,6 +26,7 @@ from slmbench.report.text_table import (
     folded,
     markdown_table,
     number,
+    parameters,
     print_table,
 )
 
@@ -268,7 +270,8 @@ def pair_lines(sides: Sequence[Side]) -> list[str]:
 
 def _with_reasons(pair: Pair) -> str:
     behind = _behind(pair)
-    return f"{pair.sentence()}; {behind}" if behind else pair.sentence()
+    sentence = pair_sentence(pair)
+    return f"{sentence}; {behind}" if behind else sentence
 
 
 def _behind(pair: Pair) -> str:

@@ -31,8 +31,9 @@ from slmbench.report.comparison import (
     pair_lines,
     rows_of,
 )
+from slmbench.report.run_columns import text_table
 from slmbench.report.sentences import run_sentences
-from slmbench.report.text_table import TextTable, number, text_table
+from slmbench.report.text_table import TextTable, number
 
 if TYPE_CHECKING:
     import pandas as pd

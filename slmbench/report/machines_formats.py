@@ -17,6 +17,7 @@ from slmbench.report.csv_text import csv_text
 from slmbench.report.html import Page, flat, html_table
 from slmbench.report.machines_sentences import headlines, machine_lines, task_of
 from slmbench.report.machines_table import LEGEND, ShelfTable, matrix_table, pair_tables
+from slmbench.report.sentences import pair_verdict
 from slmbench.report.text_table import TextTable
 
 
@@ -152,7 +153,7 @@ def _pair_rows(at: PairAt) -> Iterator[dict[str, Any]]:
                 "precision": precision_of(case),
                 "metric": name,
                 **_spread("speedup", ratio.speedup),
-                "verdict": ratio.verdict,
+                "verdict": pair_verdict(ratio),
                 "against": ratio.decoder.model.attention_path,
             }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slmbench.analysis.best import FAR, Best, BestPath, DeviceColumn, Row
 from slmbench.analysis.machines import Matrix, PairAt, Shelf
-from slmbench.analysis.pairs import PairRatio, parameters, precision_of
+from slmbench.analysis.pairs import PairRatio, precision_of
 from slmbench.errors import one_line
 from slmbench.report.machines_sentences import (
     MANY,
@@ -25,7 +25,8 @@ from slmbench.report.machines_sentences import (
     task_of,
     unit_of,
 )
-from slmbench.report.text_table import EMPTY, bounds, escape_markdown, markdown_table
+from slmbench.report.sentences import pair_verdict
+from slmbench.report.text_table import EMPTY, bounds, escape_markdown, markdown_table, parameters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,7 +178,7 @@ def _pair_cell(ratio: PairRatio | None) -> list[str]:
     if ratio is None:
         return [EMPTY]
     speedup = ratio.speedup
-    return [f"{speedup.mid:.2f}x{bounds(speedup, 2)}", ratio.verdict]
+    return [f"{speedup.mid:.2f}x{bounds(speedup, 2)}", pair_verdict(ratio)]
 
 
 def _against(at: PairAt, metrics: Sequence[str]) -> list[str]:

@@ -9,9 +9,10 @@ from slmbench.errors import one_line
 from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Run
 from slmbench.report.csv_text import csv_text
+from slmbench.report.run_columns import text_table
 from slmbench.report.run_table import run_table
 from slmbench.report.sentences import run_sentences
-from slmbench.report.text_table import escape_markdown, markdown_table, print_table, text_table
+from slmbench.report.text_table import escape_markdown, markdown_table, print_table
 from slmbench.system.files import write_whole
 
 if TYPE_CHECKING:

@@ -20,14 +20,13 @@ from slmbench.models.artifact import MANIFEST_NAME
 from slmbench.records.sample_writer import SampleWriter
 from slmbench.records.schema import FailureRecord, LoadRecord, MemoryRecord, SampleRecord
 from slmbench.running import events as e
-from slmbench.running.case_state import CaseState
+from slmbench.running.case_state import CaseState, finished, restore
 from slmbench.running.events import Observer
 from slmbench.running.load import measure_memory, now, open_case, start_worker
 from slmbench.running.memory_blocks import available_bytes, make_blocks
 from slmbench.running.settings import Measured, MeasureSettings, PlannedCase, tokens_to_avoid
 from slmbench.running.worker_process import Worker, WorkerError, log_path, log_tail
 from slmbench.worker import protocol as p
-from slmbench.worker.resume import finished, restore
 
 
 def measure(

@@ -14,11 +14,11 @@ import pytest
 from corpus import broken_bytes, json_mutations
 from synthetic import Speed, make_run
 
-from slmbench.analysis.roofline import BandwidthPoint, Limits, MatrixRate
 from slmbench.backend import load_backend
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.machine.limits import _path, cached_limits
 from slmbench.machine.noise import NoiseFloor, noise_floors, save_noise_floor
+from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 
 ABSURD = (0, -1, math.nan, math.inf, -math.inf, 10**400, True, None, "x", [], {})
 HARDWARE = {"cpu_model": "x", "physical_cores": 2, "logical_cores": 2, "memory_gib": 4, "os": "Linux", "arch": "y"}

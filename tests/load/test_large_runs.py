@@ -20,9 +20,9 @@ from slmbench.records.schema import SAMPLES_NAME, read_run_record, write_run
 from slmbench.report.run_table import run_table
 from slmbench.report.write import write_reports
 from slmbench.running import events as e
+from slmbench.running.case_state import restore
 from slmbench.running.scheduler import measure
 from slmbench.running.settings import MeasureSettings, PlannedCase
-from slmbench.worker.resume import restore
 
 CASES = 2_000
 SAMPLES_PER_LOAD = 50

@@ -8,9 +8,9 @@ from pathlib import Path
 from synthetic import PAIR, Made, make_run
 
 from slmbench.case import Cache
-from slmbench.claim import Claim
 from slmbench.plan.suite import load_suite
 from slmbench.records.sample_arrays import read_columns
+from slmbench.records.schema import Claim
 from slmbench.report.sentences import run_sentences
 
 CLAIM = Claim(

@@ -15,10 +15,10 @@ from rich.console import Console
 from synthetic import LIMITS, PAIR, Made, Speed, make_run
 
 from slmbench.analysis.metrics import model_of
-from slmbench.analysis.pairs import pair_sentences
 from slmbench.records.sample_arrays import columns_of, read_columns
 from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
 from slmbench.report.run_table import run_table
+from slmbench.report.sentences import pair_sentences
 from slmbench.report.text_table import bounded, number
 from slmbench.report.write import print_run, table_markdown, write_reports
 

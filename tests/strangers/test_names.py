@@ -15,7 +15,6 @@ from folders import make_folder
 from synthetic import MACHINE, Made, Speed, make_run
 
 from slmbench._version import __version__
-from slmbench.claim import Claim
 from slmbench.cli import run_main
 from slmbench.fleet.messages import About
 from slmbench.fleet.record import FleetRecord, Member, NotRun, machine_folder
@@ -23,7 +22,7 @@ from slmbench.machine.fingerprint import Fingerprint
 from slmbench.models.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
 from slmbench.models.checkpoint import checkpoint_of_folder
 from slmbench.plan.request import RunRequest
-from slmbench.records.schema import FLEET_NAME, FailureRecord
+from slmbench.records.schema import FLEET_NAME, Claim, FailureRecord
 
 #: A title, a clear screen in C1, a link of terminals, bidirectional text, HTML, Markdown, rich's markup.
 ESCAPES = "\x1b]0;owned\x07\x9b2J\x1b]8;;http://x\x1b\\\u202e"

@@ -17,9 +17,8 @@ import pytest
 from slmbench import __version__
 from slmbench.errors import BadInputError
 from slmbench.running.settings import PlannedCase
-from slmbench.running.worker_process import Worker, WorkerError, explain_exit, log_path, log_tail
+from slmbench.running.worker_process import Worker, WorkerError, describe, explain_exit, log_path, log_tail
 from slmbench.worker import protocol as p
-from slmbench.worker.describe import describe
 
 MakePlan = Callable[..., PlannedCase]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import CannotRunError
-from slmbench.export.quiet import silence_telemetry
-from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import decode_weights
+from slmbench.system.telemetry import silence_telemetry
 
 ARCHITECTURES = frozenset(
     {"t5", "bart", "marian", "t5gemma", "llama", "mistral", "qwen3", "phi3", "gemma3_text", "smollm3"}

@@ -15,10 +15,10 @@ from typing import Any
 from slmbench.errors import CannotRunError, one_line
 from slmbench.export.openvino.graph import cross_kv_once, make_stateful, write_compressed
 from slmbench.export.openvino.merge_projections import merge_projections
-from slmbench.export.quiet import silence_telemetry
-from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint, Geometry
+from slmbench.system.telemetry import silence_telemetry
 
 ARCHITECTURES = frozenset(
     {"t5", "bart", "marian", "t5gemma", "llama", "mistral", "qwen3", "phi3", "gemma3_text", "smollm3"}

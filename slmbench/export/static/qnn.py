@@ -18,7 +18,7 @@ import numpy as np
 
 from slmbench.backend import SessionOptions
 from slmbench.errors import CannotRunError
-from slmbench.export.route import Progress
+from slmbench.export.routes import Progress
 from slmbench.models import static_layout as layout
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.export.route import Exported, Progress
+from slmbench.export.routes import Exported, Progress
 from slmbench.export.static.graphs import TracedGraph, static_graphs
 from slmbench.models import static_layout as layout
 from slmbench.models.artifact import ArtifactSpec, Role

@@ -1,0 +1,152 @@
+"""The columns of a table of a run, and the table that people read in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from slmbench.errors import one_line
+from slmbench.report.text_table import EMPTY, Column, TextTable, bounded, folded, number, parameters, share, size
+
+
+def _phases(row: Mapping[str, Any]) -> str:
+    parts = [row["encode_s"], row["cross_kv_s"], row["first_step_s"]]
+    return " + ".join(number(part * 1e3) for part in parts if math.isfinite(part)) or EMPTY
+
+
+def _gaps(row: Mapping[str, Any]) -> str:
+    p50, p90 = row["itl_p50_s"], row["itl_p90_s"]
+    return f"{number(p50 * 1e3)} / {number(p90 * 1e3)}" if math.isfinite(p50) else EMPTY
+
+
+def _turns(row: Mapping[str, Any]) -> str:
+    """Return ``21 x 512``: turns, and what each after the first adds; a last answer of another length behind."""
+    if row["turns"] == 1:
+        return EMPTY
+    last = f", last out {row['last_output_tokens']}" if row["last_output_tokens"] != row["output_tokens"] else ""
+    return f"{row['turns']} x {row['added_tokens']}{last}"
+
+
+def _answers(row: Mapping[str, Any]) -> str:
+    many = row["answers"] > 1 or row["sampling"] != "greedy"
+    return f"{row['answers']} {row['sampling']}" if many else EMPTY
+
+
+def _cache(row: Mapping[str, Any]) -> str:
+    return "off (ablation)" if row["kv_cache"] == "off" else EMPTY
+
+
+def _total(row: Mapping[str, Any]) -> str:
+    """Return the whole time where it is not what the lengths say of one prompt and one answer."""
+    return bounded(row, "e2e_s") if row["turns"] > 1 or row["answers"] > 1 else EMPTY
+
+
+def _precision(row: Mapping[str, Any]) -> str:
+    return f"{row['weight_precision']} / {row['compute_precision']}"
+
+
+def _device(row: Mapping[str, Any]) -> str:
+    return row["executed_on"] or f"({row['device']})"
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("arm", lambda r: r["arm"] or EMPTY, numeric=False, weight=9, foldable=True),
+    Column("model", lambda r: r["model"], numeric=False, weight=10),
+    Column("family", lambda r: r["family"], numeric=False, weight=3, foldable=True),
+    Column("params", lambda r: parameters(r["parameters"]), weight=4),
+    Column("backend", lambda r: r["backend"], numeric=False, weight=10, foldable=True),
+    Column("device", _device, numeric=False, weight=9, foldable=True),
+    Column("weights / compute", _precision, numeric=False, weight=9, foldable=True),
+    Column("attention", lambda r: r["attention"] or EMPTY, numeric=False, weight=8, foldable=True),
+    Column("exporter", lambda r: r["exporter"], numeric=False, weight=8, foldable=True),
+    Column("threads", lambda r: str(r["threads"] or EMPTY), weight=7, foldable=True),
+    Column("options", lambda r: r["options"] or EMPTY, numeric=False, weight=7, foldable=True),
+    Column("batch", lambda r: str(r["batch"]), weight=9, foldable=True),
+    Column("turns", _turns, weight=9, foldable=True),
+    Column("answers", _answers, weight=9, foldable=True),
+    Column("K/V cache", _cache, numeric=False, weight=9, foldable=True),
+    Column("in / out", lambda r: f"{r['input_tokens']} / {r['output_tokens']}", weight=10),
+    Column("ttft ms [95 %]", lambda r: bounded(r, "ttft_s", 1e3), weight=10),
+    Column("ttft from text ms", lambda r: bounded(r, "ttft_text_s", 1e3), weight=7, foldable=True),
+    Column("later turns' ttft ms", lambda r: bounded(r, "turn_ttft_s", 1e3), weight=9, foldable=True),
+    Column("last turn's ttft ms", lambda r: bounded(r, "last_ttft_s", 1e3), weight=7, foldable=True),
+    Column("total s", _total, weight=8, foldable=True),
+    Column("encode + first step ms", _phases, weight=5, foldable=True),
+    Column("tok/s [95 %]", lambda r: bounded(r, "decode_tps"), weight=10, foldable=True),
+    Column("itl p50 / p90 ms", _gaps, weight=2, foldable=True),
+    Column("load s", lambda r: number(r["load_s"], 2), weight=2, foldable=True),
+    Column("memory", lambda r: size(r["peak_memory_bytes"]), weight=4, foldable=True),
+    Column("mJ / token", lambda r: number(r["energy_per_token_j"] * 1e3), weight=4, foldable=True),
+    Column("agreement", lambda r: share(r["agreement"]), weight=6, foldable=True),
+    Column("bandwidth use", lambda r: share(r["bandwidth_use"]), weight=3, foldable=True),
+    Column("compute use", lambda r: share(r["compute_use"]), weight=2, foldable=True),
+    Column("flags", lambda r: r["flags"] or EMPTY, numeric=False, weight=8, foldable=True),
+)
+
+
+#: Flags as letters, for terminals: how a flag begins, and its letter.
+_LETTERS = {
+    "not converged": "C",
+    "stopped early": "S",
+    "one load": "1",
+    "foreign load": "L",
+    "warm-up": "W",
+    "ttft drifts": "D",
+    "tpot drifts": "D",
+    "simulated": "X",
+}
+
+
+_MEANINGS = {
+    "C": "interval wider than its target",
+    "S": "failed after some samples",
+    "1": "one load, no interval",
+    "L": "other processes disturbed samples",
+    "W": "warm-up not stationary",
+    "D": "drifts from first to last third",
+}
+
+
+def _letters(row: Mapping[str, Any]) -> str:
+    found = {letter: None for flag, letter in _LETTERS.items() if flag in row["flags"]}
+    return "".join(found) or EMPTY
+
+
+def _for_terminals(columns: Sequence[Column]) -> list[Column]:
+    return [replace(c, cell=_letters, foldable=False) if c.header == "flags" else c for c in columns]
+
+
+def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
+    """Return the run table as text. Columns whose rows all agree are folded into ``common``.
+
+    With a ``width`` in characters the least important columns are left out, named in the notes, until it fits.
+    """
+    all_rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+    rows = [row for row in all_rows if _has_figures(row)]
+    table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width)
+    notes = [
+        f"{row['model']} on {row['backend']} ({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
+        for row in all_rows
+        if row["failure"] or row not in rows
+    ]
+    if width:
+        used = [letter for letter in _MEANINGS if any(letter in _letters(row) for row in rows)]
+        notes += [f"Flags: {'; '.join(f'{letter} {_MEANINGS[letter]}' for letter in used)}"] if used else []
+    for header, key in (("bandwidth use", "bandwidth_note"), ("compute use", "compute_note")):
+        if header in [*table.headers, *table.common]:
+            # One example a model and engine explains the others.
+            explained = {(row["model"], row["engine"]): row[key] for row in rows if row[key]}
+            notes += [f"{header}, {model} on {engine}: {note}" for (model, engine), note in sorted(explained.items())]
+    return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
+
+
+def _has_figures(row: Mapping[str, Any]) -> bool:
+    return math.isfinite(row["ttft_s"])
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    return f"failed: {row['failure']}" if row["failure"] else row["flags"] or "no figures"
