@@ -24,13 +24,13 @@ def test_columns_say_what_the_objects_say(folder: Path) -> None:
     run, columns = read_run(folder), read_columns(folder)
     for info in run.record.cases:
         mine = [s for s in run.samples if s.case == info.case.key]
-        table = columns.samples[info.case.key]
+        table = columns.recorded[info.case.key]
         assert table.first_ns.tolist() == [s.token_ns[0] for s in mine]
         assert table.tpot_ns() == pytest.approx([tpot_ns(s) for s in mine])
         assert [tuple(g) for g in table.generations()] == [s.token_ns for s in mine]
         assert len(columns.loads[info.case.key]) == PAIR[0].loads
-    again = columns_of(run).samples
-    assert all(np.array_equal(again[key].token_ns, columns.samples[key].token_ns) for key in again)
+    again = columns_of(run).recorded
+    assert all(np.array_equal(again[key].token_ns, columns.recorded[key].token_ns) for key in again)
 
 
 def test_of_a_sample_and_its_retake_the_less_disturbed_counts(folder: Path) -> None:
@@ -39,7 +39,7 @@ def test_of_a_sample_and_its_retake_the_less_disturbed_counts(folder: Path) -> N
     disturbed = first.model_copy(update={"flags": ("foreign_load",), "conditions": Conditions(foreign_load=0.5)})
     retaken = first.model_copy(update={"flags": ("retaken",), "conditions": Conditions(foreign_load=0.01)})
     run.samples[:] = [retaken, disturbed, *run.samples[1:]]
-    mask = columns_of(run).samples[first.case].counted()
+    mask = columns_of(run).recorded[first.case].counted()
     mine = [s for s in run.samples if s.case == first.case]
     kept = [brief(s) for s, counts in zip(mine, mask, strict=True) if counts]
     assert kept == counted(map(brief, mine))
@@ -49,10 +49,10 @@ def test_of_a_sample_and_its_retake_the_less_disturbed_counts(folder: Path) -> N
 def test_without_tokens_only_their_ends_are_kept(folder: Path) -> None:
     slim = read_columns(folder, keep_tokens=False)
     full = read_columns(folder)
-    for key, columns in slim.samples.items():
+    for key, columns in slim.recorded.items():
         assert columns.token_ns.size == 0
         assert columns.generations() == []
-        assert np.array_equal(columns.last_ns, full.samples[key].last_ns)
+        assert np.array_equal(columns.last_ns, full.recorded[key].last_ns)
 
 
 def test_a_cut_off_last_line_is_left_out_and_said(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_phases_that_some_samples_lack_are_nan(tmp_path: Path) -> None:
     run = read_run(folder)
     append(folder, run.samples[0].model_copy(update={"round": 7, "phases_ns": {}}))
     append(folder, run.samples[0].model_copy(update={"round": 8}))
-    phases = read_columns(folder).samples[run.samples[0].case].phases_ns["encode"]
+    phases = read_columns(folder).recorded[run.samples[0].case].phases_ns["encode"]
     assert np.isnan(phases).tolist() == [False, True, False]
 
 
@@ -132,7 +132,7 @@ def test_turns_and_samples_are_the_same_in_columns(folder: Path) -> None:
         update={"turn_start_ns": (0, first.token_ns[cut - 1]), "turn_tokens": (cut, 3), "answers": 2}
     )
     run.samples[:] = [said]
-    found = columns_of(run).samples[said.case]
+    found = columns_of(run).recorded[said.case]
     assert found.rows.tolist() == [2 * said.batch]
     assert found.tpot_ns() == pytest.approx([tpot_ns(said)])
     assert found.turn_first_ns == pytest.approx([turn_ttft_ns(said)])

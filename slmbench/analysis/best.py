@@ -11,7 +11,6 @@ from slmbench.analysis.gates import DEFAULT_GATE
 from slmbench.analysis.metrics import Evidence, Side, SideCase, log_ratio
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import DISTURBED_BOUND
-from slmbench.report.run_table import PROOF_FAILURES
 
 #: Chance that something is called better than what is as good, over the rivals of one run.
 ALPHA = 0.05
@@ -59,8 +58,8 @@ class BestPath:
 
     @cached_property
     def evidence(self) -> Evidence | None:
-        """Return what the loads say; None where nothing counts: a failed proof leaves no figure."""
-        return None if self.failure in PROOF_FAILURES else self.found.evidence.get(self.metric)
+        """Return what the loads say; None where nothing was measured."""
+        return self.found.evidence.get(self.metric)
 
     @cached_property
     def interval(self) -> Interval | None:

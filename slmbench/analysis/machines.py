@@ -17,7 +17,7 @@ from slmbench.analysis.verdicts import fingerprint_of
 from slmbench.case import Workload
 from slmbench.errors import one_line
 from slmbench.machine.fingerprint import Fingerprint, differences
-from slmbench.report.run_table import STAND_INS
+from slmbench.records.schema import STAND_INS
 
 DEVICES = ("cpu", "gpu", "npu")
 

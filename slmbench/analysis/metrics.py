@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -211,11 +211,12 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     key = info.case.key
     loads = run.loads.get(key, [])
     failures = run.failures.get(key, [])
-    columns = run.samples.get(key)
+    figures = run.figures_of(key)
+    columns = run.recorded.get(key)
     outcome = run.record.outcomes.get(key)
     evidence = {}
     for metric in _METRICS:
-        found = evidence_of(metric, columns, loads)
+        found = evidence_of(metric, figures.samples, figures.loads)
         if found is not None:
             evidence[metric.name] = found
     return SideCase(
@@ -259,7 +260,7 @@ def costs_of(info: CaseInfo) -> dict[str, float]:
     return costs
 
 
-def evidence_of(metric: Metric, columns: SampleColumns | None, loads: list[LoadRecord]) -> Evidence | None:
+def evidence_of(metric: Metric, columns: SampleColumns | None, loads: Sequence[LoadRecord]) -> Evidence | None:
     """Return what a case's loads say about a metric, or None where nothing was measured."""
     if metric.of_load is not None:
         # The first opening only proves the case and warms caches; those that were sampled are like each other.

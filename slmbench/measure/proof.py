@@ -10,6 +10,7 @@ import numpy as np
 from slmbench.backend import LoopSession, Session
 from slmbench.case import Case
 from slmbench.models.artifact import GoldenPrompt
+from slmbench.records.schema import FailureReason
 from slmbench.terms import MARGIN_TOLERANCE, ComputePrecision, Family, Precision
 
 #: From exact to coarse: the coarser of weight and compute precision decides what is expected.
@@ -62,26 +63,30 @@ class SessionProof:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a case fails: one of the reasons of slmbench.records.schema.FailureRecord, and one line."""
+    """Why a case fails, with one line for people."""
 
-    reason: str
+    reason: FailureReason
     message: str
 
 
 def judge(case: Case, evidence: SessionProof) -> Verdict | None:
     """Return why the evidence does not show what the case asks for, or None when it does."""
     if evidence.executed_on != case.device and not case.simulate:
-        return Verdict("wrong device", f"asked for {case.device}, executed on {evidence.executed_on}")
+        return Verdict(FailureReason.WRONG_DEVICE, f"asked for {case.device}, executed on {evidence.executed_on}")
     if evidence.compute_precision != case.compute_precision:
         message = f"asked to compute in {case.compute_precision}, the engine computes in {evidence.compute_precision}"
-        return Verdict("wrong precision", message)
+        return Verdict(FailureReason.WRONG_PRECISION, message)
     if case.threads and case.device == "cpu" and evidence.threads != case.threads:
-        return Verdict("wrong threads", f"asked for {case.threads} threads, the engine uses {evidence.threads}")
+        return Verdict(
+            FailureReason.WRONG_THREADS, f"asked for {case.threads} threads, the engine uses {evidence.threads}"
+        )
     for name, (asked, told) in evidence.settings.items():
         if asked != told:
-            return Verdict("wrong setting", f"asked for {name} {asked}, the engine has {told}")
+            return Verdict(FailureReason.WRONG_SETTING, f"asked for {name} {asked}, the engine has {told}")
     if evidence.cross_kv_once is False:
-        return Verdict("cross K/V recomputed", "a decoder step of this artifact computes cross-attention K/V anew")
+        return Verdict(
+            FailureReason.CROSS_KV_RECOMPUTED, "a decoder step of this artifact computes cross-attention K/V again"
+        )
     return _judge_tokens(coarser(case.weight_precision, case.compute_precision), evidence)
 
 
@@ -90,11 +95,13 @@ def _judge_tokens(precision: str, evidence: SessionProof) -> Verdict | None:
     if required is None:
         return None
     if evidence.agreement is None:
-        return Verdict("wrong tokens", f"no golden token has a margin that {precision} could tell; nothing is proven")
+        return Verdict(
+            FailureReason.WRONG_TOKENS, f"no golden token has a margin that {precision} could tell; nothing is proven"
+        )
     if evidence.agreement < required:
         wrong = round((1 - evidence.agreement) * evidence.agreement_tokens)
         return Verdict(
-            "wrong tokens",
+            FailureReason.WRONG_TOKENS,
             f"{wrong} of {evidence.agreement_tokens} golden tokens differ from the reference "
             f"({required:.0%} must agree at {precision})",
         )

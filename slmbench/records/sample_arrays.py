@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from slmbench.errors import BadInputError
 from slmbench.records.schema import (
     RUN_NAME,
     SAMPLES_NAME,
+    STAND_INS,
     CaseInfo,
     FailureRecord,
     LoadRecord,
@@ -28,8 +30,8 @@ from slmbench.records.schema import (
     SampleRecord,
     folder_of,
     read_run_record,
+    sample_lines,
 )
-from slmbench.system.files import open_regular
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -99,26 +101,49 @@ class SampleColumns:
 
 
 @dataclass(frozen=True)
+class CaseFigures:
+    """What may become a figure of one case: nothing where the case was simulated or a proof failed."""
+
+    samples: SampleColumns | None = None
+    loads: Sequence[LoadRecord] = ()
+    memory: Sequence[MemoryRecord] = ()
+
+
+@dataclass(frozen=True)
 class RunColumns:
-    """A run as read from disk; ``warnings`` are for the reader of whatever is made from it."""
+    """A run as read from disk; ``warnings`` are for the reader of its tables.
+
+    ``recorded`` and ``recorded_memory`` hold what is on disk, proven or not; figures are made of ``figures_of`` alone.
+    """
 
     folder: Path
     record: RunRecord
-    samples: dict[str, SampleColumns]
+    recorded: dict[str, SampleColumns]
     loads: dict[str, list[LoadRecord]]
-    memory: dict[str, list[MemoryRecord]]
+    recorded_memory: dict[str, list[MemoryRecord]]
     failures: dict[str, list[FailureRecord]]
     warnings: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def cases(self) -> dict[str, CaseInfo]:
         """Return the planned cases by key."""
         return {info.case.key: info for info in self.record.cases}
 
+    def figures_of(self, key: str) -> CaseFigures:
+        """Return what may be shown and judged of a case: the one place where samples become figures."""
+        if self.simulated(key) or any(failure.reason.voids_figures for failure in self.failures.get(key, [])):
+            return CaseFigures()
+        return CaseFigures(self.recorded.get(key), self.loads.get(key, []), self.recorded_memory.get(key, []))
+
+    def simulated(self, key: str) -> bool:
+        """Return whether a stand-in ran in place of the case's device, so that its times mean nothing."""
+        loads = self.loads.get(key, [])
+        return self.cases[key].case.simulate or bool(loads and loads[-1].executed_on in STAND_INS)
+
     @property
     def sample_count(self) -> int:
         """Return the number of samples of all cases."""
-        return sum(len(columns) for columns in self.samples.values())
+        return sum(len(columns) for columns in self.recorded.values())
 
 
 def columns_of(run: Run) -> RunColumns:
@@ -167,24 +192,14 @@ def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
 
 
 def _lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not path.exists():
-        return
-    try:
-        opened = open_regular(path)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    with opened as file:
-        for number, line in enumerate(file, 1):
-            try:
-                raw = from_json(line, cache_strings="keys")
-            except ValueError as error:
-                if not line.endswith(b"\n"):
-                    warnings.append(f"{path}:{number}: the last line was cut off and is left out")
-                    return
-                raise BadInputError(f"{path}:{number}: not JSON: {error}") from error
-            if not isinstance(raw, dict):
-                raise BadInputError(f"{path}:{number}: a JSON object is expected")
-            yield number, raw
+    for number, line in sample_lines(path, warnings):
+        try:
+            raw = from_json(line, cache_strings="keys")
+        except ValueError as error:
+            raise BadInputError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(raw, dict):
+            raise BadInputError(f"{path}:{number}: a JSON object is expected")
+        yield number, raw
 
 
 def _raw(sample: SampleRecord) -> dict[str, Any]:
@@ -304,9 +319,9 @@ class _ColumnsBuilder:
         return RunColumns(
             folder=folder,
             record=record,
-            samples={key: arrays.finish() for key, arrays in self._cases.items()},
+            recorded={key: arrays.finish() for key, arrays in self._cases.items()},
             loads=dict(self._others[LoadRecord]),
-            memory=dict(self._others[MemoryRecord]),
+            recorded_memory=dict(self._others[MemoryRecord]),
             failures=dict(self._others[FailureRecord]),
             warnings=warnings,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,15 +109,45 @@ class MemoryRecord(StrictModel):
     device_bytes: int | None = None
 
 
+class FailureReason(StrEnum):
+    """Why a case could not be measured, or not further."""
+
+    WRONG_TOKENS = "wrong tokens"
+    WRONG_DEVICE = "wrong device"
+    WRONG_PRECISION = "wrong precision"
+    WRONG_SETTING = "wrong setting"
+    WRONG_THREADS = "wrong threads"
+    CROSS_KV_RECOMPUTED = "cross K/V recomputed"
+    SHORT_GENERATION = "short generation"
+    CANNOT_RUN = "cannot run"
+    CRASHED = "crashed"
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+    @property
+    def voids_figures(self) -> bool:
+        """Whether no figure of the case may be shown or judged, those from before the failure included.
+
+        A proof that failed once says that the case never was what it claims to be. A crash says nothing about what
+        was measured before it.
+        """
+        return self not in _FIGURES_STAND
+
+
+_FIGURES_STAND = (FailureReason.CRASHED, FailureReason.KILLED, FailureReason.TIMEOUT, FailureReason.ERROR)
+
+#: What runs in place of an accelerator (``executed_on``): its tokens count, its times do not.
+STAND_INS = ("npuw-cpu", "htp-emulator")
+
+
 class FailureRecord(StrictModel):
     """A case that could not be measured, or not further."""
 
     type: Literal["failure"] = "failure"
     case: str
     load: int | None = None
-    #: "wrong tokens", "wrong device", "wrong precision", "wrong setting", "wrong threads", "short generation",
-    #: "crashed", "killed", "timeout", "error", "cannot run".
-    reason: str
+    reason: FailureReason
     message: str
     log_tail: str = ""
 
@@ -137,7 +168,9 @@ class Claim(StrictModel):
     #: Publication, with what was measured there and on which device.
     source: str
     #: Published figures of that metric by device, in ms, and the checkpoint that has the shape they were measured on.
-    figures_ms: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, le=1e9)]] = {}
+    figures_ms: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, le=1e9)]] = Field(
+        default_factory=dict
+    )
     figures_of: str | None = None
     #: What a reader must bear in mind.
     note: str = ""
@@ -251,6 +284,21 @@ def read_run(path: Path) -> Run:
 
 def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | SampleRecord | MemoryRecord | FailureRecord]:
     """Yield the records of ``samples.jsonl`` in the order they were written; none if there is no such file."""
+    for number, line in sample_lines(path, warnings):
+        try:
+            yield _RECORD.validate_json(line)
+        except ValidationError as error:
+            raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
+
+
+def sample_lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, bytes]]:
+    """Yield the whole lines of ``samples.jsonl`` with their numbers; none if there is no such file.
+
+    The one place that says which lines count: a last line without its newline is left out, with a warning.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
     if not path.exists():
         return
     try:
@@ -263,10 +311,7 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
                 # Also when it happens to be whole: a resumed run cuts it off and takes that sample again.
                 warnings.append(f"{path}:{number}: the last line was cut off and is left out")
                 return
-            try:
-                yield _RECORD.validate_json(line)
-            except ValidationError as error:
-                raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
+            yield number, line
 
 
 def parse_sample(line: bytes) -> LoadRecord | SampleRecord | MemoryRecord | FailureRecord:

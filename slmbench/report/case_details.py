@@ -49,26 +49,27 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
     yield "threads read back", last.threads
     if last.agreement is not None:
         yield "agreement with the reference", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
-    for memory in run.memory.get(info.case.key, []):
+    for memory in run.figures_of(info.case.key).memory:
         yield "peak memory (RSS)", size(memory.peak_rss_bytes)
     outcome = run.record.outcomes.get(info.case.key)
     for warning in outcome.warnings if outcome else ():
         yield "warning", warning
-    columns = run.samples.get(info.case.key)
+    columns = run.recorded.get(info.case.key)
     if columns is not None and len(columns):
         yield "samples disturbed by others", f"{columns.disturbed.mean():.0%}"
 
 
 def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
-    columns = run.samples.get(key)
+    figures = run.figures_of(key)
+    columns = figures.samples
     mine = columns.load == load.load if columns is not None else np.zeros(0, dtype=np.bool_)
-    figures = ["0", "-", "-"]
+    medians = ["0", "-", "-"]
     if columns is not None and mine.any():
         tpot = columns.tpot_ns()[mine]
-        figures = [
+        medians = [
             str(int(mine.sum())),
             number(float(np.median(columns.first_ns[mine])) / 1e6),
             number(float(np.median(tpot)) / 1e6),
         ]
-    times = [number(load.load_ns / 1e9), number(load.first_inference_ns / 1e9)]
-    return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", *figures]
+    times = [number(load.load_ns / 1e9), number(load.first_inference_ns / 1e9)] if figures.loads else ["-", "-"]
+    return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", *medians]

@@ -160,8 +160,8 @@ def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> S
 
     rows: Rows = []
     for label, found in side_cases[:MOST_ROWS]:
-        key = found.case.key
-        generations = run.samples[key].generations() if key in run.samples else []
+        samples = run.figures_of(found.case.key).samples
+        generations = samples.generations() if samples is not None else []
         length = min((len(stamps) for stamps in generations), default=0)
         if length < 3:
             continue

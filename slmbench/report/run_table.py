@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +19,6 @@ from slmbench.records.schema import CaseInfo, FailureRecord, LoadRecord, Run
 if TYPE_CHECKING:
     import pandas as pd
 
-
-#: What runs in place of an accelerator: its tokens count, its times do not.
-STAND_INS = ("npuw-cpu", "htp-emulator")
-#: A case whose proof failed has no figures; one that crashed later keeps those it has.
-PROOF_FAILURES = ("wrong tokens", "wrong device", "wrong precision", "short generation", "cannot run")
 
 #: Columns of words, and those of words or nothing.
 TEXT_COLUMNS = ("arm", "executed_on", "attention", "threads", "bandwidth_note", "compute_note", "converged", "failure")
@@ -66,12 +61,10 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
 
 def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     case, key = info.case, info.case.key
-    loads, samples = run.loads.get(key, []), run.samples.get(key)
+    loads, samples, made_of = run.loads.get(key, []), run.recorded.get(key), run.figures_of(key)
     failure = _failure(run.failures.get(key, []), samples, proven_only=case.simulate and bool(loads))
-    hidden = case.simulate or (loads and loads[-1].executed_on in STAND_INS)
-    figures_wanted = not hidden and not (failure and failure.split(":")[0] in PROOF_FAILURES)
-    figures = _figures(samples if figures_wanted else None, loads if figures_wanted else [], case)
-    memory = run.memory.get(key, []) if figures_wanted else []
+    figures = _figures(made_of.samples, made_of.loads, case)
+    memory = made_of.memory
     row = {
         **_identity(info, loads),
         "loads": len(np.unique(samples.load)) if samples is not None else 0,
@@ -84,7 +77,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "converged": _converged(run, key),
         "failure": failure,
     }
-    row["flags"] = ", ".join(_flags(row, samples if figures_wanted else None, loads, simulated=bool(hidden)))
+    row["flags"] = ", ".join(_flags(row, made_of.samples, loads, simulated=run.simulated(key)))
     return row
 
 
@@ -129,7 +122,7 @@ def _failure(failures: list[FailureRecord], samples: SampleColumns | None, *, pr
     return "not measured: the run ended before it" if samples is None else None
 
 
-def _figures(samples: SampleColumns | None, loads: list[LoadRecord], case: Case) -> dict[str, Any]:
+def _figures(samples: SampleColumns | None, loads: Sequence[LoadRecord], case: Case) -> dict[str, Any]:
     """Return the timings of a case; every key is there also when nothing was measured."""
     found = {name: evidence_of(metric, samples, loads) for name, metric in METRICS.items()}
     intervals = {name: _interval(evidence) for name, evidence in found.items()}

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.running.worker_process import WorkerError
-from slmbench.worker.describe import describe
+from slmbench.running.worker_process import WorkerError, describe
 from slmbench.worker.protocol import Described
 
 

@@ -65,5 +65,5 @@ def narrower_request(run: RunColumns, seconds: float) -> RunRequest:
     if requested_suite(request).repeat is None:
         return request
     # The suite asks for a fixed number of samples and knows no target: twice as many as there are.
-    most = max((int(columns.counted().sum()) for columns in run.samples.values()), default=1)
+    most = max((int(columns.counted().sum()) for columns in run.recorded.values()), default=1)
     return request.model_copy(update={"repeat": 2 * most})

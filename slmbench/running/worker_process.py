@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, one_line
+from slmbench.records.schema import FailureReason
 from slmbench.system.processes import child_environment
 from slmbench.worker import protocol as p
 
@@ -40,9 +41,8 @@ R = TypeVar("R")
 class WorkerError(SlmbenchError):
     """A worker did not do what it was asked: it failed, died or hung. Text: one line."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(f"{reason}: {message}")
-        #: As in slmbench.records.schema.FailureRecord.
         self.reason = reason
         self.message = message
 
@@ -161,7 +161,7 @@ class Worker:
         if "Unknown option: -P" in tail:
             return BadInputError(f"{self._python}: is older than Python 3.11, the oldest that slmbench runs on")
         last = tail.splitlines()[-1:] or ["nothing in its log"]
-        return WorkerError("error", f"{self._python} does not start a worker: {last[0]}")
+        return WorkerError(FailureReason.ERROR, f"{self._python} does not start a worker: {last[0]}")
 
     @property
     def pid(self) -> int:
@@ -193,12 +193,14 @@ class Worker:
             reply = p.REPLY.validate_json(line)
         except ValidationError:
             self.kill()
-            raise WorkerError("error", f"the worker answered {request.do} with something else than a reply") from None
+            raise WorkerError(
+                FailureReason.ERROR, f"the worker answered {request.do} with something else than a reply"
+            ) from None
         if isinstance(reply, p.Failed):
             raise WorkerError(reply.reason, reply.message)
         if not isinstance(reply, expected):
             self.kill()
-            raise WorkerError("error", f"the worker answered {request.do} with {reply.re}")
+            raise WorkerError(FailureReason.ERROR, f"the worker answered {request.do} with {reply.re}")
         return reply
 
     def _next_line(self, deadline: float, what: str) -> bytes | None:
@@ -207,14 +209,14 @@ class Worker:
             return self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             self.kill()
-            raise WorkerError("timeout", f"no answer to {what} in time; the worker was killed") from None
+            raise WorkerError(FailureReason.TIMEOUT, f"no answer to {what} in time; the worker was killed") from None
 
     def _death(self) -> WorkerError:
         try:
             code = self._process.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            return WorkerError("crashed", "the worker closed its pipe and had to be killed")
+            return WorkerError(FailureReason.CRASHED, "the worker closed its pipe and had to be killed")
         return WorkerError(*explain_exit(code))
 
     def suspend(self) -> None:
@@ -267,20 +269,20 @@ class Worker:
             self.kill()
 
 
-def explain_exit(code: int, who: str = "the worker") -> tuple[str, str]:
+def explain_exit(code: int, who: str = "the worker") -> tuple[FailureReason, str]:
     """Return reason and message for a process's exit code as ``subprocess`` gives it."""
     if sys.platform != "win32" and code < 0:
         name = _signal_name(-code)
         if -code == signal.SIGKILL:
             free = psutil.virtual_memory().available / 2**30
             return (
-                "killed",
+                FailureReason.KILLED,
                 f"{who} was killed ({name}); most likely the system ran out of memory ({free:.1f} GiB free now)",
             )
-        return "crashed", f"{who} died of {name}"
+        return FailureReason.CRASHED, f"{who} died of {name}"
     if sys.platform == "win32" and code >= 0xC0000000:
-        return "crashed", f"{who} died of exception 0x{code:08X}"
-    return "crashed", f"{who} ended by itself with exit code {code}"
+        return FailureReason.CRASHED, f"{who} died of exception 0x{code:08X}"
+    return FailureReason.CRASHED, f"{who} ended by itself with exit code {code}"
 
 
 def _signal_name(number: int) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from slmbench.case import Case
+from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
 #: Raised when a message changes its meaning; host and worker must agree.
@@ -166,10 +167,10 @@ class Closed(StrictModel):
 
 
 class Failed(StrictModel):
-    """The request failed; the worker can be closed. ``reason`` as in slmbench.records.schema.FailureRecord."""
+    """The request failed; the worker can be closed."""
 
     re: Literal["failed"] = "failed"
-    reason: str
+    reason: FailureReason
     message: str
 
 

@@ -26,6 +26,7 @@ from slmbench.measure.random_prompts import PromptSource, PromptStream, pad_batc
 from slmbench.measure.warmup import warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
 from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
+from slmbench.records.schema import FailureReason
 from slmbench.worker import protocol as p
 
 
@@ -58,17 +59,21 @@ def _answer(service: Service, request: p.Request) -> p.Reply:
     try:
         return service.answer(request)
     except ShortGenerationError as error:
-        return p.Failed(reason="short generation", message=one_line(str(error)))
+        return p.Failed(reason=FailureReason.SHORT_GENERATION, message=one_line(str(error)))
     except (BadInputError, CannotRunError) as error:
-        return p.Failed(reason="cannot run", message=one_line(str(error)))
+        return p.Failed(reason=FailureReason.CANNOT_RUN, message=one_line(str(error)))
     except MemoryError as error:
         traceback.print_exc()
-        return p.Failed(reason="error", message=_placed(service, request, f"out of memory: {error}".rstrip(": ")))
+        return p.Failed(
+            reason=FailureReason.ERROR, message=_placed(service, request, f"out of memory: {error}".rstrip(": "))
+        )
     except Exception as error:  # an engine may raise anything; it is this case's result, with its text
         traceback.print_exc()
         said = told_first(error)
         name = type(error).__name__
-        return p.Failed(reason="error", message=_placed(service, request, name if said == name else f"{name}: {said}"))
+        return p.Failed(
+            reason=FailureReason.ERROR, message=_placed(service, request, name if said == name else f"{name}: {said}")
+        )
 
 
 def _placed(service: Service, request: p.Request, said: str) -> str:

@@ -59,6 +59,6 @@ def test_a_pair_on_openvino(tmp_path: Path) -> None:
         assert len(sample.token_ns) == 6
         assert all(a < b for a, b in zip(sample.token_ns, sample.token_ns[1:], strict=False))
     # The readers of a run agree with its writer.
-    assert {key: len(columns) for key, columns in read_columns(tmp_path).samples.items()} == {p.key: 4 for p in plan}
+    assert {key: len(columns) for key, columns in read_columns(tmp_path).recorded.items()} == {p.key: 4 for p in plan}
     for memory in run.memory:
         assert 20e6 < memory.peak_rss_bytes < 3e9
