@@ -14,7 +14,7 @@ from slmbench.errors import BadInputError
 from slmbench.models.artifact import Artifact
 from slmbench.terms import ComputePrecision, Device
 
-from ..common.cpu import default_threads
+from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
 from .bindings import Batch, Context, GgufModel
 from .gguf_header import matrix_types

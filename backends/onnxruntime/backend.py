@@ -10,7 +10,7 @@ from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
-from ..common.cpu import cpu_status
+from ..common.cpu_device import cpu_status
 from . import cuda_session, probe, qnn
 from .cuda import cuda_status
 from .cuda_session import OnnxRuntimeOptions

@@ -16,7 +16,7 @@ from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
-from ..common.cpu import cpu_status, default_threads
+from ..common.cpu_device import cpu_status, default_threads
 from .genai_config import context_length
 from .installed import check_owner, cpu_compute, cpu_refusal, owners
 

@@ -21,7 +21,7 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
 
-from ..common.cpu import default_threads
+from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
 from .graph import CPU, OrtGraph, bind, bind_out
 from .static_session import base_settings, settings_in_effect

@@ -16,7 +16,7 @@ from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import Device
 
-from ..common.cpu import default_threads
+from ..common.cpu_device import default_threads
 from ..common.static_session import BufferPool, Ports, StaticSession
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}

@@ -12,7 +12,7 @@ from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
-from ..common.cpu import cpu_status
+from ..common.cpu_device import cpu_status
 from . import npu, probe
 from .decoder_only import OpenVinoDecoderOnlySession
 from .encoder_decoder import OpenVinoEncoderDecoderSession

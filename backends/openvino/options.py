@@ -11,7 +11,7 @@ from slmbench.backend import SessionOptions
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.terms import ComputePrecision, Device
 
-from ..common.cpu import default_threads
+from ..common.cpu_device import default_threads
 
 _HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}

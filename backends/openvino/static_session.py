@@ -13,7 +13,7 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
-from ..common.cpu import default_threads
+from ..common.cpu_device import default_threads
 from ..common.static_session import BufferPool, StaticSession
 
 _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

@@ -11,7 +11,7 @@ from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import ComputePrecision, Device, Precision
 
-from ..common.cpu import cpu_status
+from ..common.cpu_device import cpu_status
 from . import probe
 from .session import TorchDecoderOnly, TorchEncoderDecoder, TorchOptions
 

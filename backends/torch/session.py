@@ -14,9 +14,9 @@ from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.models.artifact import Artifact
 from slmbench.terms import Device
 
-from ..common.cpu import default_threads
+from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
-from .files import check_files
+from .artifact_files import check_files
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
 

@@ -13,7 +13,7 @@ from slmbench.analysis.sides import is_fleet, read_sides
 from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.cli.compare import JudgeRequest, judging, warn
 from slmbench.errors import BadInputError, ExitCode, one_line
-from slmbench.report.check import SampleMore, judge_until_conclusive, last_line, write_outputs
+from slmbench.report.check_summary import SampleMore, judge_until_conclusive, last_line, write_outputs
 from slmbench.report.comparison import comparisons_json, print_comparison
 from slmbench.report.formats import annotation_lines
 from slmbench.report.text_table import make_console

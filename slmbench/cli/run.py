@@ -28,6 +28,26 @@ _how: Callable[..., Any] = partial(typer.Option, rich_help_panel="How to measure
 _where: Callable[..., Any] = partial(typer.Option, rich_help_panel="Where things come from and go")
 _fleet: Callable[..., Any] = partial(typer.Option, rich_help_panel="On many machines")
 
+Answers = Annotated[
+    Counts | None,
+    _what(help="Answers to generate for each prompt; the prompt is processed once. Repeatable."),
+]
+IntervalTarget = Annotated[
+    float | None,
+    _how(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
+]
+Arms = Annotated[
+    Names | None,
+    _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times."),
+]
+Simulate = Annotated[
+    bool,
+    _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
+]
+EachMachine = Annotated[
+    bool, _fleet("--each-machine", help="Every machine measures all cases; equal machines do not share them.")
+]
+
 
 @app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})
 def run(
@@ -43,10 +63,7 @@ def run(
     input_tokens: Annotated[Counts | None, _what(help="Length of the prompt. Repeatable.")] = None,
     output_tokens: Annotated[Counts | None, _what(help="Tokens to generate. Repeatable.")] = None,
     batch: Annotated[Counts | None, _what(help="Prompts at once. Repeatable.")] = None,
-    answers: Annotated[
-        Counts | None,
-        _what(help="Answers to generate for each prompt; the prompt is processed once. Repeatable."),
-    ] = None,
+    answers: Answers = None,
     prompts: Annotated[
         Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")
     ] = None,
@@ -56,19 +73,10 @@ def run(
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
     repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples per case.")] = None,
     budget: Annotated[float | None, _how(help="Stop measuring after this many seconds.")] = None,
-    interval_target: Annotated[
-        float | None,
-        _how(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
-    ] = None,
+    interval_target: IntervalTarget = None,
     seed: Annotated[int, _how(help="Random seed: prompts and the order of cases.")] = 0,
-    arm: Annotated[
-        Names | None,
-        _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times."),
-    ] = None,
-    simulate: Annotated[
-        bool,
-        _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
-    ] = False,
+    arm: Arms = None,
+    simulate: Simulate = False,
     out: Annotated[Path | None, _where(help="The run's folder.", show_default="results/DATE-SUITE")] = None,
     resume: Annotated[Path | None, _where(help="Continue the run in this folder.")] = None,
     revision: Annotated[str | None, _where(help="Hub revision (with exactly one --model).")] = None,
@@ -82,9 +90,7 @@ def run(
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,
     machines: Annotated[str | None, _fleet(help="NAME,NAME: only these machines.")] = None,
-    each_machine: Annotated[
-        bool, _fleet("--each-machine", help="Every machine measures all cases; equal machines do not share them.")
-    ] = False,
+    each_machine: EachMachine = False,
     certs: Annotated[Path | None, _fleet(help="Folder of certificates made by `slmbench fleet certs`.")] = None,
     insecure: Annotated[bool, _fleet("--insecure", help="Allow unencrypted TCP to other machines.")] = False,
     as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,

@@ -12,7 +12,7 @@ from slmbench.errors import BadInputError
 from slmbench.plan.request import RunRequest, requested_suite
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import RUN_NAME, write_run
-from slmbench.report.check import SampleMore
+from slmbench.report.check_summary import SampleMore
 from slmbench.running.runner import execute
 
 #: Half-width of the 95 % intervals to aim for next, as a share of the widest there is.

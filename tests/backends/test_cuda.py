@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slmbench.backends.common import cpu as _cpu
+from slmbench.backends.common import cpu_device as _cpu
 from slmbench.backends.onnxruntime import backend as onnxruntime
 from slmbench.backends.onnxruntime import installed as _ort_env
 from slmbench.backends.onnxruntime.cuda import PROVIDER, cuda_status

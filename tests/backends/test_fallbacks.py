@@ -326,7 +326,7 @@ def test_a_containers_share_of_the_processor_is_not_a_core_each(
     quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Engines count cores; the kernel stops what is above the quota until its next period."""
-    from slmbench.backends.common import cpu as _cpu
+    from slmbench.backends.common import cpu_device as _cpu
 
     from slmbench.plan import planner as plan
 

@@ -19,7 +19,7 @@ from slmbench.analysis.sides import read_side
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
-from slmbench.report.check import judge_until_conclusive
+from slmbench.report.check_summary import judge_until_conclusive
 from slmbench.report.formats import annotation_lines, bencher_json, github_json, job_summary, junit_xml
 
 #: As published at https://bencher.dev/bmf.json.
