@@ -63,10 +63,10 @@ def test_going_on_aims_for_narrower_intervals(run: Path) -> None:
     options = {**columns.record.options, "repeat": 5}
     outcome = Outcome(loads=8, half_width={"ttft": 0.015, "tpot": None})
     record = columns.record.model_copy(update={"outcomes": {"x": outcome}, "options": options})
-    request = resample.narrower_request(replace(columns, record=record), 60)
+    request = resample.narrower_request(replace(columns, record=record), 60, RunRequest(resume=run))
     assert request.interval_target == pytest.approx(0.009)
     assert (request.budget_s, request.resume, request.seed, request.repeat) == (60, run, 3, None)
-    assert resample.narrower_request(columns, 60).interval_target == 0.02  # nothing is known yet
+    assert resample.narrower_request(columns, 60, RunRequest()).interval_target == 0.02  # nothing is known yet
 
 
 def test_going_on_with_a_suite_of_fixed_size_doubles_it(run: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_going_on_with_a_suite_of_fixed_size_doubles_it(run: Path, tmp_path: Pat
         encoding="utf-8",
     )
     edit_json(run / "run.json", options=RunRequest(suite=str(suite)).model_dump(mode="json"))
-    assert resample.narrower_request(read_columns(run), 60).repeat == 2 * 8 * 4
+    assert resample.narrower_request(read_columns(run), 60, RunRequest()).repeat == 2 * 8 * 4
 
 
 def test_sampling_on_says_whether_there_was_more(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import typer
 from slmbench.analysis.sides import is_fleet, read_sides
 from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.cli.compare import JudgeRequest, judging, warn
+from slmbench.cli.run import key_value
 from slmbench.errors import BadInputError, ExitCode, one_line
 from slmbench.report.check_summary import SampleMore, judge_until_conclusive, last_line, write_outputs
 from slmbench.report.comparison import comparisons_json, print_comparison
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from slmbench.fleet.check import FleetVerdicts
+    from slmbench.plan.request import RunRequest
 
 app = typer.Typer(add_completion=False)
 
@@ -77,15 +79,22 @@ def check(
     summary: Annotated[Path | None, typer.Option(help="Append a Markdown summary ($GITHUB_STEP_SUMMARY).")] = None,
     annotations: Annotated[bool, typer.Option("--annotations", help="Print GitHub annotations.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the judgements as JSON.")] = False,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="With --until-conclusive on RUN@ARM: the run's NAME=PYTHON. Repeatable.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code, if the run to repeat did.")
+    ] = False,
 ) -> None:
     """Guard a baseline in CI: one verdict, one exit code.
 
     0 unchanged or improved, 1 regressed, 2 bad input, 3 not comparable, 4 inconclusive, 5 a case failed.
     """
+    typed = _typed(arm, trust_remote_code, until_conclusive=until_conclusive)
     if new is None:
         from slmbench.running.more_samples import run_again
 
-        new = str(run_again(baseline))
+        new = str(run_again(baseline, typed))
     request = CheckRequest(
         new=new,
         baseline=baseline,
@@ -106,8 +115,18 @@ def check(
     if until_conclusive:
         from slmbench.running.more_samples import sampler
 
-        raise typer.Exit(run_check(request, sampler(new)))
+        raise typer.Exit(run_check(request, sampler(new, typed)))
     raise typer.Exit(run_check(request))
+
+
+def _typed(arms: list[str] | None, trust_remote_code: bool, *, until_conclusive: bool) -> RunRequest:
+    """Return the options that count only when they are typed: no baseline or run sets them."""
+    from slmbench.plan.request import RunRequest
+
+    if arms and not until_conclusive:
+        raise BadInputError("--arm goes with --until-conclusive; `slmbench run --arm` measures interpreters")
+    pairs = [key_value(text, "--arm") for text in arms or ()]
+    return RunRequest(arms=tuple(pairs), trust_remote_code=trust_remote_code)
 
 
 def run_check(request: CheckRequest, sample_more: SampleMore | None = None) -> ExitCode:

@@ -57,12 +57,16 @@ def worker(
     ] = 0,
     certs: Certs = None,
     insecure: Insecure = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let clients have a checkpoint's own code run here.")
+    ] = False,
 ) -> None:
     """Lend this machine: it measures one run at a time and does nothing else meanwhile."""
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.dask_nodes import serve_worker
 
-    _run(serve_worker(full_address(scheduler, certs, insecure), name, port, certs))
+    address = full_address(scheduler, certs, insecure)
+    _run(serve_worker(address, name, port, certs, trust_remote_code=trust_remote_code))
 
 
 @app.command()
@@ -130,7 +134,7 @@ def run_fleet(
         typer.echo(one_line(text), err=True)
 
     async def measure() -> Any:
-        async with linked(address, certs, insecure) as link:
+        async with linked(address, certs, insecure, trust_remote_code=request.trust_remote_code) as link:
             return await run_on_fleet(link, request, folder, choice, say)
 
     with only_run_in(folder):

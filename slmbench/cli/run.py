@@ -120,7 +120,7 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
     asked = {renamed.get(name, name): value for name, value in given.items() if value is not None}
     asked["pairs"] = [_pair(text) for text in given["pair"] or ()]
     for flag, field in (("option", "backend_options"), ("arm", "arms")):
-        asked[field] = [_key_value(text, f"--{flag}") for text in given[flag] or ()]
+        asked[field] = [key_value(text, f"--{flag}") for text in given[flag] or ()]
     if given["interval_target"] is not None:
         asked["interval_target"] = given["interval_target"] / 100
     return RunRequest.model_validate({name: value for name, value in asked.items() if name in RunRequest.model_fields})
@@ -170,7 +170,12 @@ def _pair(text: str) -> tuple[str, str]:
     return first.strip(), second.strip()
 
 
-def _key_value(text: str, flag: str) -> tuple[str, str]:
+def key_value(text: str, flag: str) -> tuple[str, str]:
+    """Return both sides of ``KEY=VALUE``.
+
+    Raises:
+        BadInputError: it is not of that form.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key or not value:
         raise BadInputError(f"{flag} {text}: KEY=VALUE is expected")

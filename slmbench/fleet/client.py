@@ -17,19 +17,25 @@ from slmbench.fleet.record import FleetRecord, Member, check_parts, read_fleet, 
 from slmbench.fleet.selection import MachineSelection, check_same
 from slmbench.fleet.send_artifact import Supply, described
 from slmbench.fleet.send_files import with_files
-from slmbench.plan.request import RunRequest
+from slmbench.plan.request import RunRequest, check_typed
 from slmbench.plan.suite import suite_text
+from slmbench.records.schema import FLEET_NAME
 
 LOCAL = "local"
 
 
 @asynccontextmanager
-async def linked(address: str, certs: Path | None, insecure: bool) -> AsyncIterator[Link]:
-    """Yield a link to a fleet; ``local`` starts one on loopback for as long as the link is open."""
+async def linked(
+    address: str, certs: Path | None, insecure: bool, *, trust_remote_code: bool = False
+) -> AsyncIterator[Link]:
+    """Yield a link to a fleet; ``local`` starts one on loopback for as long as the link is open.
+
+    ``trust_remote_code``: the local one may run a checkpoint's own code; others are asked where they are started.
+    """
     if address == LOCAL:
         from slmbench.fleet.dask_nodes import local_fleet
 
-        async with local_fleet() as own, opened(own, None) as link:
+        async with local_fleet(trust_remote_code=trust_remote_code) as own, opened(own, None) as link:
             yield link
         return
     async with opened(full_address(address, certs, insecure), certs) as link:
@@ -49,6 +55,7 @@ async def run_on_fleet(
     if request.resume:
         record = read_fleet(folder)
         check_parts(folder, record)
+        check_typed(record.request, str(folder / FLEET_NAME), request)
         check_same(folder, record, request, choice)
         choice = MachineSelection.of(record)
         others = [one for name, one in reached.items() if name not in record.machines]

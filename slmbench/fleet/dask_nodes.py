@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,17 @@ async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Pa
         await scheduler.finished()
 
 
-async def serve_worker(address: str, name: str | None, port: int, certs: Path | None) -> None:
+async def serve_worker(
+    address: str, name: str | None, port: int, certs: Path | None, *, trust_remote_code: bool = False
+) -> None:
     """Serve this machine until ended. While the scheduler is away it measures on, and goes back when it can.
 
     Raises:
         CannotRunError: no scheduler answers at the start.
     """
     pause_s = None
-    with closing(await asyncio.to_thread(Machine, name)) as machine:
+    make = partial(Machine, name, trust_remote_code=trust_remote_code)
+    with closing(await asyncio.to_thread(make)) as machine:
         while True:
             try:
                 async with _taking_part(address, machine, certs, port) as served:
@@ -127,9 +131,10 @@ async def _taking_part(address: str, machine: Machine, certs: Path | None, port:
 
 
 @asynccontextmanager
-async def local_fleet(name: str = "local") -> AsyncIterator[str]:
+async def local_fleet(name: str = "local", *, trust_remote_code: bool = False) -> AsyncIterator[str]:
     """Yield the address of a fleet of this machine alone, on loopback."""
-    async with _scheduler("127.0.0.1", 0, None, None) as scheduler, worker(scheduler.address, name, None):
+    make = partial(Machine, trust_remote_code=trust_remote_code)
+    async with _scheduler("127.0.0.1", 0, None, None) as scheduler, worker(scheduler.address, name, None, make):
         calm_server(scheduler)
         yield scheduler.address
 

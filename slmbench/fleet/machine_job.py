@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO, Literal
 
-from slmbench.errors import ERROR_PREFIX, CannotRunError, SlmbenchError, one_line
+from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError, one_line
 from slmbench.export.artifact_store import find_artifact
 from slmbench.export.routes import missing_libraries, refusal
 from slmbench.fleet.job_progress import TallyWriter
@@ -25,6 +25,8 @@ from slmbench.system.processes import child_environment, follow_host
 
 #: The interpreter's arguments. -P: a folder named slmbench where the worker was started is not the package.
 JOB = ("-P", "-m", "slmbench.fleet.machine_job")
+#: Another argument: who started the machine lets it run a checkpoint's own code.
+TRUSTING = "--trust-remote-code"
 
 
 def start_job(*arguments: str, asked: bytes, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -36,6 +38,15 @@ def start_job(*arguments: str, asked: bytes, log: IO[bytes]) -> subprocess.Popen
     child.stdin.write(asked)
     child.stdin.close()
     return child
+
+
+def forbidden(request: RunRequest | Wanted, *, trusting: bool) -> str | None:
+    """Return which code a client wants to run that the machine's owner does not allow; None where there is none."""
+    if isinstance(request, RunRequest) and request.arms:
+        return "--arm names interpreters of one machine; a machine of a fleet starts none that it is sent"
+    if request.trust_remote_code and not trusting:
+        return f"does not run a checkpoint's own code; `slmbench fleet worker {TRUSTING}` on it allows that"
+    return None
 
 
 def planned(request: RunRequest) -> Planned:
@@ -122,14 +133,19 @@ def main(arguments: list[str]) -> int:
     """Run one of the three and return the exit code."""
     follow_host()
     what, asked = arguments[0], sys.stdin.buffer.read()
+    request = (Wanted if what == "make" else RunRequest).model_validate_json(asked)
+    refused = forbidden(request, trusting=TRUSTING in arguments)
     if what == "plan":
-        print(planned(RunRequest.model_validate_json(asked)).model_dump_json())
+        assert isinstance(request, RunRequest)
+        print((Planned(left_out=(refused,)) if refused else planned(request)).model_dump_json())
         return 0
     try:
-        if what == "make":
-            make(Wanted.model_validate_json(asked))
+        if refused:
+            raise BadInputError(refused)
+        if isinstance(request, Wanted):
+            make(request)
         else:
-            measure(RunRequest.model_validate_json(asked), Path(arguments[1]))
+            measure(request, Path(arguments[1]))
     except SlmbenchError as error:
         print(f"{ERROR_PREFIX}{one_line(str(error))}", file=sys.stderr)
         return int(error.exit_code)

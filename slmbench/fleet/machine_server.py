@@ -17,7 +17,7 @@ from slmbench._version import __version__
 from slmbench.errors import BadInputError
 from slmbench.fleet import send_files
 from slmbench.fleet.job_progress import read_done, read_tallies
-from slmbench.fleet.machine_job import JOB, start_job
+from slmbench.fleet.machine_job import JOB, TRUSTING, start_job
 from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, PartBegun, Planned, Progress
 from slmbench.fleet.receive_artifact import Holder
 from slmbench.machine.devices import DeviceRow, list_devices
@@ -40,7 +40,9 @@ class Machine:
         *,
         devices: tuple[DeviceRow, ...] | None = None,
         fingerprint: Fingerprint | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
+        self._allowed = (TRUSTING,) if trust_remote_code else ()
         self.name = name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).strip("-._")[:64]
         if not re.match(NAME_PATTERN, self.name):
             raise BadInputError(f"--name {self.name}: letters, digits, '.', '_' and '-' make a machine's name")
@@ -50,7 +52,7 @@ class Machine:
         self._waiting = 0
         self._child: Child | None = None
         self._log: IO[bytes] | None = None
-        self._holder = Holder(self._measures)
+        self._holder = Holder(self._measures, self._allowed)
         self._sweep()
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -76,7 +78,11 @@ class Machine:
     async def plan(self, request: str) -> dict[str, str]:
         """Answer with :class:`Planned`. Engines may be asked for devices, so another process does it."""
         done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, *JOB, "plan"], input=request.encode(), capture_output=True, check=False
+            subprocess.run,
+            [sys.executable, *JOB, "plan", *self._allowed],
+            input=request.encode(),
+            capture_output=True,
+            check=False,
         )
         if done.returncode:
             return {"json": Planned(left_out=(reason(done.stderr, done.returncode),)).model_dump_json()}
@@ -186,7 +192,7 @@ class Machine:
     def spawn(self, folder: Path, request: bytes) -> Child:
         """Start measuring a request into ``folder / "run"``; what simulations of a fleet replace."""
         assert self._log is not None
-        return start_job("measure", str(folder / "run"), asked=request, log=self._log)
+        return start_job("measure", str(folder / "run"), *self._allowed, asked=request, log=self._log)
 
 
 def _lines(path: Path, offset: int) -> str:

@@ -35,9 +35,13 @@ LOCK_S = 30.0
 
 
 class Holder:
-    """The artifacts of this machine. ``busy`` names the run that is measured now, if one is."""
+    """The artifacts of this machine. ``busy`` names the run that is measured now, if one is.
 
-    def __init__(self, busy: Callable[[], str | None]) -> None:
+    ``allowed`` are arguments of the jobs that say what the machine's owner allows them.
+    """
+
+    def __init__(self, busy: Callable[[], str | None], allowed: tuple[str, ...] = ()) -> None:
+        self._allowed = allowed
         self._busy = busy
         self._arriving: dict[str, Arriving] = {}
         self._lock = threading.Lock()
@@ -96,7 +100,7 @@ class Holder:
         # On no path that a client could name, and gone with this process.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._made = wanted
-        self._maker = start_job("make", asked=wanted.model_dump_json().encode(), log=self._log)
+        self._maker = start_job("make", *self._allowed, asked=wanted.model_dump_json().encode(), log=self._log)
 
     def _failure(self) -> str | None:
         """Return why the last export failed, once: whoever asks again later has it tried again."""

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.models import catalog
@@ -51,6 +51,13 @@ class Checkpoint(BaseModel):
     eos_token_ids: tuple[int, ...] = ()
     #: Pads shorter prompts of a batch.
     pad_token_id: int = 0
+
+    @field_validator("path", "trust_remote_code", mode="before")
+    @classmethod
+    def _resolved_on_this_machine(cls, value: object, info: ValidationInfo) -> object:
+        if info.mode == "json" and value:
+            raise ValueError("is never taken from a file or a message")
+        return value
 
     @property
     def is_here(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,6 +41,13 @@ class RunRequest(BaseModel):
     """What a user asks for; what is empty comes from the suite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Options that run somebody's code, and what they do. They count only when they are typed: a baseline, a results
+    #: folder or a message to a fleet's machine may come from a stranger.
+    RUN_CODE: ClassVar[Mapping[str, str]] = {
+        "arms": "start other Python interpreters",
+        "trust_remote_code": "run a checkpoint's own code",
+    }
 
     models: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
@@ -78,6 +87,50 @@ class RunRequest(BaseModel):
     suite_text: str | None = Field(default=None, max_length=MAX_FILE_BYTES)
     #: Another machine's prompts (``prompts`` names them in errors) and tokenizers, as they lie in this one's cache.
     carried: tuple[Carried, ...] = ()
+
+    def code_flags(self, *names: str) -> str:
+        """Return the options of :data:`RUN_CODE` that are set (or those of these names), as one types them."""
+        flags = {
+            "arms": [f"--arm {shlex.quote(f'{name}={python}')}" for name, python in self.arms],
+            "trust_remote_code": ["--trust-remote-code"] if self.trust_remote_code else [],
+        }
+        return " ".join(flag for name in names or flags for flag in flags[name])
+
+
+def request_from_file(options: Mapping[str, Any], source: str, typed: RunRequest) -> RunRequest:
+    """Return the request that a run or baseline was made with. What runs code and where to write are as ``typed``.
+
+    Raises:
+        BadInputError: the options are not valid, or they run code and nobody typed that.
+    """
+    try:
+        # As JSON: a checkpoint may not bring a path or its trust along.
+        asked = RunRequest.model_validate_json(json.dumps({**options, "resume": None, "out": None}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"{source}: options: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    check_typed(asked, source, typed)
+    kept = (*RunRequest.RUN_CODE, "resume", "out")
+    return asked.model_copy(update={name: getattr(typed, name) for name in kept})
+
+
+def check_typed(asked: RunRequest, source: str, typed: RunRequest) -> None:
+    """Refuse a request from a file that runs code, unless the same option was typed.
+
+    Raises:
+        BadInputError: it does; the message names the option.
+    """
+    for name, what in RunRequest.RUN_CODE.items():
+        if getattr(asked, name) and not getattr(typed, name):
+            raise BadInputError(
+                f"{source}: asks to {what}, which is never done because a file says so; "
+                f"if you trust it, add {asked.code_flags(name)}"
+            )
+
+
+def resume_command(folder: Path, request: RunRequest) -> str:
+    """Return what to type to continue a run."""
+    return f"slmbench run --resume {shlex.quote(str(folder))} {request.code_flags()}".rstrip()
 
 
 def requested_suite(request: RunRequest) -> Suite:

@@ -22,7 +22,7 @@ from slmbench.models.artifact import Artifact, ArtifactSpec, read_artifact, same
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan, PlannedCell
-from slmbench.plan.request import RunRequest, plan_request
+from slmbench.plan.request import RunRequest, plan_request, request_from_file, resume_command
 from slmbench.plan.suite import Suite
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import RUN_NAME, CaseInfo, Run, RunRecord, read_run, read_run_record, write_run
@@ -142,7 +142,7 @@ def _measure(
     groups = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
     measured = measure(cases, folder, measure_settings(request, plan.suite), observer, together=groups)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
-    with _kept(f"slmbench run --resume {folder}", "ends the run"):
+    with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))
 
 
@@ -339,18 +339,14 @@ def resumed(request: RunRequest) -> RunRequest:
     """Return the request of the run that is resumed, unless the user says it all again.
 
     Raises:
-        BadInputError: there is no run to resume, or it is damaged.
+        BadInputError: there is no run to resume, it is damaged, or it runs code and that was not typed.
     """
     if request.resume is None:
         return request
     path = request.resume / RUN_NAME
     record = read_run_record(path)
-    if request != RunRequest(resume=request.resume):
-        return request
-    try:
-        return RunRequest.model_validate({**record.options, "resume": request.resume})
-    except ValidationError as error:
-        raise BadInputError(f"{path}: options: {error.errors()[0]['msg']}") from error
+    typed = {name: getattr(request, name) for name in ("resume", *RunRequest.RUN_CODE)}
+    return request if request != RunRequest(**typed) else request_from_file(record.options, str(path), request)
 
 
 def _same_plan(folder: Path, plan: Plan) -> RunRecord:
