@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from importlib import import_module
 from typing import Annotated
 
@@ -98,7 +99,13 @@ def _root(
 
 def main() -> None:
     """Run the command line; exits with a code of :class:`slmbench.errors.ExitCode`."""
-    raise SystemExit(run_main(sys.argv[1:]))
+    try:
+        code = run_main(sys.argv[1:])
+    except Exception:
+        # Python's own code for this is 1, which says "regressed" here: a bug must not look like a slowdown.
+        traceback.print_exc()
+        code = _fail("this is a bug in slmbench; what is above tells where", ExitCode.FAILED)
+    raise SystemExit(code)
 
 
 def run_main(arguments: list[str]) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,17 @@ from slmbench.analysis.sides import is_fleet, read_sides
 from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.cli.compare import JudgeRequest, judging, warn
 from slmbench.cli.run import key_value
-from slmbench.errors import BadInputError, ExitCode, one_line
-from slmbench.report.check_summary import SampleMore, judge_until_conclusive, last_line, write_outputs
+from slmbench.errors import BadInputError, CannotRunError, ExitCode, SlmbenchError, one_line
+from slmbench.report.check_summary import (
+    SampleMore,
+    judge_until_conclusive,
+    last_line,
+    reason_in_log,
+    tell_refusal,
+    write_outputs,
+)
 from slmbench.report.comparison import comparisons_json, print_comparison
-from slmbench.report.formats import annotation_lines
+from slmbench.report.github import annotation_lines
 from slmbench.report.text_table import make_console
 
 if TYPE_CHECKING:
@@ -41,6 +49,7 @@ _WORST = (
 class CheckRequest(JudgeRequest):
     """What ``slmbench check`` was asked."""
 
+    #: Empty: measure now.
     new: str
     baseline: str
     #: Seconds to keep sampling while inconclusive; None: judge what is there.
@@ -85,18 +94,18 @@ def check(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code, if the run to repeat did.")
     ] = False,
+    not_measured: Annotated[
+        Path | None, typer.Option(help="The log of a `run` that failed: report why, judge nothing.", hidden=True)
+    ] = None,
 ) -> None:
     """Guard a baseline in CI: one verdict, one exit code.
 
     0 unchanged or improved, 1 regressed, 2 bad input, 3 not comparable, 4 inconclusive, 5 a case failed.
     """
-    typed = _typed(arm, trust_remote_code, until_conclusive=until_conclusive)
-    if new is None:
-        from slmbench.running.more_samples import run_again
-
-        new = str(run_again(baseline, typed))
+    if new == "":
+        raise BadInputError("NEW: the name of the run to judge is empty")
     request = CheckRequest(
-        new=new,
+        new=new or "",
         baseline=baseline,
         gate=gate,
         gates=gates,
@@ -110,13 +119,37 @@ def check(
         annotations=annotations,
         as_json=as_json,
     )
-    if is_fleet(baseline) or is_fleet(new):
-        raise typer.Exit(run_fleet_check(request))
-    if until_conclusive:
-        from slmbench.running.more_samples import sampler
+    with _refusals_told(request):
+        if not_measured:
+            raise CannotRunError(f"nothing was judged, slmbench run failed: {reason_in_log(not_measured)}")
+        typed = _typed(arm, trust_remote_code, until_conclusive=until_conclusive)
+        raise typer.Exit(_carried_out(request, typed))
 
-        raise typer.Exit(run_check(request, sampler(new, typed)))
-    raise typer.Exit(run_check(request))
+
+@contextmanager
+def _refusals_told(request: CheckRequest) -> Iterator[None]:
+    """Let an error stand in JUnit file, summary and annotations too, not only on screen."""
+    try:
+        yield
+    except (SlmbenchError, OSError) as error:
+        code = error.exit_code if isinstance(error, SlmbenchError) else ExitCode.FAILED
+        annotations = request.annotations and not request.as_json
+        tell_refusal(str(error), code, junit=request.junit, summary=request.summary, annotations=annotations)
+        raise
+
+
+def _carried_out(request: CheckRequest, typed: RunRequest) -> ExitCode:
+    if not request.new:
+        from slmbench.running.more_samples import run_again
+
+        request = replace(request, new=str(run_again(request.baseline, typed)))
+    if is_fleet(request.baseline) or is_fleet(request.new):
+        return run_fleet_check(request)
+    if request.budget_s is None:
+        return run_check(request)
+    from slmbench.running.more_samples import sampler
+
+    return run_check(request, sampler(request.new, typed))
 
 
 def _typed(arms: list[str] | None, trust_remote_code: bool, *, until_conclusive: bool) -> RunRequest:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from slmbench.analysis.verdicts import Comparison, exit_code
-from slmbench.errors import ExitCode
+from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
 from slmbench.report.comparison import headline
-from slmbench.report.formats import job_summary, junit_xml
-from slmbench.system.files import write_whole
+from slmbench.report.formats import junit_xml, refusal_xml
+from slmbench.report.github import MOST_SUMMARY_BYTES, annotation, job_summary, refusal_summary
+from slmbench.system.files import append_text, write_whole
 
 #: Reads and judges both sides with that share of the check's alpha.
 Judge = Callable[[float], Comparison]
 #: Takes more samples of the new side within so many seconds; False when it cannot take any more.
 SampleMore = Callable[[float], bool]
+#: Bytes at the end of a run's log in which its error is looked for.
+_LOG_BYTES = 65536
 
 
 def judge_until_conclusive(
@@ -93,5 +97,37 @@ def write_outputs(
     if junit:
         write_whole(junit, junit_xml(comparisons, problems))
     if summary:
-        earlier = summary.read_text(encoding="utf-8") if summary.exists() else ""
-        write_whole(summary, earlier + job_summary(comparisons, problems))
+        append_text(summary, lambda there: job_summary(comparisons, problems, room_bytes=MOST_SUMMARY_BYTES - there))
+
+
+#: What a check that could not judge is called, by its exit code.
+_REFUSALS = {ExitCode.BAD_INPUT: "bad input", ExitCode.NOT_COMPARABLE: "not comparable"}
+
+
+def tell_refusal(
+    reason: str, code: ExitCode, *, junit: Path | None = None, summary: Path | None = None, annotations: bool = False
+) -> None:
+    """Say everywhere that was asked for why a check could not judge: no file of an earlier check stays.
+
+    What cannot be written is left out: the reason itself is what the user has to see.
+    """
+    kind = _REFUSALS.get(code, "failed")
+    if junit:
+        with suppress(SlmbenchError):
+            write_whole(junit, refusal_xml(kind, reason))
+    if summary:
+        with suppress(SlmbenchError):
+            append_text(summary, lambda _: refusal_summary(kind, reason))
+    if annotations:
+        print(annotation(kind, reason), flush=True)
+
+
+def reason_in_log(log: Path) -> str:
+    """Return why a run failed: the last error that slmbench printed into its log, else the log's last line."""
+    try:
+        text = log.read_bytes()[-_LOG_BYTES:].decode("utf-8", "replace")
+    except OSError as error:
+        return f"{log}: {error.strerror}"
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
+    return one_line((errors or lines or ["slmbench run printed nothing"])[-1])

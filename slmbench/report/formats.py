@@ -1,4 +1,4 @@
-"""Into other people's tools: Bencher, github-action-benchmark, JUnit, GitHub's job summary and annotations."""
+"""Into other people's tools: Bencher, github-action-benchmark, JUnit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from slmbench.analysis.metrics import METRICS, Evidence, Side, SideCase
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import one_line
-from slmbench.report.comparison import comparison_markdown, headline, pair_lines, seen
-from slmbench.report.text_table import bounds, escape_markdown, markdown_table
+from slmbench.report.comparison import seen
+from slmbench.report.text_table import bounds
 
 ExportFormat = Literal["bencher", "github-smaller", "github-bigger"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = ("bencher", "github-smaller", "github-bigger")
@@ -99,6 +99,19 @@ def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -
         for problem in problems:
             test = ElementTree.SubElement(machines, "testcase", classname="machines", name=_xml(problem.split(":")[0]))
             ElementTree.SubElement(test, "error", message=_xml(problem), type="not comparable")
+    return _document(suites)
+
+
+def refusal_xml(kind: str, reason: str) -> str:
+    """Return JUnit XML of a check that could not judge: one test, an error with the reason."""
+    suites = ElementTree.Element("testsuites", name="slmbench check")
+    suite = ElementTree.SubElement(suites, "testsuite", name="slmbench check")
+    test = ElementTree.SubElement(suite, "testcase", classname="slmbench check", name=kind)
+    ElementTree.SubElement(test, "error", message=_xml(reason), type=kind)
+    return _document(suites)
+
+
+def _document(suites: ElementTree.Element) -> str:
     for suite in suites:
         for kind, plural in (("failure", "failures"), ("error", "errors")):
             suite.set(plural, str(len(suite.findall(f"testcase/{kind}"))))
@@ -110,7 +123,7 @@ def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -
 def _add_test(suite: ElementTree.Element, judgement: Judgement) -> None:
     test = ElementTree.SubElement(suite, "testcase", classname=_xml(judgement.key), name=judgement.metric)
     test.set("time", f"{judgement.new.mid:.9f}" if METRICS[judgement.metric].unit == "s" else "0")
-    text = _xml(_sentence(judgement))
+    text = _xml(judged_sentence(judgement))
     if judgement.verdict == "regressed":
         ElementTree.SubElement(test, "failure", message=text, type="regressed")
     elif judgement.verdict in ("inconclusive", "not judged"):
@@ -124,62 +137,10 @@ def _xml(text: str) -> str:
     return one_line(text)
 
 
-def _sentence(judgement: Judgement) -> str:
+def judged_sentence(judgement: Judgement) -> str:
+    """Return a judgement with its figures on one line."""
     ratio = judgement.ratio
     text = f"{judgement.metric} is {ratio.mid:.3f}x{bounds(ratio, 3, '')} of the base, gate {judgement.gate * 100:g} %"
     if judgement.verdict == "inconclusive":
         return f"{judgement.verdict}: {text}; {judgement.reason}; {seen(judgement)}"
     return f"{judgement.verdict}: {text}"
-
-
-def job_summary(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:
-    """Return Markdown for ``$GITHUB_STEP_SUMMARY``: what matters in a table, everything else folded."""
-    parts = [f"## slmbench: not comparable: {escape_markdown(problem)}\n" for problem in problems]
-    for comparison in comparisons:
-        parts.append(f"## slmbench: {escape_markdown(headline(comparison))}\n")
-        loud = [j for j in comparison.judgements if j.verdict in ("regressed", "improved", "inconclusive")]
-        rows = [[j.verdict, j.key, j.metric, _ratio(j)] for j in loud]
-        rows += [["not judged", left.key, left.metric, left.reason] for left in comparison.not_judged]
-        rows += [["failed", key, "", reason] for key, reason in comparison.failed.items()]
-        rows += [["not measured", key, "", ""] for key in comparison.only_base]
-        if rows:
-            parts.append(markdown_table(["verdict", "case", "metric", "new / base"], rows, [False, False, False, True]))
-        parts += [f"- {escape_markdown(line)}\n" for line in pair_lines([comparison.new])]
-        body = comparison_markdown(comparison)
-        parts.append(f"<details><summary>All figures</summary>\n\n{body}\n</details>\n")
-    return "\n".join(parts)
-
-
-def _ratio(judgement: Judgement) -> str:
-    return f"{judgement.ratio.mid:.3f}{bounds(judgement.ratio, 3, '')}"
-
-
-def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> list[str]:
-    """Return GitHub workflow commands: an error a regression or failure, a warning where nothing could be told."""
-    lines = [_command("error", "slmbench: not comparable", problem) for problem in problems]
-    for comparison in comparisons:
-        if comparison.unjudged:
-            lines.append(_command("error", "slmbench: not comparable", comparison.unjudged))
-        for judgement in comparison.judgements:
-            kind = {"regressed": "error", "inconclusive": "warning", "improved": "notice"}.get(judgement.verdict)
-            if kind:
-                text = f"{judgement.key}: {_sentence(judgement)}"
-                lines.append(_command(kind, f"slmbench: {judgement.verdict}", text))
-        lines += [
-            _command("warning", "slmbench: not judged", f"{left.key} {left.metric}: {left.reason}")
-            for left in comparison.not_judged
-        ]
-        lines += [
-            _command("error", "slmbench: failed", f"{key}: {reason}") for key, reason in comparison.failed.items()
-        ]
-        lines += [_command("warning", "slmbench: not measured", key) for key in comparison.only_base]
-    return lines
-
-
-def _command(kind: str, title: str, message: str) -> str:
-    def escaped(text: str) -> str:
-        # A log shows what a terminal would obey, and other commands to GitHub begin a line.
-        return one_line(text).replace("%", "%25")
-
-    properties = escaped(title).replace(":", "%3A").replace(",", "%2C")
-    return f"::{kind} title={properties}::{escaped(message)}"

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +44,40 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     return found
 
 
+def append_text(path: Path, make: Callable[[int], str]) -> None:
+    """Append text to a file that others append to as well, in place and one after the other.
+
+    Of what is there only the last byte is read, so it may be anything. ``make`` is given its size in bytes.
+
+    Raises:
+        BadInputError: the file cannot be written.
+        CannotRunError: the disk is full.
+    """
+    try:
+        with path.open("ab") as file:
+            with suppress(ImportError, OSError):  # Windows has no fcntl, a device no locks
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+            there = os.fstat(file.fileno()).st_size
+            file.write((("" if _ends_a_line(path, there) else "\n") + make(there)).encode())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _ends_a_line(path: Path, size: int) -> bool:
+    if not size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _unwritable(path: Path, error: OSError) -> BadInputError | CannotRunError:
+    kind = CannotRunError if error.errno in _FULL else BadInputError
+    return kind(f"{path}: cannot be written: {error.strerror}")
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace the file's content in one step: readers see the old or the new, never half. Text is UTF-8.
 
@@ -62,5 +98,4 @@ def write_whole(path: Path, content: str | bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        kind = CannotRunError if error.errno in _FULL else BadInputError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from error
+        raise _unwritable(path, error) from error

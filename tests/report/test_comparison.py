@@ -20,7 +20,8 @@ from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
 from slmbench.report.check_summary import judge_until_conclusive
-from slmbench.report.formats import annotation_lines, bencher_json, github_json, job_summary, junit_xml
+from slmbench.report.formats import bencher_json, github_json, junit_xml
+from slmbench.report.github import annotation_lines, job_summary
 
 #: As published at https://bencher.dev/bmf.json.
 BMF_SCHEMA = {
