@@ -116,7 +116,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Best:
-    """The entry with the best figure, those not told apart from it, and the nearest that is."""
+    """The entry with the best figure, those not distinguishable from it, and the nearest that is."""
 
     leader: BestPath
     ties: tuple[Rival, ...]
@@ -128,7 +128,7 @@ class Best:
         return not self.ties
 
     def entries(self) -> list[BestPath]:
-        """Return the leader and what is not told apart from it."""
+        """Return the leader and what is not distinguishable from it."""
         return [self.leader, *(rival.entry for rival in self.ties)]
 
 
@@ -179,7 +179,7 @@ def _far_apart(leader: BestPath, other: BestPath) -> bool:
 
 
 def untold(leader: BestPath, other: BestPath) -> str:
-    """Return why a figure of another run or machine is not told apart from the leader's; empty where it is."""
+    """Return why a figure of another run or machine cannot be distinguished from the leader's; empty where it is."""
     for entry in (leader, other):
         if entry.interval is None or not entry.interval.known:
             return "one load has no interval"

@@ -89,7 +89,7 @@ def _headline(metric: str, matrices: Sequence[Matrix]) -> str:
     word = "best on" if of_rows else "best with"
     told = []
     for names, count in sorted(groups.items(), key=lambda item: (-item[1], item[0])):
-        text = f"{word} {names[0]}" if len(names) == 1 else f"{' and '.join(some(names))} not told apart"
+        text = f"{word} {names[0]}" if len(names) == 1 else f"{' and '.join(some(names))} not distinguishable"
         told.append(f"{text} in {count}" if len(bests) > 1 else text)
     name = _SHORT.get(metric, METRICS[metric].title)
     total = f" of {len(bests)} {what}" if len(bests) > 1 else ""
@@ -97,7 +97,7 @@ def _headline(metric: str, matrices: Sequence[Matrix]) -> str:
 
 
 def _candidates(best: Best, *, devices: bool) -> list[str]:
-    """Return the devices, or the models, of what is not told apart from the best."""
+    """Return the devices, or the models, of what is not distinguishable from the best."""
     if devices:
         return sorted({place_name(entry.place) for entry in best.entries()})
     return sorted({entry.row.label for entry in best.entries()})

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BEST, TIE = "*", "~"
 LEGEND = (
-    f"Medians; in brackets the 95 % interval over loads. {BEST} best of the table; {TIE} not told apart from the best: "
+    f"Medians; in brackets the 95 % interval over loads. {BEST} best of the table; {TIE} not distinguishable from the best: "
     f"by ratios round by round within one run; between machines and runs, where intervals overlap or figures are less "
     f"than {FAR:.0%} apart. No figure holds samples of two machines."
 )
@@ -125,16 +125,16 @@ def _best_there(best: Best | None) -> list[str]:
     rows: dict[Row, None] = dict.fromkeys(entry.row for entry in best.entries())
     # Of equal machines either may be ahead; what is chosen there is the model.
     lines = [line for row in rows for line in wrap(row.label, _CELL, break_long_words=False)]
-    return [*lines, "not told apart"] if len(rows) > 1 else lines
+    return [*lines, "not distinguishable"] if len(rows) > 1 else lines
 
 
 def _best_for(best: Best | None) -> list[str]:
-    """Return the device a model is fastest on, or those that are not told apart."""
+    """Return the device a model is fastest on, or those that are not distinguishable."""
     if best is None:
         return [EMPTY]
     places = [place_name(place) for place in dict.fromkeys(entry.place for entry in best.entries())]
     lines = [line for name in places for line in wrap(name, _CELL, break_long_words=False)]
-    return [*lines, "not told apart"] if len(places) > 1 else lines
+    return [*lines, "not distinguishable"] if len(places) > 1 else lines
 
 
 def pair_tables(shelf: Shelf) -> list[ShelfTable]:

@@ -1,4 +1,4 @@
-"""Machines side by side: what is best, what is not told apart, and that no order of anything changes a figure."""
+"""Machines side by side: what is best, what is not distinguishable, and that no order of anything changes a figure."""
 
 from __future__ import annotations
 
