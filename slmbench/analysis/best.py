@@ -1,4 +1,4 @@
-"""What is best: the shortest time among entries of one table, and what it is told apart from."""
+"""What is best: the shortest time among entries of one table, and what it can be distinguished from."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Best:
 
     @property
     def alone(self) -> bool:
-        """Return whether it is told apart from every other."""
+        """Return whether it can be distinguished from every other."""
         return not self.ties
 
     def entries(self) -> list[BestPath]:
@@ -133,10 +133,10 @@ class Best:
 
 
 def best_of(entries: Sequence[BestPath]) -> Best | None:
-    """Return the entry with the shortest time and which others it is told apart from; None without a figure.
+    """Return the entry with the shortest time and which others it can be distinguished from; None without a figure.
 
     Entries of one run are held against it round by round (Holm over them, at :data:`ALPHA`). Those of another run or
-    machine are told apart only where the two 95 % intervals do not overlap, neither was disturbed by others, and the
+    machine are distinguished only if the two 95 % intervals do not overlap, neither was disturbed by others, and the
     figures are further apart than :data:`FAR`: an interval within a run knows nothing of how a machine drifts.
     """
     ranked = sorted((e for e in entries if e.eligible), key=lambda e: (_middle(e), e.row, e.place, e.machine))

@@ -1,6 +1,6 @@
 """What the charts share: colours, legends, how high they are, and how many rows reach the page.
 
-Colours are Okabe and Ito's, told apart also by shape; they hold on white and on black.
+Colours are Okabe and Ito's, with a shape for each as well; they work on white and on black.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _named(entry: BestPath) -> str:
 
 
 def best_line(matrix: Matrix) -> str:
-    """Return what is best of a matrix and what it is held against; no winner where none was told apart."""
+    """Return what is best of a matrix and what it is held against; no winner if none can be distinguished."""
     best, unit = matrix.best, unit_of(matrix)
     if best is None:
         return "No figure to choose by."
@@ -133,7 +133,7 @@ def best_line(matrix: Matrix) -> str:
         return f"Best: {leader}{following}"
     named = [_rival(best.leader, rival) for rival in best.ties[:MANY]]
     more = [f"{len(best.ties) - MANY} more"] if len(best.ties) > MANY else []
-    return f"Not told apart: {leader}, and {'; '.join([*named, *more])}"
+    return f"Not distinguishable: {leader}, and {'; '.join([*named, *more])}"
 
 
 def _rival(leader: BestPath, rival: Rival) -> str:

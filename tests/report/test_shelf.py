@@ -163,7 +163,7 @@ def test_each_model_says_where_it_is_fastest(tmp_path: Path) -> None:
     told = {row.checkpoint: {entry.machine for entry in best.entries()} for row, best in found.items()}
     assert told == {"big": {"two"}, "small": {"one", "two"}}
     assert headlines(shelf_of([one, two], ["ttft"])) == [
-        "First token: one cpu and two cpu not told apart in 1; best on two cpu in 1 "
+        "First token: one cpu and two cpu not distinguishable in 1; best on two cpu in 1 "
         "of 2 models and tasks that several devices ran"
     ]
 
