@@ -94,7 +94,7 @@ class SessionBase(Protocol):
         """Return the attention path that runs: "paged", "SDPA", "GroupQueryAttention", "eager", ..."""
 
     def load_phases_ns(self) -> dict[str, int]:
-        """Return the parts of opening in ns: "load" (reading), "compile"; everything is "load" if the engine cannot separate them."""
+        """Return the parts of opening in ns: "load" (reading) and "compile"; without a difference: all "load"."""
 
     def close(self) -> None:
         """Free the model and its buffers. A closed session is not used again."""

@@ -312,7 +312,7 @@ def test_a_case_that_moved_to_an_equal_machine_is_judged_there(
         (["check", "--baseline", "{fleet}", "{fleet}", "--until-conclusive"], 2, "samples cannot be added"),
         (["check", "--baseline", "{fleet}"], 2, "is a fleet's run; name one machine's"),
         (["baseline", "save", "{fleet}", "{fleet}/b.json"], 2, "is a fleet's run; name one machine's"),
-        (["table", "{fleet}", "--format", "bencher"], 2, "are of one machine's run"),
+        (["table", "{fleet}", "--format", "bencher"], 2, "work on the run of one machine"),
         (["compare", "{broken}"], 2, "not a fleet run"),
     ],
 )
