@@ -27,8 +27,8 @@ def test_one_comparison_one_exporter() -> None:
 
 def test_a_backend_without_the_family_is_left_out_with_the_reason() -> None:
     made = plan(pairs=[("mu-tiny", "dec-tiny")], backends=["openvino", "openvino_genai"])
-    assert [out.checkpoint for out in made.left_out] == ["mu-tiny"]
-    assert "encoder-decoder" in made.left_out[0].reason
+    assert [one.checkpoint for one in made.refusals] == ["mu-tiny"]
+    assert "encoder-decoder" in made.refusals[0].reason
     assert len(made.cells) == 3
 
 
@@ -170,7 +170,7 @@ def test_a_backend_that_cannot_is_left_out_by_name() -> None:
     ):
         made = plan(checkpoints=["dec-tiny"], backends=["openvino", "openvino_genai"], workloads=talk(**more))
         assert {cell.case.backend for cell in made.cells} == {"openvino"}
-        assert [out.reason for out in made.left_out if what in out.reason], what
+        assert [one.reason for one in made.refusals if what in one.reason], what
 
 
 def test_optimums_decoder_does_not_read_a_prompt_once_for_several_answers() -> None:
@@ -186,7 +186,7 @@ def test_lengths_are_those_of_the_last_turn(turns: int) -> None:
     if turns == 1:
         assert plan(**made).cells
     else:
-        with pytest.raises(BadInputError, match="prompt of 19988 tokens after 1000 turns is longer than"):
+        with pytest.raises(CannotRunError, match="prompt of 19988 tokens after 1000 turns is longer than"):
             plan(**made)
 
 
@@ -206,5 +206,5 @@ def test_a_pair_of_other_sizes_is_none(tmp_path: Path) -> None:
 def test_lengths_beyond_a_models_positions_are_told_with_the_line(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("name: mine\ncheckpoints: [bart-tiny]\nworkloads:\n  - {input_tokens: 4096, output_tokens: 4}\n")
-    with pytest.raises(BadInputError, match=r"mine\.yaml:3: workloads: a prompt of 4096 tokens is longer than bart-t"):
+    with pytest.raises(CannotRunError, match=r"mine\.yaml:3: workloads: a prompt of 4096 tokens is longer than bart-t"):
         plan_request(RunRequest(suite=str(file)))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_estimate(costs: PlanCosts) -> None:
-    """Print the cases of a plan, what is left out, and the costs."""
+    """Print the cases of a plan, what cannot run, and the costs."""
     from rich.table import Table
     from rich.text import Text
 
@@ -24,8 +24,8 @@ def print_estimate(costs: PlanCosts) -> None:
     for case in costs.cases:
         table.add_row(Text(one_line(case.key)), duration(case.sample_s))
     console.print(table)
-    for line in costs.left_out:
-        console.print(Text(f"left out: {one_line(line)}", style="yellow"))
+    for line in costs.refusals:
+        console.print(Text(f"cannot run: {one_line(line)}", style="yellow"))
     for line in costs.exports:
         console.print(Text(f"to export: {one_line(line)}"))
     console.print(

@@ -115,6 +115,7 @@ def run_fleet(
     insecure: bool,
     as_json: bool,
     each_machine: bool,
+    strict: bool,
 ) -> int:
     """Carry ``slmbench run --fleet`` out and return its exit code."""
     _root()
@@ -147,7 +148,8 @@ def run_fleet(
         print_fleet(make_console(), folder)
     say(f"everything is in {folder}")
     failed = "failure" in table and table["failure"].notna().any()
-    return ExitCode.FAILED if record.not_run or failed else ExitCode.OK
+    refused = strict and any(machine.left_out for machine in record.machines.values())
+    return ExitCode.FAILED if record.not_run or failed or refused else ExitCode.OK
 
 
 def _check_dashboard(address: str) -> None:

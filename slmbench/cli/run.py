@@ -93,6 +93,7 @@ def run(
     each_machine: EachMachine = False,
     certs: Annotated[Path | None, _fleet(help="Folder of certificates made by `slmbench fleet certs`.")] = None,
     insecure: Annotated[bool, _fleet("--insecure", help="Allow unencrypted TCP to other machines.")] = False,
+    strict: Annotated[bool, _how("--strict", help="Exit 5 also for what cannot run here.")] = False,
     as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Measure models and write a comparison table.
@@ -105,10 +106,10 @@ def run(
 
         if dry_run:
             raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")
-        raise typer.Exit(run_fleet(request, fleet, where, machines, certs, insecure, as_json, each_machine))
+        raise typer.Exit(run_fleet(request, fleet, where, machines, certs, insecure, as_json, each_machine, strict))
     if where or machines or certs or insecure or each_machine:
         raise BadInputError("--where, --machines, --each-machine, --certs and --insecure go with --fleet")
-    raise typer.Exit(_preview(request, as_json) if dry_run else _execute(request, as_json))
+    raise typer.Exit(_preview(request, as_json) if dry_run else _execute(request, as_json, strict=strict))
 
 
 def _request(given: Mapping[str, Any]) -> RunRequest:
@@ -126,7 +127,7 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
     return RunRequest.model_validate({name: value for name, value in asked.items() if name in RunRequest.model_fields})
 
 
-def _execute(request: RunRequest, as_json: bool) -> int:
+def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
     import sys
 
     from slmbench.report.text_table import make_console
@@ -144,7 +145,8 @@ def _execute(request: RunRequest, as_json: bool) -> int:
     else:
         print_run(make_console(), result.columns)
         say(f"everything is in {result.folder}")
-    return ExitCode.FAILED if any(result.columns.failures.values()) else ExitCode.OK
+    failed = any(result.columns.failures.values()) or (strict and result.columns.record.refusals)
+    return ExitCode.FAILED if failed else ExitCode.OK
 
 
 def _preview(request: RunRequest, as_json: bool) -> int:

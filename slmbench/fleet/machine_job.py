@@ -20,6 +20,7 @@ from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan
 from slmbench.plan.request import RunRequest, plan_request
+from slmbench.records.refusals import refusal_lines
 from slmbench.records.schema import RUN_NAME
 from slmbench.system.processes import child_environment, follow_host
 
@@ -55,7 +56,7 @@ def planned(request: RunRequest) -> Planned:
         plan, _ = plan_request(localized(request))
     except SlmbenchError as error:
         return Planned(left_out=tuple(one_line(line) for line in str(error).splitlines()))
-    left_out = tuple(f"{o.checkpoint} on {o.backend} {o.device}: {one_line(o.reason)}" for o in plan.left_out)
+    left_out = tuple(one_line(line) for line in refusal_lines(plan.refusals))
     keys = tuple(cell.case.key for cell in plan.cells)
     places = {key: place for place, key in enumerate(keys)}
     blocks = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)

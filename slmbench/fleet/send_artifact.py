@@ -19,7 +19,7 @@ from slmbench.fleet.transfer_format import PIECE_BYTES, Content, difference, pac
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.request import RunRequest, requested_suite, resolve_all
-from slmbench.running.runner import export_in_child
+from slmbench.running.artifacts import export_in_child
 
 Say = Callable[[str], None]
 #: Seconds until a machine that is busy, or exports, is asked again.

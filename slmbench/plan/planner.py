@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,20 +14,22 @@ import psutil
 from pydantic import ValidationError
 
 from slmbench.backend import (
-    Ability,
     AttentionDefault,
     Backend,
     ComputeDefault,
     SessionOptions,
-    WorkloadAbilities,
     load_backend,
 )
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, nearest
+from slmbench.export.routes import choose_exporter
+from slmbench.export.routes import refusal as export_refusal
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.catalog import PAIR_TOLERANCE
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.plan.refusal_reasons import ability_refusal, format_refusal, length_refusal, option_refusal
 from slmbench.plan.suite import Cell, Suite
+from slmbench.records.refusals import Refusal, refusal_lines
 from slmbench.system.container import container_limits
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
 
@@ -42,16 +44,6 @@ class PlannedCell:
     engine: str
     #: Fields of the backend's options type, JSON values.
     options: dict[str, Any] = field(default_factory=dict, compare=False)
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What a suite asks for and this machine, or the backend, cannot do."""
-
-    checkpoint: str
-    backend: str
-    device: Device
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ class Plan:
 
     suite: Suite
     cells: tuple[PlannedCell, ...]
-    left_out: tuple[LeftOut, ...]
+    refusals: tuple[Refusal, ...]
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
 
     def artifacts(self) -> list[tuple[Checkpoint, ArtifactSpec]]:
@@ -103,35 +95,75 @@ class Plan:
 def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOptions) -> Plan:
     """Decide for every cell of the suite whether it can run here, and with which artifact.
 
+    What cannot run is listed with its reason; it never keeps the rest from being planned.
+
     Raises:
-        BadInputError: something asked for is wrong: a prompt longer than a model takes, more threads than cores,
-            an unknown backend.
+        BadInputError: something asked for is wrong: more threads than cores, an unknown backend or option.
         CannotRunError: nothing at all can run; one line a reason.
     """
     _check_pairs(suite, checkpoints)
     _check_threads(suite.threads)
-    backends = {name: load_backend(name) for name in dict.fromkeys(suite.backends)}
+    backends, broken = _load_backends(suite.backends)
     _check_attention(options.attention, backends)
     absent = {(name, device): absence(backends[name], device, options) for name in backends for device in suite.devices}
     exporters = _exporters(suite, backends, checkpoints)
     cells: list[PlannedCell] = []
-    left_out: dict[LeftOut, None] = {}
+    refusals: list[Refusal] = []
     for cell in _cells(suite, options):
-        checkpoint, backend = checkpoints[cell.checkpoint], backends[cell.backend]
+        checkpoint, backend = checkpoints[cell.checkpoint], backends.get(cell.backend)
+        if backend is None:
+            refusals.append(_refused(checkpoint, cell, cell.compute_precision, broken[cell.backend]))
+            continue
         compute = cell.compute_precision or default_compute(backend, cell, options)
-        _check_lengths(checkpoint, cell, suite.where("workloads"))
-        reason = absent[cell.backend, cell.device]
-        spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
-        found = spec if isinstance(spec, str) else _runnable(suite, backend, checkpoint, cell, spec, compute, options)
-        if isinstance(found, str):
-            left_out[LeftOut(cell.checkpoint, cell.backend, cell.device, found)] = None
-        else:
-            cells += found
-    if not cells:
-        raise CannotRunError(
-            "\n".join(["nothing to measure", *(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in left_out)])
+        others = [one for one in backends.values() if one is not backend]
+        length = length_refusal(checkpoint, cell.workload)
+        reason = (
+            absent[cell.backend, cell.device]
+            or (length and suite.where("workloads") + length)
+            or option_refusal(backend.options_type, dict(options.backend_options), others)
         )
-    return Plan(suite, tuple(cells), tuple(left_out), checkpoints)
+        spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
+        if isinstance(spec, str):
+            refusals.append(_refused(checkpoint, cell, compute, spec))
+            continue
+        for found in _runnable(suite, backend, checkpoint, cell, spec, compute, options):
+            cells += [found] if isinstance(found, PlannedCell) else []
+            refusals += [found] if isinstance(found, Refusal) else []
+    if not cells:
+        raise CannotRunError("\n".join(["nothing can be measured", *refusal_lines(refusals)]))
+    return Plan(suite, tuple(cells), tuple(refusals), checkpoints)
+
+
+def _load_backends(names: Sequence[str]) -> tuple[dict[str, Backend], dict[str, str]]:
+    """Return the backends by name, and why those that do not load do not.
+
+    Raises:
+        BadInputError: there is no backend of that name.
+    """
+    found, broken = {}, {}
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = load_backend(name)
+        except CannotRunError as error:
+            broken[name] = str(error)
+    return found, broken
+
+
+def _refused(
+    checkpoint: Checkpoint, cell: Cell, compute: ComputePrecision | None, reason: str, attention: str | None = None
+) -> Refusal:
+    return Refusal(
+        checkpoint=cell.checkpoint,
+        family=checkpoint.family,
+        parameters=checkpoint.parameter_count,
+        backend=cell.backend,
+        device=cell.device,
+        weight_precision=cell.weight_precision,
+        compute_precision=compute,
+        workload=cell.workload,
+        attention=attention,
+        reason=reason,
+    )
 
 
 def _check_attention(path: str | None, backends: Mapping[str, Backend]) -> None:
@@ -178,37 +210,20 @@ def _check_threads(threads: int | None) -> None:
         )
 
 
-def _check_lengths(checkpoint: Checkpoint, cell: Cell, where: str) -> None:
-    work, sizes = cell.workload, checkpoint.geometry
-    given, answered = work.longest_input, max(work.outputs())
-    turns = f" after {work.turns} turns" if work.turns > 1 else ""
-    if sizes.max_input_tokens and given > sizes.max_input_tokens:
-        raise BadInputError(
-            f"{where}a prompt of {given} tokens{turns} is longer than {checkpoint.name} takes "
-            f"({sizes.max_input_tokens})"
-        )
-    total = answered + (given if checkpoint.family == "decoder-only" else 0)
-    if sizes.max_total_tokens and total > sizes.max_total_tokens:
-        raise BadInputError(
-            f"{where}{given} tokens in and {answered} out{turns} are more than the decoder of "
-            f"{checkpoint.name} takes ({sizes.max_total_tokens})"
-        )
-
-
 def _exporters(
-    suite: Suite, backends: dict[str, Backend], checkpoints: dict[str, Checkpoint]
+    suite: Suite, backends: Mapping[str, Backend], checkpoints: Mapping[str, Checkpoint]
 ) -> dict[tuple[Format, Precision], Exporter]:
     """Choose one exporter for each format and precision: one comparison, one route."""
-    from slmbench.export.build import choose_exporter
-
     wanted: dict[tuple[Format, Precision], dict[str, Checkpoint]] = {}
     for cell in suite.cells():
-        backend, checkpoint = backends[cell.backend], checkpoints[cell.checkpoint]
-        for spec in backend.artifact_specs(checkpoint, cell.weight_precision, cell.device):
+        backend, checkpoint = backends.get(cell.backend), checkpoints[cell.checkpoint]
+        for spec in backend.artifact_specs(checkpoint, cell.weight_precision, cell.device) if backend else ():
             if _has_routes(spec):
                 wanted.setdefault((spec.format, cell.weight_precision), {})[checkpoint.name] = checkpoint
     return {
-        (format_, precision): choose_exporter(format_, list(group.values()), precision, suite.exporter)
+        (format_, precision): choose_exporter(format_, list(group.values()), precision)
+        if suite.exporter == "auto"
+        else suite.exporter
         for (format_, precision), group in wanted.items()
     }
 
@@ -228,13 +243,20 @@ def _choose_spec(
     """Return the artifact for the cell, or why there is none."""
     specs = backend.artifact_specs(checkpoint, cell.weight_precision, cell.device)
     if not specs:
-        return f"{backend.name} takes no {checkpoint.family} in {cell.weight_precision} on {cell.device}"
+        return format_refusal(backend, checkpoint, cell.weight_precision, cell.device)
+    reasons = []
     for spec in specs:
         chosen = exporters.get((spec.format, cell.weight_precision)) if _has_routes(spec) else None
         if spec.layout == "dynamic" and spec.target and requested not in ("auto", spec.exporter):
             continue
         if chosen is None or chosen == spec.exporter:
-            return _bounded(spec, cell)
+            bounded = _bounded(spec, cell)
+            reason = export_refusal(checkpoint, bounded)
+            if reason is None:
+                return bounded
+            reasons.append(reason)
+    if reasons:
+        return reasons[0]
     names = ", ".join(dict.fromkeys(spec.exporter for spec in specs))
     asked = f"exporter {requested}" if requested != "auto" else "the exporter that fits all checkpoints here"
     return f"{backend.name} takes artifacts by {names}, not by {asked}"
@@ -255,22 +277,24 @@ def _runnable(
     spec: ArtifactSpec,
     compute: ComputePrecision,
     options: PlanOptions,
-) -> list[PlannedCell] | str:
-    """Return the cell's cases (one an attention path and arm), or why it cannot run."""
+) -> Iterator[PlannedCell | Refusal]:
+    """Yield the cell's cases (one an attention path and arm), and the paths that cannot run with their reasons."""
     paths: Sequence[str | None] = [options.attention]
     if suite.attention == "all" and not options.attention and backend.attention_paths:
         paths = backend.attention_paths
-    cells = []
     for path in paths:
         if path is not None and path not in backend.attention_paths:
-            return f"has no attention path '{path}' (it has: {', '.join(backend.attention_paths) or 'no choice'})"
+            known = ", ".join(backend.attention_paths) or "no choice"
+            yield _refused(checkpoint, cell, compute, f"has no attention path '{path}' (it has: {known})", path)
+            continue
         opened_with = session_options(
             backend, compute, suite, options, path or _default_attention(backend, checkpoint, cell)
         )
         refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
-        refusal = refusal or _inability(backend, checkpoint, spec, cell.workload)
+        refusal = refusal or ability_refusal(backend, checkpoint, spec, cell.workload)
         if refusal:
-            return refusal
+            yield _refused(checkpoint, cell, compute, refusal, path)
+            continue
         for arm in options.arms or (None,):
             case = Case(
                 checkpoint=checkpoint.name,
@@ -288,40 +312,13 @@ def _runnable(
                 arm=arm,
                 simulate=options.simulate,
             )
-            cells.append(PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json")))
-    return cells
+            yield PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json"))
 
 
 def _default_attention(backend: Backend, checkpoint: Checkpoint, cell: Cell) -> str | None:
     if not isinstance(backend, AttentionDefault):
         return None
     return backend.default_attention(checkpoint, cell.workload, cell.device)
-
-
-#: What a workload needs beyond one prompt and one answer, and how a backend that lacks it is told.
-_MISSING: dict[Ability, str] = {
-    "turns": "cannot continue a conversation",
-    "answers": "cannot generate several answers per prompt",
-    "random": "cannot sample with a seed",
-    "uncached": "cannot run without a K/V cache",
-}
-
-
-def _inability(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec, work: Workload) -> str | None:
-    """Return what the workload asks for that the backend's sessions cannot do, or None."""
-    can: frozenset[str] = backend.abilities(checkpoint, spec) if isinstance(backend, WorkloadAbilities) else frozenset()
-    # Backends written for version 0.2 call the answers to a prompt "samples".
-    can |= {"answers"} if "samples" in can else set()
-    wanted: dict[Ability, bool] = {
-        "turns": work.turns > 1,
-        "answers": work.answers > 1,
-        "random": work.sampling == "random",
-        "uncached": work.cache == "off",
-    }
-    for ability, asked in wanted.items():
-        if asked and ability not in can:
-            return f"{backend.name} {_MISSING[ability]} ({spec.exporter}'s {spec.layout} artifact)"
-    return None
 
 
 def default_compute(backend: Backend, cell: Cell, options: PlanOptions) -> ComputePrecision:

@@ -258,7 +258,8 @@ def _only(plan: Plan, keys: Sequence[str]) -> Plan:
         raise BadInputError(f"only_cases: the plan has no case {min(unknown)}")
     there = {cell.case.checkpoint for cell in cells}
     pairs = [pair for pair in plan.suite.pairs if there.issuperset(pair)]
-    return replace(plan, cells=cells, suite=plan.suite.model_copy(update={"pairs": pairs}))
+    # What cannot run is said once, by whoever planned the whole.
+    return replace(plan, cells=cells, refusals=(), suite=plan.suite.model_copy(update={"pairs": pairs}))
 
 
 def _prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> Prompts:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from slmbench.case import FORMERLY_SAMPLES, Case
 from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.records.refusals import Refusal
 from slmbench.system.files import open_regular, read_regular, write_whole
 from slmbench.terms import StrictModel
 
@@ -119,6 +120,7 @@ class FailureReason(StrEnum):
     WRONG_THREADS = "wrong threads"
     CROSS_KV_RECOMPUTED = "cross K/V recomputed"
     SHORT_GENERATION = "short generation"
+    EXPORT_FAILED = "export failed"
     CANNOT_RUN = "cannot run"
     CRASHED = "crashed"
     KILLED = "killed"
@@ -214,6 +216,8 @@ class RunRecord(StrictModel):
     #: SHA-256 over the planned cases and the options that change what is measured; `--resume` compares it.
     plan_digest: str
     cases: tuple[CaseInfo, ...]
+    #: What was asked for besides and cannot run here, with the reasons.
+    refusals: tuple[Refusal, ...] = ()
     #: Pairs to judge: (encoder-decoder checkpoint, decoder-only checkpoint).
     pairs: tuple[tuple[str, str], ...] = ()
     #: What the suite wants to be held against the pairs' figures.

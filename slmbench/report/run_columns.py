@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from slmbench.errors import one_line
+from slmbench.records.refusals import lines_of
 from slmbench.report.text_table import EMPTY, Column, TextTable, bounded, folded, number, parameters, share, size
 
 
@@ -129,10 +130,12 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     rows = [row for row in all_rows if _has_figures(row)]
     table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width)
     notes = [
-        f"{row['model']} on {row['backend']} ({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
+        f"{row['model']} on {row['backend']} in {row['weight_precision']} "
+        f"({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
         for row in all_rows
-        if row["failure"] or row not in rows
+        if row["failure"] or (row not in rows and not row["refusal"])
     ]
+    notes += [f"cannot run: {line}" for line in lines_of(_refusals(all_rows))]
     if width:
         used = [letter for letter in _MEANINGS if any(letter in _letters(row) for row in rows)]
         notes += [f"Flags: {'; '.join(f'{letter} {_MEANINGS[letter]}' for letter in used)}"] if used else []
@@ -142,6 +145,14 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
             explained = {(row["model"], row["engine"]): row[key] for row in rows if row[key]}
             notes += [f"{header}, {model} on {engine}: {note}" for (model, engine), note in sorted(explained.items())]
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
+
+
+def _refusals(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (row["model"], row["backend"], row["device"], row["weight_precision"], row["refusal"])
+        for row in rows
+        if row["refusal"]
+    ]
 
 
 def _has_figures(row: Mapping[str, Any]) -> bool:

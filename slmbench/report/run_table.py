@@ -11,8 +11,9 @@ import numpy as np
 from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of
 from slmbench.analysis.roofline import bandwidth_use, compute_use, limits_of_case
 from slmbench.analysis.stats import Interval
-from slmbench.case import Case
+from slmbench.case import Workload
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
+from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import Floats, RunColumns, SampleColumns, columns_of
 from slmbench.records.schema import CaseInfo, FailureRecord, LoadRecord, Run
 
@@ -21,15 +22,28 @@ if TYPE_CHECKING:
 
 
 #: Columns of words, and those of words or nothing.
-TEXT_COLUMNS = ("arm", "executed_on", "attention", "threads", "bandwidth_note", "compute_note", "converged", "failure")
+TEXT_COLUMNS = (
+    "arm",
+    "executed_on",
+    "attention",
+    "threads",
+    "bandwidth_note",
+    "compute_note",
+    "converged",
+    "failure",
+    "refusal",
+)
+#: What a case makes of its engine's limits, as shares.
+_USES = ("bandwidth_use", "compute_use")
 _EMPTY = Interval(math.nan, math.nan, math.nan)
 
 
 def run_table(run: Run | RunColumns) -> pd.DataFrame:
-    """Return one row a planned case, failed ones included, competitors beside each other.
+    """Return one row a planned case, failed ones included, and one for each cell that cannot run.
 
     Times are in s, rates in tokens/s, memory in bytes; ``X_low`` and ``X_high`` bound ``X`` at 95 %. What was not
-    measured is NaN or None. ``failure`` says why a case has no figures. Simulated cases never have times.
+    measured is NaN or None. ``failure`` says why a case has no figures, ``refusal`` why a cell cannot run.
+    Simulated cases never have times.
 
     Raises:
         BadInputError: a sample's times are not times.
@@ -38,6 +52,7 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
 
     columns = columns_of(run) if isinstance(run, Run) else run
     rows = [_row(columns, info) for info in columns.record.cases]
+    rows += [_refused_row(refusal) for refusal in columns.record.refusals]
     order = [
         "batch",
         "answers",
@@ -63,7 +78,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     case, key = info.case, info.case.key
     loads, samples, made_of = run.loads.get(key, []), run.recorded.get(key), run.figures_of(key)
     failure = _failure(run.failures.get(key, []), samples, proven_only=case.simulate and bool(loads))
-    figures = _figures(made_of.samples, made_of.loads, case)
+    figures = _figures(made_of.samples, made_of.loads, case.workload)
     memory = made_of.memory
     row = {
         **_identity(info, loads),
@@ -76,9 +91,34 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         **_uses(info, figures, run.record.limits),
         "converged": _converged(run, key),
         "failure": failure,
+        "refusal": None,
     }
     row["flags"] = ", ".join(_flags(row, made_of.samples, loads, simulated=run.simulated(key)))
     return row
+
+
+def _refused_row(refusal: Refusal) -> dict[str, Any]:
+    """Return the row of a cell that cannot run: what was asked for, no figure, and the reason."""
+    work, none = refusal.workload, math.nan
+    return {
+        "case": refusal.label,
+        "model": refusal.checkpoint,
+        "family": refusal.family,
+        "parameters": refusal.parameters,
+        "backend": refusal.backend,
+        "device": refusal.device,
+        "weight_precision": refusal.weight_precision,
+        "compute_precision": refusal.compute_precision,
+        "attention": refusal.attention,
+        "options": "",
+        **_workload(work),
+        "loads": 0,
+        "samples": 0,
+        **_figures(None, [], work),
+        **dict.fromkeys(("peak_memory_bytes", "device_memory_bytes", "agreement", *_USES), none),
+        "refusal": refusal.reason,
+        "flags": "",
+    }
 
 
 def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
@@ -101,15 +141,21 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
         "layout": case.layout,
         "threads": last.threads if last else case.threads,
         "options": " ".join(f"{name}={value}" for name, value in case.options),
-        "batch": case.workload.batch,
-        "input_tokens": case.workload.input_tokens,
-        "output_tokens": case.workload.output_tokens,
-        "turns": case.workload.turns,
-        "added_tokens": case.workload.added,
-        "last_output_tokens": case.workload.outputs()[-1],
-        "answers": case.workload.answers,
-        "sampling": case.workload.sampling,
-        "kv_cache": case.workload.cache,
+        **_workload(case.workload),
+    }
+
+
+def _workload(work: Workload) -> dict[str, Any]:
+    return {
+        "batch": work.batch,
+        "input_tokens": work.input_tokens,
+        "output_tokens": work.output_tokens,
+        "turns": work.turns,
+        "added_tokens": work.added,
+        "last_output_tokens": work.outputs()[-1],
+        "answers": work.answers,
+        "sampling": work.sampling,
+        "kv_cache": work.cache,
     }
 
 
@@ -122,11 +168,10 @@ def _failure(failures: list[FailureRecord], samples: SampleColumns | None, *, pr
     return "not measured: the run ended before it" if samples is None else None
 
 
-def _figures(samples: SampleColumns | None, loads: Sequence[LoadRecord], case: Case) -> dict[str, Any]:
+def _figures(samples: SampleColumns | None, loads: Sequence[LoadRecord], work: Workload) -> dict[str, Any]:
     """Return the timings of a case; every key is there also when nothing was measured."""
     found = {name: evidence_of(metric, samples, loads) for name, metric in METRICS.items()}
     intervals = {name: _interval(evidence) for name, evidence in found.items()}
-    work = case.workload
     row: dict[str, Any] = {}
     for name in ("ttft", "ttft_text", "turn_ttft", "last_ttft", "tpot", "e2e", "encode", "cross_kv", "first_step"):
         row |= _bounded(f"{name}_s", intervals[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,18 +154,24 @@ def finished(folder: Path) -> Measured | None:
     return Measured(dict(record.outcomes), record.blocks) if record.finished else None
 
 
-def restore(plan: Sequence[PlannedCase], folder: Path) -> tuple[list[CaseState], int]:
-    """Return the state of every case of the plan from the samples on disk, and the number of the next round.
+def restore(
+    plan: Sequence[PlannedCase], folder: Path, lost: Collection[str] = ()
+) -> tuple[list[CaseState], int, set[str]]:
+    """Return the state of every case of the plan from the samples on disk, the number of the next round, and which of
+    the ``lost`` cases, those without an artifact, are on disk too.
 
     Raises:
         BadInputError: the folder holds samples of a case that is not in the plan, or a damaged line.
     """
     states = {planned.key: CaseState(planned) for planned in plan}
-    next_round = 0
+    next_round, there = 0, set()
     for record in read_samples(folder / SAMPLES_NAME, []):
+        if record.case in lost:
+            there.add(record.case)
+            continue
         if record.case not in states:
             raise BadInputError(f"{folder / SAMPLES_NAME}: holds case {record.case}, which is not planned now")
         states[record.case].add(record)
         if isinstance(record, SampleRecord):
             next_round = max(next_round, record.round + 1)
-    return list(states.values()), next_round
+    return list(states.values()), next_round, there

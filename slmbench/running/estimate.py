@@ -12,6 +12,7 @@ from slmbench.models.catalog import export_bytes, run_bytes
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import phases
 from slmbench.plan.planner import Plan, PlannedCell
+from slmbench.records.refusals import refusal_lines
 from slmbench.running.settings import MeasureSettings
 
 #: A slow laptop core's figures: an estimate that is too long annoys less than one that is too short.
@@ -39,7 +40,7 @@ class PlanCosts(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     cases: tuple[CaseEstimate, ...]
-    left_out: tuple[str, ...]
+    refusals: tuple[str, ...]
     #: Artifacts that the store lacks.
     exports: tuple[str, ...]
     export_s: float
@@ -63,7 +64,7 @@ def estimate(plan: Plan, settings: MeasureSettings) -> PlanCosts:
     budget = settings.budget_for(len(cases))
     return PlanCosts(
         cases=cases,
-        left_out=tuple(f"{out.checkpoint} on {out.backend}: {out.reason}" for out in plan.left_out),
+        refusals=tuple(refusal_lines(plan.refusals)),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
         export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
         measure_s=least if settings.repeat is not None else max(least, budget),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,31 +14,37 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from slmbench._version import __version__
-from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError, nearest
+from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, nearest
 from slmbench.measure.text_prompts import Prompts
-from slmbench.models.artifact import Artifact, ArtifactSpec, read_artifact, same_content
-from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.artifact import Artifact
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.plan.request import RunRequest, plan_request, request_from_file, resume_command
 from slmbench.plan.suite import Suite
+from slmbench.records.refusals import refusal_lines
 from slmbench.records.sample_arrays import RunColumns, read_columns
-from slmbench.records.schema import RUN_NAME, CaseInfo, Run, RunRecord, read_run, read_run_record, write_run
+from slmbench.records.schema import (
+    RUN_NAME,
+    CaseInfo,
+    FailureReason,
+    FailureRecord,
+    Run,
+    RunRecord,
+    read_run,
+    read_run_record,
+    write_run,
+)
 from slmbench.running.arms import describe_arms
+from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.settings import MeasureSettings, PlannedCase
-from slmbench.running.worker_process import explain_exit
-from slmbench.system.locks import in_use, only_run_in
+from slmbench.system.locks import only_run_in
 from slmbench.system.paths import cache_dir
-from slmbench.system.processes import child_environment
 from slmbench.worker.protocol import Described
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from slmbench.running.events import Observer
-
-#: Told one short line when the work enters a new stage.
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -99,19 +103,21 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
 
     Raises:
         BadInputError: the request is wrong, or a resumed run's plan changed.
-        CannotRunError: nothing can run here, an export failed, or the disk is full.
+        CannotRunError: nothing at all can run here, or the disk is full.
     """
     from slmbench.report.write import write_reports
 
-    request = resumed(request)
+    request, say = resumed(request), say or _silent
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
     with only_run_in(folder):
         # Before anything is exported: an arm that cannot run is known within seconds.
         described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:
-            artifacts = _artifacts(plan, request, say or _silent, holds)
-            _measure(plan, prompts, request, folder, artifacts, described, observer or _silent, say or _silent)
+            for line in refusal_lines(plan.refusals):
+                say(f"cannot run: {line}")
+            artifacts = get_artifacts(plan, request, folder, say, holds)
+            _measure(plan, prompts, request, folder, artifacts, described, observer or _silent, say)
         result = RunResult(read_columns(folder))
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
             write_reports(result.columns)
@@ -123,13 +129,22 @@ def _measure(
     prompts: Prompts | None,
     request: RunRequest,
     folder: Path,
-    artifacts: Mapping[tuple[Checkpoint, ArtifactSpec], Artifact],
+    artifacts: RunArtifacts,
     described: Mapping[str, Described],
     observer: Observer,
     say: Say,
 ) -> None:
     """Measure into the folder, or go on there; the record is there before the first sample."""
     from slmbench.running.scheduler import measure
+
+    made = [cell for cell in plan.cells if (cell.checkpoint, cell.spec) in artifacts.found]
+    lost = [
+        FailureRecord(
+            case=cell.case.key, reason=FailureReason.EXPORT_FAILED, message=artifacts.failed[cell.checkpoint, cell.spec]
+        )
+        for cell in plan.cells
+        if (cell.checkpoint, cell.spec) in artifacts.failed
+    ]
 
     if request.resume:
         record = _same_plan(folder, plan)
@@ -138,9 +153,10 @@ def _measure(
         record = record.model_copy(update={"limits": _limits(plan, say)})
     write_run(folder, record)
     arms = dict(request.arms)
-    cases = [_planned(cell, artifacts[cell.checkpoint, cell.spec], prompts, arms) for cell in plan.cells]
-    groups = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
-    measured = measure(cases, folder, measure_settings(request, plan.suite), observer, together=groups)
+    cases = [_planned(cell, artifacts.found[cell.checkpoint, cell.spec], prompts, arms) for cell in made]
+    groups = judged_together([(cell.case, cell.engine) for cell in made], plan.suite.pairs)
+    settings = measure_settings(request, plan.suite)
+    measured = measure(cases, folder, settings, observer, together=groups, lost=lost)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))
@@ -173,78 +189,6 @@ def _unused(folder: Path) -> bool:
     return all(entry.name == "logs" for entry in folder.iterdir())
 
 
-def _artifacts(
-    plan: Plan, request: RunRequest, say: Say, holds: ExitStack
-) -> dict[tuple[Checkpoint, ArtifactSpec], Artifact]:
-    """Return every artifact the plan needs, held until ``holds`` ends, exporting what the store lacks.
-
-    Raises:
-        CannotRunError: an export fails, or somebody replaced an artifact meanwhile.
-    """
-    from slmbench.export.artifact_store import find_artifact
-
-    found = {}
-    for checkpoint, spec in plan.artifacts():
-        artifact = find_artifact(checkpoint, spec, note=say)
-        if artifact is None:
-            artifact = export_in_child(checkpoint, spec, request, say)
-        holds.enter_context(in_use([artifact.folder.name]))
-        # In the moment between the two; from here on nobody does.
-        if not _is_still(artifact):
-            raise CannotRunError(f"{artifact.folder}: another slmbench replaced or removed it just now; start again")
-        found[checkpoint, spec] = artifact
-    return found
-
-
-def _is_still(artifact: Artifact) -> bool:
-    try:
-        return same_content(read_artifact(artifact.folder).stamp, artifact.stamp)
-    except BadInputError:
-        return False
-
-
-def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
-    """Export in a process of its own: torch and the exporters stay out of this one.
-
-    Raises:
-        CannotRunError: the checkpoint is not on this machine, or the export fails.
-    """
-    if not checkpoint.is_here:
-        raise CannotRunError(f"{checkpoint.name}: neither the model nor its artifact {spec.label()} is on this machine")
-    say(f"exporting {checkpoint.name} to {spec.label()}")
-    # -P: a folder named slmbench where the user stands is not the package.
-    command = [sys.executable, "-P", "-m", "slmbench", "export", _reference(checkpoint), "--json"]
-    command += ["--format", spec.format, "--precision", spec.weight_precision, "--exporter", spec.exporter]
-    command += ["--layout", spec.layout]
-    if spec.layout == "static":
-        command += ["--input-tokens", str(spec.input_tokens), "--output-tokens", str(spec.output_tokens)]
-    if spec.target:
-        command += ["--target", spec.target]
-    if request.offline:
-        command += ["--offline"]
-    if request.trust_remote_code:
-        command += ["--trust-remote-code"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
-    if done.returncode != 0:
-        reason = _error_line(done.stderr) or f"the exporter ended with code {done.returncode}"
-        if done.returncode < 0:
-            reason = explain_exit(done.returncode, "the exporter")[1]
-        raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
-    return read_artifact(Path(json.loads(done.stdout)["folder"]))
-
-
-def _reference(checkpoint: Checkpoint) -> str:
-    if checkpoint.source == "hub":
-        return f"{checkpoint.name}@{checkpoint.revision}"
-    return checkpoint.name if checkpoint.source == "catalog" else str(checkpoint.path)
-
-
-def _error_line(stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    marked = [line for line in lines if line.startswith(ERROR_PREFIX)]
-    return (marked or lines or [""])[-1].removeprefix(ERROR_PREFIX)
-
-
 def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arms: Mapping[str, str]) -> PlannedCase:
     case = cell.case
     return PlannedCase(
@@ -271,19 +215,19 @@ def _run_record(
     folder: Path,
     plan: Plan,
     request: RunRequest,
-    artifacts: Mapping[tuple[Checkpoint, ArtifactSpec], Artifact],
+    artifacts: RunArtifacts,
     described: Mapping[str, Described],
 ) -> RunRecord:
     infos = []
     for cell in plan.cells:
-        manifest = artifacts[cell.checkpoint, cell.spec].manifest
+        artifact = artifacts.found.get((cell.checkpoint, cell.spec))
         infos.append(
             CaseInfo(
                 case=cell.case,
                 checkpoint=cell.checkpoint,
                 engine=cell.engine,
-                artifact_id=manifest.artifact_id,
-                decode_weight_bytes=manifest.decode_weight_bytes,
+                artifact_id=artifact.manifest.artifact_id if artifact else None,
+                decode_weight_bytes=artifact.manifest.decode_weight_bytes if artifact else None,
             )
         )
     return RunRecord(
@@ -295,6 +239,7 @@ def _run_record(
         suite=plan.suite.name,
         plan_digest=plan.digest(),
         cases=tuple(infos),
+        refusals=plan.refusals,
         pairs=tuple(plan.suite.pairs),
         claims=tuple(plan.suite.claims),
         machines={arm: one.machine for arm, one in described.items()},

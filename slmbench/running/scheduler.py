@@ -36,8 +36,11 @@ def measure(
     observer: Observer | None = None,
     *,
     together: Collection[Collection[str]] = (),
+    lost: Sequence[FailureRecord] = (),
 ) -> Measured:
     """Measure every case of the plan into ``folder``; what is there already counts.
+
+    ``lost`` are cases that failed before they could be measured; they are written down with the others.
 
     Cases whose keys are ``together`` (by default the arms of a case) are loaded side by side until the last of them is
     done, so that every load of one has its neighbour in the others; they are live at once if the memory holds them.
@@ -51,10 +54,13 @@ def measure(
     _check(plan, settings)
     if ended := finished(folder):
         return ended
-    states, next_round = restore(plan, folder)
+    states, next_round, there = restore(plan, folder, {record.case for record in lost})
     for state in states:
         state.judge(settings)
     with SampleWriter(folder) as writer:
+        for record in lost:
+            if record.case not in there:
+                writer.append(record)
         side_by_side = together or _arms(plan)
         scheduler = _Scheduler(states, side_by_side, folder, settings, observer or _unobserved, writer, next_round)
         blocks = scheduler.run()

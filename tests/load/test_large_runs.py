@@ -66,7 +66,7 @@ def test_a_days_samples_are_resumed_in_seconds(large: Path) -> None:
     record = read_columns(large, keep_tokens=False).record
     plan = [PlannedCase(i.case, i.checkpoint, large, i.artifact_id or "") for i in record.cases]
     memory, begin = psutil.Process().memory_info().rss, time.process_time()
-    states, next_round = restore(plan, large)
+    states, next_round, _ = restore(plan, large)
     spent, grown = time.process_time() - begin, psutil.Process().memory_info().rss - memory
     assert next_round == LOADS * SAMPLES_PER_LOAD
     assert sum(len(state.loads) for state in states) == CASES * LOADS

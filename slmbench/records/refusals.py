@@ -1,0 +1,64 @@
+"""What was asked for and cannot run: the record of such a cell, and the lines that name many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+from slmbench.case import Case, Workload
+from slmbench.terms import ComputePrecision, Device, Family, Precision
+
+
+class Refusal(BaseModel):
+    """A cell that was asked for and cannot run, which was known before anything was exported."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: str
+    family: Family
+    parameters: int
+    backend: str
+    device: Device
+    weight_precision: Precision
+    #: None: the backend, whose choice it is, could not be asked.
+    compute_precision: ComputePrecision | None = None
+    workload: Workload
+    #: The attention path, where one was asked for by name or all were.
+    attention: str | None = None
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """Return what was asked for, written like a case's key; the artifact is missing, for there is none."""
+        precisions = f"{self.weight_precision}-{self.compute_precision or 'any'}"
+        parts = [self.checkpoint, self.backend, self.device, precisions, self.workload.label()]
+        return "|".join([*parts, *([f"attention={self.attention}"] if self.attention else [])])
+
+    def covers(self, case: Case) -> bool:
+        """Return whether the case is the cell that cannot run."""
+        mine = (self.checkpoint, self.backend, self.device, self.weight_precision, self.workload, self.attention)
+        its = (case.checkpoint, case.backend, case.device, case.weight_precision, case.workload, case.attention)
+        return mine == its and self.compute_precision in (None, case.compute_precision)
+
+
+def refusal_lines(refusals: Iterable[Refusal]) -> list[str]:
+    """Return a line for each reason: ``mu-tiny, dec-tiny on torch in int8, int4: torch takes ...``."""
+    return lines_of((one.checkpoint, one.backend, one.device, one.weight_precision, one.reason) for one in refusals)
+
+
+def lines_of(cells: Iterable[tuple[str, str, str, str, str]]) -> list[str]:
+    """Return the lines of cells given as (model, backend, device, precision, reason); models that share their
+    precisions share a line, and no line names a cell that was not given.
+    """
+    asked: dict[tuple[str, str, str], dict[str, dict[str, None]]] = {}
+    for model, backend, device, precision, reason in cells:
+        asked.setdefault((backend, device, reason), {}).setdefault(model, {})[precision] = None
+    lines = []
+    for (backend, device, reason), models in asked.items():
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for model, precisions in models.items():
+            alike.setdefault(tuple(precisions), []).append(model)
+        where = backend if device == "cpu" else f"{backend} ({device})"
+        lines += [f"{', '.join(m)} on {where} in {', '.join(p)}: {reason}" for p, m in alike.items()]
+    return lines

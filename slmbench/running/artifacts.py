@@ -1,0 +1,122 @@
+"""The artifacts of a run: from the store, or exported in a process of its own; and why some cannot be had."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError
+from slmbench.export.artifact_store import find_artifact
+from slmbench.models.artifact import Artifact, ArtifactSpec, read_artifact, same_content
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.plan.planner import Plan
+from slmbench.plan.request import RunRequest
+from slmbench.records.refusals import refusal_lines
+from slmbench.records.schema import SAMPLES_NAME, FailureReason, FailureRecord, read_samples
+from slmbench.running.worker_process import explain_exit
+from slmbench.system.locks import in_use
+from slmbench.system.processes import child_environment
+
+#: Told one short line when the work enters a new stage.
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunArtifacts:
+    """The artifacts of a plan, and why those that could not be exported were not."""
+
+    found: dict[tuple[Checkpoint, ArtifactSpec], Artifact]
+    failed: dict[tuple[Checkpoint, ArtifactSpec], str]
+
+
+def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds: ExitStack) -> RunArtifacts:
+    """Return every artifact that can be had, held until ``holds`` ends, and why the others cannot.
+
+    What the store lacks is exported; what failed already in a run that is resumed is not tried again.
+
+    Raises:
+        CannotRunError: there is not one artifact; a line for each reason.
+    """
+    found: dict[tuple[Checkpoint, ArtifactSpec], Artifact] = {}
+    failed = _failed_before(plan, folder) if request.resume else {}
+    for checkpoint, spec in plan.artifacts():
+        if (checkpoint, spec) in failed:
+            continue
+        try:
+            artifact = find_artifact(checkpoint, spec, note=say) or export_in_child(checkpoint, spec, request, say)
+            holds.enter_context(in_use([artifact.folder.name]))
+            # In the moment between the two; from here on nobody does.
+            if not _is_still(artifact):
+                raise CannotRunError(
+                    f"{artifact.folder}: another slmbench replaced or removed it just now; start again"
+                )
+            found[checkpoint, spec] = artifact
+        except SlmbenchError as error:
+            failed[checkpoint, spec] = str(error)
+            say(f"failed: {error}")
+    if not found:
+        raise CannotRunError("\n".join(["nothing can be measured", *failed.values(), *refusal_lines(plan.refusals)]))
+    return RunArtifacts(found, failed)
+
+
+def _failed_before(plan: Plan, folder: Path) -> dict[tuple[Checkpoint, ArtifactSpec], str]:
+    """Return what could not be exported when the run in the folder began, with the reasons."""
+    records = read_samples(folder / SAMPLES_NAME, [])
+    reasons = {
+        r.case: r.message for r in records if isinstance(r, FailureRecord) and r.reason is FailureReason.EXPORT_FAILED
+    }
+    return {(cell.checkpoint, cell.spec): reasons[cell.case.key] for cell in plan.cells if cell.case.key in reasons}
+
+
+def _is_still(artifact: Artifact) -> bool:
+    try:
+        return same_content(read_artifact(artifact.folder).stamp, artifact.stamp)
+    except BadInputError:
+        return False
+
+
+def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
+    """Export in a process of its own: torch and the exporters stay out of this one.
+
+    Raises:
+        CannotRunError: the checkpoint is not on this machine, or the export fails.
+    """
+    if not checkpoint.is_here:
+        raise CannotRunError(f"{checkpoint.name}: neither the model nor its artifact {spec.label()} is on this machine")
+    say(f"exporting {checkpoint.name} to {spec.label()}")
+    # -P: a folder named slmbench where the user stands is not the package.
+    command = [sys.executable, "-P", "-m", "slmbench", "export", _reference(checkpoint), "--json"]
+    command += ["--format", spec.format, "--precision", spec.weight_precision, "--exporter", spec.exporter]
+    command += ["--layout", spec.layout]
+    if spec.layout == "static":
+        command += ["--input-tokens", str(spec.input_tokens), "--output-tokens", str(spec.output_tokens)]
+    if spec.target:
+        command += ["--target", spec.target]
+    if request.offline:
+        command += ["--offline"]
+    if request.trust_remote_code:
+        command += ["--trust-remote-code"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
+    if done.returncode != 0:
+        reason = _error_line(done.stderr) or f"the exporter ended with code {done.returncode}"
+        if done.returncode < 0:
+            reason = explain_exit(done.returncode, "the exporter")[1]
+        raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
+    return read_artifact(Path(json.loads(done.stdout)["folder"]))
+
+
+def _reference(checkpoint: Checkpoint) -> str:
+    if checkpoint.source == "hub":
+        return f"{checkpoint.name}@{checkpoint.revision}"
+    return checkpoint.name if checkpoint.source == "catalog" else str(checkpoint.path)
+
+
+def _error_line(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    marked = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    return (marked or lines or [""])[-1].removeprefix(ERROR_PREFIX)
