@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict
-
 from slmbench.case import Case, Workload
-from slmbench.terms import ComputePrecision, Device, Family, Precision
+from slmbench.terms import ComputePrecision, Device, Family, Precision, StrictModel
 
 
-class Refusal(BaseModel):
+class Refusal(StrictModel):
     """A cell that was asked for and cannot run, which was known before anything was exported."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str
     family: Family

@@ -69,8 +69,8 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
     if not rows:
         return frame
     for name in TEXT_COLUMNS:
-        # What is absent stays None: as NaN it would be a figure, and true.
-        frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+        # What is absent stays None: as NaN it would be a figure, and true, and 2 threads 2.0.
+        frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
