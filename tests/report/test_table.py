@@ -82,7 +82,7 @@ def test_simulated_cases_have_no_times_anywhere(tmp_path: Path) -> None:
     assert simulated[times].isna().all()
     assert simulated["agreement"] == 1.0
     text = shown(made, tmp_path)
-    assert "dec-small on openvino (512 / 32): simulated: no times" in text
+    assert "dec-small on openvino in fp32 (512 / 32): simulated: no times" in text
     assert "nothing to say" in text
 
 
@@ -99,7 +99,7 @@ def test_a_case_without_its_proof_has_no_figures_and_its_reason_is_shown(tmp_pat
     made = make_run([*PAIR])
     made.lines.append(FailureRecord(case=PAIR[0].case.key, reason=reason, message="not as asked"))
     assert math.isnan(row_of(made, tmp_path)["ttft_s"])
-    assert f"mu-small on openvino (512 / 32): failed: {reason}: not as asked" in shown(made, tmp_path)
+    assert f"mu-small on openvino in fp32 (512 / 32): failed: {reason}: not as asked" in shown(made, tmp_path)
 
 
 def test_a_case_that_crashed_later_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_case_that_crashed_later_keeps_what_it_has_and_says_so(tmp_path: Path)
 def test_a_case_that_was_never_reached_is_listed(tmp_path: Path) -> None:
     made = make_run([*PAIR])
     made.lines = [line for line in made.lines if line.case != PAIR[1].case.key]
-    assert "dec-small on openvino (512 / 32): failed: not measured" in shown(made, tmp_path)
+    assert "dec-small on openvino in fp32 (512 / 32): failed: not measured" in shown(made, tmp_path)
 
 
 def test_one_load_has_no_interval_and_drift_is_flagged(tmp_path: Path) -> None:
