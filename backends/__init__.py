@@ -1,1 +1,3 @@
 """Backends, one module an engine."""
+
+__all__: tuple[str, ...] = ()

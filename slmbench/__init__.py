@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any
 from slmbench._version import __version__
 
 if TYPE_CHECKING:
-    from slmbench.records.schema import read_run
-    from slmbench.running.runner import run
+    from slmbench.running.api import RunResult, read_run, run
 
-__all__ = ["__version__", "read_run", "run"]
-
-_HOMES = {"run": "slmbench.running.runner", "read_run": "slmbench.records.schema"}
+__all__ = ["RunResult", "__version__", "read_run", "run"]
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in ("RunResult", "read_run", "run"):
+        return getattr(import_module("slmbench.running.api"), name)
     raise AttributeError(f"module 'slmbench' has no attribute '{name}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 import slmbench
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
+from slmbench.plan.request import RunRequest
 from slmbench.records.schema import read_run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> slmbench.running.runner.RunResult:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> slmbench.RunResult:
     """The tiny pair on two engines, once for all tests here."""
     return slmbench.run(
         pairs=[("mu-tiny", "dec-tiny")],
@@ -27,7 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> slmbench.running.runne
 
 
 @pytest.mark.slow
-def test_a_run_leaves_all_its_files_and_every_case_is_proven(finished: slmbench.running.runner.RunResult) -> None:
+def test_a_run_leaves_all_its_files_and_every_case_is_proven(finished: slmbench.RunResult) -> None:
     for name in ("run.json", "samples.jsonl", "table.md", "table.csv", "report.html"):
         assert (finished.folder / name).stat().st_size > 0, name
     run = finished.run
@@ -43,7 +45,7 @@ def test_a_run_leaves_all_its_files_and_every_case_is_proven(finished: slmbench.
 
 
 @pytest.mark.slow
-def test_the_table_has_the_columns_people_need(finished: slmbench.running.runner.RunResult) -> None:
+def test_the_table_has_the_columns_people_need(finished: slmbench.RunResult) -> None:
     table = finished.table()
     assert len(table) == 4
     assert (table["ttft_s"] > 0).all()
@@ -54,7 +56,7 @@ def test_the_table_has_the_columns_people_need(finished: slmbench.running.runner
 
 
 @pytest.mark.slow
-def test_a_folder_with_a_run_in_it_is_not_written_over(finished: slmbench.running.runner.RunResult) -> None:
+def test_a_folder_with_a_run_in_it_is_not_written_over(finished: slmbench.RunResult) -> None:
     before = (finished.folder / "samples.jsonl").read_bytes()
     with pytest.raises(BadInputError, match="is not empty"):
         slmbench.run(models=["dec-tiny"], backends=["openvino"], out=finished.folder)
@@ -62,21 +64,21 @@ def test_a_folder_with_a_run_in_it_is_not_written_over(finished: slmbench.runnin
 
 
 @pytest.mark.slow
-def test_resuming_a_finished_run_measures_nothing_more(finished: slmbench.running.runner.RunResult) -> None:
+def test_resuming_a_finished_run_measures_nothing_more(finished: slmbench.RunResult) -> None:
     before = (finished.folder / "samples.jsonl").read_bytes()
     slmbench.run(resume=finished.folder)
     assert (finished.folder / "samples.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_resuming_with_another_plan_is_refused(finished: slmbench.running.runner.RunResult) -> None:
+def test_resuming_with_another_plan_is_refused(finished: slmbench.RunResult) -> None:
     with pytest.raises(BadInputError, match="what it measures has changed"):
         slmbench.run(models=["dec-tiny"], backends=["openvino"], resume=finished.folder)
 
 
 @pytest.mark.slow
 def test_the_readmes_commands_on_finished_runs(
-    finished: slmbench.running.runner.RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: slmbench.RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     baseline = tmp_path / "baseline.json"
     folder = str(finished.folder)
@@ -98,6 +100,15 @@ def test_json_on_stdout_is_nothing_but_json(tmp_path: Path, capfd: pytest.Captur
     assert len([one for one in read_run(tmp_path / "r").samples if "retaken" not in one.flags]) == 1
 
 
-def test_unknown_options_of_the_api_name_the_nearest() -> None:
-    with pytest.raises(BadInputError, match="Did you mean backends"):
-        slmbench.run(backnds=["openvino"])
+def test_the_api_has_every_option_of_a_request_but_those_of_a_fleet() -> None:
+    of_a_fleet = {"checkpoints", "only_cases", "suite_text", "carried"}
+    named = set(inspect.signature(slmbench.run).parameters)
+    assert named == set(RunRequest.model_fields) - of_a_fleet | {"observer"}
+    with pytest.raises(BadInputError, match=r"slmbench\.run: input_tokens"):
+        slmbench.run(input_tokens=["many"])  # type: ignore[list-item]
+
+
+def test_read_run_returns_what_run_returned(finished: slmbench.RunResult) -> None:
+    again = slmbench.read_run(finished.folder)
+    assert isinstance(again, type(finished))
+    assert again.table().equals(finished.table())

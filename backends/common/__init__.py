@@ -1,1 +1,3 @@
 """What several backends share."""
+
+__all__: tuple[str, ...] = ()

@@ -1,1 +1,3 @@
 """llama.cpp."""
+
+__all__: tuple[str, ...] = ()

@@ -1,1 +1,3 @@
 """OpenVINO, OpenVINO GenAI and the NPU plugin."""
+
+__all__: tuple[str, ...] = ()

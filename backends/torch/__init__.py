@@ -1,1 +1,3 @@
 """PyTorch."""
+
+__all__: tuple[str, ...] = ()

@@ -1,1 +1,3 @@
 """What the samples say."""
+
+__all__: tuple[str, ...] = ()

@@ -130,6 +130,7 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
 def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
     import sys
 
+    from slmbench.report.run_table import run_table
     from slmbench.report.text_table import make_console
     from slmbench.report.write import print_run
     from slmbench.running import runner
@@ -139,13 +140,13 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
         typer.echo(one_line(text), err=True)
 
     with show_progress(sys.stderr) as observer:
-        result = runner.execute(request, observer=observer, say=say)
+        columns = runner.execute(request, observer=observer, say=say)
     if as_json:
-        typer.echo(result.table().to_json(orient="records", indent=1))
+        typer.echo(run_table(columns).to_json(orient="records", indent=1))
     else:
-        print_run(make_console(), result.columns)
-        say(f"everything is in {result.folder}")
-    failed = any(result.columns.failures.values()) or (strict and result.columns.record.refusals)
+        print_run(make_console(), columns)
+        say(f"everything is in {columns.folder}")
+    failed = any(columns.failures.values()) or (strict and columns.record.refusals)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 

@@ -1,1 +1,3 @@
 """From a checkpoint to an artifact."""
+
+__all__: tuple[str, ...] = ()

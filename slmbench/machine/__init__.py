@@ -1,1 +1,3 @@
 """What machine this is and what it can do at best."""
+
+__all__: tuple[str, ...] = ()

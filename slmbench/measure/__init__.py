@@ -1,1 +1,3 @@
 """Time stamps to metrics."""
+
+__all__: tuple[str, ...] = ()

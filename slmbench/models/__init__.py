@@ -1,1 +1,3 @@
 """What a model is, from its name to its files."""
+
+__all__: tuple[str, ...] = ()

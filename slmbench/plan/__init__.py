@@ -1,1 +1,3 @@
 """What will be measured."""
+
+__all__: tuple[str, ...] = ()

@@ -1,1 +1,3 @@
 """What is on disk."""
+
+__all__: tuple[str, ...] = ()

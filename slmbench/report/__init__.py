@@ -1,1 +1,3 @@
 """How people and other tools see results."""
+
+__all__: tuple[str, ...] = ()

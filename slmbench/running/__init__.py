@@ -1,1 +1,3 @@
 """How a run goes, on the host."""
+
+__all__: tuple[str, ...] = ()

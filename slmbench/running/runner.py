@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from slmbench._version import __version__
-from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, nearest
+from slmbench.errors import BadInputError, CannotRunError, SlmbenchError
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
 from slmbench.plan.judged_together import judged_together
@@ -28,9 +26,7 @@ from slmbench.records.schema import (
     CaseInfo,
     FailureReason,
     FailureRecord,
-    Run,
     RunRecord,
-    read_run,
     read_run_record,
     write_run,
 )
@@ -42,61 +38,10 @@ from slmbench.system.paths import cache_dir
 from slmbench.worker.protocol import Described
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from slmbench.running.events import Observer
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run; its samples are arrays, some 100 bytes each."""
-
-    columns: RunColumns
-
-    @property
-    def run(self) -> Run:
-        """Return the run with every sample as a record, read anew: a long run's fill the memory."""
-        return read_run(self.folder)
-
-    @property
-    def folder(self) -> Path:
-        """Return the run's folder."""
-        return self.columns.folder
-
-    def table(self) -> pd.DataFrame:
-        """Return the comparison table, one row a case, figures in SI units with their intervals."""
-        from slmbench.report.run_table import run_table
-
-        return run_table(self.columns)
-
-
-def run(
-    *,
-    models: Sequence[str] = (),
-    pairs: Sequence[tuple[str, str]] = (),
-    observer: Observer | None = None,
-    **options: Any,
-) -> RunResult:
-    """Measure and return the result; the same as ``slmbench run``.
-
-    ``options`` are the other fields of :class:`slmbench.plan.request.RunRequest`: ``backends=["openvino"]``,
-    ``input_tokens=[128]``, ``repeat=5``, ``out="results/mine"``, ... Lists are taken for tuples, strings for paths.
-
-    Raises:
-        BadInputError: an option is wrong.
-        CannotRunError: nothing can run here, or the disk is full.
-    """
-    try:
-        request = RunRequest.model_validate({"models": models, "pairs": pairs, **options})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        hint = nearest(key, list(RunRequest.model_fields)) if first["type"] == "extra_forbidden" else ""
-        raise BadInputError(f"slmbench.run: {key}: {first['msg']}.{hint}") from error
-    return execute(request, observer=observer)
-
-
-def execute(request: RunRequest, *, observer: Observer | None = None, say: Say | None = None) -> RunResult:
+def execute(request: RunRequest, *, observer: Observer | None = None, say: Say | None = None) -> RunColumns:
     """Carry a request out: export what is missing, measure, write the reports.
 
     ``observer`` is told what is measured, ``say`` what is exported.
@@ -118,10 +63,10 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
                 say(f"cannot run: {line}")
             artifacts = get_artifacts(plan, request, folder, say, holds)
             _measure(plan, prompts, request, folder, artifacts, described, observer or _silent, say)
-        result = RunResult(read_columns(folder))
+        columns = read_columns(folder)
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
-            write_reports(result.columns)
-    return result
+            write_reports(columns)
+    return columns
 
 
 def _measure(

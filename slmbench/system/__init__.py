@@ -1,1 +1,3 @@
 """What is needed of the operating system."""
+
+__all__: tuple[str, ...] = ()

@@ -1,1 +1,3 @@
 """slmbench's own ONNX exporter."""
+
+__all__: tuple[str, ...] = ()

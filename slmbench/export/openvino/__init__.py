@@ -1,1 +1,3 @@
 """slmbench's own OpenVINO exporter."""
+
+__all__: tuple[str, ...] = ()

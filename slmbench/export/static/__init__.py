@@ -1,1 +1,3 @@
 """Static layouts, for NPUs."""
+
+__all__: tuple[str, ...] = ()
