@@ -22,6 +22,7 @@ OF_MANY_FOLDERS = {
     "encoder_decoder.py",
     "genai_backend.py",
     "graph.py",
+    "limits.py",
     "probe.py",
     "qnn.py",
     "route.py",

@@ -9,6 +9,7 @@ from synthetic import PAIR, Speed, make_run
 
 from slmbench.analysis.metrics import model_of
 from slmbench.analysis.roofline import bandwidth_use, compute_use, kv_bytes, shortest_times
+from slmbench.cli import run_main
 from slmbench.models import cost_model as explain
 from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 from slmbench.records.sample_arrays import read_columns
@@ -120,3 +121,14 @@ def test_a_pair_is_told_what_the_limits_alone_give(tmp_path: Path) -> None:
 def test_kv_of_llama_cpp_are_in_half_precision_beside_8_bit_products(format_: str, compute: str, size: float) -> None:
     case = Speed().case.model_copy(update={"format": format_, "compute_precision": compute})
     assert kv_bytes(case) == size
+
+
+@pytest.mark.parametrize("cores", [0.0, 0.8])
+def test_the_table_says_that_limits_were_measured_on_a_busy_machine(
+    cores: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {**make((MB, 10 * GB), fp32=1e12).model_dump(mode="json", exclude={"disturbed"}), "foreign_load": cores}
+    run = make_run(PAIR, limits={"openvino|cpu": limits}).write(tmp_path / "run")
+    assert run_main(["table", str(run), "--markdown"]) == 0
+    said = "the limit may be too low: other processes used 0.8 cores meanwhile" in capsys.readouterr().out
+    assert said == (cores > 0)

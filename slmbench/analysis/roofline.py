@@ -57,8 +57,7 @@ def bandwidth_use(decode_step_bytes: float, tpot_ns: float, limits: Limits) -> U
             f"{decode_step_bytes / 1e6:.3g} MB a step stay in the cache, at least in part: held against the "
             f"{local / 1e9:.3g} GB/s measured at that size, not memory's {memory / 1e9:.3g} GB/s"
         )
-    if share > 1:
-        notes.append(_above(limits))
+    notes += _doubts(limits, share)
     return Use(share, local, "; ".join(notes) or None)
 
 
@@ -71,16 +70,15 @@ def compute_use(flops: float, duration_ns: float, limits: Limits, precision: Com
     if rate is None or duration_ns <= 0 or flops <= 0:
         return None
     share = flops / duration_ns * 1e9 / rate.flops_per_s
-    return Use(share, rate.flops_per_s, _above(limits) if share > 1 else None)
+    return Use(share, rate.flops_per_s, "; ".join(_doubts(limits, share)) or None)
 
 
-def _above(limits: Limits) -> str:
-    load = (
-        f" with a foreign load of {limits.foreign_load:.1f} cores"
-        if limits.foreign_load and limits.foreign_load > 0.1
-        else ""
-    )
-    return f"above the limit: that was measured {limits.measured}{load}; `slmbench limits --again` measures it anew"
+def _doubts(limits: Limits, share: float) -> list[str]:
+    """Return why the limit itself may be wrong: a share above 1 shows it, other processes make it likely."""
+    doubts = [f"above the limit, which was measured {limits.measured}"] if share > 1 else []
+    if limits.disturbed:
+        doubts.append(f"the limit may be too low: other processes used {limits.foreign_load or 0:.1f} cores meanwhile")
+    return [*doubts, "`slmbench limits --again` measures it again"] if doubts else []
 
 
 def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -104,26 +104,20 @@ def check(
     """
     if new == "":
         raise BadInputError("NEW: the name of the run to judge is empty")
-    request = CheckRequest(
-        new=new or "",
-        baseline=baseline,
-        gate=gate,
-        gates=gates,
-        metrics=tuple(metric or ()),
-        where=tuple(where or ()),
-        budget_s=budget if until_conclusive else None,
-        allow_missing=allow_missing,
-        allow_different_machine=allow_different_machine,
-        junit=junit,
-        summary=summary,
-        annotations=annotations,
-        as_json=as_json,
-    )
+    request = _request(locals())
     with _refusals_told(request):
         if not_measured:
             raise CannotRunError(f"nothing was judged, slmbench run failed: {reason_in_log(not_measured)}")
         typed = _typed(arm, trust_remote_code, until_conclusive=until_conclusive)
         raise typer.Exit(_carried_out(request, typed))
+
+
+def _request(given: Mapping[str, Any]) -> CheckRequest:
+    """Return the options, by their names, as a request."""
+    renamed = {"metrics": tuple(given["metric"] or ()), "where": tuple(given["where"] or ()), "new": given["new"] or ""}
+    renamed["budget_s"] = given["budget"] if given["until_conclusive"] else None
+    asked = {**given, **renamed}
+    return CheckRequest(**{field.name: asked[field.name] for field in fields(CheckRequest)})
 
 
 @contextmanager

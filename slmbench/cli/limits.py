@@ -57,6 +57,8 @@ def _print(found: Limits, console: Console) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     title = f"{found.device} through {versions or found.engine}, {found.threads} threads, {found.measured}{load}"
     console.print(Text(one_line(title)))
+    if found.disturbed:
+        console.print(Text("these limits may be too low; they are measured again when the machine is quiet"))
     bandwidth = Table(box=None)
     bandwidth.add_column("weights read per step", justify="right")
     bandwidth.add_column("GB/s", justify="right")

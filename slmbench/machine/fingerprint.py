@@ -147,7 +147,14 @@ class Fingerprint(_FingerprintPart):
 
     def digest(self) -> str:
         """Return 16 hex digits that name the hardware: what limits and noise floors are stored under."""
-        return hashlib.sha256(self.hardware.model_dump_json().encode()).hexdigest()[:16]
+        return self.digests()[0]
+
+    def digests(self) -> tuple[str, ...]:
+        """Return :meth:`digest` and what it may have been before a reboot, when memory was rounded the other way."""
+        memory = self.hardware.memory_gib
+        sizes = [memory, *(size for size in (memory - 1, memory + 1) if _same_memory(memory, size))]
+        same = (self.hardware.model_copy(update={"memory_gib": size}) for size in sizes)
+        return tuple(hashlib.sha256(one.model_dump_json().encode()).hexdigest()[:16] for one in same)
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,8 @@ class Difference:
 def differences(a: Fingerprint, b: Fingerprint) -> list[Difference]:
     """Return the fields that differ, hardware first.
 
-    A distribution that only one side has is no hard difference: no case of both runs can have used it.
+    A distribution that only one side has is no hard difference: no case of both runs can have used it. Memory that
+    differs by the rounding is the same.
     """
     found: list[Difference] = []
     parts: tuple[tuple[Kind, _FingerprintPart, _FingerprintPart], ...] = (
@@ -180,10 +188,15 @@ def differences(a: Fingerprint, b: Fingerprint) -> list[Difference]:
         flat_a, flat_b = _flat(left), _flat(right)
         for name in [*flat_a, *(n for n in flat_b if n not in flat_a)]:
             x, y = flat_a.get(name), flat_b.get(name)
-            if x != y:
+            if x != y and not (name == "memory_gib" and _same_memory(a.hardware.memory_gib, b.hardware.memory_gib)):
                 one_sided = name.startswith("engines.") and None in (x, y)
                 found.append(Difference(name, _text(x), _text(y), kind, hard=kind != "soft" and not one_sided))
     return found
+
+
+def _same_memory(a: int, b: int) -> bool:
+    """Return whether two rounded sizes in GiB can be the same memory: what the kernel keeps for itself varies."""
+    return abs(a - b) <= 1 and min(a, b) >= 2
 
 
 def collect(environment: Mapping[str, str] | None = None) -> Fingerprint:

@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +26,8 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine.cpu import physical_cores
 from slmbench.machine.fingerprint import collect
 from slmbench.machine.probe import ProbeRequest, ProbeResult, ProbeTask
-from slmbench.records.limits import SCHEMA_VERSION, BandwidthPoint, Limits, MatrixRate
+from slmbench.measure.conditions import CpuClock, foreign_cores, process_tree
+from slmbench.records.limits import QUIET_CORES, SCHEMA_VERSION, BandwidthPoint, Limits, MatrixRate
 from slmbench.system.container import cores_within_quota
 from slmbench.system.files import read_regular, write_whole
 from slmbench.system.paths import cache_dir
@@ -34,6 +36,7 @@ from slmbench.terms import ComputePrecision, Device
 
 MIB = 2**20
 TIMEOUT_S = 180
+LOOK_S = 0.5
 #: Below, between and beyond the last-level caches of today's processors (8 to 384 MiB).
 FOOTPRINTS_MIB = (8, 32, 64, 128, 256, 512)
 _LARGE_MIB = 128
@@ -42,13 +45,18 @@ PROBED: tuple[ComputePrecision, ...] = ("fp32", "fp16", "bf16")
 
 
 def cached_limits(backend: Backend, device: Device, threads: int | None = None) -> Limits | None:
-    """Return the limits measured earlier on this machine with these versions, None if there are none."""
-    path = _path(backend, device, threads or cores_within_quota(physical_cores()))
-    try:
-        found = Limits.model_validate_json(read_regular(path))
-    except (OSError, ValidationError):
-        return None
-    return found if found.schema_version == SCHEMA_VERSION else None
+    """Return the limits measured earlier on this machine with these versions, None if there are none.
+
+    Those measured on a quiet machine come before those that other processes disturbed.
+    """
+    kept = []
+    for path in _paths(backend, device, threads or cores_within_quota(physical_cores())):
+        try:
+            kept.append(Limits.model_validate_json(read_regular(path)))
+        except (OSError, ValidationError):
+            continue
+    known = [limits for limits in kept if limits.schema_version == SCHEMA_VERSION]
+    return min(known, key=lambda limits: limits.disturbed, default=None)
 
 
 def measure_limits(
@@ -60,6 +68,8 @@ def measure_limits(
     width: int | None = None,
 ) -> Limits:
     """Measure the limits of a device through a backend's engine and keep them. Takes up to 20 s.
+
+    What other processes disturbed is marked, and does not replace what was measured on a quiet machine.
 
     ``width`` is that of the square matrices whose product is timed (by default 2048 on a CPU or NPU, 8192 on a GPU).
 
@@ -75,7 +85,7 @@ def measure_limits(
     squares = [ProbeTask(rows=width, width=width, layers=2, compute_precision=p) for p in PROBED]
     request = ProbeRequest(backend=prober.name, device=device, threads=threads, tasks=(*squares, *vectors))
     results = _run(request)
-    loads = [result.foreign_load for result in results if result.foreign_load is not None]
+    used = max((result.foreign_load for result in results if result.foreign_load is not None), default=None)
     matrix: dict[ComputePrecision, MatrixRate] = {}
     refused: dict[ComputePrecision, str] = {}
     for task, result in zip(squares, results, strict=False):
@@ -101,16 +111,21 @@ def measure_limits(
         bandwidth=tuple(points),
         matrix=matrix,
         refused=refused,
-        foreign_load=max(loads, default=None),
+        foreign_load=used,
+        disturbed=used is not None and used > QUIET_CORES,
     )
-    path = _path(backend, device, threads)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, limits.model_dump_json(indent=1) + "\n")
+    earlier = cached_limits(backend, device, threads)
+    if earlier is None or earlier.disturbed or not limits.disturbed:
+        path = _paths(backend, device, threads)[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, limits.model_dump_json(indent=1) + "\n")
     return limits
 
 
 def limits_of(backend_name: str, device: Device, threads: int | None = None, *, again: bool = False) -> Limits:
     """Return the kept limits of a device through a backend's engine, measuring them first where there are none.
+
+    Those that other processes disturbed are measured again if the machine is quiet now.
 
     Raises:
         BadInputError: unknown backend, or a thread count below 1.
@@ -120,7 +135,17 @@ def limits_of(backend_name: str, device: Device, threads: int | None = None, *, 
         raise BadInputError(f"threads must be 1 or more, not {threads}")
     backend = load_backend(backend_name)
     found = None if again else cached_limits(backend, device, threads)
-    return found or measure_limits(backend, device, threads)
+    if found is None or (found.disturbed and cores_used_by_others() <= QUIET_CORES):
+        return measure_limits(backend, device, threads)
+    return found
+
+
+def cores_used_by_others() -> float:
+    """Look for half a second how many cores other processes keep busy."""
+    clock = CpuClock(process_tree())
+    before = clock.read()
+    time.sleep(LOOK_S)
+    return foreign_cores(before, clock.read())
 
 
 def probing_backend(backend: Backend) -> Backend:
@@ -191,7 +216,9 @@ def _versions(backend: Backend) -> dict[str, str]:
     return found
 
 
-def _path(backend: Backend, device: Device, threads: int) -> Path:
+def _paths(backend: Backend, device: Device, threads: int) -> list[Path]:
+    """Return where the limits are kept, and where they were kept before a reboot."""
     versions = json.dumps(_versions(probing_backend(backend)), sort_keys=True)
     tag = hashlib.sha256(versions.encode()).hexdigest()[:8]
-    return cache_dir() / "limits" / collect().digest() / f"{backend.engine}-{device}-{threads}-{tag}.json"
+    name = f"{backend.engine}-{device}-{threads}-{tag}.json"
+    return [cache_dir() / "limits" / digest / name for digest in collect().digests()]

@@ -82,11 +82,14 @@ def save_noise_floor(floor: NoiseFloor) -> Path:
 
 def read_noise_floor(fingerprint: Fingerprint) -> NoiseFloor | None:
     """Return what was kept for this machine, None if it was never calibrated (or by another slmbench)."""
-    try:
-        found = NoiseFloor.model_validate_json(read_regular(_path(fingerprint.digest())))
-    except (OSError, ValidationError):
-        return None
-    return found if found.schema_version == SCHEMA_VERSION else None
+    for digest in fingerprint.digests():
+        try:
+            found = NoiseFloor.model_validate_json(read_regular(_path(digest)))
+        except (OSError, ValidationError):
+            continue
+        if found.schema_version == SCHEMA_VERSION:
+            return found
+    return None
 
 
 def noise_floors(fingerprint: Fingerprint) -> dict[str, float]:

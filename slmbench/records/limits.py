@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slmbench.terms import ComputePrecision, Device, StrictModel
 
 SCHEMA_VERSION = 1
+#: Cores that other processes may use while limits are measured; with more the limits come out too low.
+QUIET_CORES = 0.1
 
 
 class BandwidthPoint(StrictModel):
@@ -45,6 +48,17 @@ class Limits(StrictModel):
     refused: dict[ComputePrecision, str] = Field(default_factory=dict)
     #: Cores that others kept busy meanwhile, at most; None where not readable.
     foreign_load: float | None = None
+    #: Other processes used more than :data:`QUIET_CORES`. To be measured again when the machine is quiet.
+    disturbed: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _marked(cls, raw: Any) -> Any:
+        """Mark limits that an earlier slmbench measured on a busy machine."""
+        if not isinstance(raw, dict) or "disturbed" in raw:
+            return raw
+        used = raw.get("foreign_load")
+        return {**raw, "disturbed": isinstance(used, int | float) and used > QUIET_CORES}
 
     def memory_bandwidth(self) -> float:
         """Return the rate from memory in bytes/s: that of the largest footprint."""

@@ -213,11 +213,15 @@ def _limits(plan: Plan, say: Say) -> dict[str, dict[str, Any]]:
     for engine, device, backend, threads in sorted(wanted, key=str):
         if f"{engine}|{device}" in found:
             continue
-        say(f"what {engine} can do at best on the {device}")
+        say(f"measuring the limits of {engine} on the {device}")
         try:
-            found[f"{engine}|{device}"] = limits_of(backend, device, threads).model_dump(mode="json")
+            limits = limits_of(backend, device, threads)
         except SlmbenchError as error:
             say(f"not measured: {error}")
+            continue
+        found[f"{engine}|{device}"] = limits.model_dump(mode="json")
+        if limits.disturbed:
+            say(f"other processes used {limits.foreign_load or 0:.1f} cores meanwhile: these limits may be too low")
     return found
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from slmbench.machine.fingerprint import (
     differences,
     thread_settings,
 )
+from slmbench.machine.noise import NoiseFloor, read_noise_floor, save_noise_floor
 
 words = st.text("ab, ", max_size=3)
 versions = st.dictionaries(st.sampled_from(["openvino", "onnxruntime", "torch"]), st.sampled_from(["1", "2"]))
@@ -30,7 +33,7 @@ hardware = st.builds(
     physical_cores=st.integers(1, 2),
     logical_cores=st.integers(1, 2),
     cpu_quota_cores=st.none() | st.sampled_from([0.5, 1.0]),
-    memory_gib=st.integers(1, 2),
+    memory_gib=st.sampled_from([1, 2, 8]),
     governor=st.none() | words,
     turbo=st.none() | st.booleans(),
     smt=st.none() | st.booleans(),
@@ -110,3 +113,24 @@ def test_another_interpreter_prints_its_fingerprint_without_importing_an_engine(
     assert "psutil" in imported
     assert not {"torch", "openvino", "onnxruntime", "transformers"} & imported
     assert Fingerprint.model_validate_json(done.stdout).hardware == collect().hardware
+
+
+@pytest.mark.parametrize(("before", "after", "same"), [(7, 8, True), (8, 7, True), (8, 16, False), (1, 2, False)])
+def test_memory_that_is_rounded_the_other_way_is_the_same_machine(
+    before: int, after: int, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
+    a, b = (
+        BASE.model_copy(update={"hardware": BASE.hardware.model_copy(update={"memory_gib": size})})
+        for size in (before, after)
+    )
+    assert (differences(a, b) == []) == same
+    # What was kept before the reboot is found after it.
+    save_noise_floor(NoiseFloor(machine=a.digest(), measured="then", runs=3, cases=("x",), metrics={"ttft": 0.01}))
+    assert (read_noise_floor(b) is not None) == same
+    assert read_noise_floor(a) is not None
+
+
+def test_an_earlier_versions_files_are_found() -> None:
+    # As version 0.2.0 named them.
+    assert BASE.digest() == hashlib.sha256(BASE.hardware.model_dump_json().encode()).hexdigest()[:16]

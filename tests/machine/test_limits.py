@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 from slmbench.backend import load_backend
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.cli import run_main
+from slmbench.errors import BadInputError, CannotRunError, ExitCode
 from slmbench.machine import limits as module
 from slmbench.machine.limits import cached_limits, limits_of, measure_limits
+from slmbench.machine.probe import ProbeRequest, ProbeResult
+from slmbench.records.limits import Limits
 
 GB = 10**9
 
@@ -107,3 +115,61 @@ def test_a_real_engine_is_measured_in_small(plugin: None) -> None:
     # ONNX Runtime's CPU has no bf16, and computes fp16 in fp32: neither may pass for what it is not.
     assert "bf16" in found.refused
     assert found.matrix["fp16"].effective == "fp32"
+
+
+def busy(monkeypatch: pytest.MonkeyPatch, cores: float) -> None:
+    """Let other processes use so many cores, before and while limits are measured."""
+    results = module._run
+
+    def run(request: ProbeRequest) -> list[ProbeResult]:
+        return [result.model_copy(update={"foreign_load": cores}) for result in results(request)]
+
+    monkeypatch.setattr(module, "FOOTPRINTS_MIB", (4,))
+    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "cores_used_by_others", lambda: cores)
+
+
+def test_limits_of_a_busy_machine_are_marked_and_measured_again_when_it_is_quiet(
+    plugin: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["limits", "--backend", "prober", "--threads", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        busy(patch, 0.8)
+        assert run_main(command) == ExitCode.OK
+        assert "these limits may be too low" in capsys.readouterr().out
+        (kept,) = (tmp_path / "cache" / "limits").rglob("*.json")
+        first = json.loads(kept.read_text(encoding="utf-8"))
+        assert first["disturbed"] is True
+        # Still busy: nothing better can be had.
+        assert limits_of("prober", "cpu", 1).model_dump(mode="json") == first
+    with pytest.MonkeyPatch.context() as patch:
+        busy(patch, 0.0)
+        assert run_main(command) == ExitCode.OK
+        assert "too low" not in capsys.readouterr().out
+        quiet = json.loads(kept.read_text(encoding="utf-8"))
+        assert (quiet["disturbed"], quiet["foreign_load"]) == (False, 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        busy(patch, 0.8)
+        assert limits_of("prober", "cpu", 1, again=True).disturbed
+        # What a busy machine gave does not replace what a quiet one did.
+        assert json.loads(kept.read_text(encoding="utf-8")) == quiet
+
+
+def test_limits_that_an_earlier_version_measured_on_a_busy_machine_are_marked(plugin: None) -> None:
+    found = measure_limits(load_backend("prober"), "cpu", 1, footprints_mib=(4,), width=512)
+    raw = found.model_dump(mode="json", exclude={"disturbed"})
+    for used, marked in ((None, False), (0.05, False), (0.3, True)):
+        assert Limits.model_validate({**raw, "foreign_load": used}).disturbed == marked
+
+
+def test_others_that_work_are_seen(plugin: None) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    try:
+        time.sleep(0.5)
+        # Ours, unless it is left out: a child of the test.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "process_tree", lambda: [os.getpid()])
+            assert module.cores_used_by_others() > 0.2
+    finally:
+        other.kill()
+        other.wait()
