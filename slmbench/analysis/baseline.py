@@ -17,7 +17,7 @@ from slmbench._version import __version__
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, matching_key
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
-from slmbench.system.files import open_regular, read_regular, write_whole
+from slmbench.system.files import open_regular, read_regular, write_output
 from slmbench.terms import Family, StrictModel
 
 SCHEMA_VERSION = 1
@@ -92,7 +92,7 @@ def save_baseline(side: Side, path: Path) -> None:
         cases=[_case_of(case) for case in side.cases.values()],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _lines(baseline))
+    write_output(path, _lines(baseline))
 
 
 def _lines(baseline: Baseline) -> str:

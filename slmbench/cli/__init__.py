@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from slmbench._version import __version__
 from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, SlmbenchError, nearest, one_line
+from slmbench.system.processes import keep_docstrings, open_standard_streams
 
 #: Command → (module in slmbench.cli, one-line help). The module has a typer app named ``app``.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -99,6 +100,8 @@ def _root(
 
 def main() -> None:
     """Run the command line; exits with a code of :class:`slmbench.errors.ExitCode`."""
+    open_standard_streams()
+    keep_docstrings()
     try:
         code = run_main(sys.argv[1:])
     except Exception:

@@ -26,7 +26,7 @@ from slmbench.report.comparison import (
     sorted_rows,
 )
 from slmbench.report.text_table import escape_markdown, make_console
-from slmbench.system.files import write_whole
+from slmbench.system.files import write_output
 
 if TYPE_CHECKING:
     from slmbench.analysis.machines import Shelf
@@ -173,7 +173,7 @@ def _show(comparisons: Sequence[Comparison], request: CompareRequest) -> None:
         return
     text = _rendered(comparisons, request, columns_named(request.columns))
     if request.out is not None:
-        write_whole(request.out, text)
+        write_output(request.out, text)
     else:
         typer.echo(text, nl=False)
 
@@ -252,7 +252,7 @@ def _show_shelf(shelf: Shelf, request: CompareRequest, title: str) -> None:
         return
     text = _rendered_shelf(shelf, request.format, title)
     if request.out is not None:
-        write_whole(request.out, text)
+        write_output(request.out, text)
     else:
         typer.echo(text, nl=False)
 

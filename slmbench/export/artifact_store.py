@@ -20,6 +20,7 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.routes import outdated
 from slmbench.models.artifact import MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.files import write_whole
 from slmbench.system.locks import is_used, locks_dir
 from slmbench.system.paths import cache_dir
 
@@ -82,10 +83,7 @@ class Stored:
 
 def write_manifest(folder: Path, text: bytes) -> None:
     """Write an artifact's manifest, the last of its files, onto the disk itself."""
-    with (folder / MANIFEST_NAME).open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_whole(folder / MANIFEST_NAME, text)
 
 
 def move_into_place(folder: Path, place: Path) -> None:

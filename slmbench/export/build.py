@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +39,7 @@ from slmbench.models.artifact import (
 )
 from slmbench.models.catalog import export_bytes
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.files import make_folder, write_whole
 from slmbench.system.paths import cache_dir
 from slmbench.system.telemetry import silence_telemetry
 
@@ -129,7 +128,7 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
     # The lock is ours: what an earlier, killed export of this artifact left is rubbish.
     for leftover in place.parent.glob(f"{UNFINISHED}{place.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{place.name}-", dir=place.parent))
+    folder = make_folder(place.parent, f"{UNFINISHED}{place.name}-")
     try:
         golden = _golden(checkpoint, spec, progress)
         (folder / GOLDEN_NAME).write_text(golden.model_dump_json(), encoding="utf-8")
@@ -158,10 +157,8 @@ def _golden(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> G
     del model
     gc.collect()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    # Two exports may write it at once: each its own file, the last rename wins, both are the same.
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    part.write_text(record.model_dump_json(), encoding="utf-8")
-    part.replace(kept)
+    # Two exports may write it at once: the last one wins, both are the same.
+    write_whole(kept, record.model_dump_json())
     return record
 
 

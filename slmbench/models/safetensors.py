@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slmbench.errors import BadInputError, one_line
-from slmbench.system.files import read_regular
+from slmbench.errors import BadInputError, SlmbenchError, one_line
+from slmbench.system.files import read_regular, write_whole
 from slmbench.system.paths import cache_dir
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -156,7 +155,7 @@ def inspect(files: list[Path]) -> Weights:
         BadInputError: a file that is not whole.
     """
     tensors = [(path, tensor) for path in files for tensor in read_header(path)]
-    key = hashlib.sha256("\n".join(str(path.resolve()) for path in files).encode()).hexdigest()[:32]
+    key = hashlib.sha256(os.fsencode("\n".join(str(path.resolve()) for path in files))).hexdigest()[:32]
     stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     remembered = cache_dir() / "weights" / f"{key}.json"
     known = _recall(remembered, stamp)
@@ -164,7 +163,7 @@ def inspect(files: list[Path]) -> Weights:
         return known
     weights = _inspect(files, tensors)
     # A cache that cannot be written costs time, nothing else.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, SlmbenchError):
         _remember(remembered, stamp, weights)
     return weights
 
@@ -216,10 +215,7 @@ def _recall(path: Path, stamp: list[Any]) -> Weights | None:
 
 def _remember(path: Path, stamp: list[Any], weights: Weights) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"stamp": stamp, "weights": weights.model_dump(mode="json")}, file)
-    Path(temporary).replace(path)
+    write_whole(path, json.dumps({"stamp": stamp, "weights": weights.model_dump(mode="json")}))
 
 
 def _short(error: Exception) -> str:

@@ -22,7 +22,7 @@ from slmbench.case import FORMERLY_SAMPLES, Case
 from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.records.refusals import Refusal
-from slmbench.system.files import open_regular, read_regular, write_whole
+from slmbench.system.files import has_path_bytes, json_text, numbered_lines, open_regular, read_regular, write_whole
 from slmbench.terms import StrictModel
 
 RUN_NAME = "run.json"
@@ -251,7 +251,7 @@ def write_run(folder: Path, record: RunRecord) -> None:
     Raises:
         BadInputError: the folder cannot be written.
     """
-    write_whole(folder / RUN_NAME, record.model_dump_json(indent=1) + "\n")
+    write_whole(folder / RUN_NAME, json_text(record, indent=1) + "\n")
 
 
 def folder_of(path: Path) -> Path:
@@ -310,7 +310,7 @@ def sample_lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, bytes]]
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
     with opened as file:
-        for number, line in enumerate(file, 1):
+        for number, line in numbered_lines(file, path):
             if not line.endswith(b"\n"):
                 # Also when it happens to be whole: a resumed run cuts it off and takes that sample again.
                 warnings.append(f"{path}:{number}: the last line was cut off and is left out")
@@ -346,7 +346,8 @@ def read_run_record(path: Path) -> RunRecord:
     if version > SCHEMA_VERSION:
         raise BadInputError(f"{path}: schema version {version}; this slmbench reads up to {SCHEMA_VERSION}")
     try:
-        return RunRecord.model_validate_json(json.dumps(raw))
+        text = json.dumps(raw)
+        return RunRecord.model_validate(raw) if has_path_bytes(text) else RunRecord.model_validate_json(text)
     except ValidationError as error:
         raise BadInputError(f"{path}: {_explain(error)}") from error
 

@@ -12,7 +12,7 @@ from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
 from slmbench.report.comparison import headline
 from slmbench.report.formats import junit_xml, refusal_xml
 from slmbench.report.github import MOST_SUMMARY_BYTES, annotation, job_summary, refusal_summary
-from slmbench.system.files import append_text, write_whole
+from slmbench.system.files import append_text, write_output
 
 #: Reads and judges both sides with that share of the check's alpha.
 Judge = Callable[[float], Comparison]
@@ -95,7 +95,7 @@ def write_outputs(
         BadInputError: a file cannot be written.
     """
     if junit:
-        write_whole(junit, junit_xml(comparisons, problems))
+        write_output(junit, junit_xml(comparisons, problems))
     if summary:
         append_text(summary, lambda there: job_summary(comparisons, problems, room_bytes=MOST_SUMMARY_BYTES - there))
 
@@ -114,7 +114,7 @@ def tell_refusal(
     kind = _REFUSALS.get(code, "failed")
     if junit:
         with suppress(SlmbenchError):
-            write_whole(junit, refusal_xml(kind, reason))
+            write_output(junit, refusal_xml(kind, reason))
     if summary:
         with suppress(SlmbenchError):
             append_text(summary, lambda _: refusal_summary(kind, reason))

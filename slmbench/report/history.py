@@ -21,7 +21,7 @@ from slmbench.report.case_labels import side_labels
 from slmbench.report.chart_parts import Spec
 from slmbench.report.pictures import KINDS, write_picture
 from slmbench.report.text_table import TextTable, make_console, markdown_table, number, print_table
-from slmbench.system.files import write_whole
+from slmbench.system.files import write_output
 
 #: With fewer runs than this no change is looked for.
 RUNS_NEEDED = 6
@@ -243,6 +243,6 @@ def _write_plot(history: History, path: Path) -> None:
         from slmbench.report.html import chart_page
 
         title = f"slmbench: {history.metric} over {len(history.runs)} runs"
-        write_whole(path, chart_page(title, [spec], history_table(history)))
+        write_output(path, chart_page(title, [spec], history_table(history)))
         return
     write_picture(path, spec)

@@ -34,7 +34,7 @@ from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.system.locks import only_run_in
-from slmbench.system.paths import cache_dir
+from slmbench.system.paths import cache_dir, plain_text
 from slmbench.worker.protocol import Described
 
 if TYPE_CHECKING:
@@ -176,10 +176,10 @@ def _run_record(
             )
         )
     return RunRecord(
-        run_id=folder.resolve().name,
+        run_id=plain_text(folder.resolve().name),
         slmbench_version=__version__,
         created=_now(),
-        command=("slmbench", *sys.argv[1:]),
+        command=("slmbench", *map(plain_text, sys.argv[1:])),
         seed=request.seed,
         suite=plan.suite.name,
         plan_digest=plan.digest(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import json
 import os
 import platform
 import sys
@@ -27,6 +28,7 @@ from slmbench.measure.warmup import warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
 from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
 from slmbench.records.schema import FailureReason
+from slmbench.system.files import has_path_bytes
 from slmbench.worker import protocol as p
 
 
@@ -34,9 +36,12 @@ def serve(requests: BinaryIO, replies: BinaryIO, service: Service) -> None:
     """Answer requests, one line each, until ``close`` or the end of the pipe."""
     faulthandler.enable()
     hello = p.Hello(protocol=p.PROTOCOL, slmbench=__version__, python=platform.python_version(), pid=os.getpid())
+    # On a line of its own: a site customisation may have printed, without an end of line.
+    _write(replies, b"\n")
     _send(replies, hello)
     for line in requests:
-        request = p.REQUEST.validate_json(line)
+        text = line.decode()
+        request = p.REQUEST.validate_python(json.loads(text)) if has_path_bytes(text) else p.REQUEST.validate_json(text)
         reply = _answer(service, request)
         sys.stdout.flush()
         _send(replies, reply)
@@ -46,7 +51,11 @@ def serve(requests: BinaryIO, replies: BinaryIO, service: Service) -> None:
 
 
 def _send(replies: BinaryIO, reply: p.Reply) -> None:
-    view = memoryview(reply.model_dump_json().encode() + b"\n")
+    _write(replies, reply.model_dump_json().encode() + b"\n")
+
+
+def _write(replies: BinaryIO, line: bytes) -> None:
+    view = memoryview(line)
     try:
         while view:
             view = view[replies.write(view) or 0 :]
