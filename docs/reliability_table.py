@@ -19,6 +19,7 @@ AREAS = {
     "tests/crash/test_kills.py": "a run is killed at random moments",
     "tests/crash/test_kills_elsewhere.py": "commands that write, but measure no run, are killed",
     "tests/crash/test_adversity.py": "disks, folders, clocks, suspended machines",
+    "tests/crash/test_outputs.py": "devices, links, permissions, any bytes in a path, odd shells",
     "tests/crash/test_two_at_once.py": "two commands at once",
     "tests/fuzz/test_broken_inputs.py": "broken inputs",
     "tests/fuzz/test_fleet_messages.py": "answers of a fleet's machines",

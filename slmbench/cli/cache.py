@@ -36,7 +36,7 @@ def verify(as_json: _Json = False) -> None:
 
     stored, left = list_artifacts(hashes=True), list_left(hashes=True)
     _print(stored, left, as_json)
-    damaged = [item for item in stored if item.problem and not item.unfinished]
+    damaged = [item for item in stored if item.problem and not item.unfinished and item.readable]
     if any(item.unfinished for item in stored):
         typer.echo(
             "unfinished: it is being written, or its writer was killed; the next export removes it, a transfer goes on"
@@ -45,6 +45,8 @@ def verify(as_json: _Json = False) -> None:
         raise CannotRunError(f"{changed[0]}: was changed in the cache; `slmbench cache clean --fleet` removes it")
     if damaged:
         raise CannotRunError(f"{len(damaged)} of {len(stored)} damaged; `slmbench cache clean --damaged` removes them")
+    if closed := [item for item in stored if not item.readable]:
+        raise CannotRunError(f"{len(closed)} of {len(stored)} cannot be read by this user, so nothing is known of them")
 
 
 @app.command()

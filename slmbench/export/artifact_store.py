@@ -50,6 +50,8 @@ class Stored:
     artifact: Artifact | None
     #: What is wrong with it; None when nothing was found.
     problem: str | None
+    #: False where this user may not read it: nobody knows whether it is whole.
+    readable: bool = True
 
     @property
     def unfinished(self) -> bool:
@@ -120,8 +122,13 @@ def find_artifact(
     Sizes are looked at each time, hashes once a process (and again when a file changes), or not at all.
     ``note`` is told why a stored artifact is not used. Of a checkpoint whose files are not on this machine, what was
     received is used whatever made it: it cannot be exported anew here.
+
+    Raises:
+        CannotRunError: it is there, and this user may not read it.
     """
     folder = artifacts_dir() / spec.artifact_id(checkpoint.digest)
+    if (closed := _closed_to_us(folder)) is not None:
+        raise CannotRunError(f"{closed}: permission denied; the artifact may be whole, but not for this user")
     if not (folder / MANIFEST_NAME).is_file():
         return None
     try:
@@ -161,7 +168,7 @@ def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = Fals
     stored = list_artifacts(hashes=damaged)
     if everything:
         return stored
-    chosen = {item.folder: item for item in stored if damaged and item.problem}
+    chosen = {item.folder: item for item in stored if damaged and item.problem and item.readable}
     for start in ids:
         fitting = [item for item in stored if item.folder.name.startswith(start)]
         if len(fitting) != 1:
@@ -203,7 +210,22 @@ def _folders() -> Iterator[Path]:
         yield from (folder for folder in store.iterdir() if folder.is_dir())
 
 
+def _closed_to_us(folder: Path) -> Path | None:
+    """Return what of an artifact this user may not read; None where that is nothing."""
+    for path in (folder, *folder.rglob("*")):
+        try:
+            if path.is_file():
+                path.open("rb").close()
+            elif path.is_dir():
+                next(path.iterdir(), None)
+        except PermissionError:
+            return path
+    return None
+
+
 def _look_at(folder: Path, hashes: bool) -> Stored:
+    if (closed := _closed_to_us(folder)) is not None:
+        return Stored(folder, 0, None, f"unknown: {closed}: permission denied", readable=False)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if folder.name.startswith(UNFINISHED):
         kind = "received in part" if _TRANSFER.search(folder.name) else "unfinished export"
