@@ -144,7 +144,7 @@ def append_text(path: Path, make: Callable[[int], str]) -> None:
     """
     try:
         if path.exists() and (stream := _standard_stream(path.stat())) is not None:
-            _write_all(stream, make(0).encode())
+            _write_all(stream, _bytes(make(0)))
             return
         with path.open("ab") as file:
             with suppress(ImportError, OSError):  # Windows has no fcntl, a device no locks
@@ -152,7 +152,7 @@ def append_text(path: Path, make: Callable[[int], str]) -> None:
 
                 fcntl.flock(file, fcntl.LOCK_EX)
             there = os.fstat(file.fileno()).st_size
-            file.write((("" if _ends_a_line(path, there) else "\n") + make(there)).encode())
+            file.write(_bytes(("" if _ends_a_line(path, there) else "\n") + make(there)))
     except OSError as error:
         raise _refusal(path, error) from error
 
