@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from slmbench.case import Workload
 from slmbench.errors import BadInputError, CannotRunError, nearest
 from slmbench.models.artifact import Artifact, ArtifactSpec
-from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.checkpoint import Checkpoint as Checkpoint
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
@@ -59,6 +59,11 @@ class SessionOptions(BaseModel):
     #: Run an accelerator's pipeline without the accelerator. Tokens count, times do not.
     simulate: bool = False
 
+    @classmethod
+    def of(cls, options: SessionOptions) -> Self:
+        """Return the options in this type, with the defaults of what ``options`` does not have."""
+        return options if isinstance(options, cls) else cls(**options.model_dump())
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -94,7 +99,7 @@ class SessionBase(Protocol):
         """Return the attention path that runs: "paged", "SDPA", "GroupQueryAttention", "eager", ..."""
 
     def load_phases_ns(self) -> dict[str, int]:
-        """Return the parts of opening in ns: "load" (reading) and "compile"; without a difference: all "load"."""
+        """Return the parts of opening in ns: "load" (reading), "compile"; what cannot be separated is "load"."""
 
     def close(self) -> None:
         """Free the model and its buffers. A closed session is not used again."""
@@ -117,12 +122,20 @@ class Session(SessionBase, Protocol):
         Where the backend can do "answers" there may be fewer prompts than the reserved batch, which is then a multiple
         of them: each prompt is read once and answered by that many rows, which are neighbours in the batch.
         The first tokens of all rows are returned.
+
+        Raises:
+            BadInputError: the prompts exceed what is reserved, or nothing is.
+            CannotRunError: the engine does not take such a batch (padded, or shared by several rows), or fails.
         """
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``tokens`` ``[batch]`` and return the next ones ``[batch]``.
 
         The fed tokens need not be ours: under teacher forcing they are the reference's.
+
+        Raises:
+            BadInputError: a token beyond what is reserved, or no prompt was read.
+            CannotRunError: the engine fails.
         """
 
     def phases_ns(self) -> dict[str, int]:
@@ -131,18 +144,22 @@ class Session(SessionBase, Protocol):
 
 @runtime_checkable
 class Extends(Protocol):
-    """What a decoder-only session may have besides: a further turn on the K/V that it holds ("turns")."""
+    """What a decoder-only session may also have: a further turn on the K/V that it holds ("turns")."""
 
     def extend(self, input_ids: Tokens) -> Tokens:
         """Read ``[batch, n]`` behind everything read and fed so far; return the first token of each answer.
 
         The token that was given last has not been fed: it comes first in ``input_ids``.
+
+        Raises:
+            BadInputError: the turn exceeds what is reserved, or the prompts were padded or shared.
+            CannotRunError: the engine does not continue such a batch, or fails.
         """
 
 
 @runtime_checkable
 class Draws(Protocol):
-    """What a session may have besides: answers that are drawn instead of the best ("random")."""
+    """What a session may also have: answers that are drawn instead of the best ("random")."""
 
     def draw(self, seed: int | None) -> None:
         """From the next start on draw each token from softmax(logits), with this seed; None: the best token."""
@@ -150,15 +167,19 @@ class Draws(Protocol):
 
 @runtime_checkable
 class Rereads(Protocol):
-    """What an encoder-decoder session may have besides: steps without K/V of the answer ("uncached")."""
+    """What an encoder-decoder session may also have: steps without K/V of the answer ("uncached")."""
 
     def reread(self, tokens: Tokens) -> Tokens:
-        """Read the start token and the answer so far ``[batch, n]`` anew; return the next token of each row."""
+        """Read the start token and the answer so far ``[batch, n]`` again; return the next token of each row.
+
+        Raises:
+            BadInputError: a token beyond what is reserved.
+        """
 
 
 @runtime_checkable
 class TellsSettings(Protocol):
-    """What a session may have besides: what else it was opened with, and what the engine has made of that."""
+    """What a session may also have: what else it was opened with, and what the engine made of that."""
 
     def settings(self) -> Mapping[str, tuple[str, str]]:
         """Return by name what was asked and what is in effect, read back. A case where the two differ fails."""
@@ -173,6 +194,10 @@ class LoopSession(SessionBase, Protocol):
 
         Returns the tokens ``[batch, n]`` and the ``perf_counter_ns`` stamps at which each of the ``n`` tokens
         reached the host. ``n`` is what the engine gave; the caller compares it with what was asked.
+
+        Raises:
+            BadInputError: prompts and answer exceed what is reserved.
+            CannotRunError: the engine fails.
         """
 
 
@@ -213,7 +238,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class ComputeDefault(Protocol):
-    """What a backend may have besides :class:`Backend`: a compute precision of its own where nobody asks for one."""
+    """What a backend may also have: a compute precision of its own where nobody asks for one."""
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what weights of that precision are computed in on that device (or in its simulation)."""
@@ -221,7 +246,7 @@ class ComputeDefault(Protocol):
 
 @runtime_checkable
 class AttentionDefault(Protocol):
-    """What a backend may have besides :class:`Backend`: workloads for which another attention path is its best."""
+    """What a backend may also have: workloads for which another attention path is its best."""
 
     def default_attention(self, checkpoint: Checkpoint, workload: Workload, device: Device) -> str | None:
         """Return the path for this workload where nobody asks for one; None for the first of ``attention_paths``."""
@@ -229,7 +254,7 @@ class AttentionDefault(Protocol):
 
 @runtime_checkable
 class WeightCopies(Protocol):
-    """What a backend may have besides :class:`Backend`: sessions that hold the weights more than once."""
+    """What a backend may also have: sessions that hold the weights more than once."""
 
     def weight_copies(self, checkpoint: Checkpoint, options: SessionOptions, device: Device) -> int:
         """Return how often a session's memory holds the weights, the file that is mapped included."""
@@ -242,7 +267,7 @@ Ability = Literal["turns", "answers", "random", "uncached"]
 
 @runtime_checkable
 class WorkloadAbilities(Protocol):
-    """What a backend may have besides :class:`Backend`: what its sessions do beyond one prompt and one answer."""
+    """What a backend may also have: what its sessions do beyond one prompt and one answer."""
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what sessions over that artifact can do."""
@@ -280,7 +305,7 @@ class ProbeGraph:
 
 @runtime_checkable
 class LimitsProbe(Protocol):
-    """What a backend may have besides :class:`Backend`: pure products, to measure what a device can do at best."""
+    """What a backend may also have: pure products, to measure what a device can do at best."""
 
     def probe_graph(
         self, shape: ProbeShape, compute_precision: ComputePrecision, device: Device, threads: int

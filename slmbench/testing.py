@@ -269,6 +269,33 @@ def check_batch(subject: Subject) -> None:
     _expect(together.shape == apart.shape, f"a batch of 2 gives {apart.shape} tokens: {together.shape}")
 
 
+def check_more_than_reserved(subject: Subject) -> None:
+    """A longer prompt and more tokens than reserved are refused in one line, never cut or computed wrong."""
+    # Static graphs have bounds of their own, see check_impossible_shapes.
+    if subject.artifact.manifest.spec.layout == "static":
+        return
+    long, fitting, count = subject.prompt(9, length=INPUT_TOKENS + 1), subject.prompt(9), 3
+    with subject.session() as session:
+        session.reserve(1, INPUT_TOKENS, count)
+        if not isinstance(session, Session):
+            _refused(lambda: session.generate(long, count), "a prompt of one token more than reserved")
+            return
+        _refused(lambda: session.start(long), "a prompt of one token more than reserved")
+        token = session.start(fitting)
+        for _ in range(1, count):
+            token = session.step(token)
+        _refused(lambda: session.step(token), "a step beyond the reserved tokens")
+
+
+def _refused(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except BadInputError as error:
+        _expect("\n" not in str(error), f"the refusal of {what} is one line: {error}")
+        return
+    raise ConformanceError(f"not kept: {what} is refused with a BadInputError")
+
+
 def check_sessions_are_independent(subject: Subject) -> None:
     """Two sessions at once do not disturb each other."""
     prompts = [subject.prompt(6), subject.prompt(7)]
@@ -352,6 +379,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_reset,
     check_teacher_forcing,
     check_batch,
+    check_more_than_reserved,
     check_placement,
     check_compute_precision,
     check_threads,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
 from slmbench.backend import DeviceStatus
+from slmbench.errors import CannotRunError
 from slmbench.system.container import cores_within_quota
+from slmbench.system.extras import install_command, installed_version, missing, not_installed
 
 
 def default_threads() -> int:
@@ -19,13 +20,11 @@ def default_threads() -> int:
     return cores_within_quota(usable)
 
 
-def cpu_status(engine_name: str, distribution: str, extra: str = "cpu") -> DeviceStatus:
+def cpu_status(engine_name: str, distribution: str) -> DeviceStatus:
     """Return the CPU as a device of an engine that runs on any CPU once its distribution is installed."""
-    try:
-        found = version(distribution)
-    except PackageNotFoundError:
-        remedy = f"pip install 'slmbench[{extra}]'"
-        return DeviceStatus("cpu", engine_name, False, f"{distribution} is not installed", remedy)
+    found = installed_version(distribution)
+    if found is None:
+        return DeviceStatus("cpu", engine_name, False, not_installed(distribution), install_command(distribution))
     return DeviceStatus(
         "cpu",
         engine_name,
@@ -34,3 +33,14 @@ def cpu_status(engine_name: str, distribution: str, extra: str = "cpu") -> Devic
         memory_bytes=psutil.virtual_memory().total,
         driver=f"{distribution} {found}",
     )
+
+
+def require(*distributions: str) -> None:
+    """Check that an engine's distributions are installed.
+
+    Raises:
+        CannotRunError: one is not; the text says how to get it.
+    """
+    for distribution in distributions:
+        if installed_version(distribution) is None:
+            raise CannotRunError(missing(distribution))

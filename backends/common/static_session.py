@@ -20,6 +20,8 @@ from slmbench.models import static_layout as layout
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 
+from .reserved import Reserved
+
 Buffer = NDArray[np.generic]
 #: Buffers by the name of their port, for each graph.
 Ports = Mapping[Role, Mapping[str, Buffer]]
@@ -66,7 +68,7 @@ class StaticSession(ABC):
         self._encoder_decoder = checkpoint.family == "encoder-decoder"
         self._start_token = checkpoint.decoder_start_token_id or 0
         self._pad_token = checkpoint.pad_token_id
-        self._eos = np.asarray(checkpoint.eos_token_ids, dtype=np.int64)
+        self._ends = np.asarray(Reserved(checkpoint).end_tokens, dtype=np.int64)
         self._hidden = layout.mask_value(spec.target, spec.weight_precision)
         self._layers = checkpoint.geometry.decoder_layers
         self._length = self._output_tokens + (0 if self._encoder_decoder else self._input_tokens)
@@ -195,7 +197,7 @@ class StaticSession(ABC):
         self._slot, self._position = bound - 1, count - 1
 
     def _choose(self, logits: Buffer) -> Tokens:
-        logits[self._eos] = -np.inf
+        logits[self._ends] = -np.inf
         return np.array([np.argmax(logits)], dtype=np.int64)
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from slmbench.backend import Ability, DeviceStatus, Session, SessionOptions
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.gguf_layout import TYPES
+from slmbench.models.gguf_layout import refusal as gguf_refusal
 from slmbench.terms import ComputePrecision, Device, Precision
 
-from ..common.cpu_device import cpu_status
-from .gguf_header import ARCHITECTURES
+from ..common.cpu_device import cpu_status, require
 from .session import FLASH, UNFUSED, LlamaCppOptions, LlamaCppSession
 
-_DISTRIBUTION, _EXTRA = "llama-cpp-python", "llama"
-#: What ggml's kernels bring activations into before they meet weights of that precision.
-_COMPUTE: dict[Precision, ComputePrecision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
+_DISTRIBUTION = "llama-cpp-python"
 
 
 class LlamaCppBackend:
@@ -31,14 +29,14 @@ class LlamaCppBackend:
 
     def devices(self) -> Sequence[DeviceStatus]:
         """Return the CPU, and that slmbench runs llama.cpp on nothing else."""
-        found = "slmbench runs llama.cpp on the CPU only, whatever it was built for"
+        found = "slmbench runs llama.cpp on the CPU only, even where it was built for others"
         gpu = DeviceStatus("gpu", "GPU", False, found, "use --backend onnxruntime, torch or openvino")
         npu = DeviceStatus("npu", "NPU", False, found, "use --backend openvino or onnxruntime")
-        return [cpu_status("CPU", _DISTRIBUTION, _EXTRA), gpu, npu]
+        return [cpu_status("CPU", _DISTRIBUTION), gpu, npu]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
         """Return slmbench's GGUF file, for decoder-only checkpoints on the CPU."""
-        if checkpoint.family != "decoder-only" or device != "cpu" or precision not in _COMPUTE:
+        if checkpoint.family != "decoder-only" or device != "cpu" or precision not in TYPES:
             return ()
         return (ArtifactSpec(format="gguf", weight_precision=precision, exporter="slmbench"),)
 
@@ -50,25 +48,21 @@ class LlamaCppBackend:
             return "slmbench runs decoder-only models on llama.cpp; use --backend openvino, onnxruntime or torch"
         if device != "cpu":
             return f"slmbench runs llama.cpp on the CPU only, not on {device}"
-        if checkpoint.architecture not in ARCHITECTURES:
-            return (
-                f"slmbench has no GGUF of the architecture '{checkpoint.architecture}'; "
-                f"it has {', '.join(sorted(ARCHITECTURES))}"
-            )
-        if any(window is not None for window in checkpoint.geometry.windows):
-            return "llama.cpp drops the attention window of this architecture: longer texts would get wrong tokens"
+        reason = gguf_refusal(checkpoint)
+        if reason is not None:
+            return reason
         if spec.format != "gguf":
             return f"llama.cpp takes GGUF files, not {spec.label()}"
         if options.attention not in (None, *self.attention_paths):
             return f"unknown attention '{options.attention}': llama_cpp has {', '.join(self.attention_paths)}"
-        only = _COMPUTE.get(spec.weight_precision)
+        only = self.default_compute(spec.weight_precision, device, simulate=False)
         if options.compute_precision != only:
             return f"llama.cpp computes {spec.weight_precision} weights in {only}, not in {options.compute_precision}"
         return None
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what ggml's kernels compute in; 8-bit weights meet activations of 8 bits."""
-        return _COMPUTE.get(weights, "fp32")
+        return TYPES[weights].compute if weights in TYPES else "fp32"
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does. (Steps without a K/V cache are another graph for encoder-decoders alone.)"""
@@ -80,10 +74,7 @@ class LlamaCppBackend:
         Raises:
             CannotRunError: the package is missing, the combination is refused, or the file is.
         """
-        try:
-            version(_DISTRIBUTION)
-        except PackageNotFoundError as error:
-            raise CannotRunError(f"{_DISTRIBUTION} is not installed: pip install 'slmbench[{_EXTRA}]'") from error
+        require(_DISTRIBUTION)
         manifest = artifact.manifest
         reason = self.refusal(manifest.checkpoint, manifest.spec, options, device)
         if reason is not None:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from slmbench.errors import CannotRunError, one_line
 
+from .cpu_features import amx_obstacle, compiled_for, cpu_flags, missing_features
+
 #: ggml's numbers of the types that K/V can have here.
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
 #: llama.cpp's numbers of types of files, and the bit of those that it counted.
@@ -73,18 +75,29 @@ def load_engine() -> tuple[Any, Log]:
 class GgufModel:
     """A GGUF file that llama.cpp has opened, all of it for the CPU."""
 
-    def __init__(self, path: Path) -> None:
-        """Open it.
+    def __init__(self, path: Path, *, repack: bool | None) -> None:
+        """Open it. ``repack``: whether weights may go into buffers in another order (AMX, ...); None: where it works.
 
         Raises:
-            CannotRunError: llama.cpp refuses it; the text is the first error that it told.
+            CannotRunError: llama.cpp was compiled for another CPU, or refuses the file: its first error.
         """
         self.engine, self._log = load_engine()
+        compiled, flags = compiled_for(self.engine.llama_print_system_info().decode()), cpu_flags()
+        lacking = missing_features(compiled, flags)
+        if lacking:
+            raise CannotRunError(
+                f"llama.cpp was compiled for a CPU with {', '.join(lacking)}, which this one does not have; compile it "
+                f"here: pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+            )
+        #: Why weights are not repacked although nobody asked for that, or None.
+        self.obstacle = amx_obstacle(compiled, flags) if repack is None else None
+        self.repacks = self.obstacle is None if repack is None else repack
         params = self.engine.llama_model_default_params()
         params.n_gpu_layers = 0
         # An empty list, not none at all: that would be every device there is.
         self._no_devices = (ctypes.c_void_p * 1)(None)
         params.devices = ctypes.cast(self._no_devices, ctypes.c_void_p)
+        params.use_extra_bufts = self.repacks
         params.load_mode = self.engine.LLAMA_LOAD_MODE_MMAP
         with self._log.kept() as lines:
             self.handle = self.engine.llama_model_load_from_file(str(path).encode(), params)

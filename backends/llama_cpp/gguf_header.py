@@ -17,17 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import CannotRunError, one_line
+from slmbench.models import gguf_layout as layout
 from slmbench.models.artifact import Artifact
 from slmbench.system.files import open_regular
-
-#: transformers' model_type to the architecture's name in GGUF.
-ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3"}
 
 #: The header of the largest model with 4096 layers is smaller.
 _MOST_BYTES, _MOST_TENSORS, _MOST_VALUES, _LONGEST_TEXT = 1 << 24, 1 << 16, 64, 256
 _VERSION, _ALIGNMENT, _MOST_DIMENSIONS = 3, 32, 4
-#: ggml's number of a type to its name, the elements of a block and their bytes.
-_TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
+_TYPES = {one.number: one for one in layout.TYPES.values()}
 #: Numbers of the types of values: uint32, float32, text.
 _UINT32, _FLOAT32, _TEXT = 4, 6, 8
 
@@ -67,33 +64,11 @@ def matrix_types(artifact: Artifact) -> set[str]:
     """
     path = artifact.graph("model")
     try:
-        return _read(path, _expected(artifact))
+        return _read(path, layout.header(artifact.manifest.checkpoint))
     except (OSError, ValueError) as error:
         raise CannotRunError(
-            f"{path}: not a GGUF file of slmbench's: {one_line(str(error))[:200]}; `slmbench export` writes it anew"
+            f"{path}: not a GGUF file of slmbench's: {one_line(str(error))[:200]}; `slmbench export` writes a new one"
         ) from error
-
-
-def _expected(artifact: Artifact) -> dict[str, Any]:
-    """Return every value that the file has; None where the manifest does not tell it."""
-    checkpoint = artifact.manifest.checkpoint
-    sizes, name = checkpoint.geometry, ARCHITECTURES.get(checkpoint.architecture)
-    of_architecture = {
-        "vocab_size": sizes.vocab_size,
-        "context_length": sizes.max_total_tokens,
-        "embedding_length": sizes.width,
-        "block_count": sizes.decoder_layers,
-        "feed_forward_length": sizes.ffn_width,
-        "attention.head_count": sizes.heads,
-        "attention.head_count_kv": sizes.kv_heads,
-        "attention.key_length": sizes.head_dim,
-        "attention.value_length": sizes.head_dim,
-        "attention.layer_norm_rms_epsilon": None,
-        "rope.dimension_count": sizes.head_dim,
-        "rope.freq_base": None,
-    }
-    named = {f"{name}.{key}": value for key, value in of_architecture.items()}
-    return {"general.architecture": name, "tokenizer.ggml.model": "none", **named}
 
 
 def _read(path: Path, expected: Mapping[str, Any]) -> set[str]:
@@ -148,10 +123,10 @@ def _types_of_matrices(reader: _HeaderReader, count: int, size: int) -> set[str]
         kind, offset = reader.take("I"), reader.take("Q")
         if kind not in _TYPES:
             raise ValueError(f"'{name}' is of ggml's type {kind}")
-        type_name, block, block_bytes = _TYPES[kind]
-        end = max(end, offset + elements // block * block_bytes)
+        tensor_type = _TYPES[kind]
+        end = max(end, offset + elements // tensor_type.block * tensor_type.block_bytes)
         if dimensions > 1:
-            found.add(type_name)
+            found.add(tensor_type.name)
     start = -(-reader.place // _ALIGNMENT) * _ALIGNMENT
     if start + end > size:
         raise ValueError(f"its tensors end at byte {start + end}, it has {size}")

@@ -12,20 +12,24 @@ from numpy.typing import NDArray
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError
 from slmbench.models.artifact import Artifact
+from slmbench.models.gguf_layout import TYPES
 from slmbench.terms import ComputePrecision, Device
 
 from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
+from ..common.reserved import Reserved
 from .bindings import Batch, Context, GgufModel
 from .gguf_header import matrix_types
 
 #: What products with matrices of ggml's type are computed in: activations are brought into this first.
-COMPUTE = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "Q8_0": "int8"}
+_COMPUTE = {one.name: one.compute for one in TYPES.values()}
 #: K/V where nobody says: of the compute precision, and half precision beside int8, as llama.cpp's own default is.
 _KV_CACHE: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f16"}
 FLASH, UNFUSED = "flash", "unfused"
 #: Names of buffers in the host's memory begin with these.
-_HOST = ("CPU", "BLAS")
+_HOST = ("CPU", "BLAS", "AMX")
+#: Buffers of weights that were reordered.
+_REPACKED = frozenset(("AMX", "CPU_REPACK", "CPU_AARCH64", "CPU_HBM", "CPU_KLEIDIAI"))
 
 
 class LlamaCppOptions(SessionOptions):
@@ -33,6 +37,9 @@ class LlamaCppOptions(SessionOptions):
 
     #: Type of the K/V cache; None for the compute precision's, f16 beside int8.
     kv_cache: Literal["f32", "f16", "bf16"] | None = None
+    #: Whether llama.cpp may reorder weights for special instructions (AMX) when it loads them; None for where the CPU
+    #: and the kernel have what the library was compiled for.
+    repack: bool | None = None
 
 
 class LlamaCppSession:
@@ -45,20 +52,20 @@ class LlamaCppSession:
             CannotRunError: it is not what slmbench's exporter writes, or llama.cpp refuses it.
         """
         checkpoint = artifact.manifest.checkpoint
-        self._device, self._name = device, checkpoint.name
+        self._device, self._reserved = device, Reserved(checkpoint)
         self._limit = checkpoint.geometry.max_total_tokens
-        self._suppressed = np.array(checkpoint.eos_token_ids, dtype=np.int64)
+        self._suppressed = np.array(self._reserved.end_tokens, dtype=np.int64)
         self._threads = options.threads or default_threads()
-        self._kv_cache = getattr(options, "kv_cache", None) or _KV_CACHE[options.compute_precision]
+        asked = LlamaCppOptions.of(options)
+        self._kv_cache = asked.kv_cache or _KV_CACHE[options.compute_precision]
         # llama.cpp's own choice on CPUs: it reads prompts sooner, and steps later over K/V that are not f16.
         self._flash = options.attention != UNFUSED
         self._types = matrix_types(artifact)
         self._choice = TokenChooser()
         self._context: Context | None = None
         self._shape = (0, 0)
-        self._batch = self._input = self._output = self._left = 0
         began = perf_counter_ns()
-        self._model = GgufModel(artifact.graph("model"))
+        self._model = GgufModel(artifact.graph("model"), repack=asked.repack)
         self._load_ns = perf_counter_ns() - began
 
     def draw(self, seed: int | None) -> None:
@@ -73,9 +80,8 @@ class LlamaCppSession:
             CannotRunError: llama.cpp makes no such context.
         """
         total = input_tokens + output_tokens
-        if self._limit is not None and total > self._limit:
-            raise BadInputError(f"{self._name} has positions for {self._limit} tokens, {total} were asked for")
-        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+        self._reserved.check_positions(total, self._limit)
+        self._reserved.take(batch, input_tokens, output_tokens)
         if self._context is not None and self._shape == (batch, total):
             return
         self._close_context()
@@ -92,22 +98,17 @@ class LlamaCppSession:
         Raises:
             BadInputError: a shape beyond what is reserved.
         """
-        context = self._reserved()
-        batch, length = input_ids.shape
-        if self._batch % batch or length > self._input:
-            raise BadInputError(
-                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
-            )
-        count = self._batch // batch
+        context = self._opened()
+        count = self._reserved.start(input_ids, shared=True)
+        rows = self._reserved.rows
         context.forget()
         mask = np.ones(input_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
         self._padded = not mask.all()
-        self._left = self._output
         self._step.places[:] = 0
-        logits = self._read(input_ids, mask, np.arange(0, self._batch, count))
+        logits = self._read(input_ids, mask, np.arange(0, rows, count))
         if count == 1:
             return self._next_tokens(logits)
-        for row in range(self._batch):
+        for row in range(rows):
             if row % count:
                 context.copy(row - row % count, row)
         self._step.places[:] = np.repeat(self._step.places[::count], count)
@@ -119,14 +120,9 @@ class LlamaCppSession:
         Raises:
             BadInputError: no place is reserved for them, or the prompts were padded.
         """
-        self._reserved()
-        batch, count = input_ids.shape
-        if self._padded or batch != self._batch or self._step.places.max() + count > sum((self._input, self._output)):
-            raise BadInputError(
-                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
-            )
-        self._left = self._output
-        return self._next_tokens(self._read(input_ids, np.ones(input_ids.shape, bool), np.arange(batch)))
+        self._opened()
+        self._reserved.extend(input_ids, int(self._step.places.max()), padded=self._padded)
+        return self._next_tokens(self._read(input_ids, np.ones(input_ids.shape, bool), np.arange(len(input_ids))))
 
     def _read(self, input_ids: Tokens, mask: NDArray[np.bool_], rows: Tokens) -> NDArray[np.float32]:
         """Read the tokens that ``mask`` leaves of ``[B, n]`` into these rows; return the logits behind each row."""
@@ -137,9 +133,9 @@ class LlamaCppSession:
         batch.rows[:count] = np.repeat(rows, lengths)
         batch.places[:count] = (self._step.places[rows][:, None] + mask.cumsum(axis=1) - 1)[mask]
         batch.wanted[lengths.cumsum() - 1] = 1
-        logits = self._reserved().decode(batch, len(rows))
+        self._reserved.token()
+        logits = self._opened().decode(batch, len(rows))
         self._step.places[rows] += lengths
-        self._left -= 1
         return logits
 
     def step(self, tokens: Tokens) -> Tokens:
@@ -148,11 +144,10 @@ class LlamaCppSession:
         Raises:
             BadInputError: a step beyond what is reserved.
         """
-        if self._left <= 0 or self._context is None:
-            raise BadInputError(f"{self._name}: a step beyond the {self._output} tokens that are reserved")
-        self._left -= 1
+        context = self._opened()
+        self._reserved.token()
         self._step.tokens[:] = tokens
-        logits = self._context.decode(self._step, self._batch)
+        logits = context.decode(self._step, self._reserved.rows)
         self._step.places += 1
         return self._next_tokens(logits)
 
@@ -161,9 +156,9 @@ class LlamaCppSession:
         logits[:, self._suppressed] = -np.inf
         return self._choice(logits)
 
-    def _reserved(self) -> Context:
+    def _opened(self) -> Context:
         if self._context is None:
-            raise BadInputError(f"{self._name}: nothing is reserved")
+            raise BadInputError("llama.cpp has no context: nothing is reserved")
         return self._context
 
     def phases_ns(self) -> dict[str, int]:
@@ -184,7 +179,7 @@ class LlamaCppSession:
     def compute_precision(self) -> str:
         """Return what products with the matrices of the file are computed in: by its header, and by llama.cpp."""
         found = self._types | {self._model.file_type()}
-        return "+".join(sorted({COMPUTE.get(one, one) for one in found}))
+        return "+".join(sorted({_COMPUTE.get(one, one) for one in found}))
 
     def threads(self) -> int:
         """Return the threads of steps as the context has them, less where the environment allows fewer."""
@@ -194,15 +189,28 @@ class LlamaCppSession:
         return min(told, int(limit)) if limit.isdecimal() and int(limit) else told
 
     def settings(self) -> dict[str, tuple[str, str]]:
-        """Return the threads of prompts, the type of the K/V and flash attention, as far as llama.cpp tells."""
+        """Return repacked weights, threads of prompts, K/V's type and flash attention, as far as llama.cpp tells."""
+        found = {"repacked weights": self._repacking()}
         if self._context is None:
-            return {}
-        found = {"threads of prompts": (str(self._threads), str(self._context.threads()[1]))}
+            return found
+        found["threads of prompts"] = str(self._threads), str(self._context.threads()[1])
         if self._context.kv_types is not None:
             found["kv_cache"] = self._kv_cache, "+".join(sorted(self._context.kv_types))
         if self._context.flash is not None:
             found["flash attention"] = "enabled" if self._flash else "disabled", self._context.flash
         return found
+
+    def _repacking(self) -> tuple[str, str]:
+        """Return what was asked of repacking, and the buffers that llama.cpp made for it.
+
+        Where it may repack, any result is what was asked: the tensors' types decide whether there is something to do.
+        """
+        made = "+".join(sorted(self._model.buffers & _REPACKED))
+        if self._model.repacks:
+            text = made or "none"
+            return text, text
+        off = "off" if self._model.obstacle is None else f"off: {self._model.obstacle}"
+        return off, made or off
 
     def attention_path(self) -> str:
         """Return "flash" or "unfused", which is set for the context and never left to llama.cpp."""

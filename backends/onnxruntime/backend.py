@@ -55,7 +55,7 @@ class OnnxRuntimeBackend:
             return qnn.refusal(spec, options) or qnn.size_refusal(checkpoint, spec)
         if device == "gpu":
             return _cuda_refusal(spec, options)
-        if getattr(options, "cuda_graph", False):
+        if OnnxRuntimeOptions.of(options).cuda_graph:
             return f"the option cuda_graph is for --device gpu, not for {device}"
         if spec.target == CUDA and spec.weight_precision != "fp32":
             return f"graphs for CUDA run on the CPU in fp32, not in {spec.weight_precision}: ask for --device gpu"
@@ -76,7 +76,11 @@ class OnnxRuntimeBackend:
         return frozenset(("turns", "answers", "random", "uncached"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
-        """Create the sessions."""
+        """Create the sessions.
+
+        Raises:
+            CannotRunError: ONNX Runtime or the device is missing, or it refuses a graph or would run it elsewhere.
+        """
         check_owner()
         if device == "npu":
             return qnn.open_session(artifact, options)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from slmbench.backend import DeviceStatus
+from slmbench.system.extras import install_command, missing, not_installed
 
 PROVIDER = "CUDAExecutionProvider"
-_INSTALL = "an NVIDIA GPU with its driver, and pip install 'slmbench[cuda]' in an environment without onnxruntime"
+_PACKAGE = "onnxruntime-gpu"
+_INSTALL = f"an NVIDIA GPU with its driver, and {install_command(_PACKAGE)} in an environment without onnxruntime"
 
 
 def cuda_status() -> DeviceStatus:
@@ -17,7 +19,7 @@ def cuda_status() -> DeviceStatus:
     try:
         import onnxruntime as ort
     except ImportError:
-        return DeviceStatus("gpu", PROVIDER, False, "onnxruntime is not installed", _INSTALL)
+        return DeviceStatus("gpu", PROVIDER, False, not_installed(_PACKAGE), _INSTALL)
     if PROVIDER not in ort.get_available_providers():
         detail = f"looked for CUDA: onnxruntime {ort.__version__} is built without it"
         return DeviceStatus("gpu", PROVIDER, False, detail, _INSTALL)
@@ -50,7 +52,7 @@ def _failure_of_one_node() -> str | None:
     try:
         from onnx import TensorProto, helper
     except ImportError:
-        return "onnx is not installed (pip install 'slmbench[cuda]')"
+        return missing("onnx")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "one", [ends[0]], [ends[1]])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

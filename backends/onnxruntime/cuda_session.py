@@ -147,8 +147,8 @@ class CudaSession(OnnxRuntimeSession):
             CannotRunError: ONNX Runtime refuses a graph, or would run a part of it on the CPU.
         """
         self._place = PLACES[device]
-        self._captures = bool(getattr(options, "cuda_graph", False))
-        self._reserved = 0
+        self._captures = OnnxRuntimeOptions.of(options).cuda_graph
+        self._reserves = 0
         super().__init__(artifact, device, options)
 
     def _open(self, role: Role, artifact: Artifact) -> OrtGraph:
@@ -168,11 +168,11 @@ class CudaSession(OnnxRuntimeSession):
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Put K/V, the token and the tables of places on the device."""
         super().reserve(batch, input_tokens, output_tokens)
-        self._reserved += 1
+        self._reserves += 1
         graph = self._graphs[self._step_role]
         wanted = output_tokens + (input_tokens if self._step_role == "model" else 0)
-        #: The place of the next token fed, and the first that is not reserved.
-        self._at, self._end = 0, wanted
+        #: The place of the next token fed.
+        self._at = 0
         length = -(-wanted // _ALIGNED) * _ALIGNED
         self._inputs = _Inputs(self._place, set(graph.inputs), batch, length)
         self._token = self._place.put(np.zeros((batch, 1), np.int64))
@@ -196,7 +196,7 @@ class CudaSession(OnnxRuntimeSession):
         self._put_ids(np.zeros((batch, input_tokens), np.int64))
         self._prompt_options = self._options_of_run(-1)
         # Buffers are others after each reserve, so that a graph captured before must not be replayed.
-        self._step_options = self._options_of_run(self._reserved)
+        self._step_options = self._options_of_run(self._reserves)
 
     def _bind_cache(self, name: str, kind: str, shape: tuple[int, ...]) -> None:
         zeros, element = _TYPES[kind]
@@ -230,8 +230,7 @@ class CudaSession(OnnxRuntimeSession):
             BadInputError: no place is reserved for another token.
         """
         at = self._at
-        if at >= self._end:
-            raise self._full()
+        self._reserved.token()
         if tokens.tolist() != self._chosen:
             self._token.update_inplace(np.ascontiguousarray(tokens, np.int64)[:, None])
         if self._captures:
@@ -244,8 +243,7 @@ class CudaSession(OnnxRuntimeSession):
 
     def _check_prompts(self, input_ids: Tokens, attention_mask: Tokens | None) -> None:
         """Refuse a shape that is not reserved, and a padded batch."""
-        if self._check(input_ids) != 1:
-            raise CannotRunError("graphs for CUDA give one answer a prompt: as many prompts as rows are expected")
+        self._reserved.start(input_ids)
         if attention_mask is not None and not attention_mask.all():
             raise CannotRunError("graphs for CUDA take no padding: prompts of one batch must be equally long")
 
@@ -303,6 +301,7 @@ class CudaDecoderOnlySession(CudaSession):
             CannotRunError: a padded batch.
         """
         self._check_prompts(input_ids, attention_mask)
+        self._reserved.token()
         self._at = input_ids.shape[1]
         self._prompt.bind_ortvalue_input("input_ids", self._put_ids(input_ids))
         self._inputs.bind(self._prompt, 0, self._at)
@@ -350,7 +349,7 @@ class CudaEncoderDecoderSession(CudaSession):
         return token
 
     def _bind_cross(self, length: int) -> None:
-        shape = (self._batch, self._geometry.kv_heads, length, self._geometry.head_dim)
+        shape = (self._reserved.rows, self._geometry.kv_heads, length, self._geometry.head_dim)
         for name, (value, kind) in self._cross.items():
             there = (self._place.kind, 0, _TYPES[kind][1], shape, value.data_ptr())
             self._prompt.bind_output(name, *there)
@@ -358,7 +357,7 @@ class CudaEncoderDecoderSession(CudaSession):
         if "positions" in self._graphs["encoder"].inputs:
             self._prompt.bind_input("positions", self._place.kind, 0, np.int64, (length,), self._positions.data_ptr())
         # A captured graph holds the shapes too: each length has its own.
-        self._step_options = self._options_of_run(self._reserved * 2**20 + length)
+        self._step_options = self._options_of_run(self._reserves * 2**20 + length)
         self._encoded = length
 
 

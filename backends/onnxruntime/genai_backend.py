@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
+from slmbench.errors import CannotRunError, one_line, told_first
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
-from ..common.cpu_device import cpu_status, default_threads
+from ..common.cpu_device import cpu_status, default_threads, require
+from ..common.reserved import Reserved
 from .genai_config import context_length
 from .installed import check_owner, cpu_compute, cpu_refusal, owners
 
@@ -65,7 +66,11 @@ class OnnxRuntimeGenaiBackend:
         return cpu_compute(weights)
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
-        """Load the model."""
+        """Load the model.
+
+        Raises:
+            CannotRunError: a package is missing, the combination is refused, or the model is.
+        """
         check_owner()
         manifest = artifact.manifest
         reason = self.refusal(manifest.checkpoint, manifest.spec, options, device)
@@ -88,6 +93,7 @@ class OnnxRuntimeGenaiSession:
             CannotRunError: the package is missing, the artifact has no fit config for it, or the model is refused.
         """
         silence_telemetry()
+        require("onnxruntime-genai")
         try:
             import onnxruntime_genai
         except ImportError as error:
@@ -95,9 +101,9 @@ class OnnxRuntimeGenaiSession:
         self._limit = context_length(artifact)
         self._engine: Any = onnxruntime_genai
         checkpoint = artifact.manifest.checkpoint
-        self._device, self._threads, self._name = device, options.threads or default_threads(), checkpoint.name
+        self._device, self._threads = device, options.threads or default_threads()
+        self._reserved = Reserved(checkpoint)
         self._weights = artifact.manifest.spec.weight_precision
-        self._batch = self._input = 0
         self._generator: Any = None
         self._last = np.zeros(0, dtype=np.int64)
         began = perf_counter_ns()
@@ -127,10 +133,7 @@ class OnnxRuntimeGenaiSession:
             BadInputError: more tokens than the model has positions for.
         """
         total = input_tokens + output_tokens
-        if total > self._limit:
-            raise BadInputError(
-                f"{self._name}: the graph has positions for {self._limit} tokens, {total} were asked for"
-            )
+        self._reserved.check_positions(total, self._limit)
         parameters = self._engine.GeneratorParams(self._model)
         # Ends of sequence are suppressed below the least length.
         parameters.set_search_options(
@@ -144,7 +147,7 @@ class OnnxRuntimeGenaiSession:
             past_present_share_buffer=True,
         )
         self._generator = self._engine.Generator(self._model, parameters)
-        self._batch, self._input = batch, input_tokens
+        self._reserved.take(batch, input_tokens, output_tokens)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Prefill the prompts ``[B, S]``.
@@ -153,11 +156,7 @@ class OnnxRuntimeGenaiSession:
             BadInputError: a shape beyond what is reserved.
             CannotRunError: prompts of unequal length.
         """
-        batch, length = input_ids.shape
-        if batch != self._batch or length > self._input:
-            raise BadInputError(
-                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
-            )
+        self._reserved.start(input_ids)
         if attention_mask is not None and not attention_mask.all():
             raise CannotRunError(
                 "onnxruntime-genai takes no attention mask: prompts of one batch must be equally long; "
@@ -168,13 +167,18 @@ class OnnxRuntimeGenaiSession:
         return self._next()
 
     def step(self, tokens: Tokens) -> Tokens:
-        """Feed ``[B]`` tokens, return the next."""
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: a step beyond what is reserved.
+        """
         if not np.array_equal(tokens, self._last):
             self._generator.rewind_to(self._generator.token_count() - 1)
             self._generator.append_tokens(tokens.astype(np.int32)[:, None])
         return self._next()
 
     def _next(self) -> Tokens:
+        self._reserved.token()
         self._generator.generate_next_token()
         self._last = self._generator.get_next_tokens().astype(np.int64)
         return self._last

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 
 from slmbench.backend import SessionOptions
 from slmbench.errors import CannotRunError
+from slmbench.system.extras import installed_version, missing
 from slmbench.terms import ComputePrecision, Precision
 
 #: They install the same folder: the last one installed wins, and pip does not notice.
@@ -25,14 +25,7 @@ _OBEYS_MODELS = "ORT_LOAD_CONFIG_FROM_MODEL"
 
 def owners() -> list[str]:
     """Return the installed distributions that own the module ``onnxruntime``."""
-    return [name for name in _OWNERS if _version(name) is not None]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return [name for name in _OWNERS if installed_version(name) is not None]
 
 
 def check_owner() -> None:
@@ -48,7 +41,7 @@ def check_owner() -> None:
         )
     found = owners()
     if not found:
-        raise CannotRunError("onnxruntime is not installed: pip install 'slmbench[cpu]'")
+        raise CannotRunError(missing("onnxruntime"))
     if len(found) > 1:
         raise CannotRunError(
             f"{' and '.join(found)} are both installed and own the same module 'onnxruntime', so it is unknown which "

@@ -16,6 +16,7 @@ from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.qnn_socs import EMULATED, Soc, target_soc
+from slmbench.system.extras import install_command, not_installed
 from slmbench.terms import Precision
 
 from ..common.npu_limits import too_large
@@ -26,7 +27,7 @@ EMULATOR = "htp-emulator"
 #: What one process of the HTP can address: 32 bits, less what the system keeps. Larger context binaries do not load
 #: (onnxruntime pull request 20930).
 ADDRESSABLE_BYTES = 3_500_000_000
-_INSTALL = "pip install onnxruntime-qnn (Python 3.11 or 3.12; Windows or Linux, x86_64 or arm64)"
+_INSTALL = f"{install_command('onnxruntime-qnn')} (Python 3.11 or 3.12; Windows or Linux, x86_64 or arm64)"
 
 
 def devices() -> list[DeviceStatus]:
@@ -201,7 +202,7 @@ def _ep_devices() -> list[Any]:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise CannotRunError("onnxruntime is not installed") from error
+        raise CannotRunError(not_installed("onnxruntime")) from error
     found = [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
     if found:
         return found
@@ -218,7 +219,7 @@ def _module() -> Any:
     try:
         return import_module("onnxruntime_qnn")
     except ImportError as error:
-        raise CannotRunError("looked for the package onnxruntime-qnn, it is not installed") from error
+        raise CannotRunError(not_installed("onnxruntime-qnn")) from error
 
 
 def _version() -> str:

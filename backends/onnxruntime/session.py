@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
-from ..common.next_token import TokenChooser
+from ..common.next_token import StepLogits, TokenChooser
+from ..common.reserved import Reserved
 from .graph import CPU, OrtGraph, bind, bind_out
 from .static_session import base_settings, settings_in_effect
 
@@ -43,13 +44,11 @@ class OnnxRuntimeSession:
         """
         checkpoint = artifact.manifest.checkpoint
         self._device, self._threads = device, options.threads or default_threads()
-        self._geometry, self._name = checkpoint.geometry, checkpoint.name
+        self._geometry, self._reserved = checkpoint.geometry, Reserved(checkpoint)
         self._start_token = checkpoint.decoder_start_token_id or 0
-        self._ends = [token for token in checkpoint.eos_token_ids if token < self._geometry.vocab_size]
         self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
         self._phases_ns: dict[str, int] = {}
         self._choice = TokenChooser()
-        self._batch = self._input = self._output = 0
 
     def _open(self, role: Role, artifact: Artifact) -> OrtGraph:
         """Create the session of one graph."""
@@ -69,54 +68,30 @@ class OnnxRuntimeSession:
         decoder_only = "model" in self._graphs
         longest = input_tokens + output_tokens if decoder_only else max(input_tokens, output_tokens)
         for graph in self._graphs.values():
-            if graph.max_positions is not None and longest > graph.max_positions:
-                raise BadInputError(
-                    f"{self._name}: the graph has positions for {graph.max_positions} tokens, {longest} were asked for"
-                )
-        self._batch, self._input, self._output = batch, input_tokens, output_tokens
-
-    def _check(self, input_ids: Tokens) -> int:
-        """Return how many rows answer each prompt."""
-        batch, length = input_ids.shape
-        if self._batch % batch or length > self._input:
-            raise BadInputError(
-                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
-            )
-        return self._batch // int(batch)
-
-    def _full(self) -> BadInputError:
-        return BadInputError(
-            f"{self._name}: a step beyond the {self._input} + {self._output} tokens that are reserved; reserve more"
-        )
+            self._reserved.check_positions(longest, graph.max_positions)
+        self._reserved.take(batch, input_tokens, output_tokens)
 
     def _self_kv(self, graph: OrtGraph, length: int) -> dict[str, NDArray[np.float32]]:
         """Return zeroed K/V buffers ``[B, kv, length, d]`` by the names of the past inputs."""
         sizes = self._geometry
-        shape = (self._batch, sizes.kv_heads, length, sizes.head_dim)
+        shape = (self._reserved.rows, sizes.kv_heads, length, sizes.head_dim)
         return {name: np.zeros(shape, np.float32) for name in graph.inputs if name.startswith("past_key_values.")}
 
     def _bind_kv(self, binding: Any, buffers: dict[str, NDArray[np.float32]], rows: int | None = None) -> None:
         """Bind K/V of all rows, or of the first ``rows``, as past and as present."""
         for name, buffer in buffers.items():
-            shape = (rows or self._batch, *buffer.shape[1:])
+            shape = (rows or self._reserved.rows, *buffer.shape[1:])
             bind(binding, name, buffer, shape=shape)
             bind_out(binding, name.replace("past_key_values.", "present."), buffer, shape=shape)
 
     def _make_logits(self) -> None:
-        """Make the buffer that both bindings write, and list the places that are no choice."""
-        vocabulary = self._geometry.vocab_size
-        self._logits = np.zeros((self._batch, 1, vocabulary), np.float32)
-        self._rows = self._logits[:, -1]
-        # Between two steps the weights have passed through the cache: what is least to look up is quickest by far
-        # (one indexed assignment of NumPy takes 30 to 60 us there, this 4).
-        self._flat = self._logits.data.cast("B").cast("f")
-        self._no_choice = [row * vocabulary + end for row in range(self._batch) for end in self._ends]
+        """Make the buffer that both bindings write."""
+        self._logits = np.zeros((self._reserved.rows, 1, self._geometry.vocab_size), np.float32)
+        self._step_logits = StepLogits(self._logits, self._reserved.end_tokens)
 
     def _next_tokens(self) -> Tokens:
         """Return the best token of each row, ends of sequence aside."""
-        for place in self._no_choice:
-            self._flat[place] = -math.inf
-        return self._choice(self._rows)
+        return self._choice(self._step_logits.without_ends())
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""
@@ -200,7 +175,7 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
             BadInputError: a shape beyond what is reserved.
             CannotRunError: a padded batch for a graph that has no place for it.
         """
-        count = self._check(input_ids)
+        count = self._reserved.start(input_ids, shared=True)
         batch, length = input_ids.shape
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
         self._lengths: Tokens | None = None
@@ -217,9 +192,7 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
             self._bind_kv(self._prompt, self._kv, batch)
             bind_out(self._prompt, "logits", self._logits, shape=(batch, *self._logits.shape[1:]))
         self._length = length
-        bind(self._prompt, "input_ids", ids)
-        self._bind_mask(self._prompt, batch)
-        self._graphs["model"].session.run_with_iobinding(self._prompt)
+        self._read(ids)
         if count > 1:
             self._spread(batch, count)
         return self._next_tokens()
@@ -241,20 +214,21 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
         batch, count = input_ids.shape
         if batch > 1:
             raise CannotRunError("ONNX Runtime's GroupQueryAttention reads several tokens behind K/V at batch 1 only")
-        if self._lengths is not None or batch != self._batch or self._length + count > len(self._masks):
-            raise BadInputError(
-                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
-            )
-        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        self._reserved.extend(input_ids, self._length, padded=self._lengths is not None)
         self._length += count
-        bind(self._prompt, "input_ids", ids)
-        self._bind_mask(self._prompt, batch)
-        self._graphs["model"].session.run_with_iobinding(self._prompt)
+        self._read(np.ascontiguousarray(input_ids, dtype=np.int64))
         return self._next_tokens()
+
+    def _read(self, ids: Tokens) -> None:
+        """Run the prompt's binding for ids ``[rows, n]`` that end at the current length."""
+        self._reserved.token()
+        bind(self._prompt, "input_ids", ids)
+        self._bind_mask(self._prompt, len(ids))
+        self._graphs["model"].session.run_with_iobinding(self._prompt)
 
     def _bind_mask(self, binding: Any, rows: int) -> None:
         """Bind the mask ``[rows, length]``; unequal rows begin with their first token."""
-        if self._lengths is not None or rows != self._batch:
+        if self._lengths is not None or rows != self._reserved.rows:
             ends = self._lengths[:, None] if self._lengths is not None else self._length
             self._mask = np.broadcast_to(np.arange(self._length) < ends, (rows, self._length)).astype(np.int64)
             bind(binding, "attention_mask", self._mask)
@@ -267,13 +241,12 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
         Raises:
             BadInputError: no place is reserved for another token.
         """
-        if self._length == len(self._masks):
-            raise self._full()
+        self._reserved.token()
         self._ids[:, 0] = tokens
         self._length += 1
         if self._lengths is not None:
             self._lengths = self._lengths + 1
-        self._bind_mask(self._step, self._batch)
+        self._bind_mask(self._step, self._reserved.rows)
         self._graphs["model"].session.run_with_iobinding(self._step)
         return self._next_tokens()
 
@@ -301,8 +274,12 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         self._encoded = (0, 0)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
-        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
-        count = self._check(input_ids)
+        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right.
+
+        Raises:
+            BadInputError: the prompts exceed what is reserved.
+        """
+        count = self._reserved.start(input_ids, shared=True)
         began = perf_counter_ns()
         batch, length = input_ids.shape
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
@@ -317,8 +294,7 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         if count > 1:
             self._spread(batch, length, count)
         encoded = perf_counter_ns()
-        self._stepped = 0
-        token = self.step(np.full(self._batch, self._start_token, dtype=np.int64))
+        token = self.step(np.full(self._reserved.rows, self._start_token, dtype=np.int64))
         self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
         return token
 
@@ -328,13 +304,13 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
     def _bind_cross(self, batch: int, length: int) -> None:
         for name, buffer in self._cross.items():
             bind_out(self._prompt, name, buffer, shape=self._cross_shape(batch, length))
-            bind(self._step, name, buffer, shape=self._cross_shape(self._batch, length))
+            bind(self._step, name, buffer, shape=self._cross_shape(self._reserved.rows, length))
         self._encoded = batch, length
 
     def _spread(self, batch: int, length: int, count: int) -> None:
         """Give each of ``batch`` prompts ``count`` rows with its cross K/V."""
         for buffer in self._cross.values():
-            shape = self._cross_shape(self._batch, length)
+            shape = self._cross_shape(self._reserved.rows, length)
             rows = buffer[: math.prod(shape)].reshape(shape)
             rows[:] = np.repeat(rows[:batch], count, axis=0)
 
@@ -344,11 +320,8 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         Raises:
             BadInputError: no place is reserved for another token.
         """
-        if self._stepped == self._output:
-            raise self._full()
+        self._position[0] = self._reserved.token()
         self._ids[:, 0] = tokens
-        self._position[0] = self._stepped
-        self._stepped += 1
         self._graphs["decoder"].session.run_with_iobinding(self._step)
         return self._next_tokens()
 
@@ -358,8 +331,7 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         Raises:
             BadInputError: no place is reserved for another token.
         """
-        if tokens.shape[1] >= self._output:
-            raise self._full()
+        self._reserved.token()
         whole = np.insert(tokens, 0, self._start_token, axis=1)
         self._position[0] = 0
         bind(self._step, "input_ids", whole)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from slmbench.backend import Ability, DeviceStatus, LoopSession, ProbeGraph, ProbeShape, Session, SessionOptions
 from slmbench.case import Workload
-from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.extras import install_command, not_installed
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
-from ..common.cpu_device import cpu_status
+from ..common.cpu_device import cpu_status, require
 from . import npu, probe
 from .decoder_only import OpenVinoDecoderOnlySession
 from .encoder_decoder import OpenVinoEncoderDecoderSession
@@ -38,7 +38,7 @@ class OpenVinoBackend:
 
     def _gpus(self, installed: bool) -> list[DeviceStatus]:
         if not installed:
-            return [DeviceStatus("gpu", "GPU", False, "openvino is not installed", "pip install 'slmbench[cpu]'")]
+            return [DeviceStatus("gpu", "GPU", False, not_installed("openvino"), install_command("openvino"))]
         silence_telemetry()
         import openvino as ov
 
@@ -105,12 +105,13 @@ class OpenVinoBackend:
         return everything if own else everything - {"answers"}
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
-        """Compile the artifact for the device."""
+        """Compile the artifact for the device.
+
+        Raises:
+            CannotRunError: openvino or the device is missing, or OpenVINO refuses a graph or a property.
+        """
         silence_telemetry()
-        try:
-            import openvino  # noqa: F401
-        except ImportError as error:
-            raise CannotRunError("openvino is not installed: pip install 'slmbench[cpu]'") from error
+        require("openvino")
         if device == "npu":
             return npu.open_session(artifact, options)
         engine_name = _ENGINE_NAMES[device]

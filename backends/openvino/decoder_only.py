@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import Tokens
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Role
 
 from .compiled_graph import StepIds
@@ -63,10 +63,15 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         self._holder = request
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
-        """Prefill the prompts ``[B, S]``; a padded batch is padded on the left."""
+        """Prefill the prompts ``[B, S]``; a padded batch is padded on the left.
+
+        Raises:
+            BadInputError: the prompts exceed what is reserved.
+            CannotRunError: a prompt shared by several answers, for a graph that has no `beam_idx`.
+        """
         import openvino as ov
 
-        count = self._check(input_ids)
+        count = self._reserved.start(input_ids, shared=True)
         batch, length = input_ids.shape
         self._prompt.reset_state()
         self._holder, self._mask = self._prompt, None
@@ -95,11 +100,7 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         """
         batch, count = input_ids.shape
         length = self._length + count
-        if self._mask is not None or self._spread or batch != self._batch or length > len(self._step_tensors):
-            raise BadInputError(
-                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
-            )
-        self._left = self._output
+        self._reserved.extend(input_ids, self._length, padded=self._mask is not None or self._spread)
         self._hold(self._prompt)
         if self._narrowed:
             self._take_rows(self._prompt, np.arange(batch))
@@ -112,14 +113,14 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         """Read prompts ``[B, n]`` into the state and leave the requests ready for steps."""
         import openvino as ov
 
-        self._count_token()
+        self._reserved.token()
         request = self._prompt
         request.set_tensor("input_ids", ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64)))
         request.set_tensor("attention_mask", mask)
         if self._has_positions:
             request.set_tensor("position_ids", ov.Tensor(np.ascontiguousarray(positions)))
         request.infer()
-        self._positions.put(np.repeat(positions[:, -1], self._batch // len(input_ids)))
+        self._positions.put(np.repeat(positions[:, -1], self._reserved.rows // len(input_ids)))
         token = self._first_tokens(self._first_logits)
         self._steps.set_tensor("input_ids", self._ids.tensor)
         if self._has_positions:
@@ -128,11 +129,15 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
 
     def _padded(self, attention_mask: Tokens) -> Tokens:
         """Return the prompts' mask with room for every new token."""
-        return np.pad(attention_mask, ((0, 0), (0, self._output)), constant_values=1)
+        return np.pad(attention_mask, ((0, 0), (0, self._reserved.output_tokens)), constant_values=1)
 
     def step(self, tokens: Tokens) -> Tokens:
-        """Feed ``[B]`` tokens, return the next."""
-        self._count_token()
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: a step beyond what is reserved.
+        """
+        self._reserved.token()
         self._hold(self._steps)
         self._ids.put(tokens)
         self._positions.advance()
@@ -141,7 +146,7 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         self._steps.infer()
         if self._spread:
             self._spread = False
-            self._take_rows(self._steps, np.arange(self._batch))
+            self._take_rows(self._steps, np.arange(self._reserved.rows))
         return self._next_tokens()
 
     def _step_mask(self) -> Any:

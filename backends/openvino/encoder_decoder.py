@@ -49,13 +49,17 @@ class OpenVinoEncoderDecoderSession(OpenVinoSession):
         import openvino as ov
 
         if "beam_idx" in decoder.names:
-            decoder.request.set_tensor("beam_idx", ov.Tensor(np.arange(self._batch, dtype=np.int32)))
+            decoder.request.set_tensor("beam_idx", ov.Tensor(np.arange(self._reserved.rows, dtype=np.int32)))
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
-        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
+        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right.
+
+        Raises:
+            BadInputError: the prompts exceed what is reserved.
+        """
         import openvino as ov
 
-        count = self._check(input_ids)
+        count = self._reserved.start(input_ids, shared=True)
         began = perf_counter_ns()
         mask = np.ones(input_ids.shape, dtype=np.int64) if attention_mask is None else attention_mask
         ids_tensor = ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64))
@@ -74,22 +78,30 @@ class OpenVinoEncoderDecoderSession(OpenVinoSession):
         self._given.append(("encoder_attention_mask", mask_tensor))
         for name, tensor in self._given:
             self._decoder.set_tensor(name, tensor)
-        token = self.step(np.full(self._batch, self._start_token, dtype=np.int64))
+        token = self.step(np.full(self._reserved.rows, self._start_token, dtype=np.int64))
         self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
         return token
 
     def step(self, tokens: Tokens) -> Tokens:
-        """Feed ``[B]`` tokens, return the next."""
-        self._count_token()
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: a step beyond what is reserved.
+        """
+        self._reserved.token()
         self._ids.put(tokens)
         self._decoder.infer()
         return self._next_tokens()
 
     def reread(self, tokens: Tokens) -> Tokens:
-        """Read the start token and the answer so far ``[B, n]`` into an empty state; return the next tokens."""
+        """Read the start token and the answer so far ``[B, n]`` into an empty state; return the next tokens.
+
+        Raises:
+            BadInputError: a token beyond what is reserved.
+        """
         import openvino as ov
 
-        self._count_token()
+        self._reserved.token()
         # Only this ablation gives a decoder more than one token: a graph of steps takes no more.
         if "decoder" not in self._graphs:
             self._graphs["decoder"] = self._read_graphs["decoder"].compile()
@@ -98,7 +110,7 @@ class OpenVinoEncoderDecoderSession(OpenVinoSession):
             for name, tensor in self._given:
                 decoder.request.set_tensor(name, tensor)
             self._take_rows(decoder)
-        logits = decoder.bind_logits(self._batch, self._vocabulary) if self._apart else self._logits
+        logits = decoder.bind_logits(self._reserved.rows, self._vocabulary) if self._apart else self._logits
         decoder.request.reset_state()
         whole = np.insert(tokens, 0, self._start_token, axis=1)
         decoder.request.set_tensor(self._ids_name, ov.Tensor(np.ascontiguousarray(whole)))

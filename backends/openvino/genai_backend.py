@@ -5,21 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 
 from slmbench.backend import DeviceStatus, LoopSession, SessionOptions
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.extras import install_command, installed_version, not_installed
 from slmbench.terms import ComputePrecision, Device, Precision
 
+from ..common.cpu_device import require
 from . import npu
 from .backend import OpenVinoBackend
 from .genai_npu_session import GenaiNpuSession
 from .genai_session import PagedSession, StatefulSession
 from .options import OpenVinoOptions, compute_refusal
-
-_REMEDY = "pip install 'slmbench[cpu]'"
 
 
 class OpenVinoGenaiBackend:
@@ -34,12 +33,10 @@ class OpenVinoGenaiBackend:
     def devices(self) -> Sequence[DeviceStatus]:
         """Return what OpenVINO sees, where openvino-genai is installed."""
         found = OpenVinoBackend().devices()
-        try:
-            version("openvino-genai")
-        except PackageNotFoundError:
-            detail = "openvino-genai is not installed"
-            return [replace(one, available=False, detail=detail, remedy=_REMEDY) for one in found]
-        return found
+        if installed_version("openvino-genai") is not None:
+            return found
+        detail, remedy = not_installed("openvino-genai"), install_command("openvino-genai")
+        return [replace(one, available=False, detail=detail, remedy=remedy) for one in found]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
         """Return optimum-intel's graphs and ours; the NPU's pipeline takes optimum-intel's only."""
@@ -76,11 +73,7 @@ class OpenVinoGenaiBackend:
         Raises:
             CannotRunError: a package or the device is missing, or the combination is refused.
         """
-        for name in self.distributions:
-            try:
-                version(name)
-            except PackageNotFoundError as error:
-                raise CannotRunError(f"{name} is not installed: {_REMEDY}") from error
+        require(*self.distributions)
         manifest = artifact.manifest
         reason = self.refusal(manifest.checkpoint, manifest.spec, options, device)
         if reason is not None:

@@ -14,6 +14,7 @@ from slmbench.errors import BadInputError, CannotRunError, told_last
 from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact
 from slmbench.system.telemetry import silence_telemetry
 
+from ..common.reserved import Reserved
 from . import npu
 
 _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -29,7 +30,7 @@ class GenaiNpuSession:
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         """Take the artifact; it is compiled by :meth:`reserve`, when its bounds are known."""
         self._artifact, self._options = artifact, options
-        self._eos = artifact.manifest.checkpoint.eos_token_ids
+        self._reserved = Reserved(artifact.manifest.checkpoint)
         self._pipeline: Any = None
         self._bounds = (0, 0)
         self._load_ns = 0
@@ -61,6 +62,7 @@ class GenaiNpuSession:
             raise CannotRunError(f"{graph}: openvino-genai does not compile it: {reason}{made_by}") from error
         self._load_ns = perf_counter_ns() - begin
         self._bounds = (input_tokens, output_tokens)
+        self._reserved.take(batch, input_tokens, output_tokens)
 
     def _properties(self, input_tokens: int, output_tokens: int) -> dict[str, Any]:
         """Return bounds and devices. The default list of devices, NPU and CPU, would let parts run on the CPU."""
@@ -86,15 +88,13 @@ class GenaiNpuSession:
         import openvino as ov
         import openvino_genai
 
-        if input_ids.shape[0] != 1 or input_ids.shape[1] > self._bounds[0]:
-            raise BadInputError(
-                f"prompts of shape {input_ids.shape} were given, 1 of {self._bounds[0]} tokens at most is reserved"
-            )
+        self._reserved.start(input_ids)
         config = openvino_genai.GenerationConfig(max_new_tokens=output_tokens, do_sample=False)
-        if self._eos:
+        ends = self._reserved.end_tokens
+        if ends:
             # Up to the smallest number of tokens, those that end a sequence have probability 0.
-            config.set_eos_token_id(self._eos[0])
-            config.stop_token_ids = set(self._eos)
+            config.set_eos_token_id(ends[0])
+            config.stop_token_ids = set(ends)
             config.min_new_tokens = output_tokens
         stamps: list[int] = []
         result = self._pipeline.generate(ov.Tensor(np.ascontiguousarray(input_ids)), config, make_stamper(stamps))

@@ -24,6 +24,7 @@ from slmbench.models.artifact import Artifact
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
+from ..common.reserved import Reserved
 from .genai_npu_session import make_stamper, only_graph
 from .options import PRECISION, device_properties, settings_in_effect
 
@@ -47,7 +48,7 @@ class GenaiSession(ABC):
         silence_telemetry()
         self._device = device
         checkpoint = artifact.manifest.checkpoint
-        self._eos, self._vocabulary = checkpoint.eos_token_ids, checkpoint.geometry.vocab_size
+        self._reserved, self._vocabulary = Reserved(checkpoint), checkpoint.geometry.vocab_size
         engine_name = _ENGINE_NAMES[device]
         self._asked = properties = device_properties(options, engine_name)
         graph = only_graph(artifact)
@@ -60,7 +61,6 @@ class GenaiSession(ABC):
             raise CannotRunError(f"{graph}: openvino-genai does not load it: {reason}") from error
         self._load_ns = perf_counter_ns() - began
         self._compiled = _properties_in("".join(text))
-        self._batch = self._input = self._output = 0
 
     @abstractmethod
     def _open(self, folder: str, engine_name: str, properties: dict[str, Any]) -> Any:
@@ -68,25 +68,18 @@ class GenaiSession(ABC):
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Remember the shape: the engine allocates by itself, while warm-up runs."""
-        self._batch, self._input, self._output = batch, input_tokens, output_tokens
-
-    def _check(self, input_ids: Tokens, output_tokens: int) -> None:
-        batch, length = input_ids.shape
-        if batch != self._batch or length + output_tokens > self._input + self._output:
-            raise BadInputError(
-                f"{batch}x{length} tokens and {output_tokens} more were given, "
-                f"{self._batch}x{self._input} and {self._output} are reserved"
-            )
+        self._reserved.take(batch, input_tokens, output_tokens)
 
     def _config(self, output_tokens: int) -> Any:
         """Return a greedy configuration for exactly so many tokens."""
         import openvino_genai
 
         config = openvino_genai.GenerationConfig(max_new_tokens=output_tokens, do_sample=False)
-        if self._eos:
+        ends = self._reserved.end_tokens
+        if ends:
             # Up to the smallest number of tokens, those that end a sequence have probability 0.
-            config.set_eos_token_id(self._eos[0])
-            config.stop_token_ids = set(self._eos)
+            config.set_eos_token_id(ends[0])
+            config.stop_token_ids = set(ends)
             config.min_new_tokens = output_tokens
         else:
             # One must be named; none of the vocabulary ends a sequence.
@@ -146,7 +139,7 @@ class PagedSession(GenaiSession):
         """
         import openvino as ov
 
-        self._check(input_ids, output_tokens)
+        self._reserved.start(input_ids, output_tokens=output_tokens)
         pipeline, config = self._pipeline, self._config(output_tokens)
         handles = []
         for row in input_ids:
@@ -192,7 +185,7 @@ class StatefulSession(GenaiSession):
         """
         import openvino as ov
 
-        self._check(input_ids, output_tokens)
+        self._reserved.start(input_ids, output_tokens=output_tokens)
         stamps: list[int] = []
         ids = ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64))
         result = self._pipeline.generate(ids, self._config(output_tokens), make_stamper(stamps))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from slmbench.backend import DeviceStatus, SessionOptions
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.extras import install_command, installed_version, missing, not_installed
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Precision
 
@@ -37,7 +37,7 @@ def devices() -> list[DeviceStatus]:
     try:
         import openvino as ov
     except ImportError:
-        return [DeviceStatus("npu", ENGINE_NAME, False, "openvino is not installed", "pip install openvino")]
+        return [DeviceStatus("npu", ENGINE_NAME, False, not_installed("openvino"), install_command("openvino"))]
     core = ov.Core()
     names = [name for name in core.available_devices if name.split(".")[0] == ENGINE_NAME]
     if not names:
@@ -104,16 +104,14 @@ def refusal(options: SessionOptions) -> str | None:
     if idle is not None:
         return idle
     if options.simulate:
-        try:
-            version("openvino")
-        except PackageNotFoundError:
-            return "openvino is not installed; pip install openvino"
+        if installed_version("openvino") is None:
+            return missing("openvino")
         if options.compute_precision not in _SIMULATED_COMPUTE:
             return f"NPUW on the CPU computes in {', '.join(_SIMULATED_COMPUTE)}, not in {options.compute_precision}"
         return None
-    missing = [status for status in devices() if not status.available]
-    if missing:
-        return f"{missing[0].detail}; {missing[0].remedy}"
+    absent = [status for status in devices() if not status.available]
+    if absent:
+        return f"{absent[0].detail}; {absent[0].remedy}"
     if options.compute_precision not in _COMPUTE:
         return f"the NPU computes in fp16, not in {options.compute_precision}: ask for fp16, int8/fp16 or int4/fp16"
     return None
@@ -129,7 +127,7 @@ def size_refusal(checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOpt
 
 def driver_and_compiler() -> str:
     """Return the versions that decide what compiles, in parentheses."""
-    return f"(NPU driver {devices()[0].driver}, OpenVINO {version('openvino')})"
+    return f"(NPU driver {devices()[0].driver}, OpenVINO {installed_version('openvino')})"
 
 
 def open_session(artifact: Artifact, options: SessionOptions) -> OpenVinoStaticSession:

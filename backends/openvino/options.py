@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -29,12 +29,12 @@ class OpenVinoOptions(SessionOptions):
     pinning: bool = True
 
 
-#: Attention paths of our own loop: steps by a graph of their own (see :mod:`._openvino_step`), or by the prompt's.
+#: Attention paths of our own loop: steps by a graph of their own (see :mod:`.step_graph`), or by the prompt's.
 STEP_PATH, PLAIN_PATH = "SDPA+step", "SDPA"
 
-#: What OpenVINO would choose by itself, and tells of a compiled model.
+#: What OpenVINO would choose by itself, and reports of a compiled model.
 _TOLD = ("KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "NUM_STREAMS")
-#: Groups of other sizes OpenVINO's CPU kernels take for none, while the property says what was asked.
+#: With other group sizes OpenVINO's CPU kernels do not quantise, while the property repeats what was asked.
 _GROUP_STEP = 16
 
 
@@ -42,11 +42,11 @@ def compute_refusal(options: SessionOptions, spec: ArtifactSpec) -> str | None:
     """Return why OpenVINO does not compute what the options ask for, or None."""
     if options.compute_precision not in _HINT:
         return f"OpenVINO computes in {', '.join(_HINT)}, not in {options.compute_precision}"
-    group = getattr(options, "dynamic_quantization", 0)
+    group = OpenVinoOptions.of(options).dynamic_quantization
     if group and spec.weight_precision not in ("int8", "int4"):
-        return f"dynamic_quantization={group} is for int8 and int4 weights: OpenVINO leaves it out for others, unsaid"
+        return f"dynamic_quantization={group} is for int8 and int4 weights: OpenVINO silently ignores it for others"
     if group % _GROUP_STEP:
-        return f"dynamic_quantization={group} is no multiple of {_GROUP_STEP}: OpenVINO leaves it out, unsaid"
+        return f"dynamic_quantization={group} is not a multiple of {_GROUP_STEP}: OpenVINO silently ignores it"
     return None
 
 
@@ -67,9 +67,11 @@ def path_refusal(options: SessionOptions, device: Device) -> str | None:
 
 
 def idle_refusal(options: SessionOptions) -> str | None:
-    """Return which option a static graph has no use for, or None: it would stand in the table and do nothing."""
-    given = [name for name in ("kv_cache", "dynamic_quantization") if getattr(options, name, None)]
-    return f"static graphs have no use for {' and '.join(given)}: K/V are as the graph has them" if given else None
+    """Return which option does nothing for a static graph, or None: it would appear in the table without effect."""
+    asked = OpenVinoOptions.of(options)
+    values = {"kv_cache": asked.kv_cache, "dynamic_quantization": asked.dynamic_quantization}
+    given = [name for name, value in values.items() if value]
+    return f"static graphs do not use {' and '.join(given)}: the graph itself fixes its K/V" if given else None
 
 
 def settings_in_effect(asked: dict[str, Any], told: Sequence[Callable[[str], object]]) -> dict[str, tuple[str, str]]:
@@ -90,27 +92,34 @@ def settings_in_effect(asked: dict[str, Any], told: Sequence[Callable[[str], obj
     return found
 
 
+@runtime_checkable
+class _TypeName(Protocol):
+    """An element type of OpenVINO."""
+
+    def get_type_name(self) -> str:
+        """Return its short name, "f32"."""
+
+
 def _word(value: object) -> str:
     """Return a property as it is written when it is set: types by their short names."""
-    get_name = getattr(value, "get_type_name", None)
-    name = str(value if get_name is None else get_name())
+    name = value.get_type_name() if isinstance(value, _TypeName) else str(value)
     return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
 
 
 def device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
     """Return everything OpenVINO would otherwise choose by itself."""
+    asked = OpenVinoOptions.of(options)
     hint = _HINT[options.compute_precision]
-    kv_cache = getattr(options, "kv_cache", None) or hint
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint,
-        "KV_CACHE_PRECISION": kv_cache,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": getattr(options, "dynamic_quantization", 0),
+        "KV_CACHE_PRECISION": asked.kv_cache or hint,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": asked.dynamic_quantization,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
     if engine_name == "CPU":
         properties["INFERENCE_NUM_THREADS"] = options.threads or default_threads()
-        properties["ENABLE_CPU_PINNING"] = getattr(options, "pinning", True)
+        properties["ENABLE_CPU_PINNING"] = asked.pinning
     if options.engine_cache is not None:
         properties["CACHE_DIR"] = options.engine_cache
     return properties

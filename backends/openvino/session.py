@@ -2,25 +2,23 @@
 
 Inputs live in buffers of full size made by ``reserve``; an infer request is given views of them, so that a step
 writes a few numbers and calls ``infer``. The state of the graph holds the self-attention K/V. On a CPU steps run a
-graph of their own (see :mod:`._openvino_step`), unless the path asked for is plain SDPA.
+graph of their own (see :mod:`.step_graph`), unless the path asked for is plain SDPA.
 """
 
 from __future__ import annotations
 
-import math
 import platform
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError
 from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
-from ..common.next_token import TokenChooser
+from ..common.next_token import StepLogits, TokenChooser
+from ..common.reserved import Reserved
 from .compiled_graph import CompiledGraph, ReadGraph, StepIds
 from .options import PRECISION, device_properties, settings_in_effect, steps_apart
 from .static_session import executed_on
@@ -48,7 +46,7 @@ class OpenVinoSession:
         self._device, self._artifact = device, artifact
         checkpoint = artifact.manifest.checkpoint
         self._vocabulary = checkpoint.geometry.vocab_size
-        self._ends = [token for token in checkpoint.eos_token_ids if token < self._vocabulary]
+        self._reserved = Reserved(checkpoint)
         core, self._asked = ov.Core(), device_properties(options, engine_name)
         self._read_graphs: dict[Role, ReadGraph] = {
             role: ReadGraph(core, artifact.graph(role), engine_name, self._asked) for role in artifact.manifest.graphs
@@ -61,7 +59,6 @@ class OpenVinoSession:
         self._compile_step(1)
         self._phases_ns: dict[str, int] = {}
         self._choice = TokenChooser()
-        self._batch = self._input = self._output = self._left = 0
 
     def _whole(self) -> list[Role]:
         """Return the artifact's graphs that are compiled as they are."""
@@ -85,49 +82,28 @@ class OpenVinoSession:
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""
-        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+        self._reserved.take(batch, input_tokens, output_tokens)
         self._compile_step(batch)
         self._ids = StepIds(batch)
         # Logits are written here, where they are looked at without asking for them at every step.
         self._logits = self._graphs[self._step_role].bind_logits(batch, self._vocabulary)
-        self._rows: NDArray[np.float32] | None = None
-
-    def _check(self, input_ids: Tokens) -> int:
-        """Return how many rows answer each prompt."""
-        batch, length = input_ids.shape
-        if self._batch % batch or length > self._input:
-            raise BadInputError(
-                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
-            )
-        self._left = self._output
-        return self._batch // int(batch)
-
-    def _count_token(self) -> None:
-        if self._left == 0:
-            raise BadInputError(f"token {self._output + 1} was asked, {self._output} are reserved")
-        self._left -= 1
+        self._step_logits: StepLogits | None = None
 
     def _first_tokens(self, tensor: Any) -> Tokens:
         """Return the best token of each row after a prompt, ends of sequence aside; its logits are in ``tensor``."""
         logits = tensor.data[:, -1]
-        logits[:, self._ends] = -np.inf
-        self._rows = None
+        logits[:, self._reserved.end_tokens] = -np.inf
+        self._step_logits = None
         # A copy of a whole vocabulary, which the first token of one answer a prompt need not wait for.
-        if len(logits) < self._batch:
-            logits = np.repeat(logits, self._batch // len(logits), axis=0)
+        if len(logits) < self._reserved.rows:
+            logits = np.repeat(logits, self._reserved.rows // len(logits), axis=0)
         return self._choice(logits)
 
     def _next_tokens(self) -> Tokens:
         """Return the best token of each row after a step, ends of sequence aside."""
-        if self._rows is None:
-            self._rows = self._logits.data[:, -1]
-            self._flat = self._logits.data.data.cast("B").cast("f")
-            width = self._rows.shape[-1]
-            self._no_choice = [row * width + end for row in range(self._batch) for end in self._ends]
-        # Between two steps the weights have passed through the cache: what is least to look up is quickest by far.
-        for place in self._no_choice:
-            self._flat[place] = -math.inf
-        return self._choice(self._rows)
+        if self._step_logits is None:
+            self._step_logits = StepLogits(self._logits.data, self._reserved.end_tokens)
+        return self._choice(self._step_logits.without_ends())
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""

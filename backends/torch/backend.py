@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from slmbench.backend import Ability, DeviceStatus, ProbeGraph, ProbeShape, Session, SessionOptions
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.extras import install_command, installed_version, not_installed
 from slmbench.terms import ComputePrecision, Device, Precision
 
-from ..common.cpu_device import cpu_status
+from ..common.cpu_device import cpu_status, require
 from . import probe
 from .session import TorchDecoderOnly, TorchEncoderDecoder, TorchOptions
-
-_REMEDY = "pip install 'slmbench[export]'"
 
 
 class TorchBackend:
@@ -32,7 +30,7 @@ class TorchBackend:
         npu = DeviceStatus(
             "npu", "NPU", False, "torch drives no NPU that slmbench knows", "use --backend openvino or onnxruntime"
         )
-        return [cpu_status("cpu", "torch", "export"), *_gpus(), npu]
+        return [cpu_status("cpu", "torch"), *_gpus(), npu]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
         """Return the checkpoint itself; torch has no int8 and int4 here."""
@@ -60,11 +58,7 @@ class TorchBackend:
         Raises:
             CannotRunError: torch or transformers is missing, there is no such device, or the weights do not load.
         """
-        for name in self.distributions:
-            try:
-                version(name)
-            except PackageNotFoundError as error:
-                raise CannotRunError(f"{name} is not installed: {_REMEDY}") from error
+        require(*self.distributions)
         missing = [status for status in _gpus() if not status.available] if device == "gpu" else []
         if missing:
             raise CannotRunError(f"{missing[0].detail}; {missing[0].remedy}")
@@ -82,10 +76,9 @@ class TorchBackend:
 
 
 def _gpus() -> list[DeviceStatus]:
-    try:
-        found = version("torch")
-    except PackageNotFoundError:
-        return [DeviceStatus("gpu", "cuda", False, "torch is not installed", _REMEDY)]
+    found = installed_version("torch")
+    if found is None:
+        return [DeviceStatus("gpu", "cuda", False, not_installed("torch"), install_command("torch"))]
     import torch
 
     if not torch.cuda.is_available():

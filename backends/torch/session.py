@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import CannotRunError, one_line
 from slmbench.models.artifact import Artifact
 from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
+from ..common.reserved import Reserved
 from .artifact_files import check_files
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
@@ -41,7 +42,7 @@ class TorchSession:
 
         self._device = device
         self._place = torch.device("cuda" if device == "gpu" else "cpu")
-        self._compiles = bool(getattr(options, "compile", False))
+        self._compiles = TorchOptions.of(options).compile
         if device == "cpu":
             torch.set_num_threads(options.threads or default_threads())
         # Otherwise "fp32" may mean TF32 or bf16 products.
@@ -50,43 +51,29 @@ class TorchSession:
         started = perf_counter_ns()
         self._model = _load(artifact, options.compute_precision).to(self._place)
         self._load_ns = perf_counter_ns() - started
-        self._suppressed = torch.tensor(checkpoint.eos_token_ids, dtype=torch.long, device=self._place)
-        # The whole graph: where the compiler breaks one, or has met too many shapes, it goes on uncompiled, unsaid.
+        self._reserved = Reserved(checkpoint)
+        self._suppressed = torch.tensor(self._reserved.end_tokens, dtype=torch.long, device=self._place)
+        # The whole graph: where the compiler breaks one, or has met too many shapes, it silently goes on uncompiled.
         self._call = torch.compile(self._model, dynamic=False, fullgraph=True) if self._compiles else self._model
         self._compiled_before = _compiled_graphs()
         self._logits_dtype = ""
         self._phases_ns: dict[str, int] = {}
         self._choice = TokenChooser()
-        self._batch = self._input = self._output = self._steps = 0
 
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
         self._choice.draw(seed)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
-        """Make K/V buffers for the shape; a smaller prompt may come, a larger one is refused.
-
-        Raises:
-            BadInputError: the network has fewer positions.
-        """
-        self._batch, self._input, self._output = batch, input_tokens, output_tokens
+        """Make K/V buffers for the shape; a smaller prompt may come, a larger one is refused."""
+        self._reserved.take(batch, input_tokens, output_tokens)
 
     def _check(self, input_ids: Tokens) -> int:
         """Return how many rows answer each prompt."""
-        batch, length = input_ids.shape
-        if self._batch % batch or length > self._input:
-            raise BadInputError(
-                f"a prompt of shape {batch}x{length} was given, {self._batch}x{self._input} at most is reserved"
-            )
-        if self._compiles and batch != self._batch:
+        count = self._reserved.start(input_ids, shared=True)
+        if self._compiles and count > 1:
             raise CannotRunError("K/V of fixed shape (compile=true) take no prompt shared by several answers")
-        self._steps = 0
-        return self._batch // int(batch)
-
-    def _count_step(self) -> None:
-        self._steps += 1
-        if self._steps >= self._output:
-            raise BadInputError(f"token {self._steps + 1} was asked, {self._output} are reserved")
+        return count
 
     def _next_tokens(self, logits: Any) -> Tokens:
         """Return the best token of each row of ``[B, 1, V]``, ends of sequence aside."""
@@ -114,7 +101,7 @@ class TorchSession:
             return Cache(layers=[StaticLayer(length) for _ in range(count)])
         kinds = (getattr(config, "layer_types", None) or ["full_attention"] * count)[:count]
         window = getattr(config, "sliding_window", None)
-        rows = self._batch
+        rows = self._reserved.rows
         return Cache(
             layers=[BufferedLayer(rows, length, window if kind == "sliding_attention" else None) for kind in kinds]
         )
@@ -188,15 +175,21 @@ class TorchDecoderOnly(TorchSession):
         self._past = self._cache(input_tokens + output_tokens)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
-        """Prefill the prompts ``[B, S]``; a padded batch is padded on the left."""
+        """Prefill the prompts ``[B, S]``; a padded batch is padded on the left.
+
+        Raises:
+            BadInputError: the prompts exceed what is reserved.
+            CannotRunError: compiled steps for a prompt shared by several answers.
+        """
         import torch
 
         count = self._check(input_ids)
         self._mask = self._positions = None
-        self._length = input_ids.shape[1]
+        self._length = 0
+        length = input_ids.shape[1]
         if attention_mask is not None:
-            total = self._input + self._output if self._compiles else self._length + self._output
-            self._mask = self._tensor(np.pad(attention_mask, ((0, 0), (0, total - self._length)), constant_values=1))
+            total = self._reserved.total if self._compiles else length + self._reserved.output_tokens
+            self._mask = self._tensor(np.pad(attention_mask, ((0, 0), (0, total - length)), constant_values=1))
             self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
             self._past.reset()
@@ -218,18 +211,14 @@ class TorchDecoderOnly(TorchSession):
         """
         import torch
 
-        batch, count = input_ids.shape
-        length = self._length + self._steps + count
-        if self._mask is not None or batch != self._batch or length > self._input + self._output:
-            raise BadInputError(
-                f"a turn of {batch}x{count} tokens does not fit what is reserved, or prompts of one length"
-            )
-        self._length, self._steps = length, 0
+        self._reserved.extend(input_ids, self._length, padded=self._mask is not None)
         with torch.inference_mode():
             return self._next_tokens(self._read(input_ids))
 
     def _read(self, input_ids: Tokens) -> Any:
         """Return the logits of the last position after reading ``[B, n]`` behind what the K/V hold."""
+        self._reserved.token()
+        self._length += input_ids.shape[1]
         return self._model(
             self._tensor(input_ids),
             past_key_values=self._past,
@@ -239,10 +228,15 @@ class TorchDecoderOnly(TorchSession):
         ).logits
 
     def step(self, tokens: Tokens) -> Tokens:
-        """Feed ``[B]`` tokens, return the next."""
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: a step beyond what is reserved.
+        """
         import torch
 
-        self._count_step()
+        self._reserved.token()
+        self._length += 1
         with torch.inference_mode():
             ids = self._tensor(tokens).unsqueeze(1)
             logits = self._call(ids, past_key_values=self._past, use_cache=True, logits_to_keep=1, **self._padding(1))
@@ -252,7 +246,7 @@ class TorchDecoderOnly(TorchSession):
         """Return mask and positions for the next ``fed`` tokens; nothing where no prompt is padded."""
         if self._mask is None or self._positions is None:
             return {}
-        end = self._length + self._steps
+        end = self._length
         # A compiled step takes the whole mask: what lies ahead is masked by causality.
         mask = self._mask if self._compiles else self._mask[:, :end]
         return {"attention_mask": mask, "position_ids": self._positions[:, end - fed : end]}
@@ -277,12 +271,18 @@ class TorchEncoderDecoder(TorchSession):
         self._self_kv = self._cache(output_tokens)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
-        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right."""
+        """Encode the prompts ``[B, N]`` and run the first decoder step; a padded batch is padded on the right.
+
+        Raises:
+            BadInputError: the prompts exceed what is reserved.
+            CannotRunError: compiled steps for a prompt shared by several answers.
+        """
         import torch
         from transformers import DynamicCache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 
         count = self._check(input_ids)
+        self._reserved.token()
         began = perf_counter_ns()
         with torch.inference_mode():
             self._self_kv.reset()
@@ -313,21 +313,28 @@ class TorchEncoderDecoder(TorchSession):
         return logits.repeat_interleave(count, dim=0)
 
     def step(self, tokens: Tokens) -> Tokens:
-        """Feed ``[B]`` tokens, return the next."""
+        """Feed ``[B]`` tokens, return the next.
+
+        Raises:
+            BadInputError: a step beyond what is reserved.
+        """
         import torch
 
-        self._count_step()
+        self._reserved.token()
         with torch.inference_mode():
             return self._next_tokens(self._decode(self._call, tokens[:, None]))
 
     def reread(self, tokens: Tokens) -> Tokens:
         """Read the start token and the answer so far ``[B, n]`` without any cache; return the next tokens.
 
-        transformers makes the cross K/V anew as well then, as the paper's released loop does.
+        transformers then makes the cross K/V again as well, as the paper's released loop does.
+
+        Raises:
+            BadInputError: a token beyond what is reserved.
         """
         import torch
 
-        self._count_step()
+        self._reserved.token()
         whole = np.insert(tokens, 0, self._start_token, axis=1)
         with torch.inference_mode():
             return self._next_tokens(self._decode(self._model, whole, cached=False))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmbench.errors import BadInputError, CannotRunError, ExitCode, one_line
+from slmbench.system.extras import missing
 
 if TYPE_CHECKING:
     from slmbench.plan.request import RunRequest
@@ -27,7 +28,7 @@ Address = Annotated[str, typer.Option(help="The scheduler's address, as it print
 def _root() -> None:
     """Measure one suite on many machines."""
     if find_spec("distributed") is None:
-        raise CannotRunError("a fleet needs Dask; pip install 'slmbench[fleet]'")
+        raise CannotRunError(f"a fleet needs Dask; {missing('distributed')}")
 
 
 @app.command()
@@ -158,7 +159,7 @@ def _check_dashboard(address: str) -> None:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadInputError(f"--dashboard {address}: HOST:PORT is expected, as 127.0.0.1:8787")
     if find_spec("bokeh") is None:
-        raise CannotRunError("--dashboard needs bokeh; pip install bokeh")
+        raise CannotRunError(f"--dashboard: {missing('bokeh')}")
 
 
 def _device(where: str | None) -> str | None:

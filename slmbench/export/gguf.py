@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 
 from slmbench.errors import CannotRunError
 from slmbench.export.routes import Exported, Progress
+from slmbench.models import gguf_layout as layout
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import decode_weights
+from slmbench.system.extras import needed
 from slmbench.system.telemetry import silence_telemetry
 
 FILE_NAME = "model.gguf"
-#: transformers' model_type to the architecture's name in GGUF: a Mistral without its window is a Llama.
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3"}
-#: Precision to ggml's type of the matrices, and its bits a weight (Q8_0: a scale of 16 bits for every 32 weights).
-_TYPES = {"fp32": ("F32", 32.0), "fp16": ("F16", 16.0), "bf16": ("BF16", 16.0), "int8": ("Q8_0", 8.5)}
 #: Kinds of rotary positions that a file can say: as factors of each frequency, without a factor on the scores.
 _ROPE_KINDS = ("default", "linear", "llama3")
 
@@ -34,21 +32,13 @@ Array = NDArray[np.float32]
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why this route cannot write the artifact, or None."""
-    if checkpoint.architecture not in ARCHITECTURES:
-        return (
-            f"slmbench's GGUF exporter does not know the architecture '{checkpoint.architecture}'; "
-            f"it knows {', '.join(sorted(ARCHITECTURES))}"
-        )
-    windows = [one for one in checkpoint.geometry.windows if one is not None]
-    if windows:
-        return (
-            f"llama.cpp drops the attention window of {min(windows)} tokens of this architecture: longer texts would "
-            "get wrong tokens"
-        )
+    reason = layout.refusal(checkpoint)
+    if reason is not None:
+        return reason
     if spec.target is not None:
-        return f"GGUF files are made for no target, not for {spec.target}"
-    if spec.weight_precision not in _TYPES:
-        return f"slmbench's GGUF exporter writes {', '.join(_TYPES)}, not {spec.weight_precision}"
+        return f"a GGUF file has no target; '{spec.target}' was given"
+    if spec.weight_precision not in layout.TYPES:
+        return f"slmbench's GGUF exporter writes {', '.join(layout.TYPES)}, not {spec.weight_precision}"
     return None
 
 
@@ -64,19 +54,19 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
 
         from slmbench.export.torch_model import load_model
     except ImportError as error:
-        raise CannotRunError(f"{error.name} is needed to export to GGUF: pip install 'slmbench[llama]'") from error
+        raise CannotRunError(needed(error, "to export to GGUF")) from error
     progress("loading the weights")
     model: Any = load_model(checkpoint)
     _check_variant(model, checkpoint.geometry.head_dim)
-    type_name, bits = _TYPES[spec.weight_precision]
-    progress(f"writing {FILE_NAME} in {type_name}")
-    writer = gguf.GGUFWriter(folder / FILE_NAME, ARCHITECTURES[checkpoint.architecture])
-    _add_sizes(writer, checkpoint, model.config)
-    _write_tensors(writer, checkpoint, model, gguf.GGMLQuantizationType[type_name])
+    kind = layout.TYPES[spec.weight_precision]
+    progress(f"writing {FILE_NAME} in {kind.name}")
+    writer = gguf.GGUFWriter(folder / FILE_NAME, layout.ARCHITECTURES[checkpoint.architecture])
+    _add_header(writer, checkpoint, model.config)
+    _write_tensors(writer, checkpoint, model, gguf.GGMLQuantizationType[kind.name])
     writer.close()
     del model
     gc.collect()
-    bytes_read = round(decode_weights(checkpoint.geometry) * bits / 8)
+    bytes_read = round(decode_weights(checkpoint.geometry) * kind.bits / 8)
     return Exported({"model": FILE_NAME}, "llama.cpp", None, bytes_read)
 
 
@@ -98,24 +88,21 @@ def _check_variant(model: Any, head_dim: int) -> None:
         raise CannotRunError(f"llama.cpp turns whole heads of {head_dim}, this checkpoint {2 * len(rotary.inv_freq)}")
 
 
-def _add_sizes(writer: Any, checkpoint: Checkpoint, config: Any) -> None:
+def _add_header(writer: Any, checkpoint: Checkpoint, config: Any) -> None:
     """Write what llama.cpp builds its graph from."""
-    sizes = checkpoint.geometry
-    writer.add_vocab_size(sizes.vocab_size)
-    writer.add_context_length(sizes.max_total_tokens)
-    writer.add_embedding_length(sizes.width)
-    writer.add_block_count(sizes.decoder_layers)
-    writer.add_feed_forward_length(sizes.ffn_width)
-    writer.add_head_count(sizes.heads)
-    writer.add_head_count_kv(sizes.kv_heads)
-    writer.add_key_length(sizes.head_dim)
-    writer.add_value_length(sizes.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(sizes.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    # Token ids go in and come out; of the vocabulary llama.cpp needs the size alone. No file type is written: it
-    # counts the tensors' types then, and what it tells of the precision is read back, not repeated.
-    writer.add_tokenizer_model("none")
+    of_config = {
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.freq_base": config.rope_parameters["rope_theta"],
+    }
+    for name, value in layout.header(checkpoint).items():
+        if name == "general.architecture":
+            continue  # the writer has it already
+        if value is None:
+            writer.add_float32(name, of_config[name.partition(".")[2]])
+        elif isinstance(value, str):
+            writer.add_string(name, value)
+        else:
+            writer.add_uint32(name, value)
 
 
 def _write_tensors(writer: Any, checkpoint: Checkpoint, model: Any, wanted: Any) -> None:
@@ -142,12 +129,13 @@ def _tensors(checkpoint: Checkpoint, model: Any) -> Iterator[tuple[str, Array]]:
     """Return GGUF's names and the values as transformers holds them; a tied LM head is not there twice."""
     import gguf
 
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == ARCHITECTURES[checkpoint.architecture])
+    wanted = layout.ARCHITECTURES[checkpoint.architecture]
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
     names = gguf.get_tensor_name_map(arch, checkpoint.geometry.decoder_layers)
     for name, parameter in model.named_parameters():
         found = names.get_name(name, try_suffixes=(".weight",))
         if found is None:
-            raise CannotRunError(f"{name}: llama.cpp's {ARCHITECTURES[checkpoint.architecture]} has no such parameter")
+            raise CannotRunError(f"{name}: llama.cpp's {wanted} has no such parameter")
         yield found, parameter.numpy()
     factors = _rope_factors(model)
     if factors is not None:
@@ -173,7 +161,7 @@ def _ordered(checkpoint: Checkpoint, name: str, values: Array) -> Array:
     """
     heads = {"attn_q.weight": checkpoint.geometry.heads, "attn_k.weight": checkpoint.geometry.kv_heads}
     count = heads.get(name.split(".", 2)[-1])
-    if count is None or ARCHITECTURES[checkpoint.architecture] != "llama":
+    if count is None or layout.ARCHITECTURES[checkpoint.architecture] != "llama":
         return values
     halves = values.reshape(count, 2, -1, values.shape[-1])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)

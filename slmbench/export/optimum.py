@@ -22,6 +22,7 @@ from slmbench.export.openvino.graph import cross_kv_once, keep_last_position, wr
 from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.extras import needed
 from slmbench.system.telemetry import silence_telemetry
 
 #: Those whose golden tokens come out with the transformers that this project runs on.
@@ -58,7 +59,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         import openvino as ov
         import optimum.intel  # noqa: F401
     except ImportError as error:
-        raise CannotRunError(f"{error.name} is needed for optimum's exporter: pip install 'slmbench[cpu]'") from error
+        raise CannotRunError(needed(error, "for optimum's exporter")) from error
     roles: tuple[Role, ...] = ("model",) if checkpoint.family == "decoder-only" else ("encoder", "decoder")
     # Beside the artifact: the same disk, whose room was looked at before.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-optimum-") as work:

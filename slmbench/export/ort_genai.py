@@ -20,6 +20,7 @@ from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import decode_weights
+from slmbench.system.extras import needed
 from slmbench.system.telemetry import silence_telemetry
 
 #: Those whose golden tokens come out (windows aside); the builder knows more names than it gets right.
@@ -61,9 +62,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         import onnxruntime_genai  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise CannotRunError(
-            f"{error.name} is needed for onnxruntime-genai's builder: pip install 'slmbench[cpu]'"
-        ) from error
+        raise CannotRunError(needed(error, "for onnxruntime-genai's builder")) from error
     with tempfile.TemporaryDirectory(prefix="slmbench-genai-") as work:
         source = checkpoint.path if checkpoint.path is not None and checkpoint.has_tokenizer else None
         if source is None:

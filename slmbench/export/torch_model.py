@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.models import catalog
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.extras import needed
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ def load_model(checkpoint: Checkpoint, *, attention: str = "eager") -> torch.nn.
     try:
         import transformers
     except ImportError as error:
-        raise CannotRunError("torch and transformers are needed to export: pip install 'slmbench[cpu]'") from error
+        raise CannotRunError(needed(error, "to export")) from error
     transformers.utils.logging.disable_progress_bar()
     # Its warnings advise whoever trains; errors are exceptions.
     transformers.utils.logging.set_verbosity_error()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmbench.errors import one_line
+from slmbench.system.extras import not_installed
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def gpus() -> list[Gpu] | str:
     try:
         import pynvml
     except ImportError:
-        return "nvidia-ml-py is not installed"
+        return not_installed("nvidia-ml-py")
     try:
         pynvml.nvmlInit()
         driver = _text(pynvml.nvmlSystemGetDriverVersion())

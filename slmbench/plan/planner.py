@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
@@ -31,6 +30,7 @@ from slmbench.plan.refusal_reasons import ability_refusal, format_refusal, lengt
 from slmbench.plan.suite import Cell, Suite
 from slmbench.records.refusals import Refusal, refusal_lines
 from slmbench.system.container import container_limits
+from slmbench.system.extras import installed_version, missing
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
 
 
@@ -369,15 +369,7 @@ def absence(backend: Backend, device: Device, options: PlanOptions) -> str | Non
     return "; ".join(f"{status.detail}; {status.remedy}" for status in found)
 
 
-#: Extras that bring a distribution which `cpu` does not.
-_EXTRAS = {"llama-cpp-python": "llama"}
-
-
 def missing_distribution(backend: Backend) -> str | None:
     """Return which of the backend's distributions is not installed and how to get it, or None."""
-    for distribution in backend.distributions:
-        try:
-            version(distribution)
-        except PackageNotFoundError:
-            return f"{distribution} is not installed; pip install 'slmbench[{_EXTRAS.get(distribution, 'cpu')}]'"
-    return None
+    absent = (one for one in backend.distributions if installed_version(one) is None)
+    return next(map(missing, absent), None)

@@ -21,6 +21,7 @@ from slmbench.report.case_labels import side_labels
 from slmbench.report.chart_parts import Spec
 from slmbench.report.pictures import KINDS, write_picture
 from slmbench.report.text_table import TextTable, make_console, markdown_table, number, print_table
+from slmbench.system.extras import needed
 from slmbench.system.files import write_output
 
 #: With fewer runs than this no change is looked for.
@@ -141,7 +142,7 @@ def change_points(levels: Floats) -> list[tuple[int, float]]:
     try:
         import ruptures
     except ImportError as error:
-        raise CannotRunError("slmbench history needs ruptures: pip install 'slmbench[history]'") from error
+        raise CannotRunError(needed(error, "for slmbench history")) from error
     noise = float(np.median(np.abs(np.diff(levels)))) / (math.sqrt(2) * 0.6745)
     penalty = _PENALTY * max(noise, 1e-6) * math.log(levels.size)
     ends: list[int] = ruptures.Pelt(model="l1", min_size=SHORTEST_LEVEL, jump=1).fit_predict(levels[:, None], penalty)

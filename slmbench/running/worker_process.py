@@ -54,11 +54,11 @@ def log_path(folder: Path, case_key: str) -> Path:
     return folder / "logs" / f"{readable}-{hashlib.sha256(case_key.encode()).hexdigest()[:8]}.log"
 
 
-def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """Return the last lines of a log, without control characters; empty when there is none."""
+def log_tail(log: Path, lines: int = LOG_TAIL_LINES, *, since: int = 0) -> str:
+    """Return the last lines of a log, from byte ``since`` on, without control characters; empty when there is none."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            file.seek(max(since, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
@@ -94,6 +94,8 @@ class Worker:
         self._suspended = False
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         with _opened(log) as log_file:
+            # The workers of all loads of a case write to one log.
+            self._log_start = log_file.seek(0, os.SEEK_END)
             self._process = self._spawn(command or [self._python, "-P", "-m", "slmbench.worker"], log_file)
         assert self._process.stdin
         assert self._process.stdout
@@ -153,7 +155,7 @@ class Worker:
     def _no_hello(self) -> SlmbenchError:
         code = self._process.wait()
         if code < 0:
-            return WorkerError(*explain_exit(code))
+            return WorkerError(*explain_exit(code, told=self._told()))
         tail = log_tail(self.log, 3)
         if re.search(r"No module named '?slmbench", tail):
             return BadInputError(
@@ -212,13 +214,16 @@ class Worker:
             self.kill()
             raise WorkerError(FailureReason.TIMEOUT, f"no answer to {what} in time; the worker was killed") from None
 
+    def _told(self) -> str:
+        return log_tail(self.log, since=self._log_start)
+
     def _death(self) -> WorkerError:
         try:
             code = self._process.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
             return WorkerError(FailureReason.CRASHED, "the worker closed its pipe and had to be killed")
-        return WorkerError(*explain_exit(code))
+        return WorkerError(*explain_exit(code, told=self._told()))
 
     def suspend(self) -> None:
         """Stop the process where it stands, and wait until it does: its spinning threads disturb nobody."""
@@ -270,17 +275,53 @@ class Worker:
             self.kill()
 
 
-def explain_exit(code: int, who: str = "the worker") -> tuple[FailureReason, str]:
-    """Return reason and message for a process's exit code as ``subprocess`` gives it."""
+#: What a signal means, and what its user can try.
+_SIGNALS = {
+    "SIGILL": (
+        "an instruction that this CPU or system does not permit",
+        "reinstall the engine on this machine, so that it fits its CPU; with llama.cpp also --option repack=false",
+    ),
+    "SIGSEGV": ("a fault in the engine's memory", "another version of the engine, or --threads 1"),
+    "SIGBUS": ("a file or a memory page that is gone", "look whether the disk or /dev/shm is full"),
+    "SIGFPE": ("a division by zero in the engine", "another version of the engine"),
+    "SIGABRT": ("the engine gave up", "another version or precision"),
+    "SIGTERM": ("somebody ended it", "look for a job scheduler or a time limit"),
+    "SIGXCPU": ("its CPU time was used up", "a larger limit (ulimit -t)"),
+}
+
+
+def explain_exit(code: int, who: str = "the worker", *, told: str = "") -> tuple[FailureReason, str]:
+    """Return reason and message (one line) for a process's exit code as ``subprocess`` gives it.
+
+    ``told`` is what the process printed: its last line ends the message. The message of a signal says what to try.
+    """
+    reason, message = _exit_in_words(code, who)
+    last = _last_words(told)
+    return reason, f"{message}; the last line of its log: {last[:200]}" if last else message
+
+
+def _last_words(told: str) -> str:
+    """Return the last line that was printed before Python's own report of a signal; without one, the place it names."""
+    before, _, dump = told.partition("Fatal Python error:")
+    lines = [one_line(line) for line in before.splitlines() if line.strip()]
+    frames = [one_line(line) for line in dump.splitlines() if line.startswith("  File ")]
+    return next(iter(lines[-1:] + frames[:1]), "")
+
+
+def _exit_in_words(code: int, who: str) -> tuple[FailureReason, str]:
     if sys.platform != "win32" and code < 0:
         name = _signal_name(-code)
         if -code == signal.SIGKILL:
             free = psutil.virtual_memory().available / 2**30
             return (
                 FailureReason.KILLED,
-                f"{who} was killed ({name}); most likely the system ran out of memory ({free:.1f} GiB free now)",
+                f"{who} was killed ({name}); most likely the system ran out of memory ({free:.1f} GiB free now); "
+                "try: a smaller model, or fewer other programs",
             )
-        return FailureReason.CRASHED, f"{who} died of {name}"
+        if name not in _SIGNALS:
+            return FailureReason.CRASHED, f"{who} died of {name}"
+        meaning, remedy = _SIGNALS[name]
+        return FailureReason.CRASHED, f"{who} died of {name} ({meaning}); try: {remedy}"
     if sys.platform == "win32" and code >= 0xC0000000:
         return FailureReason.CRASHED, f"{who} died of exception 0x{code:08X}"
     return FailureReason.CRASHED, f"{who} ended by itself with exit code {code}"

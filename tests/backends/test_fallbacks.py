@@ -218,7 +218,7 @@ def test_a_quantised_cache_that_nobody_asked_for(
     ("options", "precision", "why"),
     [
         ({"dynamic_quantization": 32}, "fp32", "is for int8 and int4 weights"),
-        ({"dynamic_quantization": 7}, "int8", "is no multiple of 16"),
+        ({"dynamic_quantization": 7}, "int8", "is not a multiple of 16"),
     ],
 )
 def test_dynamic_quantisation_that_openvino_would_leave_out_is_refused(
@@ -238,7 +238,7 @@ def test_an_option_that_a_static_graph_has_no_use_for_is_refused(backend: str) -
     driver: Any = load_backend(backend)
     (spec,) = driver.artifact_specs(resolve("llama-tiny"), "fp32", "npu")
     options = driver.options_type(kv_cache="u8", simulate=True)
-    assert "no use for kv_cache" in driver.refusal(resolve("llama-tiny"), spec, options, "npu")
+    assert "static graphs do not use kv_cache" in driver.refusal(resolve("llama-tiny"), spec, options, "npu")
 
 
 def test_a_model_that_brings_settings_along_is_not_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -124,30 +123,28 @@ def test_start_forgets_the_generation_before(name: str) -> None:
 def test_shapes_beyond_what_is_reserved_are_refused(name: str) -> None:
     session = open_session(artifact_of(name), 1, 8, 4)
     for shape in ((1, 9), (2, 8)):
-        with pytest.raises(BadInputError, match=f"{shape[0]}x{shape[1]} was given, 1x8 at most"):
+        with pytest.raises(BadInputError, match=rf"{shape[0]}x{shape[1]} tokens\) exceeds what is reserved \(1x8"):
             session.start(np.full(shape, 5))
 
 
 def test_more_tokens_than_positions_are_refused() -> None:
     session = open_session(artifact_of("llama-tiny"))
     session.reserve(1, 4000, 96)
-    with pytest.raises(BadInputError, match="4096 tokens, 4097"):
+    with pytest.raises(BadInputError, match="4096 tokens; .* 4097"):
         session.reserve(1, 4000, 97)
 
 
 def test_two_distributions_of_one_module_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    from slmbench.backends.onnxruntime import installed as _ort_env
+    from slmbench.backends.onnxruntime import installed
 
-    def found(name: str) -> str:
-        if name in ("onnxruntime", "onnxruntime-gpu"):
-            return "1.0"
-        raise metadata.PackageNotFoundError(name)
+    def found(name: str) -> str | None:
+        return "1.0" if name in ("onnxruntime", "onnxruntime-gpu") else None
 
     artifact = artifact_of("llama-tiny")
-    monkeypatch.setattr(_ort_env, "version", found)
+    monkeypatch.setattr(installed, "installed_version", found)
     with pytest.raises(CannotRunError, match="onnxruntime and onnxruntime-gpu are both installed"):
         open_session(artifact)
-    monkeypatch.setattr(_ort_env, "_version", lambda name: None)
+    monkeypatch.setattr(installed, "installed_version", lambda name: None)
     with pytest.raises(CannotRunError, match="onnxruntime is not installed"):
         open_session(artifact)
 
@@ -168,8 +165,5 @@ def test_steps_beyond_what_is_reserved_are_refused(name: str) -> None:
     tokens = session.start(np.full((1, 8), 5))
     for _ in range(2):
         tokens = session.step(tokens)
-    # A decoder-only prompt takes its places, and so does every token that is fed.
-    if resolve(name).family == "decoder-only":
-        tokens = session.step(tokens)
-    with pytest.raises(BadInputError, match="beyond the 8 \\+ 3 tokens"):
+    with pytest.raises(BadInputError, match="beyond the 3 new tokens"):
         session.step(tokens)

@@ -147,7 +147,7 @@ def test_one_prompt_alone_is_streamed_by_the_stateful_pipeline() -> None:
 def test_prompts_beyond_what_is_reserved_are_refused() -> None:
     session = open_session(artifact_of("llama-tiny"))
     session.reserve(1, 8, 4)
-    with pytest.raises(BadInputError, match="1x9 tokens and 4 more were given, 1x8 and 4"):
+    with pytest.raises(BadInputError, match=r"1x9 tokens and 4 new ones\) exceeds what is reserved \(1x8 and 4"):
         session.generate(np.full((1, 9), 7), 4)
 
 

@@ -164,14 +164,14 @@ def test_a_session_that_asks_for_an_absent_provider_is_an_error(make_static: Mak
 
 def test_without_the_plugin_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> Any:
-        raise CannotRunError("looked for the package onnxruntime-qnn, it is not installed")
+        raise CannotRunError("onnxruntime-qnn is not installed")
 
     monkeypatch.setattr(qnn, "_module", missing)
     monkeypatch.setattr("onnxruntime.get_ep_devices", list)
     (status,) = qnn.devices()
     assert not status.available
     assert "not installed" in status.detail
-    assert "pip install onnxruntime-qnn" in status.remedy
+    assert "pip install 'slmbench[qnn]'" in status.remedy
 
 
 @pytest.mark.parametrize(("precision", "compute"), [("fp16", "fp32"), ("int8", "fp32"), ("int8", "fp16")])

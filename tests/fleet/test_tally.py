@@ -61,7 +61,7 @@ def test_what_a_machine_does_is_one_line(state: dict[str, Any], line: str) -> No
     [
         ("8787", True, 2, "--dashboard 8787: HOST:PORT is expected"),
         ("127.0.0.1:99999", True, 2, "HOST:PORT is expected"),
-        ("127.0.0.1:8787", False, 5, "--dashboard needs bokeh; pip install bokeh"),
+        ("127.0.0.1:8787", False, 5, "--dashboard: bokeh is not installed: pip install bokeh"),
     ],
 )
 def test_a_dashboard_that_could_not_be_served_is_refused(

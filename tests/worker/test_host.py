@@ -213,3 +213,11 @@ def test_ctrl_c_ends_every_worker(moment: str, tmp_path: Path, planned: MakePlan
     rest = host.stdout.read()
     assert host.wait(20) == 130
     assert rest.rstrip().endswith("left 0")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
+def test_last_words_are_the_engines_not_pythons_report() -> None:
+    dump = 'Fatal Python error: Illegal instruction\n\nThread 0x1 (latest first):\n  File "x.py", line 3 in f\n'
+    assert explain_exit(-4, told=f"loading\n{dump}\nExtension modules: a (total: 1)\n")[1].endswith("log: loading")
+    assert explain_exit(-4, told=dump)[1].endswith('log: File "x.py", line 3 in f')
+    assert "log" not in explain_exit(-4)[1]

@@ -12,6 +12,7 @@ from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import decode_weights
+from slmbench.system.extras import needed
 from slmbench.system.telemetry import silence_telemetry
 
 ARCHITECTURES = frozenset(
@@ -60,7 +61,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         from slmbench.export.onnx.architectures import describe
         from slmbench.export.torch_model import load_model
     except ImportError as error:
-        raise CannotRunError(f"{error.name} is needed to export to ONNX: pip install 'slmbench[cpu]'") from error
+        raise CannotRunError(needed(error, "to export to ONNX")) from error
     progress("loading the weights")
     model = load_model(checkpoint)
     positions = checkpoint.geometry.max_total_tokens or checkpoint.geometry.max_input_tokens or MAX_POSITIONS

@@ -18,6 +18,7 @@ from slmbench.export.openvino.merge_projections import merge_projections
 from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint, Geometry
+from slmbench.system.extras import needed
 from slmbench.system.telemetry import silence_telemetry
 
 ARCHITECTURES = frozenset(
@@ -51,7 +52,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         from slmbench.export import torch_graphs
         from slmbench.export.torch_model import load_model
     except ImportError as error:
-        raise CannotRunError(f"{error.name} is needed to export to OpenVINO: pip install 'slmbench[cpu]'") from error
+        raise CannotRunError(needed(error, "to export to OpenVINO")) from error
     progress("loading the weights")
     network = torch_graphs.prepare(load_model(checkpoint))
     attention = ATTENTION_CAPPED if torch_graphs.is_capped(network) else ATTENTION

@@ -1,0 +1,77 @@
+"""Which extra of slmbench brings which package, and the text about one that is not installed."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from slmbench.errors import one_line
+
+#: The smallest extra that brings each distribution, as pyproject.toml has it (a test compares the two).
+EXTRAS = {
+    "cryptography": "fleet",
+    "distributed": "fleet",
+    "gguf": "llama",
+    "llama-cpp-python": "llama",
+    "nncf": "export",
+    "nvidia-ml-py": "cuda",
+    "onnx": "export",
+    "onnx-ir": "export",
+    "onnxruntime": "cpu",
+    "onnxruntime-genai": "cpu",
+    "onnxruntime-gpu": "cuda",
+    "onnxruntime-qnn": "qnn",
+    "onnxscript": "export",
+    "openvino": "cpu",
+    "openvino-genai": "cpu",
+    "optimum-intel": "export",
+    "ruptures": "history",
+    "safetensors": "export",
+    "sentencepiece": "export",
+    "torch": "export",
+    "transformers": "export",
+}
+#: Modules whose distribution has another name.
+_DISTRIBUTIONS = {
+    "dask": "distributed",
+    "llama_cpp": "llama-cpp-python",
+    "optimum": "optimum-intel",
+    "pynvml": "nvidia-ml-py",
+}
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of a distribution that is installed here, else None."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def install_command(name: str) -> str:
+    """Return what to type to get a distribution or a module ("onnx_ir", "optimum.intel")."""
+    distribution = _distribution(name)
+    extra = EXTRAS.get(distribution)
+    return f"pip install {distribution}" if extra is None else f"pip install 'slmbench[{extra}]'"
+
+
+def not_installed(name: str) -> str:
+    """Return that a distribution or module is not installed."""
+    return f"{_distribution(name)} is not installed"
+
+
+def missing(name: str) -> str:
+    """Return that a distribution or module is not installed, and what to type to get it."""
+    return f"{not_installed(name)}: {install_command(name)}"
+
+
+def needed(error: ImportError, purpose: str) -> str:
+    """Return that a module is needed for a purpose ("to export to ONNX"), and how to get it or why it does not load."""
+    name = error.name or str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{_distribution(name)} is needed {purpose}: {install_command(name)}"
+    return f"{_distribution(name)} is needed {purpose} and cannot be imported: {one_line(str(error))[:200]}"
+
+
+def _distribution(name: str) -> str:
+    top = name.partition(".")[0]
+    return _DISTRIBUTIONS.get(top, top.replace("_", "-"))

@@ -1,0 +1,52 @@
+"""One table of extras: it says what pyproject.toml says, and no other text names an extra."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from slmbench.system.extras import EXTRAS, install_command, missing, needed
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def test_every_extra_brings_what_the_table_says() -> None:
+    listed = {name: {Requirement(text).name for text in texts} for name, texts in OPTIONAL.items()}
+    users = {"export", "cpu", "llama", "history", "cuda", "qnn", "fleet"}
+    assert {one: extra for extra in users for one in listed[extra] - {"slmbench"}} == EXTRAS
+
+
+def test_no_message_names_an_extra_by_itself() -> None:
+    """Strings with an install command exist in the table's own module alone; docstrings may name extras."""
+    told = re.compile(r"""["'].*(pip install ['"]?(slmbench\[|[a-z])|is not installed[:;])""")
+    allowed = {ROOT / "slmbench/system/extras.py"}
+    for path in [*ROOT.glob("slmbench/**/*.py"), *ROOT.glob("backends/**/*.py")]:
+        if path not in allowed:
+            found = [line for line in path.read_text().splitlines() if told.search(line) and '"""' not in line]
+            assert not [line for line in found if "slmbench==" not in line], f"{path}: {found}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("torch", "torch is not installed: pip install 'slmbench[export]'"),
+        ("optimum.intel", "optimum-intel is not installed: pip install 'slmbench[export]'"),
+        ("llama_cpp", "llama-cpp-python is not installed: pip install 'slmbench[llama]'"),
+        ("onnxruntime_genai", "onnxruntime-genai is not installed: pip install 'slmbench[cpu]'"),
+        ("bokeh", "bokeh is not installed: pip install bokeh"),
+    ],
+)
+def test_modules_and_distributions_get_the_same_text(name: str, text: str) -> None:
+    assert missing(name) == text
+    error = ModuleNotFoundError(f"No module named '{name}'", name=name)
+    assert needed(error, "here").endswith(install_command(name))
+
+
+def test_a_package_that_is_there_and_broken_says_so() -> None:
+    error = ImportError("libgomp.so.1: cannot open shared object file", name="numpy")
+    assert needed(error, "to count") == (
+        "numpy is needed to count and cannot be imported: libgomp.so.1: cannot open shared object file"
+    )
