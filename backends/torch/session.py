@@ -65,7 +65,7 @@ class TorchSession:
         self._choice.draw(seed)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
-        """Make K/V buffers for the shape; a smaller prompt may come, a larger one is refused."""
+        """Keep the shape; a smaller prompt may come, a larger one is refused."""
         self._reserved.take(batch, input_tokens, output_tokens)
 
     def _check(self, input_ids: Tokens) -> int:
@@ -95,13 +95,12 @@ class TorchSession:
         from .kv_cache import BufferedLayer
 
         config = self._model.config.get_text_config(decoder=True)
-        count = config.num_hidden_layers
+        count, rows = config.num_hidden_layers, self._reserved.rows
         if self._compiles:
             # Windowed layers too: the mask keeps their window, and one that rolls would be compiled at every step.
             return Cache(layers=[StaticLayer(length) for _ in range(count)])
         kinds = (getattr(config, "layer_types", None) or ["full_attention"] * count)[:count]
         window = getattr(config, "sliding_window", None)
-        rows = self._reserved.rows
         return Cache(
             layers=[BufferedLayer(rows, length, window if kind == "sliding_attention" else None) for kind in kinds]
         )
