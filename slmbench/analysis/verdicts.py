@@ -13,7 +13,7 @@ from slmbench.analysis import stats
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.metrics import Evidence, Side, SideCase, log_ratio
 from slmbench.analysis.not_judged import NotJudged, failure_notes, is_newly_failed, not_judged
-from slmbench.errors import ExitCode, NotComparableError
+from slmbench.errors import ExitCode, NotComparableError, nearest
 from slmbench.machine.fingerprint import Difference, Fingerprint, differences
 
 Verdict = Literal["regressed", "improved", "unchanged", "inconclusive", "not judged"]
@@ -308,4 +308,5 @@ def _warnings(base: Side, new: Side, keys: Sequence[str], gates: Gates) -> Itera
 def _example(base: Side, new: Side) -> str:
     if not base.cases or not new.cases:
         return ""
-    return f" (for example {next(iter(base.cases))} / {next(iter(new.cases))})"
+    first = next(iter(base.cases))
+    return f" (for example {first} of {base.name}; {new.name} has none like it.{nearest(first, list(new.cases))})"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import traceback
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import Annotated
 
@@ -107,31 +110,34 @@ def main() -> None:
     except Exception:
         # Python's own code for this is 1, which says "regressed" here: a bug must not look like a slowdown.
         traceback.print_exc()
-        code = _fail("this is a bug in slmbench; what is above tells where", ExitCode.FAILED)
+        bug = "this is a bug in slmbench; what is above tells where"
+        code = _fail(bug, ExitCode.FAILED, as_json=_wants_json(sys.argv[1:]))
     raise SystemExit(code)
 
 
 def run_main(arguments: list[str]) -> int:
     """Run the command line and return its exit code.
 
-    An error a user can cause becomes one line on stderr. Anything else is a bug and keeps its traceback.
+    An error a user can cause becomes one line on stderr, and where JSON was asked for also JSON on stdout. Anything
+    else is a bug and keeps its traceback.
     """
+    fail = partial(_fail, as_json=_wants_json(arguments))
     command = typer.main.get_command(app)
     _prepare_output()
     try:
         code = command.main(arguments, prog_name="slmbench", standalone_mode=False)
     except SlmbenchError as error:
-        return _fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         typer.echo(error.format_message())
         return ExitCode.OK
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        return _fail(error.format_message() + where, ExitCode.BAD_INPUT)
+        return fail(error.format_message() + where, ExitCode.BAD_INPUT)
     except click.ClickException as error:
-        return _fail(error.format_message(), ExitCode.BAD_INPUT)
+        return fail(error.format_message(), ExitCode.BAD_INPUT)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; everything measured so far is kept", ExitCode.INTERRUPTED)
+        return fail("interrupted; everything measured so far is kept", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # The reader of the pipe has closed it (`slmbench models | head`); nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -139,7 +145,7 @@ def run_main(arguments: list[str]) -> int:
     except OSError as error:
         # A full disk, a folder that is gone or not ours: a problem of the machine, not a bug.
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
+        return fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
     return code if isinstance(code, int) else ExitCode.OK
 
 
@@ -153,9 +159,19 @@ def _prepare_output() -> None:
         del os.environ["COLUMNS"]
 
 
-def _fail(message: str, code: ExitCode) -> int:
+def _wants_json(arguments: list[str]) -> bool:
+    """Return whether whoever reads the output expects JSON, also where the rest of the arguments is wrong."""
+    formats = {arguments[index + 1] for index, one in enumerate(arguments[:-1]) if one == "--format"}
+    return "--json" in arguments or "--format=json" in arguments or "json" in formats
+
+
+def _fail(message: str, code: ExitCode, *, as_json: bool) -> int:
     first, *more = [_shortened(one_line(line)) for line in message.splitlines()] or [""]
     typer.echo("\n".join([f"{ERROR_PREFIX}{first}", *(f"  {line}" for line in more)]), err=True)
+    if as_json:
+        error = {"message": "\n".join([first, *more]), "kind": code.name.lower(), "exit_code": int(code)}
+        with suppress(OSError):
+            typer.echo(json.dumps({"error": error}, indent=1))
     return code
 
 

@@ -114,12 +114,16 @@ def measure_limits(
         foreign_load=used,
         disturbed=used is not None and used > QUIET_CORES,
     )
+    _keep(limits, backend, device, threads)
+    return limits
+
+
+def _keep(limits: Limits, backend: Backend, device: Device, threads: int) -> None:
     earlier = cached_limits(backend, device, threads)
     if earlier is None or earlier.disturbed or not limits.disturbed:
         path = _paths(backend, device, threads)[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, limits.model_dump_json(indent=1) + "\n")
-    return limits
 
 
 def limits_of(backend_name: str, device: Device, threads: int | None = None, *, again: bool = False) -> Limits:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench.case import FORMERLY_SAMPLES
-from slmbench.errors import BadInputError
+from slmbench.errors import BadInputError, nearest
 from slmbench.measure.text_prompts import Prompts, load_tokenizer, read_prompts, token_ids
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
@@ -255,7 +255,8 @@ def _only(plan: Plan, keys: Sequence[str]) -> Plan:
     cells = tuple(cell for cell in plan.cells if cell.case.key in set(keys))
     unknown = set(keys) - {cell.case.key for cell in cells}
     if unknown:
-        raise BadInputError(f"only_cases: the plan has no case {min(unknown)}")
+        hint = nearest(min(unknown), [cell.case.key for cell in plan.cells])
+        raise BadInputError(f"only_cases: the plan has no case {min(unknown)}.{hint}")
     there = {cell.case.checkpoint for cell in cells}
     pairs = [pair for pair in plan.suite.pairs if there.issuperset(pair)]
     # What cannot run is said once, by whoever planned the whole.

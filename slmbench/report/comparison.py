@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from slmbench.analysis.metrics import METRICS, Side, SideCase
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 #: Verdict to the mark that stands before it, so that colour is never the only sign.
 MARKS = {"regressed": "▲", "improved": "▼", "unchanged": "=", "inconclusive": "?", "not judged": "·"}
 _STYLES = {"regressed": "bold red", "improved": "bold green", "unchanged": "dim", "inconclusive": "yellow"}
+
+#: Missing cases for which the nearest ones are looked up: among thousands that takes seconds each.
+HINTED_CASES = 5
 
 Row = Mapping[str, Any]
 
@@ -240,7 +244,7 @@ def means(comparison: Comparison) -> list[str]:
 
 def notes(comparison: Comparison) -> list[str]:
     """Return what a reader must know beside the table: what is missing, failed, differs, was warned of."""
-    lines = [f"only in {comparison.base.name}: {key}" for key in comparison.only_base]
+    lines = [f"only in {comparison.base.name}: {key}{hint}" for key, hint in missing_cases(comparison).items()]
     lines += [f"only in {comparison.new.name}: {key}" for key in comparison.only_new]
     lines += [f"failed in {comparison.new.name}: {key}: {reason}" for key, reason in comparison.failed.items()]
     lines += [f"not judged: {left.key} {left.metric}: {left.reason}" for left in comparison.not_judged]
@@ -252,6 +256,19 @@ def notes(comparison: Comparison) -> list[str]:
     kinds = {True: "differs (hard)", False: "differs"}
     lines += [f"machine {kinds[found.hard]}: {found}" for found in comparison.differences]
     return [one_line(line) for line in [*lines, *comparison.warnings]]
+
+
+def missing_cases(comparison: Comparison) -> dict[str, str]:
+    """Return the base's cases that the new side lacks, the first few with the nearest ones that it has."""
+    known = comparison.only_new or tuple(comparison.new.cases)
+    hinted = comparison.only_base[:HINTED_CASES]
+    return {key: _nearest_cases(key, known) if key in hinted else "" for key in comparison.only_base}
+
+
+@lru_cache(maxsize=256)
+def _nearest_cases(key: str, known: tuple[str, ...]) -> str:
+    hint = nearest(key, list(known), count=2)
+    return f".{hint}" if hint else ""
 
 
 def seen(judgement: Judgement) -> str:

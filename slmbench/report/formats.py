@@ -11,7 +11,7 @@ from slmbench.analysis.metrics import METRICS, Evidence, Side, SideCase
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import one_line
-from slmbench.report.comparison import seen
+from slmbench.report.comparison import missing_cases, seen
 from slmbench.report.text_table import bounds
 
 ExportFormat = Literal["bencher", "github-smaller", "github-bigger"]
@@ -91,9 +91,9 @@ def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -
         for key, reason in comparison.failed.items():
             test = ElementTree.SubElement(suite, "testcase", classname=_xml(key), name="case")
             ElementTree.SubElement(test, "error", message=_xml(reason), type="failed")
-        for key in comparison.only_base:
+        for key, hint in missing_cases(comparison).items():
             test = ElementTree.SubElement(suite, "testcase", classname=_xml(key), name="case")
-            ElementTree.SubElement(test, "error", message="not measured on the new side", type="missing")
+            ElementTree.SubElement(test, "error", message=_xml(f"not measured on the new side{hint}"), type="missing")
     if problems:
         machines = ElementTree.SubElement(suites, "testsuite", name="machines")
         for problem in problems:

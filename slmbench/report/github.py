@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import one_line
-from slmbench.report.comparison import comparison_markdown, headline, pair_lines
+from slmbench.report.comparison import comparison_markdown, headline, missing_cases, pair_lines
 from slmbench.report.formats import judged_sentence
 from slmbench.report.text_table import bounds, escape_markdown, markdown_table
 
@@ -101,8 +101,8 @@ def _loud(comparison: Comparison) -> Iterator[tuple[int, float, list[str]]]:
         yield _RANKS.index("not judged"), 0.0, ["not judged", left.key, left.metric, left.reason]
     for key, reason in comparison.failed.items():
         yield _RANKS.index("failed"), 0.0, ["failed", key, "", reason]
-    for key in comparison.only_base:
-        yield _RANKS.index("not measured"), 0.0, ["not measured", key, "", ""]
+    for key, hint in missing_cases(comparison).items():
+        yield _RANKS.index("not measured"), 0.0, ["not measured", key, "", hint.removeprefix(". ")]
 
 
 def _ratio(judgement: Judgement) -> str:
@@ -135,7 +135,7 @@ def _annotations(comparison: Comparison) -> Iterator[tuple[int, float, str, str]
             yield _RANKS.index(judgement.verdict), -judgement.ratio.mid, judgement.verdict, text
     others = [("not judged", f"{left.key} {left.metric}: {left.reason}") for left in comparison.not_judged]
     others += [("failed", f"{key}: {reason}") for key, reason in comparison.failed.items()]
-    others += [("not measured", key) for key in comparison.only_base]
+    others += [("not measured", f"{key}{hint}") for key, hint in missing_cases(comparison).items()]
     for what, text in others:
         yield _RANKS.index(what), 0.0, what, text
 

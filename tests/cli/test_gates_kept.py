@@ -166,3 +166,30 @@ def test_what_is_missing_burns_no_budget(
         assert run_main([*command, "--until-conclusive", "--budget", "600", *more]) == code
         assert asked == []
     assert "gates not judged: 1 (--allow-missing accepts that)" in capsys.readouterr().out
+
+
+def test_a_missing_case_comes_with_the_nearest_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    renamed = [STEADY[0], replace(STEADY[1], input_tokens=513)]
+    base, new = make_run(STEADY).write(tmp_path / "base"), make_run(renamed, run_id="x").write(tmp_path / "new")
+    checked = Checked(tmp_path, capsys, base, new)
+    assert checked.code == ExitCode.INCONCLUSIVE
+    hint = f"Did you mean {renamed[1].case.key}?"
+    (error,) = checked.junit.iterfind("testsuite/testcase/error")
+    assert hint in str(error.get("message"))
+    assert f"only in base: {DECODER}. {hint}" in " ".join(checked.screen.split())
+    assert f"::warning title=slmbench%3A not measured::{DECODER}. {hint}" in checked.screen
+    assert hint.replace("|", "\\|") in checked.summary
+    one = make_run(renamed[1:]).write(tmp_path / "one")
+    assert run_main(["check", "--baseline", str(base), str(one), "--where", "model=dec-*"]) == ExitCode.NOT_COMPARABLE
+    assert hint in capsys.readouterr().err
+
+
+def test_the_nearest_are_looked_up_for_the_first_missing_cases_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [replace(STEADY[1], input_tokens=length, loads=2, rounds=1, output_tokens=2) for length in range(64, 164)]
+    other = [few[0], *(replace(speed, backend="onnxruntime") for speed in few[1:])]
+    base, new = make_run(few).write(tmp_path / "base"), make_run(other, run_id="x").write(tmp_path / "new")
+    assert run_main(["check", "--baseline", str(base), str(new)]) == ExitCode.INCONCLUSIVE
+    screen = capsys.readouterr().out
+    assert (screen.count("only in base: "), screen.count("Did you mean")) == (99, 5)

@@ -4,10 +4,14 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import typer.main
 
 from slmbench.cli import COMMANDS, run_main
 
@@ -103,3 +107,50 @@ def test_a_wrong_value_is_said_with_the_option_it_was_given_to(
 ) -> None:
     assert run_main(arguments) == 2
     assert f"slmbench: error: {said}" in capsys.readouterr().err
+
+
+def commands_with_json() -> Iterator[list[str]]:
+    """Yield every command, as typed, that has ``--json``."""
+
+    def walk(command: click.Command, path: list[str]) -> Iterator[list[str]]:
+        if isinstance(command, click.Group):
+            for name, inner in command.commands.items():
+                yield from walk(inner, [*path, name])
+        elif any("--json" in option.opts for option in command.params):
+            yield path
+
+    for name, (module, _) in COMMANDS.items():
+        yield from walk(typer.main.get_command(import_module(f"slmbench.cli.{module}").app), [name])
+
+
+@pytest.mark.parametrize("path", list(commands_with_json()), ids=" ".join)
+def test_every_command_with_json_prints_its_error_as_json(path: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main([*path, "--json", "--no-such"]) == 2
+    told = capsys.readouterr()
+    (error,) = json.loads(told.out).values()
+    assert (error["kind"], error["exit_code"]) == ("bad_input", 2)
+    assert f"slmbench: error: {error['message']}\n" == told.err
+    # Without it nothing is on stdout.
+    assert run_main([*path, "--no-such"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (["check", "--baseline", "nowhere", "nowhere", "--json"], 2, "bad_input"),
+        (["compare", "nowhere", "nowhere", "--format", "json"], 2, "bad_input"),
+        (["compare", "nowhere", "nowhere", "--format=json"], 2, "bad_input"),
+        (["run", "--json", "--device", "npu", "--backend", "openvino", "--model", "dec-tiny"], 5, "failed"),
+        (["table", "--json", "nowhere"], 2, "bad_input"),
+        (["explain", "--json", "dec-tny"], 2, "bad_input"),
+        (["rnu", "--json"], 2, "bad_input"),
+    ],
+)
+def test_errors_of_all_kinds_are_json(
+    arguments: list[str], code: int, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(arguments) == code
+    told = capsys.readouterr()
+    assert json.loads(told.out)["error"]["kind"] == kind
+    assert told.err.startswith("slmbench: error: ")
