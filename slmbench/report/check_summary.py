@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from slmbench.analysis.verdicts import Comparison, exit_code
@@ -111,7 +112,7 @@ def tell_refusal(
 
     What cannot be written is left out: the reason itself is what the user has to see.
     """
-    kind = _REFUSALS.get(code, "failed")
+    kind, reason = _REFUSALS.get(code, "failed"), "; ".join(line.strip() for line in reason.splitlines())
     if junit:
         with suppress(SlmbenchError):
             write_output(junit, refusal_xml(kind, reason))
@@ -123,11 +124,15 @@ def tell_refusal(
 
 
 def reason_in_log(log: Path) -> str:
-    """Return why a run failed: the last error that slmbench printed into its log, else the log's last line."""
+    """Return why a run failed: the last error in its log with the lines that belong to it, else the log's last line."""
     try:
         text = log.read_bytes()[-_LOG_BYTES:].decode("utf-8", "replace")
     except OSError as error:
         return f"{log}: {error.strerror}"
     lines = [line for line in text.splitlines() if line.strip()]
-    errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
-    return one_line((errors or lines or ["slmbench run printed nothing"])[-1])
+    starts = [index for index, line in enumerate(lines) if line.startswith(ERROR_PREFIX)]
+    if not starts:
+        return one_line(lines[-1]) if lines else "slmbench run printed nothing"
+    first, *rest = lines[starts[-1] :]
+    more = takewhile(lambda line: line.startswith("  "), rest)
+    return "; ".join(one_line(line) for line in [first.removeprefix(ERROR_PREFIX), *more])
