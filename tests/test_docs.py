@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from slmbench.plan.suite import parse_suite, suite_names
 
@@ -16,6 +22,35 @@ def test_the_suite_in_the_docs_is_a_suite() -> None:
     assert suite.scaled("small").all_checkpoints() == ["mu-small", "dec-small", "t5-tiny"]
     for name in suite_names():
         assert f"`{name}`" in text, name
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_gate_in_ci_work(tmp_path: Path) -> None:
+    """As they stand in docs/ci.md, with a small model in place of the suites: first what measures, then what judges."""
+    text = (DOCS / "ci.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    (gates,) = re.findall(r"```yaml\n# gates.yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "gates.yaml").write_text(gates, encoding="utf-8")
+    commands = [line.partition("#")[0] for block in blocks for line in block.splitlines() if line[:9] == "slmbench "]
+    commands += re.findall(r"^`(slmbench check --gates [^`]*)`", text, re.MULTILINE)
+    assert len(commands) == 8
+    for side in ("base", "head"):
+        python = tmp_path / f"venv-{side}" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+    small = "--model mu-tiny --backend onnxruntime --input-tokens 16 --output-tokens 4 --repeat 2"
+    for command in sorted(commands, key=lambda line: not line.startswith("slmbench run")):
+        command = re.sub(r"--suite \w+", small, command).replace("until-conclusive", "until-conclusive --budget 1")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", *shlex.split(command)], cwd=tmp_path, capture_output=True, text=True
+        )
+        verdicts = (0, 1, 4) if " check " in command else (0,)
+        assert done.returncode in verdicts, command + done.stdout + done.stderr
+        # Tonight's runs, as far as this folder knows.
+        for night in ("tonight", "new"):
+            if (tmp_path / "results" / "base").exists() and not (tmp_path / "results" / night).exists():
+                shutil.copytree(tmp_path / "results" / "base", tmp_path / "results" / night)
 
 
 def test_links_between_documents_lead_somewhere() -> None:

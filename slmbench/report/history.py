@@ -98,8 +98,11 @@ def _sides(names: Sequence[str], warnings: list[str]) -> list[Side]:
         for run in [path] if (path / "run.json").exists() or not inside else inside:
             try:
                 sides.append(read_side(str(run)))
-            except NotComparableError as error:
-                warnings.append(str(error))
+            except (BadInputError, NotComparableError) as error:
+                # In a folder of runs one that is damaged, or has arms, does not cost the others.
+                if isinstance(error, BadInputError) and run == path:
+                    raise
+                warnings.append(f"{error}; it is left out")
     return sides
 
 

@@ -67,6 +67,18 @@ def test_other_hardware_is_left_out_and_other_software_is_not(runs: Path) -> Non
     assert "old is left out, its machine differs: memory_gib" in history.warnings[0]
 
 
+def test_a_run_with_arms_or_a_damaged_one_does_not_cost_the_others(runs: Path) -> None:
+    make_run([Speed(arm="old"), Speed(arm="new")], run_id="arms").write(runs / "arms")
+    (runs / "damaged").mkdir()
+    (runs / "damaged" / "run.json").write_text("{")
+    history = read_history([str(runs)], "tpot")
+    assert len(history.runs) == 12
+    assert [warning.rpartition("; ")[2] for warning in history.warnings] == ["it is left out"] * 2
+    assert read_history([str(runs), f"{runs / 'arms'}@new"], "tpot").runs[-1] == "night-11"
+    with pytest.raises(BadInputError, match="has arms"):
+        read_history([str(runs), str(runs / "arms")], "tpot")
+
+
 def test_wrong_histories_are_refused(runs: Path) -> None:
     with pytest.raises(BadInputError, match="two runs or more"):
         read_history([str(runs / "night-00")], "tpot")
