@@ -17,6 +17,8 @@ def print_estimate(costs: PlanCosts) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from slmbench.running.estimate import forecast_lines
+
     console = make_console()
     table = Table(box=None, header_style="bold")
     table.add_column("case")
@@ -28,8 +30,9 @@ def print_estimate(costs: PlanCosts) -> None:
         console.print(Text(f"cannot run: {one_line(line)}", style="yellow"))
     for line in costs.exports:
         console.print(Text(f"to export: {one_line(line)}"))
+    for line in forecast_lines(costs):
+        console.print(Text(line))
     console.print(
-        f"{len(costs.cases)} cases. About {duration(costs.export_s)} of exporting, {duration(costs.measure_s)} of "
-        f"measuring; {costs.disk_bytes / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of memory with "
-        f"all cases live, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
+        f"{costs.disk_bytes / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of memory with all cases "
+        f"live, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
     )

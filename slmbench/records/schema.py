@@ -189,6 +189,10 @@ class CaseInfo(StrictModel):
     decode_weight_bytes: int | None = None
 
 
+#: How the warning begins that a case of a run that ended has no samples, for its budget was spent.
+NOT_MEASURED = "not measured"
+
+
 class Outcome(StrictModel):
     """How a case ended, per metric ("ttft", "tpot"): whether its interval reached the target."""
 

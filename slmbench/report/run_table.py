@@ -15,7 +15,7 @@ from slmbench.case import Workload
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import Floats, RunColumns, SampleColumns, columns_of
-from slmbench.records.schema import CaseInfo, FailureRecord, LoadRecord, Run
+from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
 def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     case, key = info.case, info.case.key
     loads, samples, made_of = run.loads.get(key, []), run.recorded.get(key), run.figures_of(key)
-    failure = _failure(run.failures.get(key, []), samples, proven_only=case.simulate and bool(loads))
+    failure = _failure(run, key, proven_only=case.simulate and bool(loads))
     figures = _figures(made_of.samples, made_of.loads, case.workload)
     memory = made_of.memory
     row = {
@@ -159,13 +159,15 @@ def _workload(work: Workload) -> dict[str, Any]:
     }
 
 
-def _failure(failures: list[FailureRecord], samples: SampleColumns | None, *, proven_only: bool) -> str | None:
-    if failures:
+def _failure(run: RunColumns, key: str, *, proven_only: bool) -> str | None:
+    if failures := run.failures.get(key, []):
         return f"{failures[-1].reason}: {failures[-1].message}"
-    if proven_only:
+    if proven_only or run.recorded.get(key) is not None:
         # A simulated accelerator is proven, never timed.
         return None
-    return "not measured: the run ended before it" if samples is None else None
+    outcome = run.record.outcomes.get(key)
+    reasons = [one for one in outcome.warnings if one.startswith(NOT_MEASURED)] if outcome else []
+    return reasons[0] if reasons else f"{NOT_MEASURED}: the run ended before it"
 
 
 def _figures(samples: SampleColumns | None, loads: Sequence[LoadRecord], work: Workload) -> dict[str, Any]:

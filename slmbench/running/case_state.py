@@ -11,6 +11,7 @@ from slmbench.analysis.stats import hierarchical_interval, relative_half_width
 from slmbench.errors import BadInputError
 from slmbench.measure.stop_rule import DRIFT_BOUND, Brief, brief, by_load, counted, drift, outliers
 from slmbench.records.schema import (
+    NOT_MEASURED,
     RUN_NAME,
     SAMPLES_NAME,
     FailureRecord,
@@ -39,6 +40,10 @@ class CaseState:
     failure: FailureRecord | None = None
     #: Seconds that one sample may take.
     sample_timeout_s: float = 0.0
+    #: Seconds that its survey took (0: not in this process), that the next load and one generation will take, about.
+    survey_s: float = 0.0
+    opening_s: float = 2.0
+    generation_s: float = 0.0
     #: Metric to figure (ns) and half-width (share); see :meth:`judge`.
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -123,10 +128,17 @@ class CaseState:
             loads=self.sampled_loads,
             converged=self.converged(settings),
             half_width={m: width if math.isfinite(width) else None for m, (_, width) in self.intervals.items()},
-            warnings=tuple(self._warnings()),
+            warnings=tuple(self._warnings(settings)),
         )
 
-    def _warnings(self) -> Iterable[str]:
+    def unmeasured(self) -> bool:
+        """Return whether the case still waits for its first sample."""
+        return not (self.samples or self.failure or (self.planned.case.simulate and self.loads))
+
+    def _warnings(self, settings: MeasureSettings) -> Iterable[str]:
+        if self.unmeasured():
+            spent = "" if settings.budget_s is None else f" of {settings.budget_s:g} s"
+            yield f"{NOT_MEASURED}: the budget{spent} was spent before its first sample"
         samples = counted(self.samples)
         for metric in self.intervals:
             change = drift(samples, metric)
@@ -142,8 +154,10 @@ class CaseState:
             yield f"{disturbed} of {len(samples)} samples were disturbed by foreign load, also when taken again"
 
 
-def finished(folder: Path) -> Measured | None:
+def finished(folder: Path, states: Iterable[CaseState]) -> Measured | None:
     """Return the result of a run that has ended, or None while there is something to do.
+
+    That is also so where its budget was spent before every case had a sample, or where samples that it had are gone.
 
     Raises:
         BadInputError: ``run.json`` is damaged.
@@ -151,7 +165,10 @@ def finished(folder: Path) -> Measured | None:
     if not (folder / RUN_NAME).exists():
         return None
     record = read_run_record(folder / RUN_NAME)
-    return Measured(dict(record.outcomes), record.blocks) if record.finished else None
+    waiting = any(one.startswith(NOT_MEASURED) for outcome in record.outcomes.values() for one in outcome.warnings)
+    had = {key: outcome.loads for key, outcome in record.outcomes.items()}
+    gone = any(state.sampled_loads < had.get(state.key, 0) for state in states)
+    return None if waiting or gone or not record.finished else Measured(dict(record.outcomes), record.blocks)
 
 
 def restore(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from slmbench.backend import WeightCopies, load_backend
@@ -13,6 +15,9 @@ from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import phases
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.records.refusals import refusal_lines
+from slmbench.running.budget import WARM_UPS
+from slmbench.running.case_state import REPEAT_LOADS
+from slmbench.running.progress import duration
 from slmbench.running.settings import MeasureSettings
 
 #: A slow laptop core's figures: an estimate that is too long annoys less than one that is too short.
@@ -44,7 +49,16 @@ class PlanCosts(BaseModel):
     #: Artifacts that the store lacks.
     exports: tuple[str, ...]
     export_s: float
-    measure_s: float
+    #: Openings with their proofs and warm-ups, and the samples, of the fewest loads that give an interval.
+    load_s: float
+    sampling_s: float
+    #: Loads of a case that are sampled, at least.
+    loads: int
+    #: The budget in seconds, and whether somebody named it; 0 where the number of samples is fixed.
+    budget_s: float
+    strict: bool
+    #: Until every case has one sample.
+    least_s: float
     #: All cases live at once; fewer are, in blocks, where that does not fit.
     memory_bytes: int
     export_memory_bytes: int
@@ -52,26 +66,59 @@ class PlanCosts(BaseModel):
 
 
 def estimate(plan: Plan, settings: MeasureSettings) -> PlanCosts:
-    """Estimate a plan's time, memory and disk.
-
-    Measuring takes at most the budget, and at least what the smallest number of loads takes.
-    """
+    """Estimate a plan's time, memory and disk."""
     missing = [(checkpoint, spec) for checkpoint, spec in plan.artifacts() if find_artifact(checkpoint, spec) is None]
     cases = tuple(_case(cell) for cell in plan.cells)
-    least = sum(settings.min_loads * (START_S + (settings.rounds + 2) * case.sample_s) for case in cases)
-    if settings.repeat is not None:
-        least = sum(START_S + settings.repeat * case.sample_s for case in cases)
-    budget = settings.budget_for(len(cases))
+    loads = settings.min_loads if settings.repeat is None else min(settings.repeat, REPEAT_LOADS)
+    samples = loads * settings.rounds if settings.repeat is None else settings.repeat
+    one_sample_s = sum(case.sample_s for case in cases)
+    # The survey is a load of its own, proven in full instead of warmed up.
+    opening_s = len(cases) * START_S + WARM_UPS * one_sample_s
     return PlanCosts(
         cases=cases,
         refusals=tuple(refusal_lines(plan.refusals)),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
         export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
-        measure_s=least if settings.repeat is not None else max(least, budget),
+        load_s=(1 + loads) * opening_s,
+        sampling_s=samples * one_sample_s,
+        loads=loads,
+        budget_s=0 if settings.repeat and settings.budget_s is None else settings.budget_for(len(cases)),
+        strict=settings.strict_budget,
+        least_s=2 * opening_s + one_sample_s,
         memory_bytes=sum(case.memory_bytes for case in cases),
         export_memory_bytes=max((export_bytes(checkpoint.parameter_count) for checkpoint, _ in missing), default=0),
         disk_bytes=sum(_disk_bytes(checkpoint, spec) for checkpoint, spec in missing),
     )
+
+
+def forecast_lines(costs: PlanCosts) -> list[str]:
+    """Return what the run will take, exports, loads and sampling apart, and whether its budget is too small."""
+    least = costs.load_s + costs.sampling_s
+    lines = [
+        f"{len(costs.cases)} cases. About {duration(costs.export_s)} of exports ({len(costs.exports)} artifacts), "
+        f"{duration(costs.load_s)} of loads and {duration(costs.sampling_s)} of sampling at least."
+    ]
+    if not costs.budget_s:
+        return lines
+    if not costs.strict:
+        longest = duration(max(least, costs.budget_s + costs.load_s / (1 + costs.loads)))
+        return [
+            *lines,
+            f"Measuring (loads and sampling) ends when the intervals are narrow enough, or after {longest}.",
+        ]
+    budget = f"--budget {costs.budget_s:g}"
+    lines.append(f"Measuring (loads and sampling) ends after {duration(costs.budget_s)} ({budget}).")
+    if costs.least_s > costs.budget_s:
+        fit = int(len(costs.cases) * costs.budget_s / costs.least_s)
+        few = f"it is enough for about {fit}" if fit else "only one will be measured, and it may take longer"
+        lines.append(
+            f"{budget} is too small for one sample of each of the {len(costs.cases)} cases: {few}. "
+            f"About --budget {math.ceil(costs.least_s)} gives each a sample, --budget {math.ceil(least)} each an "
+            "interval."
+        )
+    elif least > costs.budget_s:
+        lines.append(f"{budget} is too small for intervals of all cases; about --budget {math.ceil(least)} is not.")
+    return lines
 
 
 def _case(cell: PlannedCell) -> CaseEstimate:

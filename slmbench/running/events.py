@@ -75,9 +75,17 @@ class CaseFailed:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """The budget was spent before these cases had a sample."""
+
+    cases: tuple[str, ...]
+    budget_s: float | None
+
+
+@dataclass(frozen=True)
 class Ended:
     """All is measured."""
 
 
-Event = Begun | Opening | Ready | Blocked | SampleTaken | Judged | TimeLeft | CaseFailed | Ended
+Event = Begun | Opening | Ready | Blocked | SampleTaken | Judged | TimeLeft | CaseFailed | Skipped | Ended
 Observer = Callable[[Event], None]

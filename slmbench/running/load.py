@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from slmbench.measure.memory import MemoryPoller
 from slmbench.measure.proof import SessionProof, judge
-from slmbench.records.schema import LoadRecord, MemoryRecord
+from slmbench.records.schema import Conditions, LoadRecord, MemoryRecord, SampleRecord
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
 from slmbench.worker import protocol as p
@@ -97,6 +97,36 @@ def measure_memory(worker: Worker, planned: PlannedCase, settings: MeasureSettin
         peak_rss_bytes=poller.peak_rss_bytes,
         peak_uss_bytes=poller.peak_uss_bytes,
         device_bytes=poller.peak_device_bytes,
+    )
+
+
+def sample_record(
+    planned: PlannedCase,
+    load: int,
+    round_: int,
+    started: str,
+    reply: p.Sampled,
+    conditions: Conditions,
+    flags: Sequence[str],
+) -> SampleRecord:
+    """Return what is kept of one generation."""
+    work = planned.case.workload
+    return SampleRecord(
+        case=planned.key,
+        load=load,
+        round=round_,
+        started=started,
+        batch=work.batch,
+        input_tokens=reply.input_tokens,
+        output_tokens=work.output_tokens,
+        token_ns=reply.token_ns,
+        answers=work.answers,
+        turn_start_ns=reply.turn_start_ns,
+        turn_tokens=reply.turn_tokens,
+        phases_ns=reply.phases_ns,
+        energy_j=reply.energy_j,
+        conditions=conditions,
+        flags=tuple(flags),
     )
 
 

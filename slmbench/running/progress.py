@@ -84,6 +84,9 @@ def _line(event: e.Event) -> str | None:
         return f"{event.case}: load {event.loads}, {event.samples} samples, {intervals(event)}; {state}"
     if isinstance(event, e.TimeLeft):
         return f"{duration(event.spent_s)} measured, {duration(event.left_s)} left at most" if event.left_s else None
+    if isinstance(event, e.Skipped):
+        budget = "" if event.budget_s is None else f" of {duration(event.budget_s)}"
+        return f"{len(event.cases)} cases were not measured: the budget{budget} was spent; --resume goes on with them"
     if isinstance(event, e.CaseFailed):
         return f"{event.record.case}: failed: {event.record.reason}: {event.record.message}"
     return None

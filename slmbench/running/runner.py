@@ -32,6 +32,7 @@ from slmbench.records.schema import (
 )
 from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
+from slmbench.running.estimate import estimate, forecast_lines
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.system.locks import only_run_in
 from slmbench.system.paths import cache_dir, plain_text
@@ -61,6 +62,8 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
         with ExitStack() as holds:
             for line in refusal_lines(plan.refusals):
                 say(f"cannot run: {line}")
+            for line in forecast_lines(estimate(plan, measure_settings(request, plan.suite))):
+                say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
             _measure(plan, prompts, request, folder, artifacts, described, observer or _silent, say)
         columns = read_columns(folder)
@@ -151,7 +154,9 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arm
 
 def measure_settings(request: RunRequest, suite: Suite) -> MeasureSettings:
     """Return how long and how precisely to measure."""
-    settings = MeasureSettings(seed=request.seed, budget_s=suite.budget_s, repeat=suite.repeat)
+    settings = MeasureSettings(
+        seed=request.seed, budget_s=suite.budget_s, strict_budget=request.budget_s is not None, repeat=suite.repeat
+    )
     target = request.interval_target
     return settings if target is None else replace(settings, ttft_target=target, tpot_target=target)
 

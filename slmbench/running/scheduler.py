@@ -7,6 +7,7 @@ judged, and the next wave is of those that need it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -14,17 +15,18 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import CannotRunError
 from slmbench.measure.conditions import ConditionsReader
 from slmbench.models.artifact import MANIFEST_NAME
 from slmbench.records.sample_writer import SampleWriter
 from slmbench.records.schema import FailureRecord, LoadRecord, MemoryRecord, SampleRecord
 from slmbench.running import events as e
+from slmbench.running.budget import WARM_UPS, Budget
 from slmbench.running.case_state import CaseState, finished, restore
 from slmbench.running.events import Observer
-from slmbench.running.load import measure_memory, now, open_case, start_worker
+from slmbench.running.load import measure_memory, now, open_case, sample_record, start_worker
 from slmbench.running.memory_blocks import available_bytes, make_blocks
-from slmbench.running.settings import Measured, MeasureSettings, PlannedCase, tokens_to_avoid
+from slmbench.running.settings import Measured, MeasureSettings, PlannedCase, check_settings, tokens_to_avoid
 from slmbench.running.worker_process import Worker, WorkerError, log_path, log_tail
 from slmbench.worker import protocol as p
 
@@ -51,10 +53,10 @@ def measure(
         BadInputError: settings or plan are unusable, the folder cannot be written, or it holds another run.
         CannotRunError: the disk is full.
     """
-    _check(plan, settings)
-    if ended := finished(folder):
-        return ended
+    check_settings(plan, settings)
     states, next_round, there = restore(plan, folder, {record.case for record in lost})
+    if ended := finished(folder, states):
+        return ended
     for state in states:
         state.judge(settings)
     with SampleWriter(folder) as writer:
@@ -75,21 +77,7 @@ def _arms(plan: Sequence[PlannedCase]) -> Collection[Collection[str]]:
 
 
 def _unobserved(_event: e.Event) -> None:
-    """Let an event pass."""
-
-
-def _check(plan: Sequence[PlannedCase], settings: MeasureSettings) -> None:
-    if not plan:
-        raise BadInputError("nothing to measure: the plan has no case")
-    if len({planned.key for planned in plan}) != len(plan):
-        raise BadInputError("two cases of the plan have the same key")
-    if settings.budget_s is not None and not settings.budget_s > 0:
-        raise BadInputError(f"--budget {settings.budget_s:g}: more than 0 seconds are needed")
-    if settings.repeat is not None and settings.repeat < 1:
-        raise BadInputError(f"--repeat {settings.repeat}: at least one sample a case is needed")
-    for name, target in settings.targets().items():
-        if not 0 < target < 1:
-            raise BadInputError(f"--interval-target: {target:.3g} for {name}; between 0 and 100 % is expected")
+    """Ignore an event."""
 
 
 Workers: TypeAlias = dict[str, tuple[CaseState, Worker]]
@@ -117,37 +105,65 @@ class _Scheduler:
         self._round = next_round
         self._avoid = tokens_to_avoid([state.planned for state in states])
         self._conditions = ConditionsReader()
-        self._budget_s = None if settings.repeat and settings.budget_s is None else settings.budget_for(len(states))
-        self._began = time.monotonic()
+        seconds = None if settings.repeat and settings.budget_s is None else settings.budget_for(len(states))
+        self._budget = Budget(seconds, strict=settings.strict_budget)
+        self._sampled = False
 
     def run(self) -> tuple[tuple[str, ...], ...]:
         """Survey, then measure block after block; return the blocks."""
-        self._observer(e.Begun(tuple(state.key for state in self._states), self._budget_s))
-        for state in self._states:
-            if state.memory is None and state.failure is None:
-                self._survey(state)
+        self._observer(e.Begun(tuple(state.key for state in self._states), self._budget.seconds))
+        self._survey_all()
         blocks = self._blocks()
         self._observer(e.Blocked(tuple(tuple(s.key for s in block) for block in blocks)))
-        self._began = time.monotonic()
+        self._budget.proven()
         wanting = [sum(not state.done(self._settings) for state in block) for block in blocks]
         left = sum(wanting)
         for block, count in zip(blocks, wanting, strict=True):
-            self._measure_block(block, self._block_deadline(count, left))
+            # A block's cases get their share of the budget left.
+            self._measure_block(block, self._budget.deadline(count / max(1, left)))
             left -= count
+        if skipped := tuple(state.key for state in self._states if state.unmeasured()):
+            self._observer(e.Skipped(skipped, self._budget.seconds))
         self._observer(e.Ended())
         return tuple(tuple(state.key for state in block) for block in blocks)
 
+    def _survey_all(self) -> None:
+        """Survey what was not yet, cases that are judged together behind each other, while the budget admits more."""
+        waiting = [state for state in self._states if state.memory is None and state.failure is None]
+        for number, group in enumerate(self._groups(waiting)):
+            if number and not self._budget.admits(self._states, len(group)):
+                return
+            for state in group:
+                self._survey(state)
+                self._tell_time(self._budget.left_s)
+
+    def _groups(self, states: Sequence[CaseState]) -> list[list[CaseState]]:
+        groups: dict[int | str, list[CaseState]] = {}
+        for state in states:
+            groups.setdefault(self._group(state), []).append(state)
+        return list(groups.values())
+
+    def _tell_time(self, left_s: float) -> None:
+        if math.isfinite(left_s):
+            self._observer(e.TimeLeft(self._budget.spent_s, max(0.0, left_s)))
+
     def _survey(self, state: CaseState) -> None:
         """Open the case alone: the full proof, its first-ever load and compile times, its memory."""
-        load = state.next_load
+        load, begin = state.next_load, time.monotonic()
         self._observer(e.Opening(state.key, load, survey=True))
         try:
             with start_worker(state.planned, self._folder) as worker:
                 record, _ = open_case(worker, state.planned, load, self._settings, self._avoid, survey=True)
+                opened = time.monotonic()
                 memory = measure_memory(worker, state.planned, self._settings)
+                state.generation_s = time.monotonic() - opened
         except WorkerError as failure:
+            state.survey_s, state.opening_s = time.monotonic() - begin, 0.0
             self._fail(state, load, failure)
             return
+        state.survey_s = time.monotonic() - begin
+        # A load that is sampled is proven with less, and warmed up instead.
+        state.opening_s = opened - begin + WARM_UPS * state.generation_s
         self._write(state, record)
         self._write(state, memory)
         self._observer(e.Ready(state.key, record))
@@ -159,28 +175,30 @@ class _Scheduler:
         blocks = make_blocks([state.memory for state in timed if state.memory], room, self._together)
         return [[by_key[key] for key in block] for block in blocks]
 
-    def _block_deadline(self, count: int, left: int) -> float | None:
-        """Return when a block must end: its ``count`` of the cases ``left`` get their share of the budget left."""
-        if self._budget_s is None:
-            return None
-        remaining = self._budget_s - (time.monotonic() - self._began)
-        return time.monotonic() + remaining * count / max(1, left)
-
     def _measure_block(self, block: Sequence[CaseState], deadline: float | None) -> None:
         wave_s = 0.0
-        while live := self._live(block):
+        while live := self._affordable(block, deadline):
             begin = time.monotonic()
             # A wave that would overshoot by more than half of itself is not begun, but for the loads without which
-            # there is no interval at all.
-            if deadline and begin + wave_s / 2 > deadline and not self._loads_owed(live):
+            # there is no interval at all, where nobody named a budget.
+            owed = 0 if self._budget.strict else self._loads_owed(live)
+            if deadline and begin + wave_s / 2 > deadline and not owed:
                 return
-            self._wave(live, self._wave_deadline(live, deadline))
+            self._wave(live, self._wave_deadline(live, deadline), deadline)
             wave_s = time.monotonic() - begin
             for state in live:
                 self._judge(state)
             waves = max((state.loads_left(self._settings) for state in block), default=0)
-            left = waves * wave_s if deadline is None else min(waves * wave_s, deadline - time.monotonic())
-            self._observer(e.TimeLeft(time.monotonic() - self._began, max(0.0, left)))
+            left = waves * wave_s
+            if deadline:
+                left = max(min(left, deadline - time.monotonic()), (owed - 1) * wave_s)
+            self._tell_time(left)
+
+    def _affordable(self, block: Sequence[CaseState], deadline: float | None) -> list[CaseState]:
+        """Return the cases that the next wave is of: those not done for which there is time."""
+        live = self._live(block)
+        chosen = self._budget.affordable(self._groups(live), deadline, one=not self._sampled)
+        return [state for state in live if state.key in chosen]
 
     def _loads_owed(self, live: Sequence[CaseState]) -> int:
         """Return how many more loads the case with the fewest needs before its interval is believed."""
@@ -209,24 +227,38 @@ class _Scheduler:
         done = state.done(self._settings)
         self._observer(e.Judged(state.key, state.sampled_loads, len(state.samples), dict(state.intervals), done))
 
-    def _wave(self, live: Sequence[CaseState], deadline: float | None) -> None:
+    def _wave(self, live: Sequence[CaseState], deadline: float | None, end: float | None) -> None:
+        """Load the cases and take rounds of samples until ``deadline``; after ``end`` no case is loaded any more."""
         quota = {state.key: state.rounds_wanted(self._settings) for state in live}
+        begin = time.monotonic()
         with ExitStack() as stack:
             workers: Workers = {}
-            for state, worker in self._started(self._drawn("open", live), stack):
+            started = self._started(self._drawn("open", live), stack)
+            start_s = (time.monotonic() - begin) / len(live)
+            for state, worker in started:
+                begin = time.monotonic()
+                if self._budget.strict and end and begin > end and (workers or self._sampled):
+                    worker.suspend()
+                    continue
                 if self._load(state, worker):
                     workers[state.key] = (state, worker)
+                    state.opening_s = start_s + time.monotonic() - begin
             self._conditions.settle(self._settings.settle_s)
             last: CaseState | None = None
+            round_s = 0.0
             for index in range(max(quota.values())):
-                if index and deadline and time.monotonic() > deadline:
+                if index and deadline and time.monotonic() + round_s / 2 > deadline:
                     return
+                begin = time.monotonic()
                 taking = [s for s, _ in workers.values() if quota[s.key] > index]
                 order = self._drawn("sample", taking, after=last)
                 if index == 0 and order:
                     self._prime(order[-1], workers)
                 last = self._take_round(order, workers)
                 self._round += 1
+                self._sampled = True
+                round_s = time.monotonic() - begin
+                self._tell_time(self._budget.left_s)
 
     def _started(self, order: Sequence[CaseState], stack: ExitStack) -> list[tuple[CaseState, Worker]]:
         """Start a worker for each case and wait until all are up; return those that are.
@@ -322,7 +354,6 @@ class _Scheduler:
         return "foreign_load" in record.flags
 
     def _take(self, state: CaseState, worker: Worker, *, retake: int) -> SampleRecord:
-        work = state.planned.case.workload
         request = p.TakeSample(round=self._round, retake=retake, texts=state.planned.texts(self._round))
         worker.resume()
         started = now()
@@ -332,23 +363,7 @@ class _Scheduler:
         flags = ["retaken"] if retake else []
         if (conditions.foreign_load or 0.0) > self._settings.foreign_load_bound:
             flags.append("foreign_load")
-        record = SampleRecord(
-            case=state.key,
-            load=state.loads[-1].load,
-            round=self._round,
-            started=started,
-            batch=work.batch,
-            input_tokens=reply.input_tokens,
-            output_tokens=work.output_tokens,
-            token_ns=reply.token_ns,
-            answers=work.answers,
-            turn_start_ns=reply.turn_start_ns,
-            turn_tokens=reply.turn_tokens,
-            phases_ns=reply.phases_ns,
-            energy_j=reply.energy_j,
-            conditions=conditions,
-            flags=tuple(flags),
-        )
+        record = sample_record(state.planned, state.loads[-1].load, self._round, started, reply, conditions, flags)
         self._write(state, record)
         self._observer(e.SampleTaken(record))
         return record

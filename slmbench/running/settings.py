@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.case import Case
+from slmbench.errors import BadInputError
 from slmbench.measure.conditions import MINIMUM_SPAN_S
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.records.schema import Outcome
@@ -71,6 +72,9 @@ class MeasureSettings:
     tpot_target: float = 0.02
     #: Seconds to measure at most, all cases together; None for ``default_budget_s`` each.
     budget_s: float | None = None
+    #: Whether the budget is kept also where a case then has too few loads for an interval, or is not measured at all;
+    #: it then counts proofs, too. Otherwise every case gets ``min_loads`` loads.
+    strict_budget: bool = False
     #: A fixed number of samples a case instead of the stop rule.
     repeat: int | None = None
     #: Loads before an interval is believed, and where a case ends even without one.
@@ -108,3 +112,22 @@ class Measured:
 
     outcomes: dict[str, Outcome]
     blocks: tuple[tuple[str, ...], ...]
+
+
+def check_settings(plan: Sequence[PlannedCase], settings: MeasureSettings) -> None:
+    """Refuse a plan and settings that nothing can be measured with.
+
+    Raises:
+        BadInputError: no case, two of one key, or a figure out of its range.
+    """
+    if not plan:
+        raise BadInputError("nothing to measure: the plan has no case")
+    if len({planned.key for planned in plan}) != len(plan):
+        raise BadInputError("two cases of the plan have the same key")
+    if settings.budget_s is not None and not settings.budget_s > 0:
+        raise BadInputError(f"--budget {settings.budget_s:g}: more than 0 seconds are needed")
+    if settings.repeat is not None and settings.repeat < 1:
+        raise BadInputError(f"--repeat {settings.repeat}: at least one sample a case is needed")
+    for name, target in settings.targets().items():
+        if not 0 < target < 1:
+            raise BadInputError(f"--interval-target: {target:.3g} for {name}; between 0 and 100 % is expected")

@@ -282,7 +282,7 @@ def test_a_resumed_run_is_the_union(tmp_path: Path, planned: MakePlan, quick: Me
 def test_a_finished_run_is_left_alone(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
     """Also one that ended for its budget: its outcome is in run.json."""
     plan = [planned("a")]
-    outcome = Outcome(loads=2, converged={"ttft": False})
+    outcome = Outcome(loads=0, converged={"ttft": False})
     write_run(
         tmp_path,
         RunRecord(
