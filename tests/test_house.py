@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -69,3 +70,16 @@ def test_files_and_functions_can_be_read_at_once() -> None:
         assert node.end_lineno is not None
         functions[f"{path}:{node.lineno} {node.name}"] = node.end_lineno - node.lineno + 1
     assert {name: count for name, count in functions.items() if count > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def test_contributing_names_files_and_folders_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    answers = re.findall(r"^\| Where .*\? \| `([\w/.]+)` \|$", text, re.MULTILINE)
+    assert len(answers) == 20
+    named = set(re.findall(r"`((?:slmbench|backends|tests|docs|suites|examples|benchmarks)/[\w/.]*)`", text))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    # The table of folders has all of them.
+    folders = {
+        f"{path.relative_to(ROOT)}/" for path in (ROOT / "slmbench").iterdir() if (path / "__init__.py").exists()
+    }
+    assert folders <= named

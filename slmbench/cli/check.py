@@ -61,6 +61,11 @@ class CheckRequest(JudgeRequest):
     as_json: bool = False
 
 
+Arms = Annotated[
+    list[str] | None, typer.Option(help="With --until-conclusive on RUN@ARM: the run's NAME=PYTHON. Repeatable.")
+]
+
+
 @app.command()
 def check(
     baseline: Annotated[str, typer.Option(help="A baseline file, a run, RUN@ARM, or a fleet's run.")],
@@ -88,9 +93,7 @@ def check(
     summary: Annotated[Path | None, typer.Option(help="Append a Markdown summary ($GITHUB_STEP_SUMMARY).")] = None,
     annotations: Annotated[bool, typer.Option("--annotations", help="Print GitHub annotations.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the judgements as JSON.")] = False,
-    arm: Annotated[
-        list[str] | None, typer.Option(help="With --until-conclusive on RUN@ARM: the run's NAME=PYTHON. Repeatable.")
-    ] = None,
+    arm: Arms = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code, if the run to repeat did.")
     ] = False,

@@ -27,7 +27,7 @@ def job_summary(
 
     What does not fit into ``room_bytes`` is cut at a whole row, and said.
     """
-    page = _Page(room_bytes)
+    page = _SummaryPage(room_bytes)
     for problem in problems:
         page.add(f"## slmbench: not comparable: {escape_markdown(problem)}\n")
     for comparison in comparisons:
@@ -47,7 +47,7 @@ def refusal_summary(kind: str, reason: str) -> str:
     return f"## slmbench: {kind}\n\n{escape_markdown(reason)}\n"
 
 
-class _Page:
+class _SummaryPage:
     """Markdown that grows until there is no more room."""
 
     #: For the sentence that says what is left out.
