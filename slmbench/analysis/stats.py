@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,8 +62,8 @@ class Estimate:
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return ``exp(value ± t·error)`` with Student's t, on the scale of the figure itself."""
-        reach = t_quantile(0.5 + confidence / 2, self.freedom) * self.error
-        return Interval(math.exp(self.value - reach), math.exp(self.value), math.exp(self.value + reach))
+        reach = t_quantile(0.5 + confidence / 2, self.freedom) * self.error if self.error else 0.0
+        return Interval(_exp(self.value - reach), _exp(self.value), _exp(self.value + reach))
 
     def p_value(self) -> float:
         """Return the two-sided p-value of "the value is 0" (a ratio of 1); 1.0 where the error is unknown."""
@@ -248,26 +249,86 @@ def is_equivalent(interval: Interval, margin: float) -> bool:
     return interval.known and interval.low >= 1 / (1 + margin) and interval.high <= 1 + margin
 
 
-def minimum_detectable_effect(estimate: Estimate, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Return the smallest relative change that a two-sided test at ``alpha`` sees with probability ``power``.
+def detectable_effect(
+    within: Estimate,
+    *,
+    alpha: float,
+    power: float = 0.8,
+    threshold: float = 0.0,
+    shift_variance: float = 0.0,
+    shift_freedom: float = math.inf,
+    freedom: float | None = None,
+) -> float:
+    """Return the smallest relative slowdown that the next such comparison calls one with probability ``power``.
 
-    ``exp((t(1−alpha/2) + t(power))·error) − 1``; infinite where the error is unknown. Source: Bloom, Evaluation
-    Review 19 (1995) 547–556.
+    It is called one when it is significant at ``alpha`` (two-sided, after adjustment for the number of judgements) and
+    its estimate lies above ``threshold`` (log scale). Neither this comparison's error nor the next one's is the true
+    one, so both vary around it as their degrees of freedom say; the shift between runs (``shift_variance``) is the
+    same estimate in both. ``freedom`` is that of the test. Infinite where the error is unknown.
     """
-    if not math.isfinite(estimate.error):
+    if not math.isfinite(within.error):
         return math.inf
-    reach = t_quantile(1 - alpha / 2, estimate.freedom) + t_quantile(power, estimate.freedom)
-    exponent = reach * estimate.error
-    return math.expm1(exponent) if exponent < 700 else math.inf
+    degrees = freedom if freedom is not None else within.freedom
+    critical = t_quantile(1 - alpha / 2, degrees)
+    now, later, between = _scales(within.freedom, shift_freedom)
+    true = np.sqrt(within.error**2 / now + shift_variance / between)
+    bar = np.maximum(critical * np.sqrt(within.error**2 / now * later + shift_variance), threshold)
+    if not np.any(true > 0):
+        return math.expm1(threshold)
+    from scipy.special import ndtr
+
+    low, high = 0.0, 1.0
+    while float(np.mean(ndtr((high - bar) / true))) < power:
+        high *= 2
+        if high > 700:
+            return math.inf
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(np.mean(ndtr((middle - bar) / true))) < power else (low, middle)
+    return math.expm1(high)
+
+
+#: Points that the chances of :func:`detectable_effect` are averaged over.
+_POINTS = 1024
+
+
+def _scales(within_freedom: float, shift_freedom: float) -> tuple[Floats, Floats, Floats]:
+    """Return by how much estimated variances miss the true ones: two of the loads' and one of the shift's."""
+    return (
+        _mean_squares(2, round(within_freedom, 1)),
+        _mean_squares(3, round(within_freedom, 1)),
+        _mean_squares(5, round(shift_freedom, 1)),
+    )
+
+
+@lru_cache(maxsize=256)
+def _mean_squares(prime: int, freedom: float) -> Floats:
+    """Return quantiles of chi²/freedom at the points of a Halton sequence (of that prime)."""
+    if not 0 < freedom < 1e6:
+        return np.ones(_POINTS)
+    from scipy.special import chdtri
+
+    points = np.zeros(_POINTS)
+    for index in range(_POINTS):
+        left, share = index + 1, 1.0
+        while left:
+            share /= prime
+            points[index] += share * (left % prime)
+            left //= prime
+    return np.asarray(np.maximum(chdtri(freedom, points) / freedom, 1e-9), dtype=np.float64)
 
 
 def t_quantile(probability: float, freedom: float) -> float:
     """Return Student's t quantile; NaN without degrees of freedom."""
     if not freedom > 0:
         return math.nan
-    from scipy.special import stdtrit
+    from scipy.special import ndtri, stdtrit
 
-    return float(stdtrit(freedom, probability))
+    return float(stdtrit(freedom, probability) if freedom < 1e9 else ndtri(probability))
+
+
+def _exp(value: float) -> float:
+    return math.exp(max(value, -700.0)) if value < 700 else math.inf
 
 
 def _combined(value: float, parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from pydantic import ValidationError
 
 from slmbench.analysis import stats
 from slmbench.analysis.gates import Gates
-from slmbench.analysis.metrics import Evidence, Side, SideCase, log_ratio
+from slmbench.analysis.metrics import Side, SideCase, log_ratio
+from slmbench.analysis.noise import DEFAULT_FLOOR, Floor, Shift
 from slmbench.analysis.not_judged import NotJudged, failure_notes, is_newly_failed, not_judged
 from slmbench.errors import ExitCode, NotComparableError, nearest
 from slmbench.machine.fingerprint import Difference, Fingerprint, differences
@@ -21,6 +23,8 @@ Verdict = Literal["regressed", "improved", "unchanged", "inconclusive", "not jud
 #: Sides measured at different times, one of them with more than this share of samples disturbed by other
 #: processes, do not show a change: what changed may be the neighbours.
 DISTURBED_BOUND = 1 / 3
+#: Error rate of the interval that must lie within the gate: each of its two ends misses with half of it.
+EQUIVALENCE_ALPHA = 0.05
 #: Chance to see an effect of the size that is reported as detectable.
 POWER = 0.8
 
@@ -33,23 +37,63 @@ class Judgement:
     metric: str
     base: stats.Interval
     new: stats.Interval
-    #: Log of new / base.
+    #: Log of new / base: with the error that loads explain, and with the shift between runs in it.
+    within: stats.Estimate
     estimate: stats.Estimate
+    #: None where both sides were interleaved in one run.
+    shift: Shift | None
     gate: float
-    noise_floor: float
-    #: Adjusted for the number of judgements (Holm).
-    p_value: float
-    verdict: Verdict
-    #: The smallest slowdown, as a share, that would have been called one (with a chance of 80 %).
-    detectable: float
     base_case: SideCase
     new_case: SideCase
+    #: Of the whole comparison at this look, and the share of all error rates that this look may use.
+    alpha: float
+    look: float = 1.0
+    #: Adjusted for the number of judgements (Holm).
+    p_value: float = 1.0
+    #: How many judgements this one shared alpha with in the last step of Holm's procedure.
+    step: int = 1
+    verdict: Verdict = "not judged"
     reason: str = ""
 
     @property
     def ratio(self) -> stats.Interval:
         """Return new / base with its 95 % interval: above 1 is slower."""
         return self.estimate.interval()
+
+    @property
+    def noise_floor(self) -> float:
+        """Return how far identical runs lie apart in 95 % of cases for the shift between runs alone, as a share."""
+        return self.shift.floor if self.shift else 0.0
+
+    @cached_property
+    def detectable(self) -> float:
+        """Return the smallest slowdown, as a share, that the next such comparison calls one with 80 % chance."""
+        shift = self.shift or Shift(0.0)
+        return stats.detectable_effect(
+            self.within,
+            alpha=self.alpha / self.step,
+            power=POWER,
+            threshold=math.log1p(self.gate),
+            shift_variance=shift.variance,
+            shift_freedom=shift.freedom if self.shift else math.inf,
+            freedom=self.estimate.freedom,
+        )
+
+    @property
+    def blind(self) -> bool:
+        """Return whether separate runs cannot see a slowdown of the gate's size, however many loads they take."""
+        return self.shift is not None and self.shift.reach(self.alpha / self.step) > math.log1p(self.gate)
+
+    @property
+    def loads_would_tell(self) -> bool:
+        """Return whether more loads can end an inconclusive verdict: not where the shift alone is beyond the gate."""
+        if self.verdict != "inconclusive" or self.shift is None:
+            return self.verdict == "inconclusive"
+        if self.shift.assumed and self.gate < DEFAULT_FLOOR:
+            return False
+        passes = abs(self.estimate.value) + self.shift.reach(EQUIVALENCE_ALPHA) < math.log1p(self.gate)
+        fails = abs(self.estimate.value) > max(self.shift.reach(self.alpha / self.step), math.log1p(self.gate))
+        return passes or fails
 
 
 @dataclass(frozen=True)
@@ -88,12 +132,14 @@ def compare_sides(
     *,
     gates: Gates | None = None,
     metrics: Sequence[str] | None = None,
-    noise_floor: Mapping[str, float] | None = None,
+    floor: Floor | None = None,
+    look: float = 1.0,
     allow_different_machine: bool = False,
 ) -> Comparison:
     """Judge every metric of every case that both sides have.
 
-    ``noise_floor`` says by metric how far identical runs lie apart on this machine, as a share.
+    ``floor`` says how identical runs at different times differ on this machine; sides of one run share that. ``look``
+    is the share of the error rates that this look at the data may use, where there will be several.
 
     Raises:
         NotComparableError: another machine, or no case in common.
@@ -106,12 +152,11 @@ def compare_sides(
     unjudged = _refusal(base, new, found)
     if unjudged and not allow_different_machine:
         raise NotComparableError(unjudged)
-    # The floor is of runs at different times; sides that were interleaved share what disturbs.
-    floor = {} if base.run_id == new.run_id else noise_floor or {}
+    apart = None if base.run_id == new.run_id else floor or Floor()
     wanted = metrics or gates.metrics()
-    raw = _raw_judgements(base, new, common, wanted, gates, floor)
+    raw = _raw_judgements(base, new, common, wanted, gates, apart, look)
     left = not_judged(base, new, common, wanted, gates, asked=bool(metrics))
-    judgements = _with_verdicts(raw, base, new, gates) if not unjudged else raw
+    judgements = _with_verdicts(raw, base, new) if not unjudged else raw
     failed = {k: new.cases[k].failure or "no figures" for k in common if is_newly_failed(base.cases[k], new.cases[k])}
     if not raw and not failed:
         why = f": {left[0].key} {left[0].metric}: {left[0].reason}" if left else ""
@@ -127,7 +172,7 @@ def compare_sides(
         not_judged=left,
         unjudged=unjudged,
         warnings=tuple(_warnings(base, new, common, gates)),
-        means={metric: mean for metric in wanted if (mean := _mean(raw, metric)) is not None},
+        means={metric: mean for metric in wanted if (mean := _mean(raw, metric, apart)) is not None},
     )
 
 
@@ -194,101 +239,101 @@ def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
 
 
 def _raw_judgements(
-    base: Side, new: Side, keys: Sequence[str], metrics: Sequence[str], gates: Gates, floors: Mapping[str, float]
+    base: Side,
+    new: Side,
+    keys: Sequence[str],
+    metrics: Sequence[str],
+    gates: Gates,
+    floor: Floor | None,
+    look: float,
 ) -> list[Judgement]:
-    interleaved = base.run_id == new.run_id
     found = []
     for key in keys:
         for metric in metrics:
             old, young = base.cases[key].evidence.get(metric), new.cases[key].evidence.get(metric)
-            if old is not None and young is not None:
-                estimate = log_ratio(old, young, interleaved=interleaved)
-                found.append(_raw(key, metric, base.cases[key], new.cases[key], old, young, estimate, gates, floors))
+            if old is None or young is None:
+                continue
+            within = log_ratio(old, young, interleaved=floor is None)
+            shift = floor.shift([key], metric) if floor else None
+            found.append(
+                Judgement(
+                    key=key,
+                    metric=metric,
+                    base=old.interval(),
+                    new=young.interval(),
+                    within=within,
+                    estimate=shift.added_to(within) if shift else within,
+                    shift=shift,
+                    gate=gates.gate(metric, key),
+                    base_case=base.cases[key],
+                    new_case=new.cases[key],
+                    alpha=gates.alpha * look,
+                    look=look,
+                )
+            )
     return found
 
 
-def _raw(
-    key: str,
-    metric: str,
-    base: SideCase,
-    new: SideCase,
-    old: Evidence,
-    young: Evidence,
-    estimate: stats.Estimate,
-    gates: Gates,
-    floors: Mapping[str, float],
-) -> Judgement:
-    gate, floor = gates.gate(metric, key), floors.get(metric, 0.0)
-    return Judgement(
-        key=key,
-        metric=metric,
-        base=old.interval(),
-        new=young.interval(),
-        estimate=estimate,
-        gate=gate,
-        noise_floor=floor,
-        p_value=estimate.p_value(),
-        verdict="not judged",
-        detectable=detectable(estimate, max(gate, floor), gates.alpha),
-        base_case=base,
-        new_case=new,
-    )
-
-
-def _with_verdicts(raw: Sequence[Judgement], base: Side, new: Side, gates: Gates) -> list[Judgement]:
-    adjusted = stats.holm([judgement.p_value for judgement in raw])
+def _with_verdicts(raw: Sequence[Judgement], base: Side, new: Side) -> list[Judgement]:
+    adjusted = stats.holm([judgement.estimate.p_value() for judgement in raw])
+    significant = [p_value <= judgement.alpha for judgement, p_value in zip(raw, adjusted, strict=True)]
     judged = []
-    for judgement, p_value in zip(raw, adjusted, strict=True):
-        verdict, reason = verdict_of(judgement.estimate, p_value, judgement.gate, judgement.noise_floor, gates.alpha)
+    for judgement, p_value, is_significant in zip(raw, adjusted, significant, strict=True):
+        step = len(raw) - sum(significant) + is_significant
+        found = replace(judgement, p_value=p_value, step=step)
+        verdict, reason = verdict_of(found)
         if verdict in ("regressed", "improved") and base.run_id != new.run_id:
             disturbed = max(judgement.base_case.disturbed, judgement.new_case.disturbed)
             if disturbed > DISTURBED_BOUND:
                 verdict = "inconclusive"
                 reason = f"other processes disturbed {disturbed:.0%} of a side's samples; measure both sides as arms"
-        judged.append(replace(judgement, p_value=p_value, verdict=verdict, reason=reason))
+        judged.append(replace(found, verdict=verdict, reason=reason))
     return judged
 
 
-def verdict_of(
-    estimate: stats.Estimate, p_value: float, gate: float, noise_floor: float, alpha: float
-) -> tuple[Verdict, str]:
-    """Return the verdict on a log ratio new / base, and for ``inconclusive`` why.
+def verdict_of(found: Judgement) -> tuple[Verdict, str]:
+    """Return the verdict on a judgement whose p-value is adjusted, and for ``inconclusive`` why.
 
-    A change needs a p-value (adjusted) of at most ``alpha`` and an effect above gate and noise floor. No change is
-    a statement of its own: the 95 % interval lies within the gate. Everything else is inconclusive.
+    A change needs a p-value of at most ``alpha`` and an effect above the gate. No change is a statement of its own: the
+    95 % interval lies within the gate. The shift between runs is part of the error in both. Everything else is
+    inconclusive; so are separate runs without a calibration at a gate below :data:`DEFAULT_FLOOR`.
     """
-    threshold = math.log1p(max(gate, noise_floor))
-    if p_value <= alpha and estimate.value > threshold:
-        return "regressed", ""
-    if p_value <= alpha and estimate.value < -threshold:
-        return "improved", ""
+    estimate, gate, shift = found.estimate, found.gate, found.shift
     if not math.isfinite(estimate.error):
         return "inconclusive", "one load on a side: nothing is known of how loads differ"
-    if stats.is_equivalent(estimate.interval(), gate):
+    if shift and shift.assumed and gate < DEFAULT_FLOOR:
+        return "inconclusive", (
+            f"{shift.assumed}, and separate runs are not judged below {DEFAULT_FLOOR:.0%} without one: "
+            "use arms, or calibrate this machine for these cases"
+        )
+    threshold = math.log1p(gate)
+    if found.p_value <= found.alpha and abs(estimate.value) > threshold:
+        return ("regressed" if estimate.value > 0 else "improved"), ""
+    if stats.is_equivalent(estimate.interval(1 - EQUIVALENCE_ALPHA * found.look), gate):
         return "unchanged", ""
-    if noise_floor > gate and abs(estimate.value) <= threshold:
-        return "inconclusive", f"the noise floor of this machine, {noise_floor:.1%}, is above the gate"
+    if shift and found.blind:
+        return "inconclusive", _blindness(shift, gate)
     ratio = estimate.interval()
     if ratio.low > 1:
         return "inconclusive", f"slower by {ratio.low - 1:.1%} to {ratio.high - 1:.1%}: on either side of the gate"
     return "inconclusive", "the interval is too wide for the gate"
 
 
-def detectable(estimate: stats.Estimate, threshold: float, alpha: float) -> float:
-    """Return the smallest slowdown, as a share, that would be called one with a chance of :data:`POWER`.
-
-    It must be seen at ``alpha``, and its estimate must come out above the threshold.
-    """
-    seen = stats.minimum_detectable_effect(estimate, alpha=alpha, power=POWER)
-    if not math.isfinite(seen):
-        return math.inf
-    above = math.log1p(threshold) + stats.t_quantile(POWER, estimate.freedom) * estimate.error
-    return max(seen, math.expm1(above))
+def _blindness(shift: Shift, gate: float) -> str:
+    source = f"assumed, as {shift.assumed}" if shift.assumed else f"seen in {shift.runs} runs"
+    return (
+        f"separate runs on this machine cannot see {gate * 100:.3g} %: identical ones lie up to {shift.floor:.1%} "
+        f"apart ({source}), and no number of loads changes that; use arms"
+    )
 
 
-def _mean(judgements: Sequence[Judgement], metric: str) -> stats.Estimate | None:
-    estimates = [judgement.estimate for judgement in judgements if judgement.metric == metric]
-    return stats.geometric_mean(estimates) if estimates else None
+def _mean(judgements: Sequence[Judgement], metric: str, floor: Floor | None) -> stats.Estimate | None:
+    """Return the geometric mean over cases; what they share of the shift between runs does not average out."""
+    chosen = [judgement for judgement in judgements if judgement.metric == metric]
+    if not chosen:
+        return None
+    mean = stats.geometric_mean([judgement.within for judgement in chosen])
+    return floor.shift([judgement.key for judgement in chosen], metric).added_to(mean) if floor else mean
 
 
 def _warnings(base: Side, new: Side, keys: Sequence[str], gates: Gates) -> Iterable[str]:

@@ -16,7 +16,7 @@ from slmbench.cli.compare import JudgeRequest, judging, warn
 from slmbench.cli.run import key_value
 from slmbench.errors import BadInputError, CannotRunError, ExitCode, SlmbenchError, one_line
 from slmbench.report.check_summary import (
-    SampleMore,
+    Sampler,
     judge_until_conclusive,
     last_line,
     reason_in_log,
@@ -159,10 +159,10 @@ def _typed(arms: list[str] | None, trust_remote_code: bool, *, until_conclusive:
     return RunRequest(arms=tuple(pairs), trust_remote_code=trust_remote_code)
 
 
-def run_check(request: CheckRequest, sample_more: SampleMore | None = None) -> ExitCode:
+def run_check(request: CheckRequest, more: Sampler | None = None) -> ExitCode:
     """Carry out ``slmbench check``: judge, write what was asked for, print, and return the exit code.
 
-    ``sample_more`` takes further samples of the new side; without it ``--until-conclusive`` is refused.
+    ``more`` takes further loads of the new side; without it ``--until-conclusive`` is refused.
 
     Raises:
         BadInputError: anything asked for is wrong.
@@ -176,12 +176,12 @@ def run_check(request: CheckRequest, sample_more: SampleMore | None = None) -> E
 
     if request.budget_s is None:
         comparison = judge(1.0)
-    elif sample_more is None:
+    elif more is None:
         raise BadInputError(
             f"--until-conclusive: {request.new} is not a run's folder, so no samples can be added to it"
         )
     else:
-        comparison = judge_until_conclusive(judge, sample_more, request.budget_s)
+        comparison = judge_until_conclusive(judge, more, request.budget_s, say=lambda text: typer.echo(text, err=True))
     code = exit_code([comparison], allow_missing=request.allow_missing)
     write_outputs([comparison], junit=request.junit, summary=request.summary)
     _print_check(comparison, code, request)

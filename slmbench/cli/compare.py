@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +12,9 @@ import typer
 from slmbench.analysis import sides as named
 from slmbench.analysis.gates import gates_of
 from slmbench.analysis.metrics import Side, metric_named
+from slmbench.analysis.noise import read_floor
 from slmbench.analysis.verdicts import Comparison, compare_sides, fingerprint_of
 from slmbench.errors import BadInputError, NotComparableError, one_line
-from slmbench.machine.noise import noise_floors
 from slmbench.report.comparison import (
     columns_named,
     comparison_markdown,
@@ -120,13 +120,13 @@ def judging(request: JudgeRequest) -> JudgeSides:
 
     def judge(base: Side, new: Side, share: float) -> Comparison:
         base, new = named.where([base, new], request.where)
-        fingerprint = fingerprint_of(base)
         return compare_sides(
             base,
             new,
-            gates=replace(gates, alpha=gates.alpha * share),
+            gates=gates,
             metrics=metrics or None,
-            noise_floor=noise_floors(fingerprint) if fingerprint else None,
+            floor=read_floor(fingerprint_of(base)),
+            look=share,
             allow_different_machine=request.allow_different_machine,
         )
 

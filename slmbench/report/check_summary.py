@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
 from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
 from slmbench.report.comparison import headline
@@ -17,35 +19,71 @@ from slmbench.system.files import append_text, write_output
 
 #: Reads and judges both sides with that share of the check's alpha.
 Judge = Callable[[float], Comparison]
-#: Takes more samples of the new side within so many seconds; False when it cannot take any more.
-SampleMore = Callable[[float], bool]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What takes more samples of the new side."""
+
+    #: Takes so many more loads of every case within so many seconds; False when it cannot take any more.
+    more_loads: Callable[[int, float], bool]
+    #: Returns how long one more load of every case takes.
+    seconds_a_load: Callable[[], float]
+
+
 #: Bytes at the end of a run's log in which its error is looked for.
 _LOG_BYTES = 65536
 
 
 def judge_until_conclusive(
     judge: Judge,
-    sample_more: SampleMore,
+    sampler: Sampler,
     budget_s: float,
     *,
+    say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Comparison:
-    """Judge; while a verdict is ``inconclusive`` and the budget lasts, take more samples and judge again.
+    """Judge; while a verdict is ``inconclusive`` and loads would tell, plan them, say how many, take them, judge again.
 
-    Cases and metrics that are missing on a side are no reason to go on: no sample of the others adds them.
+    The plan comes from the variance seen. Where even a favourable outcome needs more loads than the budget has time
+    for, it ends at once, with a warning that says so. Cases and metrics that are missing on a side are no reason to go
+    on: no sample of the others adds them.
 
-    Looking again and again raises the chance of a false alarm. So the first look has half of the check's alpha and
-    every later one half of what was left: together never more than all of it.
+    Looking again and again raises the chance of a false verdict. So the first look has half of the check's error rates
+    and every later one half of what was left: together never more than all of it.
     """
     end = clock() + budget_s
     share = 0.5
     comparison = judge(share)
-    while _goes_on(comparison) and clock() < end:
-        if not sample_more(end - clock()):
+    while _goes_on(comparison):
+        needed = loads_needed(comparison)
+        left, each = end - clock(), sampler.seconds_a_load()
+        affordable = int(left / each)
+        if needed is None or needed.least > affordable:
+            return replace(comparison, warnings=(*comparison.warnings, _out_of_reach(needed, each, left)))
+        loads = min(needed.expected, affordable)
+        say(
+            f"inconclusive: {loads} more loads of every case, about {_minutes(loads * each)}"
+            + (f" ({needed.expected} are planned, that is what the budget allows)" if loads < needed.expected else "")
+        )
+        if not sampler.more_loads(loads, left):
             break
         share /= 2
         comparison = judge(share)
     return comparison
+
+
+def _out_of_reach(needed: LoadsNeeded | None, each: float, left: float) -> str:
+    if needed is None:
+        return "not sampled further: no number of loads would tell"
+    return (
+        f"not sampled further: at least {needed.least} more loads of every case are needed, about "
+        f"{_minutes(needed.least * each)}, and {_minutes(max(0.0, left))} of the budget are left"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _goes_on(comparison: Comparison) -> bool:
@@ -67,7 +105,11 @@ def last_line(comparison: Comparison, code: ExitCode) -> str:
 def _advice(comparison: Comparison) -> str:
     """Return what would make an inconclusive check conclusive."""
     advice = []
-    if _can_be_settled(comparison):
+    blind = [j for j in comparison.judgements if j.verdict == "inconclusive" and not j.loads_would_tell]
+    if blind:
+        # The gate that is furthest out of sight; its own line in the notes has the numbers of every other.
+        advice.append(max(blind, key=lambda judgement: judgement.noise_floor).reason)
+    elif _can_be_settled(comparison):
         advice.append("measure more loads, or use --until-conclusive")
     counts = {"cases of the baseline not measured": comparison.only_base, "gates not judged": comparison.not_judged}
     missing = [f"{what}: {len(found)}" for what, found in counts.items() if found]
@@ -77,8 +119,9 @@ def _advice(comparison: Comparison) -> str:
 
 
 def _can_be_settled(comparison: Comparison) -> bool:
-    """Return whether more samples may change a verdict: what is missing or was not judged stays so."""
-    return any(judgement.verdict == "inconclusive" for judgement in comparison.judgements)
+    """Return whether more loads may change the verdicts: not what is missing, nor what the machine's shift hides."""
+    unsettled = [judgement for judgement in comparison.judgements if judgement.verdict == "inconclusive"]
+    return bool(unsettled) and all(judgement.loads_would_tell for judgement in unsettled)
 
 
 def write_outputs(

@@ -1,4 +1,4 @@
-"""A/A: the same small cases in run after run, to learn how far identical runs lie apart on this machine."""
+"""Identical runs, to learn how far such runs lie apart on this machine: measured now, or given."""
 
 from __future__ import annotations
 
@@ -7,70 +7,106 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from slmbench.analysis.metrics import side_of
-from slmbench.errors import BadInputError, CannotRunError
-from slmbench.machine.fingerprint import collect
-from slmbench.machine.noise import NoiseFloor, floor_of, save_noise_floor
+from slmbench.analysis.metrics import Side
+from slmbench.analysis.noise import MINIMUM_RUNS, Calibration, save_calibration
+from slmbench.analysis.sides import read_side
+from slmbench.analysis.verdicts import fingerprint_of
+from slmbench.errors import BadInputError, CannotRunError, NotComparableError
 from slmbench.plan.request import RunRequest
-from slmbench.records.sample_arrays import read_columns
+from slmbench.running.more_samples import request_of
 from slmbench.running.runner import execute
 
 SUITE = "smoke"
 DEFAULT_RUNS = 6
-#: Samples of a case in one run: some loads of some rounds each.
+#: Samples of a case in one run of the smoke suite: some loads of some rounds each.
 SAMPLES = 15
 
 Say = Callable[[str], None]
 
 
 def calibrate(
-    *, runs: int = DEFAULT_RUNS, samples: int = SAMPLES, backends: Sequence[str] = (), say: Say | None = None
-) -> NoiseFloor:
-    """Run the smoke suite ``runs`` times and keep the spread of each metric between runs for this machine.
+    *,
+    runs: int = DEFAULT_RUNS,
+    samples: int = SAMPLES,
+    backends: Sequence[str] = (),
+    like: str | None = None,
+    say: Say | None = None,
+) -> Calibration:
+    """Measure the same ``runs`` times and keep each run's levels for this machine.
 
-    The models are tiny, so that it takes minutes: what disturbs moves their figures by more than those of larger
-    ones, and the floor is on the safe side.
+    What is measured is what the baseline or run ``like`` measured: a calibration holds for its cases alone. Without it,
+    the smoke suite: quick, and a first idea of the machine.
 
     Raises:
-        BadInputError: fewer than three runs, or an unknown backend.
+        BadInputError: fewer than three runs, an unknown backend, or ``like`` does not say what was measured.
         CannotRunError: a case failed, so there is nothing to compare.
     """
-    if runs < 3:
-        raise BadInputError(f"{runs} runs tell nothing of a spread; 3 or more are needed")
-    levels: dict[str, dict[str, list[float]]] = {}
-    disturbed: list[float] = []
+    if runs < MINIMUM_RUNS:
+        raise BadInputError(f"{runs} runs say too little about how runs differ; {MINIMUM_RUNS} or more are needed")
+    if like is not None and backends:
+        raise BadInputError("--backend and --like: the backends are those of the run that --like names")
+    # One seed for all: other prompts would be another workload.
+    request = RunRequest(suite=SUITE, backends=tuple(backends), exporter="slmbench", repeat=samples, seed=0)
+    if like is not None:
+        request = request_of(like)
+    sides = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):
             if say is not None:
                 say(f"identical run {number + 1} of {runs}")
             out = Path(folder) / f"run-{number}"
-            # One seed for all: other prompts would be another workload.
-            execute(
-                RunRequest(suite=SUITE, backends=tuple(backends), exporter="slmbench", repeat=samples, seed=0, out=out)
-            )
-            disturbed += _add_levels(levels, out)
-    found = floor_of(levels)
-    if not found:
-        raise CannotRunError("no metric was measured in every run; the floor cannot be told")
-    machine = collect()
-    floor = NoiseFloor(
-        machine=machine.digest(),
+            execute(request.model_copy(update={"out": out, "arms": ()}))
+            sides.append(read_side(str(out)))
+    for side in sides:
+        for key, case in side.cases.items():
+            if case.failure:
+                raise CannotRunError(f"{key}: {case.failure}")
+    return _kept(sides)
+
+
+def calibrate_from(names: Sequence[str]) -> Calibration:
+    """Keep the levels of identical runs that were measured before, for the machine they ran on.
+
+    Raises:
+        BadInputError: fewer than three, one of them twice, or not runs.
+        NotComparableError: they are of several machines, or have no case in common.
+    """
+    sides = [read_side(name) for name in names]
+    if len({side.run_id for side in sides}) < max(MINIMUM_RUNS, len(sides)):
+        raise BadInputError(f"{len(sides)} runs were given; {MINIMUM_RUNS} or more different ones are needed")
+    return _kept(sides)
+
+
+def _kept(sides: Sequence[Side]) -> Calibration:
+    """Keep what is in every run, loaded twice or more, for the machine they ran on.
+
+    Raises:
+        NotComparableError: nothing is, or they ran on several machines.
+    """
+    machines: dict[str, str] = {}
+    for side in sides:
+        fingerprint = fingerprint_of(side)
+        if fingerprint is None:
+            raise NotComparableError(f"{side.name}: the machine it ran on is not recorded")
+        machines.setdefault(fingerprint.digest(), side.name)
+    if len(machines) > 1:
+        raise NotComparableError(f"{' and '.join(machines.values())} ran on different machines")
+    cases: dict[str, dict[str, tuple[float, ...]]] = {}
+    for key in sides[0].cases:
+        found = [side.cases[key] for side in sides if key in side.cases and not side.cases[key].failure]
+        for metric in found[0].evidence if len(found) == len(sides) else ():
+            figures = [case.evidence[metric] for case in found if metric in case.evidence]
+            if len(figures) == len(sides) and all(one.logs.size >= 2 for one in figures):
+                cases.setdefault(key, {})[metric] = tuple(one.estimate.value for one in figures)
+    if not cases:
+        raise NotComparableError("no metric of a case was measured with two loads or more in every run")
+    disturbed = [side.cases[key].disturbed for side in sides for key in cases]
+    calibration = Calibration(
+        machine=next(iter(machines)),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
-        runs=runs,
-        cases=tuple(sorted(levels)),
-        metrics=found,
+        runs=len(sides),
+        cases=cases,
         disturbed=sum(disturbed) / len(disturbed),
     )
-    save_noise_floor(floor)
-    return floor
-
-
-def _add_levels(levels: dict[str, dict[str, list[float]]], folder: Path) -> list[float]:
-    """Add a run's figures; return for each of its cases the share of samples that others disturbed."""
-    cases = side_of(read_columns(folder), folder.name).cases
-    for key, case in cases.items():
-        if case.failure:
-            raise CannotRunError(f"{key}: {case.failure}")
-        for metric, evidence in case.evidence.items():
-            levels.setdefault(key, {}).setdefault(metric, []).append(evidence.estimate.value)
-    return [case.disturbed for case in cases.values()]
+    save_calibration(calibration)
+    return calibration

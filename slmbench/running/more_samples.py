@@ -1,39 +1,49 @@
-"""Measuring for a check: what a baseline measured once more, or more samples of a run that is inconclusive."""
+"""Measuring for a check: what a baseline measured once more, or more loads of a run that is inconclusive."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
+
+import numpy as np
 
 from slmbench.analysis.sides import read_side
 from slmbench.errors import BadInputError
-from slmbench.plan.request import RunRequest, request_from_file, requested_suite
+from slmbench.plan.request import RunRequest, request_from_file
 from slmbench.records.sample_arrays import RunColumns, read_columns
-from slmbench.records.schema import RUN_NAME, read_run_record, write_run
-from slmbench.report.check_summary import SampleMore
+from slmbench.records.schema import RUN_NAME, LoadRecord, read_run_record, write_run
+from slmbench.report.check_summary import Sampler
 from slmbench.running.runner import execute
 
-#: Half-width of the 95 % intervals to aim for next, as a share of the widest there is.
-_NARROWER = 0.6
-#: A target wider than this tells nothing at any gate.
-_WIDEST_TARGET = 0.02
+#: Seconds that a round of loads is taken to last where a run has no two of them.
+_UNKNOWN_LOAD_S = 10.0
 
 
 def run_again(baseline: str, typed: RunRequest | None = None) -> Path:
     """Measure what a baseline measured, here and now; return the run's folder.
 
     Raises:
-        BadInputError: it does not say what it measured, that cannot be asked any more, or it runs code and that was
-            not ``typed``.
+        BadInputError: as :func:`request_of`.
         CannotRunError: nothing of it can run here.
     """
-    side = read_side(baseline)
+    return execute(request_of(baseline, typed)).folder
+
+
+def request_of(name: str, typed: RunRequest | None = None) -> RunRequest:
+    """Return what a baseline or run was asked, to ask it again.
+
+    Raises:
+        BadInputError: it does not say what it measured, that cannot be asked any more, or it runs code and that was
+            not ``typed``.
+    """
+    side = read_side(name)
     if not side.options:
-        raise BadInputError(f"{baseline}: does not say what was measured; run it yourself and name the run")
-    return execute(request_from_file(side.options, baseline, typed or RunRequest())).folder
+        raise BadInputError(f"{name}: does not say what was measured; run it yourself and name the run")
+    return request_from_file(side.options, name, typed or RunRequest())
 
 
-def sampler(name: str, typed: RunRequest | None = None) -> SampleMore | None:
-    """Return what takes more samples of the run ``RUN`` or ``RUN@ARM`` of that name, None where it is no run.
+def sampler(name: str, typed: RunRequest | None = None) -> Sampler | None:
+    """Return what takes more loads of the run ``RUN`` or ``RUN@ARM`` of that name, None where it is no run.
 
     Raises:
         BadInputError: the run runs code and that was not ``typed``.
@@ -46,25 +56,30 @@ def sampler(name: str, typed: RunRequest | None = None) -> SampleMore | None:
     # Now, not after the first look: whoever has to add an option finds out at once.
     request_from_file(read_run_record(folder / RUN_NAME).options, str(folder / RUN_NAME), given)
 
-    def sample_more(seconds: float) -> bool:
+    def more_loads(count: int, seconds: float) -> bool:
         before = read_columns(folder, keep_tokens=False)
         # A run that has ended is not continued; this one is under way again.
         write_run(folder, before.record.model_copy(update={"finished": None}))
-        execute(narrower_request(before, seconds, given))
+        options = {**before.record.options, "budget_s": seconds}
+        loads = count + max((int(np.unique(columns.load).size) for columns in before.recorded.values()), default=0)
+        execute(request_from_file(options, str(folder / RUN_NAME), given), loads=loads)
         return read_columns(folder, keep_tokens=False).sample_count > before.sample_count
 
-    return sample_more
+    return Sampler(more_loads, lambda: seconds_a_load(read_columns(folder, keep_tokens=False)))
 
 
-def narrower_request(run: RunColumns, seconds: float, typed: RunRequest) -> RunRequest:
-    """Return the request that continues a run for so long, towards narrower intervals than it has."""
-    options = {**run.record.options, "budget_s": seconds, "repeat": None}
-    widths = [w for outcome in run.record.outcomes.values() for w in outcome.half_width.values() if w is not None]
-    target = min(_NARROWER * max(widths, default=1.0), _WIDEST_TARGET)
-    asked = request_from_file(options, str(run.folder / RUN_NAME), typed)
-    request = asked.model_copy(update={"interval_target": target})
-    if requested_suite(request).repeat is None:
-        return request
-    # The suite asks for a fixed number of samples and knows no target: twice as many as there are.
-    most = max((int(columns.counted().sum()) for columns in run.recorded.values()), default=1)
-    return request.model_copy(update={"repeat": 2 * most})
+def seconds_a_load(run: RunColumns) -> float:
+    """Return how long one more load of every case takes: the time between loads as the run shows it.
+
+    Cases that were live together take it together, memory groups follow one another.
+    """
+    by_case = {key: gap for key, loads in run.loads.items() if (gap := _median_gap(loads)) is not None}
+    groups = run.record.blocks or (tuple(by_case),)
+    longest = [max((by_case[key] for key in group if key in by_case), default=0.0) for group in groups]
+    return sum(longest) or _UNKNOWN_LOAD_S
+
+
+def _median_gap(loads: list[LoadRecord]) -> float | None:
+    # The first opening is the survey's.
+    started = sorted(datetime.fromisoformat(record.started).timestamp() for record in loads)[1:]
+    return float(np.median(np.diff(started))) if len(started) > 1 else None

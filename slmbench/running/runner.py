@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ from slmbench.records.schema import (
 )
 from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
+from slmbench.running.case_state import REPEAT_LOADS
 from slmbench.running.estimate import estimate, forecast_lines
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.system.locks import only_run_in
@@ -42,10 +44,13 @@ if TYPE_CHECKING:
     from slmbench.running.events import Observer
 
 
-def execute(request: RunRequest, *, observer: Observer | None = None, say: Say | None = None) -> RunColumns:
+def execute(
+    request: RunRequest, *, observer: Observer | None = None, say: Say | None = None, loads: int | None = None
+) -> RunColumns:
     """Carry a request out: export what is missing, measure, write the reports.
 
-    ``observer`` is told what is measured, ``say`` what is exported.
+    ``observer`` is told what is measured, ``say`` what is exported. ``loads`` is how many a case has in the end,
+    whatever its intervals are by then.
 
     Raises:
         BadInputError: the request is wrong, or a resumed run's plan changed.
@@ -62,10 +67,11 @@ def execute(request: RunRequest, *, observer: Observer | None = None, say: Say |
         with ExitStack() as holds:
             for line in refusal_lines(plan.refusals):
                 say(f"cannot run: {line}")
-            for line in forecast_lines(estimate(plan, measure_settings(request, plan.suite))):
+            settings = measure_settings(request, plan.suite, loads)
+            for line in forecast_lines(estimate(plan, settings)):
                 say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
-            _measure(plan, prompts, request, folder, artifacts, described, observer or _silent, say)
+            _measure(plan, prompts, request, settings, folder, artifacts, described, observer or _silent, say)
         columns = read_columns(folder)
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
             write_reports(columns)
@@ -76,6 +82,7 @@ def _measure(
     plan: Plan,
     prompts: Prompts | None,
     request: RunRequest,
+    settings: MeasureSettings,
     folder: Path,
     artifacts: RunArtifacts,
     described: Mapping[str, Described],
@@ -103,7 +110,6 @@ def _measure(
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts.found[cell.checkpoint, cell.spec], prompts, arms) for cell in made]
     groups = judged_together([(cell.case, cell.engine) for cell in made], plan.suite.pairs)
-    settings = measure_settings(request, plan.suite)
     measured = measure(cases, folder, settings, observer, together=groups, lost=lost)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     with _kept(resume_command(folder, request), "ends the run"):
@@ -152,11 +158,19 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arm
     )
 
 
-def measure_settings(request: RunRequest, suite: Suite) -> MeasureSettings:
-    """Return how long and how precisely to measure."""
+#: A target that no interval reaches: the number of loads decides.
+_NO_TARGET = 1e-9
+
+
+def measure_settings(request: RunRequest, suite: Suite, loads: int | None = None) -> MeasureSettings:
+    """Return how long and how precisely to measure: to the target, or until every case has so many loads."""
     settings = MeasureSettings(
         seed=request.seed, budget_s=suite.budget_s, strict_budget=request.budget_s is not None, repeat=suite.repeat
     )
+    if loads is not None:
+        rounds = math.ceil(suite.repeat / REPEAT_LOADS) if suite.repeat else settings.rounds
+        counted = replace(settings, repeat=None, max_loads=loads, rounds=rounds)
+        return replace(counted, budget_s=request.budget_s, ttft_target=_NO_TARGET, tpot_target=_NO_TARGET)
     target = request.interval_target
     return settings if target is None else replace(settings, ttft_target=target, tpot_target=target)
 

@@ -1,0 +1,294 @@
+"""What verdicts are worth: slmbench's own judging on made-up loads, with a shift of the whole machine between runs.
+
+    python benchmarks/verdicts_simulation.py [--quick] [--seed 0]
+
+Loads differ by 2 % (standard deviation on the log scale), 10 a side where nothing else is said; ttft and tpot of every
+case are judged at a gate of 5 %. Between runs the machine shifts by 0 to 3 %: all cases and metrics alike, or half of
+that variance alike and half for each case by itself. The machine was calibrated with 6 runs of 10 loads. Arms share
+the shift. Every figure is a share of made-up comparisons; the table is in docs/methodology.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from slmbench.analysis import noise
+from slmbench.analysis.gates import Gates
+from slmbench.analysis.metrics import Evidence, Model, Side, SideCase
+from slmbench.analysis.verdicts import Comparison, compare_sides
+from slmbench.case import Case, Workload
+from slmbench.report.check_summary import Sampler, judge_until_conclusive
+
+METRICS = ("ttft", "tpot")
+BETWEEN = 0.02
+LOADS = 10
+CALIBRATION_RUNS = 6
+GATE = 0.05
+SHIFTS = (0.0, 0.01, 0.02, 0.03)
+MACHINE = {
+    "hardware": {"cpu_model": "simulated", "physical_cores": 2,
+                 "logical_cores": 2, "memory_gib": 8, "os": "L", "arch": "x"}
+}  # fmt: skip
+MODEL = Model(family="decoder-only", parameter_count=1, digest="d", engine="openvino")
+Logs = np.ndarray
+
+
+@dataclass(frozen=True)
+class World:
+    """A machine and what is compared on it."""
+
+    cases: int = 1
+    loads: int = LOADS
+    shift: float = 0.0
+    #: Share of the shift's variance that each case has for itself.
+    own: float = 0.0
+    between: float = BETWEEN
+    arms: bool = False
+
+    def runs(self, count: int, rng: np.random.Generator, loads: int | None = None) -> Logs:
+        """Draw the log levels of every load: ``[count, metrics, cases, loads]``."""
+        shape = (count, len(METRICS), self.cases)
+        shared = rng.normal(0, self.shift * math.sqrt(1 - self.own), (count, 1, 1))
+        own = rng.normal(0, self.shift * math.sqrt(self.own), shape)
+        return (shared + own)[..., None] + rng.normal(0, self.between, (*shape, loads or self.loads))
+
+
+def case_of(number: int) -> Case:
+    return Case(
+        checkpoint=f"m{number}", backend="openvino", device="cpu", format="openvino", exporter="slmbench",
+        weight_precision="fp32", compute_precision="fp32", workload=Workload(input_tokens=8, output_tokens=8),
+    )  # fmt: skip
+
+
+CASES = [case_of(number) for number in range(100)]
+KEYS = [case.key for case in CASES]
+
+
+def side_of(logs: Logs, name: str, run_id: str) -> Side:
+    """Return a run's loads ``[metrics, cases, loads]`` as a side; equal loads of one run are neighbours in time."""
+    cases = {}
+    for number in range(logs.shape[1]):
+        evidence = {}
+        for metric, values in zip(METRICS, logs[:, number], strict=True):
+            rounds = tuple((k, np.array([k]), np.exp(values[k : k + 1])) for k in range(values.size))
+            evidence[metric] = Evidence(values, np.zeros(values.size), np.ones(values.size, dtype=np.int64), rounds)
+        cases[KEYS[number]] = SideCase(CASES[number], MODEL, evidence)
+    return Side(name=name, run_id=run_id, arm=None, cases=cases, machine=MACHINE)
+
+
+def floor_of(logs: Logs) -> noise.Floor:
+    """Return what a calibration makes of identical runs ``[runs, metrics, cases, loads]``."""
+    runs, _, count, _ = logs.shape
+    cases = {
+        KEYS[number]: {metric: tuple(logs[:, at, number].mean(axis=1)) for at, metric in enumerate(METRICS)}
+        for number in range(count)
+    }
+    return noise.Floor(noise.Calibration(machine="m", measured="", runs=runs, cases=cases))
+
+
+@dataclass
+class Drawn:
+    """One comparison that was made up."""
+
+    base: Logs
+    new: Logs
+    floor: noise.Floor | None
+    arms: bool
+
+    def judge(self, gate: float = GATE, *, slower: float = 0.0, look: float = 1.0) -> Comparison:
+        """Judge it, the new side's first case slowed by that share."""
+        new = self.new.copy()
+        new[:, 0] += math.log1p(slower)
+        names = ("run", "run") if self.arms else ("base", "new")
+        sides = side_of(self.base, "base", names[0]), side_of(new, "new", names[1])
+        return compare_sides(*sides, gates=Gates(default=gate), floor=self.floor, look=look)
+
+
+def drawn(world: World, count: int, rng: np.random.Generator, *, calibrated: bool = True) -> Iterator[Drawn]:
+    """Draw comparisons of identical software, each on a machine that was calibrated for itself."""
+    for _ in range(count):
+        floor = None
+        if calibrated and not world.arms:
+            floor = floor_of(world.runs(CALIBRATION_RUNS, rng, LOADS))
+        base, new = world.runs(2, rng)
+        if world.arms:
+            # Both arms see the same shift.
+            new = new - new.mean() + base.mean() if world.shift else new
+        yield Drawn(base, new, floor, world.arms)
+
+
+def share(values: Iterator[bool]) -> str:
+    found = list(values)
+    return f"{100 * sum(found) / len(found):.1f} %"
+
+
+def called_different(found: Comparison) -> bool:
+    return any(j.verdict in ("regressed", "improved") for j in found.judgements)
+
+
+def verdict(found: Comparison, wanted: str) -> bool:
+    return found.judgements[0].verdict == wanted
+
+
+def table(title: str, header: str, rows: Iterator[list[str]]) -> None:
+    print(f"\n**{title}**\n\n| {header} |\n|" + "---|" * (header.count("|") + 1))
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def designs(loads: int = LOADS, **more: float) -> Iterator[tuple[str, World]]:
+    for shift in SHIFTS:
+        yield f"separate runs, shift {shift:.0%}", World(loads=loads, shift=shift, **more)  # type: ignore[arg-type]
+    yield "arms, any shift", World(loads=loads, arms=True, **more)  # type: ignore[arg-type]
+
+
+def false_alarms(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    for cases, own in ((1, 0.0), (10, 0.0), (10, 0.5), (100, 0.5)):
+        row = [f"{cases}, {'half the shift each by itself' if own else 'one shift for all'}"]
+        for _, world in designs(cases=cases, own=own):
+            times = count if cases < 100 else max(20, count // 10)
+            times = max(20, count // 100) if cases == 100 and world.arms else times
+            row.append(share(called_different(one.judge()) for one in drawn(world, times, rng)))
+        yield row
+
+
+def one_case(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    for loads in (5, 10, 20):
+        for name, world in designs(loads=loads):
+            found = [
+                (one.judge(slower=0.051), one.judge(slower=0.075), one.judge()) for one in drawn(world, count, rng)
+            ]
+            yield [
+                str(loads), name,
+                share(verdict(over, "unchanged") for over, _, _ in found),
+                share(verdict(same, "unchanged") for _, _, same in found),
+                share(verdict(slow, "regressed") for _, slow, _ in found),
+                share(one.judge(slower=0.15).judgements[0].verdict == "regressed" for one in drawn(world, count, rng)),
+            ]  # fmt: skip
+
+
+def seen(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    for cases in (1, 10, 100):
+        for loads in (3, 5, 10):
+            row = [str(2 * cases), str(loads)]
+            for arms in (False, True):
+                world = World(cases=cases, loads=loads, shift=0.0 if arms else 0.01, arms=arms)
+                times = max(40, count // (cases if arms else max(1, cases // 3)))
+                hits = []
+                for first, second in zip(drawn(world, times, rng), drawn(world, times, rng), strict=True):
+                    effect = first.judge().judgements[0].detectable
+                    # The same calibration judges the next comparison; a slowdown beyond 20x is not one to speak of.
+                    second.floor = first.floor
+                    hits.append(effect > 20 or verdict(second.judge(slower=effect), "regressed"))
+                row.append(share(iter(hits)))
+            yield row
+
+
+def mean_coverage(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    for cases in (4, 20):
+        row = [str(cases)]
+        for own in (0.0, 0.5):
+            world = World(cases=cases, shift=0.01, own=own)
+            means = [one.judge().means["ttft"].interval() for one in drawn(world, count, rng)]
+            row.append(share(mean.low <= 1 <= mean.high for mean in means))
+        yield row
+
+
+def uncalibrated(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    for gate in (0.05, 0.10):
+        for shift in (0.01, 0.03):
+            found = [one.judge(gate) for one in drawn(World(shift=shift), count, rng, calibrated=False)]
+            slow = [one.judge(gate, slower=2 * gate) for one in drawn(World(shift=shift), count, rng, calibrated=False)]
+            yield [
+                f"{gate:.0%}", f"{shift:.0%}", share(called_different(one) for one in found),
+                share(verdict(one, "unchanged") for one in found), share(verdict(one, "regressed") for one in slow),
+            ]  # fmt: skip
+
+
+def until_conclusive(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    for slower in (0.0, 0.04, 0.06, 0.075):
+        ends: list[str] = []
+        taken: list[int] = []
+        for _ in range(count):
+            end, loads = sampled_on(slower, rng)
+            ends.append(end)
+            taken.append(loads)
+        yield [
+            f"{slower:.1%}",
+            *(share(end == name for end in ends) for name in ("regressed", "unchanged", "inconclusive")),
+            f"{np.mean(taken):.0f}",
+        ]  # fmt: skip
+
+
+def sampled_on(slower: float, rng: np.random.Generator, most: int = 200) -> tuple[str, int]:
+    """Judge arms with loads at 3 % until conclusive; a load takes a second, and ``most`` of them fit the budget."""
+    world = World(loads=LOADS, between=0.03, arms=True)
+    state = next(drawn(world, 1, rng))
+    clock = [0.0]
+
+    def more(loads: int, _seconds: float) -> bool:
+        clock[0] += loads
+        extra = world.runs(2, rng, loads)
+        state.base = np.concatenate([state.base, extra[0]], axis=-1)
+        state.new = np.concatenate([state.new, extra[1]], axis=-1)
+        return True
+
+    found = judge_until_conclusive(
+        lambda look: state.judge(slower=slower, look=look),
+        Sampler(more, lambda: 1.0),
+        most,
+        say=lambda text: None,
+        clock=lambda: clock[0],
+    )
+    return found.judgements[0].verdict, state.base.shape[-1]
+
+
+PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[list[str]]]]] = {
+    "alarms": (
+        "Identical software called different (of comparisons)",
+        "cases | " + " | ".join(name for name, _ in designs()), false_alarms,
+    ),
+    "one": (
+        "One case",
+        "loads | design | 5.1 % slower passes | identical passes | 7.5 % slower fails | 15 % slower fails", one_case,
+    ),
+    "seen": (
+        "A slowdown of the size given as visible is called one", "judgements | loads | separate runs | arms",
+        seen,
+    ),
+    "mean": (
+        "The geometric mean's interval holds 1, shift 1 %", "cases | one shift | half each by itself", mean_coverage,
+    ),
+    "uncalibrated": (
+        "Separate runs without a calibration",
+        "gate | shift | identical called different | identical passes | slower by twice the gate fails", uncalibrated,
+    ),
+    "conclusive": (
+        "--until-conclusive, arms, loads at 3 %, at most 200 more",
+        "slower by | regressed | unchanged | inconclusive | loads", until_conclusive,
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the comparisons")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    began = time.monotonic()
+    count = 200 if options.quick else 2000
+    for name in options.parts or PARTS:
+        title, header, rows = PARTS[name]
+        table(title, header, rows(count, np.random.default_rng(options.seed)))
+    print(f"\n{count} comparisons a figure (fewer with many cases), {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
