@@ -20,7 +20,7 @@ import numpy as np
 
 from slmbench.analysis import noise
 from slmbench.analysis.gates import Gates
-from slmbench.analysis.metrics import Evidence, Model, Side, SideCase
+from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.case import Case, Workload
 from slmbench.report.check_summary import Sampler, judge_until_conclusive
@@ -35,7 +35,7 @@ MACHINE = {
     "hardware": {"cpu_model": "simulated", "physical_cores": 2,
                  "logical_cores": 2, "memory_gib": 8, "os": "L", "arch": "x"}
 }  # fmt: skip
-MODEL = Model(family="decoder-only", parameter_count=1, digest="d", engine="openvino")
+MODEL = ModelFacts(family="decoder-only", parameter_count=1, digest="d", engine="openvino")
 Logs = np.ndarray
 
 
@@ -230,7 +230,7 @@ def sampled_on(slower: float, rng: np.random.Generator, most: int = 200) -> tupl
     """Judge arms with loads at 3 % until conclusive; a load takes a second, and ``most`` of them fit the budget."""
     world = World(loads=LOADS, between=0.03, arms=True)
     state = next(drawn(world, 1, rng))
-    clock = [0.0]
+    clock, said = [0.0], list[str]()
 
     def more(loads: int, _seconds: float) -> bool:
         clock[0] += loads
@@ -243,7 +243,7 @@ def sampled_on(slower: float, rng: np.random.Generator, most: int = 200) -> tupl
         lambda look: state.judge(slower=slower, look=look),
         Sampler(more, lambda: 1.0),
         most,
-        say=lambda text: None,
+        say=said.append,
         clock=lambda: clock[0],
     )
     return found.judgements[0].verdict, state.base.shape[-1]

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from slmbench.analysis.metrics import METRICS, matching_key
+from slmbench.analysis.noise import Calibration, Floor, save_calibration
 from slmbench.case import Case, Workload
+from slmbench.machine.fingerprint import Fingerprint
 from slmbench.models.checkpoint import Checkpoint, Geometry
 from slmbench.records.sample_writer import SampleWriter
-from slmbench.records.schema import CaseInfo, LoadRecord, MemoryRecord, Outcome, RunRecord, SampleRecord, write_run
+from slmbench.records.schema import (
+    CaseInfo,
+    LoadRecord,
+    MemoryRecord,
+    Outcome,
+    RunRecord,
+    SampleRecord,
+    read_run_record,
+    write_run,
+)
 from slmbench.terms import ComputePrecision, Device, Family, Precision
 
 GEOMETRY = Geometry(
@@ -241,6 +253,22 @@ def _records(speed: Speed, rng: np.random.Generator, shift: np.ndarray) -> list[
                 )
             )
     return lines
+
+
+def floor_of(keys: Iterable[str], shift: float = 0.002, runs: int = 12) -> Floor:
+    """Return what many identical runs of these cases would show on a machine whose runs hardly differ."""
+    levels = tuple(shift * (-1.0) ** n for n in range(runs))
+    digest = Fingerprint.model_validate(MACHINE).digest()
+    cases = {key: dict.fromkeys(METRICS, levels) for key in keys}
+    return Floor(Calibration(machine=digest, measured="now", runs=runs, cases=cases))
+
+
+def calibrate(*folders: Path) -> None:
+    """Keep such a floor for every case of these runs: separate runs can then be judged from the command line."""
+    keys = [matching_key(info.case) for folder in folders for info in read_run_record(folder / "run.json").cases]
+    found = floor_of(keys).calibration
+    assert found is not None
+    save_calibration(found)
 
 
 def append(folder: Path, record: Any) -> None:

@@ -1,15 +1,27 @@
+"""``slmbench calibrate``: identical runs, measured or given, and what it says of gates."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from synthetic import Speed, make_run
 
+from slmbench.analysis.metrics import matching_key
+from slmbench.analysis.noise import read_floor
+from slmbench.analysis.sides import read_side
+from slmbench.analysis.verdicts import fingerprint_of
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.machine.fingerprint import collect
-from slmbench.machine.noise import noise_floors
 from slmbench.running import calibrate as module
 from slmbench.running.calibrate import calibrate
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path
 
 
 def test_fewer_than_three_runs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,25 +33,60 @@ def test_fewer_than_three_runs_are_refused(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
-def test_identical_runs_make_the_floor_of_this_machine() -> None:
-    said: list[str] = []
-    floor = calibrate(runs=3, samples=4, backends=["openvino"], say=said.append)
-    assert len(said) == 3
-    assert len(floor.cases) == 2
-    assert all("openvino" in case for case in floor.cases)
-    assert 0 <= floor.disturbed <= 1
-    assert floor.metrics["ttft"] > 0
-    assert floor.metrics["tpot"] > 0
-    assert noise_floors(collect()) == floor.metrics
+def test_a_baseline_is_judged_on_a_machine_that_was_calibrated_for_it(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_cache: Path
+) -> None:
+    """The whole road: run, check (not calibrated), calibrate --like, check again."""
+    run, base = str(own_cache / "run"), str(own_cache / "base.json")
+    command = ["run", "--model", "dec-tiny", "--backend", "openvino", "--input-tokens", "16", "--output-tokens", "4"]
+    monkeypatch.setenv("SLMBENCH_CACHE", str(shared_cache))
+    (shared_cache / "noise").exists() and [file.unlink() for file in (shared_cache / "noise").glob("*.json")]
+    assert run_main([*command, "--repeat", "4", "--out", run]) == 0
+    assert run_main(["baseline", "save", run, base]) == 0
+    assert run_main(["check", "--baseline", base, run]) == 4
+    assert "never calibrated" in capsys.readouterr().out
+    assert run_main(["calibrate", "--runs", "3", "--like", base]) == 0
+    told = capsys.readouterr().out
+    assert "3 identical runs of 1 case" in told
+    assert "use arms" in told or "can be judged" in told
+    floor = read_floor(collect())
+    assert floor.calibration is not None
+    assert {"ttft", "tpot"} <= set(next(iter(floor.calibration.cases.values())))
+    # A run against its own baseline differs in nothing; a gate far above what three runs can tell lets it pass.
+    assert run_main(["check", "--baseline", base, run, "--gate", "900%"]) == 0
+    assert "calibrat" not in capsys.readouterr().out
 
 
-def test_a_case_that_fails_ends_the_calibration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kept = noise_floors(collect())
+def test_runs_that_exist_make_a_calibration_of_their_machine(
+    own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        str(make_run([Speed(ttft_ms=100 + n), Speed(model="b")], seed=n).write(own_cache / f"{n}")) for n in range(4)
+    ]
+    side = read_side(runs[0])
+    assert run_main(["calibrate", *runs]) == 0
+    out = capsys.readouterr().out
+    assert "4 identical runs of 2 cases" in out
+    floor = read_floor(fingerprint_of(side))
+    shift = floor.shift([matching_key(Speed().case)], "ttft")
+    assert shift.runs == 4
+    assert not shift.assumed
+    unknown = str(make_run([Speed()], seed=8, machine={"hardware": "?"}).write(own_cache / "unknown"))
+    for names, message, code in [
+        (runs[:2], "2 runs were given; 3 or more different ones", 2),
+        ([runs[0]] * 3, "3 or more different ones", 2),
+        ([*runs[:2], str(make_run([Speed(model="c")], seed=9).write(own_cache / "c"))], "no metric of a case", 3),
+        ([*runs[:2], unknown], "not recorded", 3),
+    ]:
+        assert run_main(["calibrate", *names]) == code
+        assert message in capsys.readouterr().err
 
+
+def test_a_case_that_fails_ends_the_calibration(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     def fail(request: object) -> None:
         raise CannotRunError("mu-tiny: the engine died")
 
     monkeypatch.setattr(module, "execute", fail)
     with pytest.raises(CannotRunError, match="the engine died"):
         calibrate(runs=3)
-    assert noise_floors(collect()) == kept
+    assert read_floor(collect()).calibration is None

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import MACHINE, PAIR, Speed, make_run
+from synthetic import MACHINE, PAIR, Speed, floor_of, make_run
 
 from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.analysis.gates import Gates, Rule, parse_share, read_gates
-from slmbench.analysis.metrics import Side, metric_named
+from slmbench.analysis.metrics import ModelFacts, Side, SideCase, metric_named
+from slmbench.analysis.noise import Shift
 from slmbench.analysis.sides import read_side, read_sides, where
 from slmbench.analysis.stats import Estimate
-from slmbench.analysis.verdicts import Comparison, compare_sides, exit_code, verdict_of
+from slmbench.analysis.verdicts import Comparison, Judgement, compare_sides, exit_code, verdict_of
 from slmbench.errors import BadInputError, ExitCode, NotComparableError
 from slmbench.records.schema import FailureRecord
 
 
 def side(tmp_path: Path, name: str, speeds: list[Speed], **options: Any) -> Side:
     return read_side(str(make_run(speeds, **options).write(tmp_path / name)))
+
+
+def judged(base: Side, new: Side, **options: Any) -> Comparison:
+    """Judge on a machine that was calibrated for every case."""
+    return compare_sides(base, new, **{"floor": floor_of([*base.cases, *new.cases]), **options})
 
 
 def verdicts(comparison: Comparison) -> dict[str, str]:
@@ -31,27 +38,27 @@ def verdicts(comparison: Comparison) -> dict[str, str]:
 def test_a_slower_case_regresses_and_only_in_what_is_slower(tmp_path: Path) -> None:
     base = side(tmp_path, "a", [Speed(loads=10)], seed=1)
     new = side(tmp_path, "b", [Speed(loads=10, ttft_ms=110)], seed=2)
-    comparison = compare_sides(base, new)
+    comparison = judged(base, new)
     assert verdicts(comparison) == {"ttft": "regressed", "tpot": "unchanged"}
     assert exit_code([comparison]) == ExitCode.REGRESSED
-    assert verdicts(compare_sides(new, base)) == {"ttft": "improved", "tpot": "unchanged"}
+    assert verdicts(judged(new, base)) == {"ttft": "improved", "tpot": "unchanged"}
     ttft = comparison.judgements[0]
     assert ttft.ratio.low < 1.1 < ttft.ratio.high
 
 
 def test_a_run_passes_against_itself_and_against_its_baseline(tmp_path: Path) -> None:
     base = side(tmp_path, "a", [*PAIR])
-    assert exit_code([compare_sides(base, base)]) == ExitCode.OK
+    assert exit_code([judged(base, base)]) == ExitCode.OK
     save_baseline(base, tmp_path / "base.json")
-    assert exit_code([compare_sides(read_baseline(tmp_path / "base.json"), base)]) == ExitCode.OK
+    assert exit_code([judged(read_baseline(tmp_path / "base.json"), base)]) == ExitCode.OK
 
 
 def test_a_baseline_judges_as_the_run_it_was_made_of(tmp_path: Path) -> None:
     base = side(tmp_path, "a", [*PAIR], seed=1)
     new = side(tmp_path, "b", [*PAIR], seed=2)
     save_baseline(base, tmp_path / "base.json")
-    kept = compare_sides(read_baseline(tmp_path / "base.json"), new)
-    full = compare_sides(base, new)
+    kept = judged(read_baseline(tmp_path / "base.json"), new)
+    full = judged(base, new)
     for one, other in zip(kept.judgements, full.judgements, strict=True):
         assert one.ratio.low == pytest.approx(other.ratio.low, rel=1e-4)
         assert one.verdict == other.verdict
@@ -60,16 +67,14 @@ def test_a_baseline_judges_as_the_run_it_was_made_of(tmp_path: Path) -> None:
 
 def test_few_loads_are_inconclusive_and_say_what_would_have_been_seen(tmp_path: Path) -> None:
     noisy = Speed(loads=3, between=0.06)
-    comparison = compare_sides(side(tmp_path, "a", [noisy], seed=1), side(tmp_path, "b", [noisy], seed=2))
+    comparison = judged(side(tmp_path, "a", [noisy], seed=1), side(tmp_path, "b", [noisy], seed=2))
     assert set(verdicts(comparison).values()) == {"inconclusive"}
     assert exit_code([comparison]) == ExitCode.INCONCLUSIVE
     assert all(0.05 < judgement.detectable < math.inf for judgement in comparison.judgements)
 
 
 def test_one_load_never_passes(tmp_path: Path) -> None:
-    comparison = compare_sides(
-        side(tmp_path, "a", [Speed(loads=1)], seed=1), side(tmp_path, "b", [Speed(loads=1)], seed=2)
-    )
+    comparison = judged(side(tmp_path, "a", [Speed(loads=1)], seed=1), side(tmp_path, "b", [Speed(loads=1)], seed=2))
     assert set(verdicts(comparison).values()) == {"inconclusive"}
     assert "one load" in comparison.judgements[0].reason
     assert comparison.judgements[0].detectable == math.inf
@@ -78,28 +83,97 @@ def test_one_load_never_passes(tmp_path: Path) -> None:
 def test_arms_are_paired_so_drift_does_not_hide_a_change(tmp_path: Path) -> None:
     arms = [Speed(arm="base", loads=8), Speed(arm="new", loads=8, tpot_ms=11)]
     folder = make_run(arms, drift=0.05, seed=3).write(tmp_path / "run")
-    comparison = compare_sides(*read_sides([str(folder)]))
+    comparison = judged(*read_sides([str(folder)]))
     assert comparison.base.arm == "base"
     assert verdicts(comparison)["tpot"] == "regressed"
-    apart = compare_sides(
+    apart = judged(
         side(tmp_path, "a", [Speed(loads=8)], drift=0.05, seed=4),
         side(tmp_path, "b", [Speed(loads=8, tpot_ms=11)], drift=0.05, seed=5),
     )
     assert comparison.judgements[1].estimate.error < apart.judgements[1].estimate.error / 2
 
 
-def test_a_change_within_the_gate_is_unchanged_and_above_the_noise_floor_only_regressed() -> None:
+def judgement(estimate: Estimate, gate: float, p_value: float, shift: Shift | None = None) -> Judgement:
+    nothing = SideCase(Speed().case, ModelFacts("decoder-only", 1, "d", "openvino"), {})
+    return Judgement(
+        key="c", metric="ttft", base=estimate.interval(), new=estimate.interval(), within=estimate,
+        estimate=shift.added_to(estimate) if shift else estimate, shift=shift, gate=gate, base_case=nothing,
+        new_case=nothing, alpha=0.01, p_value=p_value,
+    )  # fmt: skip
+
+
+def test_a_change_within_the_gate_is_unchanged_and_above_it_regressed() -> None:
     certain = Estimate(math.log(1.03), 0.001, 20)
-    assert verdict_of(certain, 0.0, gate=0.05, noise_floor=0.0, alpha=0.01)[0] == "unchanged"
-    assert verdict_of(certain, 0.0, gate=0.02, noise_floor=0.0, alpha=0.01)[0] == "regressed"
-    verdict, reason = verdict_of(certain, 0.0, gate=0.02, noise_floor=0.04, alpha=0.01)
-    assert verdict == "inconclusive"
-    assert "noise floor" in reason
+    assert verdict_of(judgement(certain, 0.05, 0.0))[0] == "unchanged"
+    assert verdict_of(judgement(certain, 0.02, 0.0))[0] == "regressed"
 
 
 def test_not_significant_is_never_a_pass() -> None:
-    wide = Estimate(0.0, 0.05, 10)
-    assert verdict_of(wide, 1.0, gate=0.05, noise_floor=0.0, alpha=0.01)[0] == "inconclusive"
+    assert verdict_of(judgement(Estimate(0.0, 0.05, 10), 0.05, 1.0))[0] == "inconclusive"
+
+
+def test_what_runs_differ_by_is_in_both_tests_and_said_with_its_numbers() -> None:
+    """A restless machine: neither a pass nor a fail, and a reason that says what to do instead."""
+    restless = Shift(2 * 0.03**2, runs=6)
+    for value in (0.0, 0.07):
+        found = judgement(Estimate(value, 0.001, 20), 0.05, 0.02, restless)
+        verdict, reason = verdict_of(found)
+        assert verdict == "inconclusive"
+        assert "separate runs on this machine cannot see 5 %: identical ones lie up to 11.5% apart" in reason
+        assert "seen in 6 runs" in reason
+        assert "use arms" in reason
+        assert not replace(found, verdict=verdict).loads_would_tell
+    assert verdict_of(judgement(Estimate(0.0, 0.001, 20), 0.2, 1.0, restless))[0] == "unchanged"
+
+
+def test_separate_runs_without_a_calibration_are_judged_from_the_default_floor_on(tmp_path: Path) -> None:
+    base = side(tmp_path, "a", [Speed(loads=20, between=0.005)], seed=1)
+    same = side(tmp_path, "b", [Speed(loads=20, between=0.005)], seed=2)
+    slow = side(tmp_path, "c", [Speed(loads=20, between=0.005, ttft_ms=200, tpot_ms=20)], seed=3)
+    for new in (same, slow):
+        found = compare_sides(base, new)
+        assert set(verdicts(found).values()) == {"inconclusive"}
+        assert "never calibrated" in found.judgements[0].reason
+        assert "10%" in found.judgements[0].reason
+    loose = Gates(default=0.10)
+    assert set(verdicts(compare_sides(base, same, gates=loose)).values()) == {"unchanged"}
+    assert set(verdicts(compare_sides(base, slow, gates=loose)).values()) == {"regressed"}
+    # Of other cases: named, not used.
+    found = compare_sides(base, slow, floor=floor_of(["another"]))
+    assert "1 other case" in found.judgements[0].reason
+
+
+@pytest.mark.parametrize(
+    "speeds",
+    [
+        Speed(loads=2),
+        Speed(loads=2, between=0.0, within=0.0),
+        Speed(loads=5, between=0.0, within=0.0),
+        Speed(loads=3, between=3.0),
+    ],
+)
+@pytest.mark.parametrize("arms", [False, True])
+def test_few_equal_or_wild_loads_give_a_verdict_and_never_nan(tmp_path: Path, speeds: Speed, arms: bool) -> None:
+    if arms:
+        pair = [replace(speeds, arm="a"), replace(speeds, arm="b", ttft_ms=120)]
+        found = judged(*read_sides([str(make_run(pair).write(tmp_path / "run"))]))
+    else:
+        new = side(tmp_path, "b", [replace(speeds, ttft_ms=120)], seed=1)
+        found = judged(side(tmp_path, "a", [speeds]), new)
+    for one in found.judgements:
+        assert one.verdict in ("regressed", "improved", "unchanged", "inconclusive")
+        values = (one.p_value, one.ratio.low, one.ratio.high, one.detectable, one.noise_floor)
+        assert not any(math.isnan(value) for value in values)
+    for mean in found.means.values():
+        assert not math.isnan(mean.interval().low)
+
+
+def test_the_mean_over_cases_has_the_shift_that_they_share(tmp_path: Path) -> None:
+    lengths = [Speed(input_tokens=64 * n) for n in range(1, 9)]
+    base, new = side(tmp_path, "a", lengths, seed=1), side(tmp_path, "b", lengths, seed=2)
+    quiet, restless = (judged(base, new, floor=floor_of(base.cases, shift)).means["ttft"] for shift in (1e-6, 0.02))
+    assert restless.error > 0.02 * math.sqrt(2)
+    assert quiet.error < restless.error / 3
 
 
 def changed_machine(part: str, **fields: Any) -> dict[str, Any]:
@@ -120,8 +194,8 @@ def changed_machine(part: str, **fields: Any) -> dict[str, Any]:
 def test_unlike_machines_are_refused_with_the_fields_named(tmp_path: Path, machine: dict[str, Any], field: str) -> None:
     base, new = side(tmp_path, "a", [Speed()]), side(tmp_path, "b", [Speed()], machine=machine, seed=1)
     with pytest.raises(NotComparableError, match=field.replace("?", r"\?")):
-        compare_sides(base, new)
-    shown = compare_sides(base, new, allow_different_machine=True)
+        judged(base, new)
+    shown = judged(base, new, allow_different_machine=True)
     assert set(verdicts(shown).values()) == {"not judged"}
     assert exit_code([shown]) == ExitCode.NOT_COMPARABLE
 
@@ -132,7 +206,7 @@ def test_soft_differences_are_told_and_judged(tmp_path: Path) -> None:
     base = side(
         tmp_path, "a", [Speed()], machine=changed_machine("software", engines={"openvino": "2026.4.1", "torch": "2"})
     )
-    comparison = compare_sides(base, side(tmp_path, "b", [Speed()], machine=machine, seed=1))
+    comparison = judged(base, side(tmp_path, "b", [Speed()], machine=machine, seed=1))
     assert comparison.unjudged is None
     assert {difference.field for difference in comparison.differences} == {"kernel", "engines.torch"}
 
@@ -140,7 +214,7 @@ def test_soft_differences_are_told_and_judged(tmp_path: Path) -> None:
 def test_disturbed_runs_of_different_times_show_no_change(tmp_path: Path) -> None:
     base = side(tmp_path, "a", [Speed(loads=10)], seed=1)
     new = side(tmp_path, "b", [Speed(loads=10, ttft_ms=200, flags=("foreign_load",))], seed=2)
-    comparison = compare_sides(base, new)
+    comparison = judged(base, new)
     assert verdicts(comparison)["ttft"] == "inconclusive"
     assert "disturbed" in comparison.judgements[0].reason
 
@@ -151,10 +225,10 @@ def test_a_case_that_failed_or_is_missing_is_no_pass(tmp_path: Path) -> None:
     key = PAIR[0].case.key
     made.lines = [line for line in made.lines if line.case != key]
     made.lines.append(FailureRecord(case=key, reason="wrong tokens", message="agreement 0.5"))
-    comparison = compare_sides(base, read_side(str(made.write(tmp_path / "b"))))
+    comparison = judged(base, read_side(str(made.write(tmp_path / "b"))))
     assert comparison.failed == {key: "wrong tokens: agreement 0.5"}
     assert exit_code([comparison]) == ExitCode.FAILED
-    fewer = compare_sides(base, side(tmp_path, "c", [PAIR[1]], seed=2))
+    fewer = judged(base, side(tmp_path, "c", [PAIR[1]], seed=2))
     assert fewer.only_base == (key,)
     assert exit_code([fewer]) == ExitCode.INCONCLUSIVE
     assert exit_code([fewer], allow_missing=True) == ExitCode.OK
@@ -163,7 +237,7 @@ def test_a_case_that_failed_or_is_missing_is_no_pass(tmp_path: Path) -> None:
 def test_nothing_in_common_and_empty_runs_are_not_comparable(tmp_path: Path) -> None:
     base = side(tmp_path, "a", [PAIR[0]])
     with pytest.raises(NotComparableError, match="no case in common"):
-        compare_sides(base, side(tmp_path, "b", [PAIR[1]]))
+        judged(base, side(tmp_path, "b", [PAIR[1]]))
     empty = make_run([PAIR[0]])
     empty.lines = []
     with pytest.raises(NotComparableError, match="empty run: no samples"):
@@ -179,7 +253,7 @@ def test_simulated_cases_are_left_out(tmp_path: Path) -> None:
 
 def test_many_judgements_are_adjusted_for_their_number(tmp_path: Path) -> None:
     lengths = [Speed(input_tokens=64 * n, loads=4) for n in range(1, 9)]
-    comparison = compare_sides(side(tmp_path, "a", lengths, seed=1), side(tmp_path, "b", lengths, seed=2))
+    comparison = judged(side(tmp_path, "a", lengths, seed=1), side(tmp_path, "b", lengths, seed=2))
     assert len(comparison.judgements) == 16
     assert all(j.p_value >= j.estimate.p_value() for j in comparison.judgements)
     assert min(j.p_value for j in comparison.judgements) == pytest.approx(
@@ -230,7 +304,7 @@ def test_wrong_gates_are_told_with_file_and_line(tmp_path: Path, text: str, mess
 
 def test_gates_that_fit_no_case_are_warned_of(tmp_path: Path) -> None:
     base = side(tmp_path, "a", [Speed()])
-    comparison = compare_sides(base, base, gates=Gates(rules=(Rule("*", "nothing*", 0.01),)))
+    comparison = judged(base, base, gates=Gates(rules=(Rule("*", "nothing*", 0.01),)))
     assert any("fit no case" in warning for warning in comparison.warnings)
 
 

@@ -1,60 +1,112 @@
+"""How identical runs differ: the variance component, what is kept of it, and what is named and not used."""
+
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slmbench.analysis import noise
+from slmbench.analysis.noise import Calibration, Floor, Shift, read_floor, runs_needed, save_calibration, shift_of
+from slmbench.analysis.stats import Estimate
 from slmbench.machine.fingerprint import Fingerprint, Hardware
-from slmbench.machine.noise import NoiseFloor, floor_of, noise_floor, noise_floors, save_noise_floor, spread
 
 MACHINE = Fingerprint(
     hardware=Hardware(cpu_model="x", physical_cores=2, logical_cores=2, memory_gib=8, os="L", arch="a")
 )
-levels = st.lists(st.floats(-5, 5), min_size=2, max_size=8)
+OTHER = MACHINE.model_copy(update={"hardware": MACHINE.hardware.model_copy(update={"memory_gib": 16})})
 
 
-@given(levels, st.floats(-3, 3))
-def test_a_spread_is_of_ratios_whatever_the_unit(logs: list[float], unit: float) -> None:
-    assert spread([x + unit for x in logs]) == pytest.approx(spread(logs), abs=1e-9, rel=1e-6)
-    assert 0 <= spread(logs) <= math.expm1(max(logs) - min(logs)) + 1e-9
-
-
-def test_identical_runs_have_no_spread_and_one_run_has_none_to_tell() -> None:
-    assert spread([1.0, 1.0, 1.0]) == 0
-    with pytest.raises(ValueError, match="two runs"):
-        spread([1.0])
-
-
-def test_a_spread_covers_nineteen_of_twenty_pairs() -> None:
-    rng = np.random.default_rng(0)
-    floor = spread(list(rng.normal(0, 0.01, 200)))
-    fresh = np.exp(np.abs(rng.normal(0, 0.01, 4000) - rng.normal(0, 0.01, 4000))) - 1
-    assert 0.93 < float(np.mean(fresh < floor)) < 0.97
-
-
-def test_the_noisiest_case_makes_the_floor_and_a_gap_makes_none() -> None:
-    found = floor_of(
-        {
-            "a": {"ttft": [0.0, 0.01, 0.0], "tpot": [0.0, 0.0, 0.0]},
-            "b": {"ttft": [0.0, 0.10, 0.0], "encode": [0.0, 9.0]},
-        }
-    )
-    assert found == {"ttft": pytest.approx(math.expm1(0.10), rel=0.1), "tpot": 0.0}
-    assert floor_of({}) == {}
-
-
-def test_a_floor_is_kept_per_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
-    assert noise_floors(MACHINE) == {}
-    metrics = {"ttft": 0.031}
-    file = save_noise_floor(NoiseFloor(machine=MACHINE.digest(), measured="now", runs=6, cases=("c",), metrics=metrics))
-    assert noise_floor(MACHINE, "ttft") == 0.031
-    assert noise_floor(MACHINE, "tpot") is None
-    other = MACHINE.model_copy(update={"hardware": MACHINE.hardware.model_copy(update={"memory_gib": 16})})
-    assert noise_floors(other) == {}
-    file.write_text("{ cut off")
-    assert noise_floors(MACHINE) == {}
+
+
+def calibration(machine: Fingerprint = MACHINE, **changes: Any) -> Calibration:
+    fields: dict[str, Any] = {
+        "machine": machine.digest(), "measured": "now", "runs": 3, "cases": {"c": {"ttft": (0.0, 0.01, 0.02)}}
+    }  # fmt: skip
+    return Calibration(**{**fields, **changes})
+
+
+def test_a_shift_is_the_variance_between_two_runs_and_never_has_more_freedom_than_the_runs() -> None:
+    shift = shift_of([(0.0, 0.01, 0.02)])
+    assert shift.variance == pytest.approx(2 * 0.01**2)
+    assert shift.freedom == 2
+    widened = shift.added_to(Estimate(0.1, 0.01, 1000))
+    assert widened.value == 0.1
+    assert widened.error == pytest.approx(math.sqrt(0.01**2 + 2 * 0.01**2))
+    assert widened.freedom == 2
+
+
+def test_what_cases_share_of_a_shift_does_not_average_out() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 0.02, 400)
+    alike = shift_of([shared + rng.normal(0, 1e-4, 400) for _ in range(20)])
+    apart = shift_of([rng.normal(0, 0.02, 400) for _ in range(20)])
+    assert alike.variance == pytest.approx(2 * 0.02**2, rel=0.2)
+    assert apart.variance == pytest.approx(2 * 0.02**2 / 20, rel=0.2)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-5, 5), min_size=3, max_size=8),
+    st.floats(-1, 1), st.floats(0, 10), st.floats(0.5, 100),
+)  # fmt: skip
+def test_no_levels_make_a_nan(levels: list[float], value: float, error: float, freedom: float) -> None:
+    shift = shift_of([levels])
+    found = shift.added_to(Estimate(value, error, freedom))
+    interval = found.interval()
+    assert not any(math.isnan(x) for x in (shift.floor, found.p_value(), interval.low, interval.high, found.freedom))
+    assert shift.variance >= 0
+    # A load that is alone keeps its error unknown.
+    assert math.isnan(shift.added_to(Estimate(value, math.nan, 0)).error)
+
+
+def test_a_calibration_is_kept_per_machine_and_what_does_not_fit_is_named() -> None:
+    def reason(machine: Fingerprint | None = MACHINE, key: str = "c", metric: str = "ttft") -> str:
+        return read_floor(machine).shift([key], metric).assumed
+
+    assert "never calibrated" in reason()
+    assert "not recorded" in reason(None)
+    save_calibration(calibration(OTHER))
+    assert "of another machine" in reason()
+    path = save_calibration(calibration())
+    assert reason() == ""
+    assert read_floor(MACHINE).shift(["c"], "ttft") == shift_of([(0.0, 0.01, 0.02)])
+    assert "of 1 other case" in reason(key="d")
+    assert "no tpot" in reason(metric="tpot")
+    # Not even for a mean over one case that was calibrated and one that was not.
+    assert read_floor(MACHINE).shift(["c", "d"], "ttft").assumed
+    save_calibration(calibration(runs=1, cases={"c": {"ttft": (0.0,)}}))
+    assert "from one run" in reason()
+    path.write_text(calibration(OTHER).model_dump_json(), encoding="utf-8")
+    assert "of another machine" in reason()
+    path.write_text("{ cut off", encoding="utf-8")
+    assert "damaged" in reason()
+    # A noise floor of version 0.2.0.
+    path.write_text('{"schema_version": 1, "machine": "m", "runs": 6, "cases": ["c"], "metrics": {}}', encoding="utf-8")
+    assert "another version" in reason()
+
+
+def test_an_assumed_shift_is_the_default_floor() -> None:
+    shift = Floor().shift(["c"], "ttft")
+    assert shift.floor == noise.DEFAULT_FLOOR
+    assert shift.freedom == math.inf
+    assert shift.reach(0.05) == pytest.approx(1.96 * math.sqrt(2) * noise.ASSUMED_SHIFT, rel=1e-3)
+
+
+def test_a_quiet_machine_needs_few_runs_and_a_restless_one_none_that_help() -> None:
+    needed = [
+        runs_needed(Shift(2 * sd**2, 6), 0.05, judgements=2, alpha=0.01) for sd in (0.001, 0.005, 0.008, 0.012, 0.03)
+    ]
+    assert needed[0] == noise.MINIMUM_RUNS
+    assert needed[-1] is None
+    known = [runs for runs in needed if runs is not None]
+    assert known == sorted(known)
+    assert len(set(known)) > 1

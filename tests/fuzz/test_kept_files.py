@@ -14,10 +14,10 @@ import pytest
 from corpus import broken_bytes, json_mutations
 from synthetic import Speed, make_run
 
+from slmbench.analysis.noise import Calibration, read_floor, save_calibration
 from slmbench.backend import load_backend
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.machine.limits import _path, cached_limits
-from slmbench.machine.noise import NoiseFloor, noise_floors, save_noise_floor
 from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 
 ABSURD = (0, -1, math.nan, math.inf, -math.inf, 10**400, True, None, "x", [], {})
@@ -36,16 +36,18 @@ def contents(good: Any) -> list[bytes]:
     return [*broken_bytes(json.dumps(good).encode()).values(), *(json.dumps(value).encode() for value in changed)]
 
 
-def test_a_damaged_noise_floor_is_none_or_a_floor() -> None:
-    """A floor of no number, or of any size, would let every regression pass."""
-    good = NoiseFloor(machine=MACHINE.digest(), measured="", runs=3, cases=("c",), metrics={"tpot": 0.02})
-    path = save_noise_floor(good)
-    assert noise_floors(MACHINE) == {"tpot": 0.02}
+def test_a_damaged_calibration_is_none_or_a_calibration() -> None:
+    """A shift of no number, or of any size, would let every regression pass."""
+    levels = {"c": {"tpot": (0.0, 0.01, 0.02)}}
+    good = Calibration(machine=MACHINE.digest(), measured="", runs=3, cases=levels)
+    path = save_calibration(good)
+    assert read_floor(MACHINE).calibration == good
     raw = json.loads(path.read_bytes())
-    for content in [*contents(raw), *(json.dumps({**raw, "metrics": {"tpot": v}}).encode() for v in ABSURD)]:
+    absurd = [{**raw, "cases": {"c": {"tpot": [0.0, 0.01, value]}}} for value in ABSURD]
+    for content in [*contents(raw), *(json.dumps(value).encode() for value in absurd)]:
         path.write_bytes(content)
-        floors = noise_floors(MACHINE)
-        assert all(0 <= floor <= 10 for floor in floors.values()), content
+        shift = read_floor(MACHINE).shift(["c"], "tpot")
+        assert shift.assumed or (0 <= shift.variance < math.inf and shift.runs >= 3), content
 
 
 def test_damaged_limits_are_none_or_limits() -> None:
