@@ -21,3 +21,15 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["SLMBENCH_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
     return folder
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every machine be one whose separate runs hardly differ, for tests of what is made of verdicts."""
+    from slmbench.analysis.noise import Floor, Shift
+
+    class Quiet(Floor):
+        def shift(self, keys: object, metric: str) -> Shift:
+            return Shift(1e-8, runs=100)
+
+    monkeypatch.setattr("slmbench.cli.compare.read_floor", lambda fingerprint: Quiet())

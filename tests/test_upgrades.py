@@ -41,6 +41,7 @@ def test_a_run_is_read(version: int, capsys: pytest.CaptureFixture[str]) -> None
     assert rows[0]["ttft_s"] == pytest.approx(0.1, rel=0.1)
 
 
+@pytest.mark.usefixtures("calibrated")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_baseline_still_judges(version: int, capsys: pytest.CaptureFixture[str]) -> None:
     folder = FIXTURES / f"schema-{version}"

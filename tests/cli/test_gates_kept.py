@@ -17,6 +17,8 @@ from slmbench.cli import run_main
 from slmbench.errors import ExitCode
 from slmbench.records.schema import FailureRecord, SampleRecord
 
+pytestmark = pytest.mark.usefixtures("calibrated")
+
 STEADY = [replace(speed, loads=10) for speed in PAIR]
 ENCODER, DECODER = (speed.case.key for speed in STEADY)
 

@@ -18,6 +18,8 @@ from slmbench.cli import run_main
 from slmbench.errors import ExitCode
 from slmbench.records.schema import FailureRecord
 
+pytestmark = pytest.mark.usefixtures("calibrated")
+
 
 def speeds(factor: float = 1.0, **changes: object) -> list[Speed]:
     """Return a pair whose times are that many times those of :data:`synthetic.PAIR`."""

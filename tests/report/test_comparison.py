@@ -12,16 +12,18 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
-from synthetic import MACHINE, PAIR, Speed, edit_json, make_run
+from synthetic import MACHINE, PAIR, Speed, edit_json, floor_of, make_run
 
 from slmbench.analysis.metrics import Side
-from slmbench.analysis.sides import read_side
+from slmbench.analysis.sides import read_side, read_sides
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
-from slmbench.report.check_summary import judge_until_conclusive
+from slmbench.report.check_summary import Sampler, judge_until_conclusive
 from slmbench.report.formats import bencher_json, github_json, junit_xml
 from slmbench.report.github import annotation_lines, job_summary
+
+pytestmark = pytest.mark.usefixtures("calibrated")
 
 #: As published at https://bencher.dev/bmf.json.
 BMF_SCHEMA = {
@@ -52,7 +54,8 @@ def runs(tmp_path: Path) -> tuple[str, str]:
 
 @pytest.fixture
 def comparison(runs: tuple[str, str]) -> Comparison:
-    return compare_sides(read_side(runs[0]), read_side(runs[1]))
+    base, new = read_side(runs[0]), read_side(runs[1])
+    return compare_sides(base, new, floor=floor_of(base.cases))
 
 
 def test_check_fails_on_a_slowed_case_and_passes_on_itself(
@@ -238,19 +241,18 @@ def test_check_writes_what_other_tools_read(
 
 
 def test_sampling_on_ends_when_it_can_tell_and_spends_its_alpha(tmp_path: Path) -> None:
-    def side(loads: int) -> Side:
-        speed = Speed(loads=loads, ttft_ms=112, between=0.03)
-        return read_side(str(make_run([speed], seed=loads).write(tmp_path / f"new-{loads}")))
+    def sides(loads: int) -> list[Side]:
+        arms = [Speed(arm="base", loads=loads, between=0.03), Speed(arm="new", loads=loads, ttft_ms=112, between=0.03)]
+        return read_sides([str(make_run(arms, seed=loads).write(tmp_path / f"{loads}"))])
 
-    base = read_side(str(make_run([Speed(loads=20, between=0.03)], seed=99).write(tmp_path / "base")))
     loads = iter([1, 8, 16, 32])
     shares: list[float] = []
 
     def judge(share: float) -> Comparison:
         shares.append(share)
-        return compare_sides(base, side(next(loads)))
+        return compare_sides(*sides(next(loads)), look=share)
 
-    ended = judge_until_conclusive(judge, lambda seconds: True, 1e9)
+    ended = judge_until_conclusive(judge, Sampler(lambda count, seconds: True, lambda: 1.0), 1e9, say=print)
     assert ended.judgements[0].verdict == "regressed"
     assert shares == [0.5**look for look in range(1, len(shares) + 1)]
     assert len(shares) > 1
@@ -264,17 +266,19 @@ def test_sampling_on_ends_where_nothing_more_can_be_had(tmp_path: Path) -> None:
         looks.append(share)
         return compare_sides(single, single)
 
-    judge_until_conclusive(judge, lambda seconds: False, 1e9)
+    judge_until_conclusive(judge, Sampler(lambda count, seconds: False, lambda: 1.0), 1e9, say=print)
     assert len(looks) == 1
     looks.clear()
-    times, granted = iter([0.0, 1.0, 2.0, 11.0]), []
+    times, granted = iter([0.0, 1.0, 9.5]), []
 
-    def sample_more(seconds: float) -> bool:
-        granted.append(seconds)
+    def more_loads(count: int, seconds: float) -> bool:
+        granted.append((count, seconds))
         return True
 
-    judge_until_conclusive(judge, sample_more, 10.0, clock=lambda: next(times))
-    assert (looks, granted) == ([0.5, 0.25], [8.0])
+    ended = judge_until_conclusive(judge, Sampler(more_loads, lambda: 1.0), 10.0, say=print, clock=lambda: next(times))
+    # Two more loads are what an interval takes; half a second is no time for them.
+    assert (looks, granted) == ([0.5, 0.25], [(2, 9.0)])
+    assert "not sampled further" in ended.warnings[-1]
 
 
 def test_neither_compare_nor_check_loads_torch_or_an_engine(runs: tuple[str, str]) -> None:

@@ -14,6 +14,8 @@ from synthetic import Made, Speed, make_run
 
 from slmbench.records.schema import Claim, FailureReason, FailureRecord
 
+pytestmark = pytest.mark.usefixtures("calibrated")
+
 #: Times of the case that fails, without noise, so that any figure made of them can be recognised.
 TTFT_MS, TPOT_MS, LOAD_NS, MEMORY_BYTES = 54321.0, 8765.4, 31_337_000_000, 777_123_456
 #: The digits of its times, their ratio to the partner's (100 ms and 10 ms), rates, load time and memory.

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from synthetic import MACHINE, Speed, make_run
+from synthetic import MACHINE, Speed, calibrate, floor_of, make_run
 
 from slmbench.analysis.metrics import Side
 from slmbench.analysis.sides import read_side
@@ -18,6 +18,8 @@ from slmbench.cli import run_main
 from slmbench.errors import ExitCode
 from slmbench.report.github import MOST_SUMMARY_BYTES, annotation_lines, job_summary
 from slmbench.report.text_table import escape_markdown
+
+pytestmark = pytest.mark.usefixtures("calibrated")
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ def test_what_github_would_drop_is_cut_at_a_row_and_counted(tmp_path: Path) -> N
         speeds = [Speed(model=f"model-{n}", loads=3, rounds=1, output_tokens=4, ttft_ms=ttft_ms) for n in range(1500)]
         return read_side(str(make_run(speeds, seed=int(ttft_ms)).write(tmp_path / name)))
 
-    found = compare_sides(of("a", 100), of("b", 150))
+    base = of("a", 100)
+    found = compare_sides(base, of("b", 150), floor=floor_of(base.cases))
     summary = job_summary([found])
     assert MOST_SUMMARY_BYTES * 0.9 < len(summary.encode()) <= MOST_SUMMARY_BYTES
     assert summary.count("<details>") == summary.count("</details>") == 1
@@ -64,7 +67,11 @@ def test_a_summary_is_appended_to_whatever_is_there(runs: tuple[str, str], tmp_p
     assert summary.stat().st_ino == inode
 
 
-def test_checks_at_the_same_time_share_a_summary(runs: tuple[str, str], tmp_path: Path) -> None:
+def test_checks_at_the_same_time_share_a_summary(
+    runs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
+    calibrate(Path(runs[0]))
     summary = tmp_path / "summary.md"
     command = [sys.executable, "-m", "slmbench", "check", "--baseline", *runs, "--summary", str(summary)]
     together = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
