@@ -167,7 +167,8 @@ def read_floor(fingerprint: Fingerprint | None) -> Floor:
     """Return what was kept for a machine; a calibration that does not fit it is named and not used."""
     if fingerprint is None:
         return Floor(missing="the machine is not recorded, so no calibration fits it")
-    path = _path(fingerprint.digest())
+    names = fingerprint.digests()
+    path = next((_path(name) for name in names if _path(name).is_file()), _path(names[0]))
     if not path.is_file():
         others = any(path.parent.glob("*.json")) if path.parent.is_dir() else False
         return Floor(missing="the calibrations kept here are of another machine") if others else Floor()
@@ -175,7 +176,7 @@ def read_floor(fingerprint: Fingerprint | None) -> Floor:
         found = Calibration.model_validate_json(read_regular(path))
     except (OSError, ValidationError):
         return Floor(missing="the calibration of this machine is damaged or of another version of slmbench")
-    if found.machine != fingerprint.digest():
+    if found.machine not in names:
         return Floor(missing="the calibrations kept here are of another machine")
     if found.schema_version != SCHEMA_VERSION:
         return Floor(missing="the calibration of this machine is of another version of slmbench")

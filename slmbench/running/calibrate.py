@@ -83,14 +83,15 @@ def _kept(sides: Sequence[Side]) -> Calibration:
     Raises:
         NotComparableError: nothing is, or they ran on several machines.
     """
-    machines: dict[str, str] = {}
+    machines = []
     for side in sides:
         fingerprint = fingerprint_of(side)
         if fingerprint is None:
             raise NotComparableError(f"{side.name}: the machine it ran on is not recorded")
-        machines.setdefault(fingerprint.digest(), side.name)
-    if len(machines) > 1:
-        raise NotComparableError(f"{' and '.join(machines.values())} ran on different machines")
+        machines.append(fingerprint)
+    for side, machine in zip(sides, machines, strict=True):
+        if machine.digest() not in machines[0].digests():
+            raise NotComparableError(f"{sides[0].name} and {side.name} ran on different machines")
     cases: dict[str, dict[str, tuple[float, ...]]] = {}
     for key in sides[0].cases:
         found = [side.cases[key] for side in sides if key in side.cases and not side.cases[key].failure]
@@ -102,7 +103,7 @@ def _kept(sides: Sequence[Side]) -> Calibration:
         raise NotComparableError("no metric of a case was measured with two loads or more in every run")
     disturbed = [side.cases[key].disturbed for side in sides for key in cases]
     calibration = Calibration(
-        machine=next(iter(machines)),
+        machine=machines[0].digest(),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         runs=len(sides),
         cases=cases,

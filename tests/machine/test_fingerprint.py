@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slmbench.analysis.noise import Calibration, read_floor, save_calibration
 from slmbench.machine.accelerators import Accelerator
 from slmbench.machine.fingerprint import (
     THREAD_VARIABLES,
@@ -21,7 +22,6 @@ from slmbench.machine.fingerprint import (
     differences,
     thread_settings,
 )
-from slmbench.machine.noise import NoiseFloor, read_noise_floor, save_noise_floor
 
 words = st.text("ab, ", max_size=3)
 versions = st.dictionaries(st.sampled_from(["openvino", "onnxruntime", "torch"]), st.sampled_from(["1", "2"]))
@@ -126,9 +126,10 @@ def test_memory_that_is_rounded_the_other_way_is_the_same_machine(
     )
     assert (differences(a, b) == []) == same
     # What was kept before the reboot is found after it.
-    save_noise_floor(NoiseFloor(machine=a.digest(), measured="then", runs=3, cases=("x",), metrics={"ttft": 0.01}))
-    assert (read_noise_floor(b) is not None) == same
-    assert read_noise_floor(a) is not None
+    levels = {"x": {"ttft": (0.0, 0.01, 0.02)}}
+    save_calibration(Calibration(machine=a.digest(), measured="then", runs=3, cases=levels))
+    assert (read_floor(b).calibration is not None) == same
+    assert read_floor(a).calibration is not None
 
 
 def test_an_earlier_versions_files_are_found() -> None:
