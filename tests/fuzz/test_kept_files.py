@@ -17,7 +17,7 @@ from synthetic import Speed, make_run
 from slmbench.analysis.noise import Calibration, read_floor, save_calibration
 from slmbench.backend import load_backend
 from slmbench.machine.fingerprint import Fingerprint
-from slmbench.machine.limits import _path, cached_limits
+from slmbench.machine.limits import _paths, cached_limits
 from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 
 ABSURD = (0, -1, math.nan, math.inf, -math.inf, 10**400, True, None, "x", [], {})
@@ -57,7 +57,7 @@ def test_damaged_limits_are_none_or_limits() -> None:
         bandwidth=(BandwidthPoint(footprint_bytes=8, bytes_per_s=1e9),),
         matrix={"fp32": MatrixRate(flops_per_s=1e9, effective="fp32")},
     )  # fmt: skip
-    path = _path(backend, "cpu", 1)
+    path = _paths(backend, "cpu", 1)[0]
     path.parent.mkdir(parents=True)
     path.write_text(good.model_dump_json())
     assert cached_limits(backend, "cpu", 1) == good
