@@ -28,6 +28,7 @@ from pydantic import (
 
 from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.errors import BadInputError, nearest
+from slmbench.plan.typed_lists import counted, listed, number, seconds
 from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
@@ -69,7 +70,11 @@ def _switches(value: Any) -> Any:
     return [{True: "on", False: "off"}.get(one, one) if isinstance(one, bool) else one for one in _as_list(value)]
 
 
-_Counts = Annotated[list[PositiveInt], BeforeValidator(_as_list), Field(min_length=1)]
+_Count = Annotated[PositiveInt, BeforeValidator(number)]
+_Counts = Annotated[list[_Count], BeforeValidator(counted), Field(min_length=1)]
+_Factor = Annotated[float, BeforeValidator(number), Field(gt=0, le=1000)]
+_Seconds = Annotated[float, BeforeValidator(seconds), Field(allow_inf_nan=False)]
+_Names = Annotated[list[str], BeforeValidator(listed)]
 
 
 class WorkloadSweep(BaseModel):
@@ -81,9 +86,9 @@ class WorkloadSweep(BaseModel):
     output_tokens: _Counts
     batch: _Counts = [1]
     #: Turns of a conversation, what each after the first adds, and the last answer's length where it is another.
-    turns: PositiveInt = 1
-    added_tokens: PositiveInt | None = None
-    last_output_tokens: PositiveInt | None = None
+    turns: _Count = 1
+    added_tokens: _Count | None = None
+    last_output_tokens: _Count | None = None
     #: Answers to each prompt, which is read once.
     answers: Annotated[_Counts, Field(validation_alias=FORMERLY_SAMPLES)] = [1]
     sampling: Annotated[list[Sampling], BeforeValidator(_as_list), Field(min_length=1)] = ["greedy"]
@@ -132,10 +137,10 @@ class Scale(StrictModel):
     #: What stands in for which checkpoint.
     checkpoints: dict[str, str] = Field(default_factory=dict)
     #: Factors on the token counts; a scaled count is at least 1.
-    input_tokens: float = Field(default=1.0, gt=0, le=1000)
-    output_tokens: float = Field(default=1.0, gt=0, le=1000)
-    answers: float = Field(default=1.0, gt=0, le=1000, validation_alias=FORMERLY_SAMPLES)
-    budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    input_tokens: _Factor = 1.0
+    output_tokens: _Factor = 1.0
+    answers: Annotated[_Factor, Field(validation_alias=FORMERLY_SAMPLES)] = 1.0
+    budget_s: _Seconds | None = None
 
 
 class Suite(StrictModel):
@@ -144,23 +149,23 @@ class Suite(StrictModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
     description: str = ""
     #: Checkpoints beside those of the pairs.
-    checkpoints: list[str] = Field(default_factory=list)
+    checkpoints: _Names = Field(default_factory=list)
     #: (encoder-decoder, decoder-only), of the same size, to be judged against each other.
-    pairs: list[tuple[str, str]] = Field(default_factory=list)
+    pairs: list[Annotated[tuple[str, str], BeforeValidator(listed)]] = Field(default_factory=list)
     #: Backends to run; one that cannot take a checkpoint's family leaves it out and says so.
-    backends: list[str] = Field(default=["openvino", "onnxruntime"], min_length=1)
-    devices: list[Device] = Field(default=["cpu"], min_length=1)
+    backends: _Names = Field(default=["openvino", "onnxruntime"], min_length=1)
+    devices: Annotated[list[Device], BeforeValidator(listed)] = Field(default=["cpu"], min_length=1)
     #: ``WEIGHTS`` or ``WEIGHTS/COMPUTE``.
-    precisions: list[str] = Field(default=["fp32"], min_length=1)
+    precisions: _Names = Field(default=["fp32"], min_length=1)
     workloads: list[WorkloadSweep] = Field(min_length=1)
     exporter: Literal["auto", Exporter] = "auto"
     #: The best attention path of each backend, or every one it has.
     attention: Literal["best", "all"] = "best"
-    threads: PositiveInt | None = None
+    threads: _Count | None = None
     #: Seconds of measuring after which a case that has not converged is left as it is.
-    budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    budget_s: _Seconds | None = None
     #: A fixed number of samples a case instead of the stop rule.
-    repeat: PositiveInt | None = None
+    repeat: _Count | None = None
     #: Whether the report looks for the lengths at which a pair's lead changes hands.
     crossover: bool = False
     #: Published claims that the report holds against the pairs' figures.
