@@ -49,3 +49,14 @@ MARGIN_TOLERANCE: dict[str, float] = {
     "int8": 2.5e-1,
     "int4": 0.0,
 }
+
+
+def not_boolean(given: object) -> object:
+    """Return what is given, unless YAML made true or false of it: pydantic would count with them as 1 and 0.
+
+    Raises:
+        ValueError: it is a boolean.
+    """
+    if isinstance(given, bool):
+        raise ValueError(f"{str(given).lower()} is not a number")
+    return given

@@ -10,6 +10,7 @@ import typer
 
 from slmbench.analysis import sides
 from slmbench.analysis.baseline import read_baseline, save_baseline
+from slmbench.cli._typed import SETTINGS
 from slmbench.errors import BadInputError, one_line
 from slmbench.report.text_table import make_console
 
@@ -25,7 +26,7 @@ def baseline() -> None:
 def save(
     run: Annotated[str, typer.Argument(help="A run's folder, or RUN@ARM.")],
     out: Annotated[Path, typer.Argument(help="The baseline file.")] = Path("baseline.json"),
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
 ) -> None:
     """Save a run as a baseline: per case and load the figures that the test needs, a few kB."""
     typer.echo(save_named(run, out, tuple(where or ())))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmbench.cli._typed import NAMES
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,7 +29,9 @@ def calibrate(
     like: Annotated[
         str | None, typer.Option(help="Measure what this baseline or run measured.  [default: the smoke suite]")
     ] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: those of the smoke suite]")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Whose engines measure.  [default: the smoke suite's]", **NAMES)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Measure how far identical runs lie apart on this machine.

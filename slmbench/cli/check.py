@@ -12,6 +12,7 @@ import typer
 
 from slmbench.analysis.sides import is_fleet, read_sides
 from slmbench.analysis.verdicts import Comparison, exit_code
+from slmbench.cli._typed import NAMES, SECONDS, SETTINGS
 from slmbench.cli.compare import JudgeRequest, judging, warn
 from slmbench.cli.run import key_value
 from slmbench.errors import BadInputError, CannotRunError, ExitCode, SlmbenchError, one_line
@@ -62,7 +63,8 @@ class CheckRequest(JudgeRequest):
 
 
 Arms = Annotated[
-    list[str] | None, typer.Option(help="With --until-conclusive on RUN@ARM: the run's NAME=PYTHON. Repeatable.")
+    list[str] | None,
+    typer.Option(help="With --until-conclusive on RUN@ARM: the run's NAME=PYTHON. Repeatable.", **SETTINGS),
 ]
 
 
@@ -75,13 +77,15 @@ def check(
     gate: Annotated[str | None, typer.Option(help="The slowdown that fails the check.", show_default="5%")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="Repeatable.", show_default="ttft, tpot and the gates'")
+        list[str] | None, typer.Option(help="Metrics to judge.", show_default="ttft, tpot and the gates'", **NAMES)
     ] = None,
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
     until_conclusive: Annotated[
         bool, typer.Option("--until-conclusive", help="Keep sampling while the verdict is inconclusive.")
     ] = False,
-    budget: Annotated[float, typer.Option(min=1, help="With --until-conclusive: stop after this many seconds.")] = 600,
+    budget: Annotated[
+        float, typer.Option(help="With --until-conclusive: stop after this time: 600, 20s, 5m.", **SECONDS)
+    ] = 600,
     allow_missing: Annotated[
         bool,
         typer.Option("--allow-missing", help="Do not fail on cases missing from NEW, or metrics missing on a side."),

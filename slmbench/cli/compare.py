@@ -14,6 +14,7 @@ from slmbench.analysis.gates import gates_of
 from slmbench.analysis.metrics import Side, metric_named
 from slmbench.analysis.noise import read_floor
 from slmbench.analysis.verdicts import Comparison, compare_sides, fingerprint_of
+from slmbench.cli._typed import NAMES, SETTINGS
 from slmbench.errors import BadInputError, NotComparableError, one_line
 from slmbench.report.comparison import (
     columns_named,
@@ -70,12 +71,14 @@ def compare(
         list[str],
         typer.Argument(help="The base, then what to compare with it: runs, RUN@ARM, baseline files, or fleet runs."),
     ],
-    arms: Annotated[str | None, typer.Option(help="Compare the arms of one run, the base first: base,new.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Repeatable.", show_default="ttft, tpot")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
+    arms: Annotated[
+        list[str] | None, typer.Option(help="Compare the arms of one run, the base first: base,new.", **NAMES)
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Metrics.", show_default="ttft, tpot", **NAMES)] = None,
+    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
     sort: Annotated[str, typer.Option(help="case, ratio, verdict, p, metric or a field of the case.")] = "case",
     group: Annotated[str | None, typer.Option(help="Group rows by a field of the case, or by metric.")] = None,
-    columns: Annotated[str | None, typer.Option(help="Columns to show, separated by commas.")] = None,
+    columns: Annotated[list[str] | None, typer.Option(help="Columns to show.", **NAMES)] = None,
     gate: Annotated[str | None, typer.Option(help="What counts as a change.", show_default="5%")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     allow_different_machine: Annotated[
@@ -93,12 +96,12 @@ def compare(
     """
     request = CompareRequest(
         sides=tuple(sides),
-        arms=tuple(arms.split(",")) if arms else (),
+        arms=tuple(arms or ()),
         metrics=tuple(metric or ()),
         where=tuple(where or ()),
         sort=sort,
         group=group,
-        columns=tuple(columns.split(",")) if columns else (),
+        columns=tuple(columns or ()),
         gate=gate,
         gates=gates,
         allow_different_machine=allow_different_machine,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmbench.cli._typed import NAMES
 from slmbench.errors import one_line
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def devices(
-    backend: Annotated[list[str] | None, typer.Option(help="Ask this backend alone. Repeatable.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Ask these backends alone.", **NAMES)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List devices with engine, driver and memory, and what is missing for the others."""

@@ -111,7 +111,7 @@ def run_fleet(
     request: RunRequest,
     address: str,
     where: str | None,
-    machines: str | None,
+    machines: list[str] | None,
     certs: Path | None,
     insecure: bool,
     as_json: bool,
@@ -129,7 +129,7 @@ def run_fleet(
 
     if address != LOCAL:
         full_address(address, certs, insecure)
-    choice = MachineSelection(tuple(filter(None, (machines or "").split(","))), _device(where), each_machine)
+    choice = MachineSelection(tuple(machines or ()), _device(where), each_machine)
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-fleet"
 
     def say(text: str) -> None:

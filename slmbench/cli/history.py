@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slmbench.cli._typed import SETTINGS
+
 app = typer.Typer(add_completion=False)
 
 
@@ -14,7 +16,7 @@ app = typer.Typer(add_completion=False)
 def history(
     runs: Annotated[list[str], typer.Argument(help="Runs, or folders of runs.")],
     metric: Annotated[str, typer.Option(help="What to follow.")] = "tpot",
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it: a .png, .svg or .html file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from slmbench.cli._typed import COUNTS, NAMES, SECONDS, SETTINGS
 from slmbench.errors import BadInputError, ExitCode, one_line
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ OLD_OPTIONS = {"samples": "answers", "precision-target": "interval-target"}
 app = typer.Typer(add_completion=False)
 
 Names: TypeAlias = list[str]
-Counts: TypeAlias = list[int]
+Counts: TypeAlias = list[str]
 
 
 _what: Callable[..., Any] = partial(typer.Option, rich_help_panel="What to measure")
@@ -30,7 +31,7 @@ _fleet: Callable[..., Any] = partial(typer.Option, rich_help_panel="On many mach
 
 Answers = Annotated[
     Counts | None,
-    _what(help="Answers to generate for each prompt; the prompt is processed once. Repeatable."),
+    _what(help="Answers to generate for each prompt; the prompt is processed once.", **COUNTS),
 ]
 IntervalTarget = Annotated[
     float | None,
@@ -38,7 +39,7 @@ IntervalTarget = Annotated[
 ]
 Arms = Annotated[
     Names | None,
-    _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times."),
+    _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times.", **SETTINGS),
 ]
 Simulate = Annotated[
     bool,
@@ -51,18 +52,18 @@ EachMachine = Annotated[
 
 @app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})
 def run(
-    model: Annotated[Names | None, _what(help="Catalog name, local folder or Hub id. Repeatable.")] = None,
+    model: Annotated[Names | None, _what(help="Catalog names, local folders or Hub ids.", **NAMES)] = None,
     pair: Annotated[
         Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")
     ] = None,
     suite: Annotated[str | None, _what(help="A suite's name or YAML file.", show_default="quick")] = None,
     scale: Annotated[str | None, _what(help="A smaller version of the suite, such as small.")] = None,
-    device: Annotated[Names | None, _what(help="cpu, gpu or npu. Repeatable.")] = None,
-    backend: Annotated[Names | None, _what(help="openvino, onnxruntime, ... Repeatable.")] = None,
-    precision: Annotated[Names | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, such as int8/bf16. Repeatable.")] = None,
-    input_tokens: Annotated[Counts | None, _what(help="Length of the prompt. Repeatable.")] = None,
-    output_tokens: Annotated[Counts | None, _what(help="Tokens to generate. Repeatable.")] = None,
-    batch: Annotated[Counts | None, _what(help="Prompts at once. Repeatable.")] = None,
+    device: Annotated[Names | None, _what(help="cpu, gpu or npu.", **NAMES)] = None,
+    backend: Annotated[Names | None, _what(help="openvino, onnxruntime, ...", **NAMES)] = None,
+    precision: Annotated[Names | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, such as int8/bf16.", **NAMES)] = None,
+    input_tokens: Annotated[Counts | None, _what(help="Length of the prompt.", **COUNTS)] = None,
+    output_tokens: Annotated[Counts | None, _what(help="Tokens to generate.", **COUNTS)] = None,
+    batch: Annotated[Counts | None, _what(help="Prompts at once.", **COUNTS)] = None,
     answers: Answers = None,
     prompts: Annotated[
         Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")
@@ -70,9 +71,9 @@ def run(
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
-    option: Annotated[Names | None, _how(help="KEY=VALUE for the backend. Repeatable.")] = None,
+    option: Annotated[Names | None, _how(help="KEY=VALUE for the backend.", **SETTINGS)] = None,
     repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples per case.")] = None,
-    budget: Annotated[float | None, _how(help="Stop measuring after this many seconds.")] = None,
+    budget: Annotated[float | None, _how(help="Stop measuring after this time: 90, 20s, 5m, 1h.", **SECONDS)] = None,
     interval_target: IntervalTarget = None,
     seed: Annotated[int, _how(help="Random seed: prompts and the order of cases.")] = 0,
     arm: Arms = None,
@@ -89,7 +90,7 @@ def run(
     ] = False,
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,
-    machines: Annotated[str | None, _fleet(help="NAME,NAME: only these machines.")] = None,
+    machines: Annotated[Names | None, _fleet(help="Only these machines.", **NAMES)] = None,
     each_machine: EachMachine = False,
     certs: Annotated[Path | None, _fleet(help="Folder of certificates made by `slmbench fleet certs`.")] = None,
     insecure: Annotated[bool, _fleet("--insecure", help="Allow unencrypted TCP to other machines.")] = False,
@@ -99,6 +100,9 @@ def run(
     """Measure models and write a comparison table.
 
     Without options: the quick suite, a pair of 60M models on two engines of the CPU.
+
+    Options that take lists can be repeated, or take commas: --backend openvino,torch. Numbers may be ranges:
+    --input-tokens 64-256+64 is 64,128,192,256, and 128-1024*2 is 128,256,512,1024.
     """
     request = _request(locals())
     if fleet is not None:

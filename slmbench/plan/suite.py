@@ -28,11 +28,20 @@ from pydantic import (
 
 from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.errors import BadInputError, nearest
-from slmbench.plan.typed_lists import counted, listed, number, seconds
+from slmbench.plan.typed_lists import counted, listed, seconds
 from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
-from slmbench.terms import COMPUTE_PRECISIONS, PRECISIONS, ComputePrecision, Device, Exporter, Precision, StrictModel
+from slmbench.terms import (
+    COMPUTE_PRECISIONS,
+    PRECISIONS,
+    ComputePrecision,
+    Device,
+    Exporter,
+    Precision,
+    StrictModel,
+    not_boolean,
+)
 
 MAX_CASES = 100_000
 
@@ -70,9 +79,9 @@ def _switches(value: Any) -> Any:
     return [{True: "on", False: "off"}.get(one, one) if isinstance(one, bool) else one for one in _as_list(value)]
 
 
-_Count = Annotated[PositiveInt, BeforeValidator(number)]
+_Count = Annotated[PositiveInt, BeforeValidator(not_boolean)]
 _Counts = Annotated[list[_Count], BeforeValidator(counted), Field(min_length=1)]
-_Factor = Annotated[float, BeforeValidator(number), Field(gt=0, le=1000)]
+_Factor = Annotated[float, Field(gt=0, le=1000), BeforeValidator(not_boolean)]
 _Seconds = Annotated[float, BeforeValidator(seconds), Field(allow_inf_nan=False)]
 _Names = Annotated[list[str], BeforeValidator(listed)]
 

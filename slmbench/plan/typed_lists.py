@@ -83,17 +83,6 @@ def seconds(given: object) -> float:
     return found
 
 
-def number(given: object) -> object:
-    """Return what is given, unless YAML made true or false of it: pydantic would count with them as 1 and 0.
-
-    Raises:
-        ValueError: it is a boolean.
-    """
-    if isinstance(given, bool):
-        raise ValueError(f"{str(given).lower()} is not a number")
-    return given
-
-
 def _range(part: str, whole: str) -> Iterator[int]:
     match = _RANGE.fullmatch(part.strip())
     first, last, sign, step = match.groups() if match and len(part) < 100 else (None, None, None, None)

@@ -16,14 +16,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from slmbench.case import FORMERLY_SAMPLES, Case
 from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.records.refusals import Refusal
 from slmbench.system.files import has_path_bytes, json_text, numbered_lines, open_regular, read_regular, write_whole
-from slmbench.terms import StrictModel
+from slmbench.terms import StrictModel, not_boolean
 
 RUN_NAME = "run.json"
 SAMPLES_NAME = "samples.jsonl"
@@ -166,7 +166,7 @@ class Claim(StrictModel):
     #: What it is about: time to first token, per token, or of the whole answer.
     metric: Literal["ttft", "tpot", "e2e"]
     #: The claim as a factor: how many times faster the encoder-decoder is. 47 % lower is 1 / (1 - 0.47).
-    speedup: float = Field(gt=0, le=1e6)
+    speedup: Annotated[float, Field(gt=0, le=1e6), BeforeValidator(not_boolean)]
     #: Publication, with what was measured there and on which device.
     source: str
     #: Published figures of that metric by device, in ms, and the checkpoint that has the shape they were measured on.

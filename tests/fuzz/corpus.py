@@ -240,6 +240,20 @@ def suites() -> Iterator[Broken]:
         "a billion laughs": "a: &a [x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n"
                                                    for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
         "a sexagesimal": GOOD_SUITE.replace("[16]", "[1:2:3:4:5:6:7:8]"),
+        "an octal": GOOD_SUITE.replace("[16]", "0100"), "an octal in a list": GOOD_SUITE.replace("[4]", "[4, 010]"),
+        "a time of day": GOOD_SUITE.replace("[16]", "1:30"), "a fraction in base 60": GOOD_SUITE + "budget_s: 1:30.5\n",
+        "a key twice": GOOD_SUITE + "threads: 2\n", "a key twice in quotes": GOOD_SUITE + '"threads": 2\n',
+        "a key twice within": GOOD_SUITE.replace("    output_tokens", "    input_tokens: 8\n    output_tokens"),
+        "yes as a count": GOOD_SUITE.replace("[16]", "yes"), "on in a list": GOOD_SUITE.replace("[16]", "[8, on]"),
+        "yes as threads": GOOD_SUITE.replace("threads: 1", "threads: yes"),
+        "yes as a budget": GOOD_SUITE + "budget_s: yes\n",
+        "yes as a factor": GOOD_SUITE + "scales: {small: {input_tokens: yes}}\n",
+        "yes as a speedup": GOOD_SUITE + "claims: [{says: a, metric: ttft, speedup: yes, source: b}]\n",
+        "a range downwards": GOOD_SUITE.replace("[16]", "64-16"),
+        "a range that stands still": GOOD_SUITE.replace("[16]", "64-128*1"),
+        "a range beyond memory": GOOD_SUITE.replace("[16]", "1-999999999999"),
+        "commas without a number": GOOD_SUITE.replace("[16]", '"16,,32"'),
+        "a budget of no unit": GOOD_SUITE + "budget_s: 5 parsecs\n",
         "no checkpoint": GOOD_SUITE.replace("pairs:\n  - [mu-tiny, dec-tiny]\n", ""),
         "a pair of one": GOOD_SUITE.replace("[mu-tiny, dec-tiny]", "[mu-tiny]"),
         "a pair of three": GOOD_SUITE.replace("[mu-tiny, dec-tiny]", "[mu-tiny, dec-tiny, x]"),
@@ -310,6 +324,7 @@ def gates() -> Iterator[Broken]:
         "binary": bytes(range(256)), "an alias": b"gate: &a 5%\nalpha: *a\n", "bomb": bomb.encode(),
         "a bomb as key": (bomb + "? *i\n: 1\n").encode(), "unknown alias": b"gate: *x\n",
         "huge": b"#" + b"x" * 2_000_000,
+        "an octal": b"gate: 010\n", "a key twice": b"gate: 5%\ngate: 6%\n", "yes": b"metrics: {ttft: yes}\n",
         "an escape as key": b'"\\e[31mx": 1\n', "two documents": b"gate: 5%\n---\ngate: 6%\n",
     }  # fmt: skip
     for name, raw in wrong.items():
@@ -326,6 +341,15 @@ def options() -> Iterator[Broken]:
         for value in absurd:
             may_pass = flag in ("--seed", "--budget", "--interval-target", "--repeat", "--batch")
             yield Broken(f"run {flag} {value!r}", (*run, flag, value), codes=(2, 5), may_pass=may_pass)
+    for flag in ("--input-tokens", "--output-tokens", "--batch", "--answers"):
+        for value in (",", "8,", ",8", "8,,9", "8,x", "9-8", "8-9-10", "0-8", "8-16*1", "8-16+0", "8-16/2", "-8", "8-",
+                      "1-999999999999", "8-9999999999*2,x", "9" * 5000, "1-" + "9" * 5000, "8;9",
+                      "\u0668"):  # fmt: skip
+            yield Broken(f"run {flag} {value[:20]!r}", (*run, flag, value))
+    for value in ("5x", "s", "5 s", "-5s", "0s", "1h30", "1e999s", "nans", "5m5", "\u0665s"):
+        yield Broken(f"run --budget {value!r}", (*run, "--budget", value))
+        yield Broken(f"check --budget {value!r}", ("check", "--baseline", "{}/run", "{}/run", "--budget", value),
+                     run_files())  # fmt: skip
     words = ("", " ", "\x1b[31m", "../../x", "/etc/passwd", "a" * 5000, "-", "--", "\u202e", "<b>", "[red]x[/]", "%s%n")
     for flag in ("--model", "--pair", "--suite", "--scale", "--device", "--backend", "--precision", "--exporter",
                  "--attention", "--option", "--arm", "--prompts", "--resume", "--revision"):  # fmt: skip
