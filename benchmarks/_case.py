@@ -18,7 +18,7 @@ def planned_case(
 ) -> PlannedCase:
     """Export the model for the backend in fp32 where the store lacks it; return the case on the CPU.
 
-    ``arm`` tells the keys of identical cases apart.
+    ``arm`` makes the keys of identical cases different.
     """
     backend, checkpoint = load_backend(backend_name), resolve(model)
     spec = next(s for s in backend.artifact_specs(checkpoint, "fp32", "cpu") if s.exporter in ("slmbench", "none"))

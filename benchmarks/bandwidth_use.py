@@ -2,8 +2,8 @@
 
     python benchmarks/bandwidth_use.py [--model smollm2-135m] [--backend openvino onnxruntime] [--turns 5]
 
-A turn measures each engine's limits anew (as `slmbench limits --again`) and then runs all cases side by side; each
-turn's figures are held against its own limits, so that the machine's drift meets both. Wanted for the 135M shape in
+A turn measures each engine's limits again (as `slmbench limits --again`) and then runs all cases side by side; each
+turn's figures are compared with its own limits, so that the machine's drift meets both. Wanted for the 135M shape in
 fp32 on a quiet machine: 0.90 on ONNX Runtime, 0.80 on OpenVINO.
 """
 

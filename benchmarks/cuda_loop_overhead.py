@@ -1,4 +1,4 @@
-"""What our loop for CUDA adds to a decode step beside the run itself: Python, the places, the token's way to the host.
+"""What our loop for CUDA adds to a decode step besides the run itself: Python, positions, copying the token.
 
     python benchmarks/cuda_loop_overhead.py [--device gpu] [--precision fp16] [--cuda-graph] [--steps 400]
 
@@ -48,7 +48,7 @@ def main() -> int:
         session.reserve(1, 32, given.steps)
         overhead_us, run_us = measure(session, given.steps)
         worst = max(worst, overhead_us)
-        print(f"{name}: {overhead_us:.1f} us a token beside a run of {run_us:.1f} us, {session.attention_path()}")
+        print(f"{name}: {overhead_us:.1f} us per token, on top of {run_us:.1f} us, {session.attention_path()}")
     print(f"goal {GOAL_US:.0f} us: {'reached' if worst <= GOAL_US else 'missed'} on {given.device}")
     return int(worst > GOAL_US)
 

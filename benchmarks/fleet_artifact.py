@@ -68,7 +68,7 @@ class Wire:
 
 
 def checkpoint() -> Checkpoint:
-    """Return a checkpoint that is on no machine: whoever lacks its artifact must be sent it."""
+    """Return a checkpoint that is on no machine: a machine without its artifact must be sent it."""
     changes = {"name": "random-bytes", "source": "folder", "digest": os.urandom(32).hex()}
     return resolve("dec-tiny").model_copy(update=changes)
 

@@ -3,7 +3,7 @@
     python benchmarks/load_lottery.py [--model dec-tiny] [--backend openvino] [--loads 12] [--rounds 20]
 
 Prints each load's median, the spread of those medians, the spread inside a load, and the 95 % interval from one
-load's samples beside that over loads.
+load's samples next to the one over loads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def report(metric: str, loads: list[stats.Floats]) -> None:
     print(f"  half-width from one load's samples (median)  {np.median(alone):.2%}")
     print(f"  half-width over loads                        {stats.relative_half_width(over):.2%}")
     outside = sum(not over.low <= m <= over.high for m in medians)
-    print(f"  loads whose own median lies outside the interval over loads: {outside} of {len(loads)}")
+    print(f"  loads whose own median is outside the interval over loads: {outside} of {len(loads)}")
 
 
 def main() -> None:

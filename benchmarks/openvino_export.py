@@ -1,4 +1,4 @@
-"""How long our OpenVINO export takes beside optimum-cli's, and in how much memory: one folder, processes of their own.
+"""How long our OpenVINO export takes compared to optimum-cli's, and how much memory: one folder, separate processes.
 
     python benchmarks/openvino_export.py [--model smollm2-135m] [--exports 3]
 
@@ -65,7 +65,7 @@ def memory_limit(limit_bytes: int) -> Iterator[Path | None]:
 
 
 def evict(folder: Path) -> None:
-    """Drop a folder's files from the page cache, so that whoever reads them next is charged with them."""
+    """Drop a folder's files from the page cache, so that the next process to read them is charged with them."""
     os.sync()
     for path in folder.rglob("*"):
         if path.is_file():

@@ -38,7 +38,7 @@ class DeviceStatus:
     available: bool
     #: What it is ("AMD EPYC ..."), or what was looked for and what was found instead.
     detail: str
-    #: What to install or switch on, where it is absent.
+    #: What to install or switch on if it is missing.
     remedy: str = ""
     memory_bytes: int | None = None
     driver: str | None = None
@@ -352,7 +352,7 @@ def _instantiate(entry: EntryPoint) -> Backend:
     silence_telemetry()
     try:
         backend = entry.load()()
-    except Exception as error:  # a stranger's plugin: whatever it raises is its failure, not ours
+    except Exception as error:  # someone else's plugin: whatever it raises is its failure, not ours
         text = str(error).splitlines()[0] if str(error) else ""
         raise CannotRunError(
             f"backend '{entry.name}' ({entry.value}) fails to load: {type(error).__name__}: {text}"

@@ -1,7 +1,7 @@
 """Files of every schema version so far are read for ever, or refused by name; newer ones are refused by name.
 
 ``tests/fixtures/schema-N`` holds what slmbench wrote at schema version N. Those files are never changed; a new version
-of the schema gets a folder of its own beside them.
+of the schema gets its own folder next to them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def needed_bytes(checkpoint: Checkpoint, spec: ArtifactSpec) -> int:
     """
     sizes = checkpoint.geometry
     inputs, outputs = spec.input_tokens or 0, spec.output_tokens or 0
-    # Self K/V of all tokens (decoder-only), or of the answer beside the cross K/V of the prompt: the same sum.
+    # Self K/V of all tokens (decoder-only), or of the answer plus the cross K/V of the prompt: the same sum.
     kv = sizes.decoder_layers * 2 * sizes.kv_heads * sizes.head_dim * (inputs + outputs) * _KV_BYTES
     return round(checkpoint.parameter_count * _WEIGHT_BYTES[spec.weight_precision]) + kv
 

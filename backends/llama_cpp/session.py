@@ -23,7 +23,7 @@ from .gguf_header import matrix_types
 
 #: What products with matrices of ggml's type are computed in: activations are brought into this first.
 _COMPUTE = {one.name: one.compute for one in TYPES.values()}
-#: K/V where nobody says: of the compute precision, and half precision beside int8, as llama.cpp's own default is.
+#: Default of K/V: the compute precision, and half precision with int8, as in llama.cpp's own default.
 _KV_CACHE: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f16"}
 FLASH, UNFUSED = "flash", "unfused"
 #: Names of buffers in the host's memory begin with these.
@@ -35,7 +35,7 @@ _REPACKED = frozenset(("AMX", "CPU_REPACK", "CPU_AARCH64", "CPU_HBM", "CPU_KLEID
 class LlamaCppOptions(SessionOptions):
     """Options of the llama.cpp backend."""
 
-    #: Type of the K/V cache; None for the compute precision's, f16 beside int8.
+    #: Type of the K/V cache; None for the compute precision's, f16 with int8.
     kv_cache: Literal["f32", "f16", "bf16"] | None = None
     #: Whether llama.cpp may reorder weights for special instructions (AMX) when it loads them; None for where the CPU
     #: and the kernel have what the library was compiled for.

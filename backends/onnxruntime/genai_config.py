@@ -44,7 +44,7 @@ def context_length(artifact: Artifact) -> int:
         length: int = config["model"]["context_length"]
     except (OSError, ValueError, RecursionError) as error:
         raise CannotRunError(
-            f"{path}: not a config of onnxruntime-genai: {one_line(str(error))[:200]}; `slmbench export` writes it anew"
+            f"{path}: not a config of onnxruntime-genai: {one_line(str(error))[:200]}; export it again"
         ) from error
     return length
 

@@ -2,7 +2,7 @@
 
 Self-attention K/V live in one buffer of full length per layer, bound as past and as present at once: a step writes
 its row and copies nothing. Two bindings are kept, for the prompt and for steps; of a step's inputs only the mask is
-bound anew, since its length is what tells ``GroupQueryAttention`` the position. Where a model is one session, its
+bound again, since its length is what tells ``GroupQueryAttention`` the position. Where a model is one session, its
 threads spin between steps (ONNX Runtime's default), as they do in its own generation loop.
 """
 

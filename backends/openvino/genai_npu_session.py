@@ -129,7 +129,7 @@ class GenaiNpuSession:
 def only_graph(artifact: Artifact) -> Path:
     """Return the graph of an artifact that holds nothing else for openvino-genai to read.
 
-    Its pipelines open tokenizers, templates and configurations that lie beside a graph, and take another pipeline for
+    Its pipelines open tokenizers, templates and configurations next to a graph, and take another pipeline for
     some of them; slmbench gives token ids, and none of its exporters writes such a file.
 
     Raises:

@@ -1,6 +1,6 @@
 """Sessions of openvino-genai: paged attention stepped by us, and its stateful pipeline with a streamer.
 
-Both take token ids, so that neither a tokenizer nor a configuration file need lie beside the graph. What the engine
+Both take token ids, so that neither a tokenizer nor a configuration file is needed next to the graph. What the engine
 compiled is private to its pipelines, but at log level 3 they print the compiled model's properties: that print is
 what is read back here, of the very model that runs.
 """

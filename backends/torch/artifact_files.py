@@ -11,7 +11,7 @@ from slmbench.models.safetensors import read_header, weight_files
 
 
 def check_files(artifact: Artifact) -> None:
-    """Hold config.json and the weights beside it against the manifest's checkpoint.
+    """Compare config.json and the weights next to it with the manifest's checkpoint.
 
     Raises:
         BadInputError: a config of another model, an adapter (which stands for a model elsewhere), an index that

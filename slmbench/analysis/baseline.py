@@ -156,7 +156,7 @@ def read_baseline(path: Path) -> Side:
         raise BadInputError(f"{path}: not a baseline; `slmbench baseline save RUN {path.name}` makes one")
     if type(version) is not int or version != SCHEMA_VERSION:
         raise BadInputError(
-            f"{path}: a baseline of schema version {version}; this slmbench reads {SCHEMA_VERSION}. Save it anew."
+            f"{path}: a baseline of schema version {version}; this slmbench reads {SCHEMA_VERSION}. Save it again."
         )
     try:
         baseline = Baseline.model_validate(raw)

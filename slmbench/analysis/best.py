@@ -82,7 +82,7 @@ class BestPath:
         return self.found.disturbed > DISTURBED_BOUND
 
     def states(self) -> list[str]:
-        """Return what must stand beside the figure, or in its place."""
+        """Return what must be shown next to the figure, or instead of it."""
         if self.failure:
             return [f"failed: {self.failure}"]
         if self.evidence is None:

@@ -104,7 +104,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a comparison says about a case's model beside its figures."""
+    """What a comparison says about a case's model besides its figures."""
 
     family: Family
     parameter_count: int

@@ -27,7 +27,7 @@ _KV_BYTES: dict[ComputePrecision, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.
 
 def kv_bytes(case: Case) -> float:
     """Return the bytes of an element of K or V in a case."""
-    # llama.cpp has them in half precision beside 8-bit products.
+    # llama.cpp has them in half precision with 8-bit products.
     return 2.0 if case.format == "gguf" and case.compute_precision == "int8" else _KV_BYTES[case.compute_precision]
 
 

@@ -105,7 +105,7 @@ def level(loads: Sequence[ArrayLike], *, quantile: float = 0.5) -> Estimate:
     ``loads`` holds one array of positive values a load. The standard error is that of the hierarchical bootstrap
     in closed form, which exists because the figure is a mean over loads: drawing n loads with replacement, their
     samples taken whole, has variance ``(n−1)/n · s²/n``, and ``n/(n−1)`` undoes the shrinkage that makes plain
-    bootstraps of few clusters too narrow. Drawing samples anew within the drawn loads would count their noise
+    bootstraps of few clusters too narrow. Drawing samples again within the drawn loads would count their noise
     twice (Davison & Hinkley 1997, §3.8). Loads that agree by accident are guarded against by the error that their
     samples alone imply. Degrees of freedom: loads − 1.
 

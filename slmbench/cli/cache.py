@@ -20,7 +20,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 @app.command("list")
 def list_(as_json: _Json = False) -> None:
-    """List the artifacts, largest first, and what a fleet left beside them."""
+    """List the artifacts, largest first, and what a fleet left there."""
     from slmbench.export.artifact_store import list_artifacts
     from slmbench.fleet.leftovers import list_left
 
@@ -60,7 +60,7 @@ def clean(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove artifacts; they are exported, or received, anew when they are needed."""
+    """Remove artifacts; they are exported, or received, again when they are needed."""
     from slmbench.export.artifact_store import list_artifacts, remove, select
 
     chosen = (

@@ -30,7 +30,7 @@ def export(
     ] = None,
     soc: Annotated[str | None, typer.Option(help="With --target qnn: the chip to compile for.")] = None,
     revision: Annotated[str | None, typer.Option(help="Hub: branch, tag or commit.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Export anew even if the store has it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Export again even if the store has it.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Hub: take what is in the cache only.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
@@ -60,7 +60,7 @@ def export(
         def progress(line: str) -> None:
             line = one_line(line)
             status.update(f"{title}: {escape(line)}")
-            if not console.is_terminal or line.endswith("exporting anew"):
+            if not console.is_terminal or line.endswith("exporting again"):
                 console.print(line, style="dim", markup=False, highlight=False)
 
         artifact = ensure_artifact(model, spec, progress=progress, force=force)

@@ -1,6 +1,6 @@
 """The artifact store: a folder of artifacts in the user's cache, each named by what it is.
 
-An artifact is complete or absent: it is written beside its place and renamed into it, manifest last.
+An artifact is complete or absent: it is written next to its final place and renamed into it, manifest last.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def refuse_if_measured(place: Path) -> None:
         CannotRunError: one does.
     """
     if place.exists() and is_used(place.name):
-        raise CannotRunError(f"{place}: another slmbench measures it; let that end, then export anew")
+        raise CannotRunError(f"{place}: another slmbench measures it; let that end, then export again")
 
 
 def find_artifact(
@@ -121,7 +121,7 @@ def find_artifact(
 
     Sizes are looked at each time, hashes once a process (and again when a file changes), or not at all.
     ``note`` is told why a stored artifact is not used. Of a checkpoint whose files are not on this machine, what was
-    received is used whatever made it: it cannot be exported anew here.
+    received is used whatever made it: it cannot be exported again here.
 
     Raises:
         CannotRunError: it is there, and this user may not read it.
@@ -145,10 +145,10 @@ def find_artifact(
         if reason is None and made is None:
             return artifact
         if made is not None and note is not None:
-            note(f"the stored artifact was made by {made}; exporting anew")
+            note(f"the stored artifact was made by {made}; exporting again")
             return None
     if note is not None:
-        note(f"the stored artifact is damaged: {reason}{'; exporting anew' if checkpoint.is_here else ''}")
+        note(f"the stored artifact is damaged: {reason}{'; exporting again' if checkpoint.is_here else ''}")
     return None
 
 
@@ -237,7 +237,7 @@ def _look_at(folder: Path, hashes: bool) -> Stored:
     return Stored(folder, size, artifact, damage(artifact, hashes=hashes))
 
 
-# The stamp is part of the key: files that were changed are looked at anew.
+# The stamp is part of the key: files that were changed are looked at again.
 @lru_cache(maxsize=1024)
 def _damage_by_hash(folder: Path, stamp: str) -> str | None:
     return damage(read_artifact(folder), hashes=True)

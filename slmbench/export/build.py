@@ -50,10 +50,10 @@ _WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.
 
 
 def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Progress, force: bool = False) -> Artifact:
-    """Return the artifact from the store, exporting it first where it is missing, damaged or outdated.
+    """Return the artifact from the store, exporting it first if it is missing, damaged or outdated.
 
     Two processes that want the same artifact: one exports, the other waits for it. An interrupted export leaves
-    nothing that is taken for an artifact. ``force`` exports anew in any case.
+    nothing that is taken for an artifact. ``force`` exports again in any case.
 
     Raises:
         CannotRunError: no route writes this, too little memory or disk, the exporter fails, or a run measures what
@@ -95,7 +95,7 @@ def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
     if checkpoint.family == "encoder-decoder" and not direct:
         # Encoder and decoder are graphs of their own, each with the embedding.
         written += checkpoint.geometry.vocab_size * checkpoint.geometry.width * 4
-    # Compression starts from a graph in fp32 that lies beside it until it is done.
+    # Compression starts from an fp32 graph in the same folder, which is deleted at the end.
     disk = written if spec.weight_precision == "fp32" or direct else written + count * 4
     store = artifacts_dir()
     free = shutil.disk_usage(store).free

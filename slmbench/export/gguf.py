@@ -157,7 +157,7 @@ def _ordered(checkpoint: Checkpoint, name: str, values: Array) -> Array:
     """Return a matrix with its rows as llama.cpp wants them.
 
     transformers turns row i of a head together with row i + half; llama.cpp's Llama turns neighbours. Both give the
-    same scores, for queries and keys are put into the new order alike.
+    same scores, because queries and keys are reordered in the same way.
     """
     heads = {"attn_q.weight": checkpoint.geometry.heads, "attn_k.weight": checkpoint.geometry.kv_heads}
     count = heads.get(name.split(".", 2)[-1])

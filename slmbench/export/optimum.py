@@ -88,7 +88,7 @@ def _export(checkpoint: Checkpoint, folder: Path, progress: Progress) -> None:
     from slmbench.export.torch_model import load_model
 
     progress("loading the weights")
-    # transformers' T5 has no other; OpenVINO recognises its attention all the same.
+    # transformers' T5 has no other; OpenVINO recognises its attention anyway.
     network: Any = load_model(checkpoint, attention="eager" if checkpoint.architecture == "t5" else "sdpa")
     with_past = "text-generation" if checkpoint.family == "decoder-only" else "text2text-generation"
     progress("running optimum-intel")

@@ -52,7 +52,7 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
 
 
 def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
-    """Write ``model.onnx`` with its weights beside it and ``genai_config.json``.
+    """Write ``model.onnx`` with its weights next to it and ``genai_config.json``.
 
     Raises:
         CannotRunError: a library is missing, or the builder fails; the text ends with the builder's last line.
@@ -106,7 +106,7 @@ def _build(source: Path, target: Path, cache: Path, precision: str) -> None:
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target)]
     command += ["-p", precision, "-e", "cpu", "-c", str(cache)]
     # "hf_token=false": it would look for the user's token otherwise.
-    # "hf_remote=false": older builders run a checkpoint's own code unless they are told not to.
+    # "hf_remote=false": older builders run a checkpoint's own code by default.
     command += ["--extra_options", "prune_lm_head=true", "hf_token=false", "hf_remote=false"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     # python -m puts the current folder on the import path: let it hold no Python of anyone's.

@@ -28,7 +28,7 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
 def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
     """Write ``config.json`` and safetensors into ``folder``.
 
-    A local checkpoint's files are hard-linked (copied across disks): whoever opens them casts to the spec's
+    A local checkpoint's files are hard-linked (copied across disks): the session that opens them casts to the spec's
     precision. A catalog checkpoint's random weights are written in it.
     """
     if checkpoint.path is None:

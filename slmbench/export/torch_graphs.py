@@ -55,7 +55,7 @@ def _attention(
     batch, _, length, _ = query.shape
     folded = groups > 1 and "Cross" in type(module).__name__
     if folded:
-        # All queries see the same encoder positions: those that share a K/V head stand in one matrix, and the
+        # All queries see the same encoder positions: those that share a K/V head are in one matrix, and the
         # encoder's K/V, which may be long, are not repeated at every step. The mask is [B, 1, 1, N].
         heads, size = module.config.num_attention_heads, module.head_dim
         query = query.reshape(batch, heads // groups, -1, size)
@@ -173,7 +173,7 @@ def _additive(mask: Tensor) -> Tensor:
 
 
 def _by_layer_type(config: Any, mask: Tensor, windowed: Any) -> Any:
-    """Return the mask, or one a layer type where the network tells layers apart; ``windowed(window)`` makes more."""
+    """Return the mask, or one per layer type if the network has several; ``windowed(window)`` makes more."""
     types = sorted(set(getattr(config, "layer_types", None) or []))
     window = getattr(config, "sliding_window", None)
     if not types:

@@ -23,7 +23,7 @@ from slmbench.system.extras import needed
 if TYPE_CHECKING:
     import torch
 
-#: Elements drawn at a time: bounds what is held beside the weights themselves.
+#: Elements drawn at a time: limits the memory needed in addition to the weights.
 _CHUNK = 1 << 20
 
 
@@ -41,7 +41,7 @@ def load_model(checkpoint: Checkpoint, *, attention: str = "eager") -> torch.nn.
     except ImportError as error:
         raise CannotRunError(needed(error, "to export")) from error
     transformers.utils.logging.disable_progress_bar()
-    # Its warnings advise whoever trains; errors are exceptions.
+    # Its warnings are for people who train; errors are exceptions.
     transformers.utils.logging.set_verbosity_error()
     if checkpoint.source == "catalog":
         model = _from_catalog(catalog.get(checkpoint.name), attention)
@@ -86,7 +86,7 @@ def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
     _share_embedding(model, model.config)
     lacking = _never_loaded(model, set(found["missing_keys"]))
     if lacking:
-        # transformers draws them at random: fast, and of no use to whoever asked for this checkpoint.
+        # transformers draws them at random: not the checkpoint that was asked for.
         raise BadInputError(
             f"{checkpoint.path}: the weights lack {len(lacking)} of the parameters that config.json asks for, "
             f"as {lacking[0]}"
@@ -166,7 +166,7 @@ def _values(entry: catalog.CatalogEntry, module: Any, name: str, shape: tuple[in
     """Return the values of one parameter.
 
     Matrices have a standard deviation of 1/sqrt(inputs), so that activations keep their size through the
-    layers; embeddings are small beside what the layers add, else a tied LM head would repeat its input for ever.
+    layers; embeddings are small compared to what the layers add, otherwise a tied LM head would only repeat its input.
     Normalisation weights are 1 (or 0, where the module adds 1) and a little, so that dropping them shows.
     """
     kind = type(module).__name__

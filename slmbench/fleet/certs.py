@@ -17,7 +17,7 @@ DAYS = 365
 
 
 def make(folder: Path, days: int = DAYS) -> None:
-    """Write ``ca.pem``, ``node.pem`` and ``node-key.pem``. The authority's key is not kept: a set is made anew.
+    """Write ``ca.pem``, ``node.pem`` and ``node-key.pem``. The authority's key is not kept: a set is made again.
 
     Raises:
         BadInputError: the folder holds something already, or cannot be written.

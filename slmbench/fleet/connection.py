@@ -1,4 +1,4 @@
-"""The way from a client to the machines, over Dask's scheduler; the only module beside ``nodes`` that knows Dask.
+"""The way from a client to the machines, over Dask's scheduler; the only module besides ``dask_nodes`` that knows Dask.
 
 A call is one of Dask's ``broadcast`` messages to one worker: plain msgpack with text, or bytes of a file, in it.
 Nothing that comes back is unpickled: deserialising is off on this side, and so is msgpack's pickle extension.

@@ -231,7 +231,7 @@ class Shift:
             if not isinstance(error, GoneError):
                 raise
             kind.reasons.append(part.outcome)
-            self._say(f"measured anew: {part.outcome}")
+            self._say(f"measured again: {part.outcome}")
         finally:
             kind.under_way -= 1
             if part.outcome:
@@ -302,6 +302,6 @@ class Shift:
         found = []
         for kind in self._kinds:
             if keys := kind.work.waiting():
-                why = "; ".join(dict.fromkeys(kind.reasons)) or f"{TRIES} machines began it in vain"
+                why = "; ".join(dict.fromkeys(kind.reasons)) or f"failed on {TRIES} machines"
                 found.append(NotRun(machines=tuple(kind.names), keys=tuple(keys), reason=why))
         return found

@@ -1,4 +1,4 @@
-"""How far a machine is: which cases of what it was given are done. Kept beside each part of a run, between samples."""
+"""How far a machine is: which of its cases are done. Stored next to each part of a run, between samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Tally(BaseModel):
 
 
 class TallyWriter:
-    """An observer that keeps the tally of a run in the file beside its folder; goes on with what is there."""
+    """An observer that keeps the tally of a run in the file next to its folder; continues what is there."""
 
     def __init__(self, run: Path) -> None:
         self._path = run.with_name(run.name + SUFFIX)
@@ -65,7 +65,7 @@ def read_done(run: Path) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> Tally:
-    """Return what is there; a file that cannot be read only makes a count start anew."""
+    """Return what is there; a file that cannot be read only makes a count start again."""
     try:
         return Tally.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

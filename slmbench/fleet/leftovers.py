@@ -1,4 +1,4 @@
-"""What fleets leave in this machine's cache beside whole artifacts: transfers, files of requests, runs not fetched."""
+"""What fleets leave in this machine's cache besides whole artifacts: transfers, files of requests, runs not fetched."""
 
 from __future__ import annotations
 

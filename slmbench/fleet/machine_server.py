@@ -91,7 +91,7 @@ class Machine:
     def begin(self, run: str, request: str, have: int) -> dict[str, str]:
         """Measure the request, or go on with it, unless another run is under way; answers with :class:`PartBegun`.
 
-        ``have``: bytes of its samples that the client has. Where fewer are here, nothing is begun: it would start anew.
+        ``have``: bytes of its samples that the client has. If there are fewer here, nothing starts.
         """
         folder = self._folder(run)
         samples = folder / "run" / SAMPLES_NAME
@@ -165,7 +165,7 @@ class Machine:
         )
 
     def metrics(self) -> dict[str, Callable[[Any], str]]:
-        """Return what Dask's dashboard shows of each worker beside its own figures."""
+        """Return what Dask's dashboard shows about each worker besides its own figures."""
         return {"slmbench": lambda _: self._about().doing()}
 
     def _progress(self) -> tuple[int, int, int] | None:

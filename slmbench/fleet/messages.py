@@ -1,6 +1,6 @@
 """What machines and clients say to each other: JSON text, checked on both sides. Nothing here imports Dask.
 
-The one thing beside text are the bytes of an artifact's pieces, towards a machine.
+The only thing besides text are the bytes of an artifact's pieces, sent to a machine.
 """
 
 from __future__ import annotations

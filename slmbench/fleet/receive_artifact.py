@@ -129,7 +129,7 @@ class Holder:
             return Receiving(state="here")
         model = content.manifest.checkpoint
         if model.is_here and (made := outdated(content.manifest)) is not None:
-            raise BadInputError(f"made by {made}: this machine would export it anew")
+            raise BadInputError(f"made by {made}: this machine would export it again")
         with self._lock:
             arriving = self._arriving.setdefault(content.digest, Arriving(content))
         arriving.look()
@@ -166,7 +166,7 @@ class Holder:
 
 
 class Arriving:
-    """A partial artifact: a folder beside its place in the store, named after its content."""
+    """A partial artifact: a folder next to its place in the store, named after its content."""
 
     def __init__(self, content: Content) -> None:
         self.content = content

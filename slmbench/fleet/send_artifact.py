@@ -24,7 +24,7 @@ from slmbench.running.artifacts import export_in_child
 Say = Callable[[str], None]
 #: Seconds until a machine that is busy, or exports, is asked again.
 AGAIN_S = 2.0
-#: A transfer begins anew this often, and a piece is sent this often, before it is given up.
+#: A transfer begins again this often, and a piece is sent this often, before it is given up.
 TRIES = 3
 #: Pieces on the way at the same time, over all machines: the scheduler holds each for a moment.
 PIECES_AT_ONCE = 4

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 
-#: A block that was begun on this many machines in vain is not given to another one.
+#: A block that failed on this many machines is not given to another one.
 TRIES = 3
 Block = tuple[str, ...]
 
@@ -85,7 +85,7 @@ class Work:
     def give_back(self, keys: Collection[str], done: Collection[str], *, failed: bool = True) -> None:
         """Let every block of a chunk that is not done wait again, whole: its cases are judged together.
 
-        ``failed`` counts: what was begun in vain :data:`TRIES` times waits for nobody any more.
+        ``failed`` counts: what failed :data:`TRIES` times is not given out again.
         """
         for block in self._of(keys):
             if not set(block) <= set(done):

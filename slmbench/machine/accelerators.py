@@ -63,7 +63,7 @@ def accelerators(sys_root: Path = SYS, proc: Path = PROC) -> tuple[Accelerator, 
 def from_registry(registry: Any) -> Iterator[Accelerator]:
     """Yield the GPUs and NPUs in the registry of Windows; ``registry`` is the module ``winreg``.
 
-    Devices are told by their class, and vendors by the number that the bus gave: of PCI, or Qualcomm's by its name.
+    Devices are recognised by their class, and vendors by the number from the bus: of PCI, or Qualcomm's by its name.
     """
     for bus in ("PCI", "ACPI"):
         for hardware in _keys(registry, rf"{_ENUM}\{bus}"):

@@ -70,7 +70,7 @@ def physical_cores(sys_root: Path = SYS) -> int:
 
 
 def governor(sys_root: Path = SYS) -> str | None:
-    """Return the clock governor(s) of all cores, joined by "+"; the power plan on Windows; None if not told."""
+    """Return the clock governor(s) of all cores, joined by "+"; the power plan on Windows; None if unknown."""
     if sys.platform == "win32":
         plan = re.search(r"\(([^)]*)\)\s*$", _output(["powercfg", "/getactivescheme"]) or "")
         return plan.group(1) if plan else None

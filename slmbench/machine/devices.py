@@ -43,7 +43,7 @@ class DeviceRow(BaseModel):
     available: bool
     #: What it is, or what was looked for and what was found instead.
     detail: str
-    #: What to install or switch on, where it is absent.
+    #: What to install or switch on if it is missing.
     remedy: str = ""
     memory_bytes: int | None = None
     driver: str | None = None
@@ -119,7 +119,7 @@ def _answer(name: str) -> list[DeviceStatus] | str:
         return list(load_backend(name).devices())
     except SlmbenchError as error:
         return one_line(str(error))
-    except Exception as error:  # a stranger's plugin: whatever it raises is its failure, not ours
+    except Exception as error:  # someone else's plugin: whatever it raises is its failure, not ours
         return one_line(f"{type(error).__name__}: {error}")
 
 

@@ -257,7 +257,7 @@ def _memory(sight: Sight) -> Iterator[Finding]:
             name="swap",
             severity="note",
             what=f"{sight.swap_used_bytes / 2**20:.0f} MiB lie in swap",
-            why="memory was short earlier; what lies there comes back at some moment of a run",
+            why="memory was short earlier; swapped pages come back at some moment of a run",
             remedy="sudo swapoff -a && sudo swapon -a",
         )
 

@@ -52,7 +52,7 @@ def foreign_cores(before: CpuReading, after: CpuReading) -> float:
 
 
 class CpuClock:
-    """Reads the machine's and our own processor time. The own processes are told by id, not searched for."""
+    """Reads the machine's and our own processor time. Our processes are given by id, not searched for."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._cores = usable_cores()
@@ -108,10 +108,10 @@ class ConditionsReader:
         self._cpu.track(pid)
 
     def settle(self, wait_s: float) -> None:
-        """Forget what was, and wait: after ``MINIMUM_SPAN_S`` the foreign load of a short sample can be told again.
+        """Start again, and wait ``MINIMUM_SPAN_S``: then even a short sample shows foreign activity.
 
         To be called once workers have been started or ended: a process's time before it was tracked, and its last
-        moments, cannot be told from foreign load.
+        moments, cannot be distinguished from foreign activity.
         """
         self._history.clear()
         self.before()

@@ -38,7 +38,7 @@ class EnergyReader:
 
     @classmethod
     def open(cls, device: Device, *, sys_root: Path = SYS) -> EnergyReader | None:
-        """Return the best counter for a device, None where none is readable (:func:`find_energy` says why)."""
+        """Return the best counter for a device, None if none is readable (:func:`find_energy` says why)."""
         found = find_energy(device, sys_root=sys_root)
         return found if isinstance(found, cls) else None
 
@@ -60,7 +60,7 @@ def find_energy(device: Device, *, sys_root: Path = SYS) -> EnergyReader | str:
 
 
 class _RaplZone:
-    """One zone of the power-capping tree; its counter starts anew when it reaches its range."""
+    """One zone of the power-capping tree; its counter starts again at 0 when it reaches its range."""
 
     def __init__(self, folder: Path) -> None:
         self._counter = folder / "energy_uj"

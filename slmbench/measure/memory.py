@@ -1,4 +1,4 @@
-"""Peak memory of one process. Used in a pass of its own: a poller beside a timed loop would slow it."""
+"""Peak memory of one process. Measured in a separate pass: a poller next to a timed loop would slow it down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NVIDIA's management library, where it is installed: the counters of one GPU. Nothing of CUDA is loaded."""
+"""NVIDIA's management library, if it is installed: the counters of one GPU. Nothing of CUDA is loaded."""
 
 from __future__ import annotations
 

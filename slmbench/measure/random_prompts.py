@@ -40,7 +40,7 @@ class PromptSource:
             raise BadInputError(f"a vocabulary of {vocab_size} has no token that is not special")
 
     def draw(self, stream: PromptStream, group: int, index: int, *, batch: int, length: int) -> Tokens:
-        """Return ids ``[batch, length]``, int64. ``group`` and ``index`` count rounds, loads or whatever varies."""
+        """Return ids ``[batch, length]``, int64. ``group`` and ``index`` count rounds, loads or the like."""
         generator = np.random.Generator(np.random.PCG64([*self._key, int(stream), group, index]))
         return self._allowed[generator.integers(0, len(self._allowed), size=(batch, length))]
 

@@ -1,6 +1,6 @@
 """Metrics: pure functions from samples to figures, as docs/methodology.md defines them.
 
-A figure that cannot be told from a sample is None (or an empty array), never zero.
+A figure that a sample does not have is None (or an empty array), never zero.
 """
 
 from __future__ import annotations

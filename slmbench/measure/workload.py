@@ -75,7 +75,7 @@ def _converse(session: Session, prompts: Sequence[Tokens], outputs: Sequence[int
     """Carry a conversation on.
 
     A decoder-only model reads what is new, on the K/V it has; an encoder-decoder encodes everything said so far,
-    answers included, and its decoder starts anew. No time passes between an answer and the next turn.
+    answers included, and its decoder starts again. No time passes between an answer and the next turn.
     """
     extend = session.extend if isinstance(session, Extends) else None
     if family == "decoder-only" and extend is None:
@@ -110,7 +110,7 @@ def _converse(session: Session, prompts: Sequence[Tokens], outputs: Sequence[int
 
 
 def _uncached(session: Session, prompt: Tokens, output_tokens: int, family: Family) -> Generation:
-    """Generate without K/V of the answer: every token reads the decoder's whole input anew.
+    """Generate without K/V of the answer: every token reads the decoder's whole input again.
 
     The encoder's work is kept: it is no part of the decoder's input.
     """

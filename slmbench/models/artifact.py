@@ -143,7 +143,7 @@ class Artifact:
             record = GoldenRecord.model_validate_json(read_regular(path))
         except (OSError, ValidationError) as error:
             raise BadInputError(f"{path}: not a golden record: {_first_line(error)}") from error
-        # Some engines answer an id beyond the vocabulary with whatever lies behind their table.
+        # Some engines answer an id beyond the vocabulary with whatever memory comes after their table.
         vocabulary = self.manifest.checkpoint.geometry.vocab_size
         largest = max((max(*one.input_ids, *one.tokens) for one in record.prompts), default=0)
         if largest >= vocabulary:
@@ -180,7 +180,7 @@ def same_content(stamp: str, other: str) -> bool:
 
 
 def _state_of(folder: Path) -> str:
-    """Return a digest of names, sizes, times of change and places on the disk: of all that lies there, listed or not.
+    """Return a digest of names, sizes, times of change and places on the disk: of everything there, listed or not.
 
     It tells in microseconds what hashes tell in seconds, of any change but one made to deceive.
     """
@@ -196,7 +196,7 @@ def _state_of(folder: Path) -> str:
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
-    """Return the manifest, checked: its version, its fields, and that all it names lies in the artifact's folder.
+    """Return the manifest, checked: its version, its fields, and that everything it names is in the artifact's folder.
 
     Raises:
         BadInputError: it is damaged, of another schema version, or names a file elsewhere; ``where`` says whose it is.
@@ -223,7 +223,7 @@ def _is_inside(relative: str) -> bool:
 
 
 def _leading_away(folder: Path) -> Path | None:
-    """Return an entry that is a link to elsewhere, listed or not: engines open what lies beside a graph as well."""
+    """Return an entry that is a link to elsewhere, listed or not: engines also open files next to a graph."""
     home = folder.resolve()
     entries = sorted(folder.rglob("*"))
     return next((entry for entry in entries if entry.is_symlink() and not entry.resolve().is_relative_to(home)), None)

@@ -121,7 +121,7 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Ch
     if not config_path.is_file():
         raise BadInputError(f"{folder}: no config.json; a checkpoint folder holds config.json and safetensors")
     if (folder / "adapter_config.json").exists():
-        # transformers would load the model that it names, wherever that lies, and put the adapter onto it.
+        # transformers would load the model that it names, wherever that is, and apply the adapter to it.
         raise BadInputError(
             f"{folder}: an adapter (adapter_config.json), no whole model; merge it into its model first"
         )

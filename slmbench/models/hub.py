@@ -27,7 +27,7 @@ def download(
     """Return the local folder of a Hub checkpoint and the commit it is pinned to.
 
     ``check(config, where, trust_remote_code=...)`` sees the config before the weights are fetched, and raises
-    where the checkpoint is of no use.
+    if the checkpoint cannot be used.
 
     Raises:
         BadInputError: no such repository or revision, no safetensors, or what ``check`` raises.

@@ -40,7 +40,7 @@ SOCS: dict[str, Soc] = {
     )
 }
 
-#: What the emulator plays where nobody names a chip.
+#: The chip that is emulated by default.
 EMULATED = SOCS["sc8380xp"]
 
 

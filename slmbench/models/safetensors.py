@@ -111,7 +111,7 @@ def read_header(path: Path) -> list[Tensor]:
     """Return the tensors of a safetensors file, checked against the file's size.
 
     Raises:
-        BadInputError: the header is cut, lies about sizes, or is not a safetensors header.
+        BadInputError: the header is cut off, has wrong sizes, or is not a safetensors header.
     """
     try:
         size = path.stat().st_size

@@ -18,7 +18,7 @@ A step attends to the past and to its own token, gives that token's K/V as ``new
 its ``past`` afterwards: no K/V is copied in the graph. ``self_mask`` therefore shows the tokens before this one.
 Networks with attention code of their own (T5) need one tensor: there is ``slot_mask[1,1,K,1]`` too, 1 in the row
 that the new token belongs to, the graph merges ``past·(1 − slot) + new·slot``, and ``self_mask`` shows that row.
-Where layers look back over a window shorter than the sequence, ``window_mask`` stands beside ``self_mask`` with
+Where layers look back over a window shorter than the sequence, ``window_mask`` comes in addition to ``self_mask``, with
 the same shape.
 """
 

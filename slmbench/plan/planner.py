@@ -48,7 +48,7 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What decides a plan beside the suite."""
+    """What decides a plan besides the suite."""
 
     simulate: bool = False
     #: Arms by name; empty for a plain run.

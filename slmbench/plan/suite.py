@@ -157,7 +157,7 @@ class Suite(StrictModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
     description: str = ""
-    #: Checkpoints beside those of the pairs.
+    #: Checkpoints in addition to those of the pairs.
     checkpoints: _Names = Field(default_factory=list)
     #: (encoder-decoder, decoder-only), of the same size, to be judged against each other.
     pairs: list[Annotated[tuple[str, str], BeforeValidator(listed)]] = Field(default_factory=list)

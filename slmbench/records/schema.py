@@ -224,7 +224,7 @@ class RunRecord(StrictModel):
     refusals: tuple[Refusal, ...] = ()
     #: Pairs to judge: (encoder-decoder checkpoint, decoder-only checkpoint).
     pairs: tuple[tuple[str, str], ...] = ()
-    #: What the suite wants to be held against the pairs' figures.
+    #: Published claims that the report compares with the pairs' figures.
     claims: tuple[Claim, ...] = ()
     #: The machine's fingerprint (slmbench.machine.fingerprint), one per arm; "" is the arm of a plain run.
     machines: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -238,7 +238,7 @@ class RunRecord(StrictModel):
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read from disk. ``warnings`` are for the reader of whatever is made from it."""
+    """A run as read from disk. ``warnings`` are for readers of anything made from it."""
 
     folder: Path
     record: RunRecord

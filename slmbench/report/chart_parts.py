@@ -17,7 +17,7 @@ ROW_HEIGHT = 26
 
 
 def family_shape() -> Any:
-    """Return a family as a shape beside its colour."""
+    """Return a family's shape, in addition to its colour."""
     import altair as alt
 
     return alt.Shape("family:N", scale=alt.Scale(domain=list(FAMILIES), range=["circle", "square"]), legend=legend())

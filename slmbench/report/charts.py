@@ -259,7 +259,7 @@ def _crossing_mark(found: Crossover) -> dict[str, Any]:
 
 
 def against_limits(rows: Rows) -> Spec | None:
-    """Return tokens per second as bars beside the line that memory bandwidth draws for each case.
+    """Return tokens per second as bars, with the line that memory bandwidth sets for each case.
 
     ``rows`` have ``case``, ``family``, ``tps`` and ``limit`` (tokens per second at full bandwidth).
     """

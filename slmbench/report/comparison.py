@@ -243,7 +243,7 @@ def means(comparison: Comparison) -> list[str]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know beside the table: what is missing, failed, differs, was warned of."""
+    """Return what a reader must know besides the table: what is missing, failed, differs, was warned of."""
     lines = [f"only in {comparison.base.name}: {key}{hint}" for key, hint in missing_cases(comparison).items()]
     lines += [f"only in {comparison.new.name}: {key}" for key in comparison.only_new]
     lines += [f"failed in {comparison.new.name}: {key}: {reason}" for key, reason in comparison.failed.items()]

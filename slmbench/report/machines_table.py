@@ -51,7 +51,7 @@ class ShelfTable:
     headers: list[list[str]]
     rows: list[list[list[str]]]
     notes: list[str] = field(default_factory=list)
-    #: Whether the lines of a cell may stand beside each other where there is room.
+    #: Whether the lines of a cell may be side by side if there is room.
     flat: bool = False
     #: How many of the last rows sum up the others.
     foot: int = 0

@@ -34,7 +34,7 @@ _NOUNS = {"ttft": "time to first token", "tpot": "time per token", "e2e": "time 
 
 
 def claim_sentences(run: RunColumns, sides: Sequence[Side]) -> list[str]:
-    """Return for each claim of the run's suite what its pairs say of it, then the published figures beside ours.
+    """Return for each claim of the run's suite what its pairs say of it, then the published figures next to ours.
 
     A pair is asked at each of its workloads; the claim holds where the whole 95 % interval is at least the claimed
     factor, and fails where the whole interval is below it. Nothing is said of cases without a K/V cache here.
@@ -87,7 +87,7 @@ def _at(claim: Claim, pair: Pair) -> str:
 
 
 def _figures(claim: Claim, sides: Sequence[Side]) -> Iterator[str]:
-    """Yield the published figures with ours of the same shape beside them, at the shortest and the longest input."""
+    """Yield the published figures next to ours of the same shape, at the shortest and the longest input."""
     if not claim.figures_ms:
         return
     published = ", ".join(f"{figure:g} ms on {device.upper()}" for device, figure in claim.figures_ms.items())

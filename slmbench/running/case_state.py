@@ -74,7 +74,7 @@ class CaseState:
             self.failure = record
 
     def judge(self, settings: MeasureSettings) -> None:
-        """Compute the interval of each metric of the stop rule anew."""
+        """Compute the interval of each metric of the stop rule again."""
         samples = counted(self.samples)
         self.intervals = {}
         for metric in settings.targets():

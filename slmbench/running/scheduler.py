@@ -1,7 +1,7 @@
 """The scheduler of rounds: surveys every case once, then loads, samples and judges until all are sure enough.
 
 A *wave* opens a fresh worker for every case that still needs one; its *rounds* take one sample of each, in an
-order drawn anew every round, while the other workers are suspended. After a wave every case's intervals are
+order drawn again every round, while the other workers are suspended. After a wave every case's intervals are
 judged, and the next wave is of those that need it.
 """
 
@@ -382,7 +382,7 @@ class _Scheduler:
         if not (state.planned.artifact / MANIFEST_NAME).exists():
             raise CannotRunError(
                 f"{state.planned.artifact}: was removed while it was measured; samples are kept, "
-                f"`slmbench run --resume {self._folder}` exports it anew and goes on"
+                f"`slmbench run --resume {self._folder}` exports it again and goes on"
             )
         record = FailureRecord(
             case=state.key,

@@ -67,7 +67,7 @@ def log_tail(log: Path, lines: int = LOG_TAIL_LINES, *, since: int = 0) -> str:
 
 def _opened(log: Path) -> IO[bytes]:
     try:
-        # The run's folder is not made anew here: where it is gone, its samples are gone with it.
+        # The run's folder is not made again here: where it is gone, its samples are gone with it.
         log.parent.mkdir(exist_ok=True)
         if log.is_symlink() or (log.exists() and not log.is_file()):
             # In a folder that somebody else made: replaced, not followed.

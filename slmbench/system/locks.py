@@ -1,6 +1,6 @@
 """Locks between processes: a folder has one run at a time, and what a run reads is not removed under it.
 
-They lie in the cache, not beside what they guard, and end with the process that holds them, however it ends.
+They are in the cache, not next to what they guard, and end with the process that holds them, however it ends.
 """
 
 from __future__ import annotations

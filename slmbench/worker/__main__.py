@@ -1,7 +1,7 @@
 """``python -m slmbench.worker``: one case's process. Started by slmbench.running.worker_process, not by people.
 
 The pipes come as stdin and stdout, the log as stderr. Before anything else is imported they are moved out of the
-way: from then on whatever an engine prints on fd 1 or 2 lands in the log, and what it reads is empty.
+way: from then on everything an engine prints on fd 1 or 2 goes to the log, and it reads nothing.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class _OpenCase:
         whole = time.perf_counter_ns() - begin
         phases = self.session.load_phases_ns()
         self._reserve_workload()
-        # One step beside the first token, which is all that is told of it: the rest belongs to the warm-up.
+        # One step after the first token is enough here: the rest belongs to the warm-up.
         first = self._generate(PromptStream.WARM_UP, 0, 0, most=2)
         # What is alive now lives as long as the worker: no later collection has to walk over it.
         gc.collect()

@@ -84,7 +84,7 @@ def test_openvinos_own_choice_of_device_is_read_back(name: str, make_static: Cal
 def test_no_session_of_ours_is_created_again_on_the_cpu_after_a_failed_run(
     make_static: Callable[..., Artifact],
 ) -> None:
-    """ONNX Runtime's ``run`` makes a session anew on the CPU when a provider fails, unless that is switched off."""
+    """ONNX Runtime's ``run`` makes a session again on the CPU when a provider fails, unless that is switched off."""
     ort = pytest.importorskip("onnxruntime")
     artifact = make_static("t5-tiny", "onnx")
     by_itself = ort.InferenceSession(artifact.graph("decoder"), providers=[CPU])

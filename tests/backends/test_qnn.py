@@ -88,7 +88,7 @@ def test_calibration_is_recorded(make_static: MakeArtifact) -> None:
 def test_context_binaries_are_compiled_for_a_chip_and_reloaded(make_static: MakeArtifact) -> None:
     artifact = make_static("t5-tiny", "onnx", weight_precision="fp16", target="qnn-sm8550")
     assert artifact.manifest.graphs["decoder"].endswith(".sm8550.onnx")
-    # No fp32 graph is left beside the binary.
+    # No fp32 graph is left next to the binary.
     assert all(not entry.path.endswith(".data") for entry in artifact.manifest.files)
     session = qnn.open_session(artifact, FP16)
     found = agreement(session, artifact.golden().prompts, 1e-2, "encoder-decoder")

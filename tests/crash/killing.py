@@ -15,7 +15,7 @@ import psutil
 
 from slmbench.records.schema import SAMPLES_NAME
 
-#: A whole run takes longer than this nowhere, not even beside other tests on a busy machine (seen: 180 s).
+#: A whole run takes longer than this nowhere, not even next to other tests on a busy machine (seen: 180 s).
 TIMEOUT_S = 600
 
 
@@ -46,7 +46,7 @@ class Bench:
         try:
             return process.wait(TIMEOUT_S)
         finally:
-            # It must not go on beside the next test.
+            # It must not still run during the next test.
             process.kill()
 
     def output(self) -> str:

@@ -29,7 +29,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     from slmbench.system.paths import cache_dir
 
     artifact = ensure_artifact(resolve("mu-tiny"), ArtifactSpec(format="openvino"), progress=lambda _: None)
-    # Into the cache of all tests: here they would be measured for each test anew.
+    # Into the cache of all tests: here they would be measured for each test again.
     assert ended(slmbench("limits", "--backend", "openvino", environment=dict(os.environ)))[0] == 0
     cache = tmp_path / "cache"
     shutil.copytree(artifact.folder, cache / "artifacts" / artifact.folder.name)
@@ -88,7 +88,7 @@ def test_a_folder_is_not_measured_into_twice_and_its_artifacts_stay(
     assert ended(verified)[0] == 0
     code, told = ended(exported)
     assert code == 5, told
-    assert "another slmbench measures it; let that end, then export anew" in told
+    assert "another slmbench measures it; let that end, then export again" in told
     assert first.poll() is None, "the first run ended before the others: nothing was shown"
     code, told = ended(first)
     assert code == 0, told

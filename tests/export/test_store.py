@@ -1,4 +1,4 @@
-"""The artifact store: found or exported once, whole or exported anew, never half-written."""
+"""The artifact store: found or exported once, whole or exported again, never half-written."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_reference_runs_once_for_all_formats(cache: Path, checkpoint: Checkp
     full = find_artifact(checkpoint, SPEC)
     assert full is not None
     assert half.golden() == full.golden()
-    # A record of other versions, or a damaged one, is made anew.
+    # A record of other versions, or a damaged one, is made again.
     (kept,) = (cache / "golden").iterdir()
     for text in (kept.read_text().replace('"torch":"', '"torch":"0.'), "{"):
         kept.write_text(text)
@@ -146,7 +146,7 @@ def test_a_damaged_artifact_is_exported_anew(cache: Path, checkpoint: Checkpoint
     said = Said()
     whole = ensure_artifact(checkpoint, SPEC, progress=said)
     assert said.has("damaged")
-    assert said.has("exporting anew")
+    assert said.has("exporting again")
     assert damage(whole) is None
 
 
@@ -156,7 +156,7 @@ def test_an_artifact_of_another_version_is_exported_anew(
     monkeypatch.setattr(support, "__version__", "99.0")
     said = Said()
     assert find_artifact(checkpoint, SPEC, note=said) is None
-    assert said == [f"the stored artifact was made by slmbench {__version__}, now 99.0; exporting anew"]
+    assert said == [f"the stored artifact was made by slmbench {__version__}, now 99.0; exporting again"]
     assert ensure_artifact(checkpoint, SPEC, progress=said).manifest.versions["slmbench"] == "99.0"
 
 

@@ -125,7 +125,7 @@ def test_the_terminal_says_what_is_best_and_what_is_missing(
         "not run",
     ):
         assert said in flat
-    # Every machine is there although five do not fit beside each other.
+    # Every machine is there although five do not fit next to each other.
     for name in ("box", "laptop", "laptop-2", "snap", "tablet", "lost"):
         assert name in text
 

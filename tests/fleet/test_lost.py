@@ -243,9 +243,9 @@ def test_a_machine_whose_cache_was_wiped_measures_anew(on_shelf: Callable[..., S
         assert (await shelf.run(resume=True)).not_run == ()
 
     shelf = on_shelf(story)
-    lost, anew = shelf.outcomes("machine-000")
+    lost, again = shelf.outcomes("machine-000")
     assert lost == "machine machine-000: no longer has what it had measured"
-    assert anew == ""
+    assert again == ""
     assert shelf.counted() == shelf.once("cpu")
 
 

@@ -89,7 +89,7 @@ def test_a_machine_comes_back_to_a_scheduler_that_was_started_again(fleet: Fleet
     record = read_fleet(fleet.root / "run")
     assert record.not_run == ()
     assert record.machines["tablet"].outcome == ""
-    # One process measured all of it: nothing began anew.
+    # One process measured all of it: nothing began again.
     assert not measuring.is_running()
     loads = [one for one in read_samples(part / SAMPLES_NAME, []) if isinstance(one, LoadRecord)]
     assert len({one.load for one in loads}) == len(loads)

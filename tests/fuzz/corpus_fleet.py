@@ -140,7 +140,7 @@ def fleet_options() -> Iterator[Broken]:
 
 
 def prompts() -> Iterator[Broken]:
-    """Yield prompt files that cannot be read, beside a checkpoint with a tokenizer's name only."""
+    """Yield prompt files that cannot be read, next to a checkpoint with a tokenizer's name only."""
     command = ("run", "--model", "{}/m", "--prompts", "{}/p.jsonl", "--backend", "onnxruntime", "--dry-run")
     good = b'{"prompt": "hello"}\n'
     for name, raw in {

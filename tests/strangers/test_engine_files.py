@@ -129,7 +129,7 @@ def test_a_file_changed_between_the_check_and_a_load_is_seen(victim: MakeVictim)
     data[-1] ^= 1
     (folder / name).write_bytes(bytes(data))
     assert f"{folder / name} was changed after it was written" in one.refused(folder, stamp)
-    # Exported anew: whole, and another artifact than the one that was measured so far.
+    # Exported again: whole, and another artifact than the one that was measured so far.
     (folder / name).write_bytes(one.bytes_of(name))
     manifest = read_artifact(folder).manifest.model_copy(update={"created": "later"})
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())

@@ -101,7 +101,7 @@ def _artifact(folder: Path) -> Path:
     return folder
 
 
-#: Where weights lie that are not the model's: beside its folder, anywhere, behind a link.
+#: Where weights can be that are not the model's: next to its folder, anywhere, behind a link.
 ELSEWHERE = ["../secret.bin", "{folder}/secret.bin", "link.bin"]
 
 

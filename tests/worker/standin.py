@@ -41,7 +41,7 @@ class StandInOptions(SessionOptions):
     computes_in: str = ""
     wrong_tokens: int = 0
     memory_mib: int = 0
-    #: How much slower a load may be than another, as a share: drawn anew by every worker.
+    #: How much slower a load may be than another, as a share: drawn again by every worker.
     lottery: float = 0.0
 
 

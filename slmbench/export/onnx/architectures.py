@@ -1,7 +1,7 @@
 """A transformers network described as blocks of weights, the same few blocks for every architecture.
 
-The ONNX route builds its graphs from this description instead of tracing the network: it decides which operators
-stand where, and an export takes seconds. What a network has that no block stands for is refused by name; the
+The ONNX route builds its graphs from this description instead of tracing the network: it decides which
+operators to use, and an export takes seconds. Parts of a network that no block describes are refused by name; the
 golden record (the network's own forward, in torch) proves the rest.
 """
 

@@ -1,8 +1,9 @@
 """ONNX graphs for ONNX Runtime's CUDA provider: no node that it would leave to the CPU, and the choice of the token.
 
-ONNX Runtime puts whatever computes shapes on the CPU (``Shape`` and what follows it), where a strict session refuses
-it and a CUDA graph cannot hold it. So lengths and places are inputs here, the rows of a batch are equally long, and
-the opset is 21: kernels of the CUDA provider go by the version of an operator, and it lacks some of opset 24.
+ONNX Runtime puts every node that computes shapes on the CPU (``Shape`` and what follows it), where a strict
+session refuses it and a CUDA graph cannot hold it. So lengths and positions are inputs here, the rows of a
+batch are equally long, and the opset is 21: kernels of the CUDA provider depend on an operator's version, and it lacks
+some of opset 24.
 
 Inputs, besides ``input_ids`` ``[B, S]``, ``past_key_values.*`` and ``cross.*``; a graph has those that it uses:
 

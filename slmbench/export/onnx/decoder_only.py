@@ -140,7 +140,7 @@ def attend(
 ) -> Any:
     """Attend without a cache: ``query`` ``[B, S, g·kv·d]``, K/V ``[B, N, kv·d]`` (3 axes) or ``[B, kv, N, d]`` (4).
 
-    ``padding``: int32 ``[B, N]``, 0 hides a key; None where none is hidden. ``bias``: additive, for the grouped rows.
+    ``padding``: int32 ``[B, N]``, 0 hides a key; None if none is hidden. ``bias``: additive, for the grouped rows.
     ``unpadded``: a boolean scalar that tells that ``padding`` hides nothing. Only without either does ONNX Runtime
     attend block by block on the CPU, and an encoder of 512 tokens takes 4 to 6 % less time, one of 1024 5 to 8 %.
     """

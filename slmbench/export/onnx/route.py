@@ -49,7 +49,7 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
 
 
 def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
-    """Write ``model.onnx`` (decoder-only), or ``encoder.onnx`` and ``decoder.onnx``, with their weights beside them.
+    """Write ``model.onnx`` (decoder-only), or ``encoder.onnx`` and ``decoder.onnx``, with their weights next to them.
 
     Raises:
         CannotRunError: torch or onnx-ir is missing, or a variant of the architecture has no blocks.
@@ -102,12 +102,12 @@ def _graphs(checkpoint: Checkpoint, spec: ArtifactSpec, network: Any) -> dict[Ro
 
 
 def _genai_config(checkpoint: Checkpoint, positions: int) -> str:
-    """Return what onnxruntime-genai wants to know of a graph beside it."""
+    """Return what onnxruntime-genai must know about a graph besides the graph itself."""
     sizes = checkpoint.geometry
     parts = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value"}
     ends: dict[str, object] = {"eos_token_id": list(checkpoint.eos_token_ids)} if checkpoint.eos_token_ids else {}
     model: dict[str, object] = {
-        # It chooses the generic decoder loop, whatever the architecture.
+        # It chooses the generic decoder loop for every architecture.
         "type": "llama",
         "context_length": positions,
         "vocab_size": sizes.vocab_size,
@@ -140,7 +140,7 @@ def recomputed_products(graph: Any) -> list[str]:
     """Return the names of products over encoder states that every decoder step computes; none is the proof.
 
     What depends on the encoder's output (``cross.*``, ``encoder_*``) and not on the decoder's own tokens could be
-    computed once a prompt; a matrix product with weights among it is computed anew at each step.
+    computed once a prompt; a matrix product with weights among it is computed again at each step.
     """
     from_encoder: set[str] = set()
     from_tokens: set[str] = set()

@@ -23,7 +23,7 @@ class _Projection:
     product: Any
     weight: Any
     bias: Any | None
-    #: What the network goes on with: the sum with the bias, or the product.
+    #: What the network uses next: the sum with the bias, or the product.
     result: Any
 
 
@@ -47,7 +47,7 @@ def merge_projections(model: Any) -> int:
 
 
 def _projection(op: Any) -> _Projection | None:
-    """Return the node as a projection, or None where it is none."""
+    """Return the node as a projection, or None if it is not one."""
     if op.get_type_name() != "MatMul":
         return None
     weight = op.input_value(1).get_node()

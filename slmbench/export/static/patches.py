@@ -20,13 +20,13 @@ _ATTENTION = "slmbench_static"
 
 @dataclass
 class Trace:
-    """What the attention function is told about the graph under trace, beside its arguments."""
+    """What the attention function knows about the traced graph, besides its arguments."""
 
-    #: Positions a query can look at; a layer's window matters where it is shorter.
+    #: Positions a query can look at; a layer's window matters if it is shorter.
     length: int = 0
     #: The mask of layers with such a window.
     window: Any = None
-    #: The new token's key and value, where the layer attends to the past and to them apart.
+    #: The new token's key and value, if the layer attends to the past and to them separately.
     new: tuple[Any, Any] | None = None
 
 
@@ -65,7 +65,7 @@ def _attention(trace: Trace) -> Callable[..., tuple[Any, None]]:
     """Return an attention function: plain products, additive masks, one query grouped by K/V head.
 
     For a single query, the heads that share K/V become rows of one product, so that K/V are never repeated; and
-    a new token's K/V are attended to beside those of the past, so that these are never copied.
+    a new token's K/V are attended to next to those of the past, so that these are never copied.
     """
     import torch
 
@@ -199,7 +199,7 @@ def fixed_layer(key: Any, value: Any) -> Any:
 def step_layers(past: Sequence[Any], trace: Trace, slot_mask: Any, position: Any) -> list[Any]:
     """Return layers that keep the new K/V alone, and attend to the past and to them.
 
-    Without ``slot_mask`` the attention function takes the two apart. Networks with attention code of their own
+    Without ``slot_mask`` the attention function separates the two. Networks with attention code of their own
     need them in one tensor: the new ones are put into the slot that the mask names.
     """
     free = None if slot_mask is None else 1 - slot_mask
