@@ -49,6 +49,10 @@ class CannotRunError(SlmbenchError):
     exit_code = ExitCode.FAILED
 
 
+class RunInterruptedError(KeyboardInterrupt):
+    """A run was interrupted; the text says what is kept and how to go on."""
+
+
 def nearest(name: str, known: list[str], *, count: int = 3) -> str:
     """Return ``" Did you mean a, b?"`` for the known names nearest to ``name``, or an empty string."""
     from difflib import get_close_matches

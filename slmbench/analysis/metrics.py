@@ -14,6 +14,7 @@ from slmbench.analysis.roofline import kv_bytes, limits_of_case, shortest_times
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.models import cost_model
+from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import Floats, RunColumns, SampleColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
 from slmbench.terms import Family
@@ -156,6 +157,8 @@ class Side:
     options: dict[str, Any] = field(default_factory=dict)
     #: Cases that ran on a stand-in for their device: they have no times and are not among ``cases``.
     simulated: tuple[Case, ...] = ()
+    #: Cells that were asked for with these cases and cannot run there; a baseline does not say.
+    refusals: tuple[Refusal, ...] = ()
 
 
 #: Options that belong to one run's place and time.
@@ -204,6 +207,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
         pairs=run.record.pairs,
         options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
         simulated=tuple(info.case for info in run.record.cases if info.case.arm == arm and info.case.simulate),
+        refusals=run.record.refusals,
     )
 
 

@@ -17,7 +17,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from slmbench._version import __version__
-from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, SlmbenchError, nearest, one_line
+from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, RunInterruptedError, SlmbenchError, nearest, one_line
 from slmbench.system.processes import keep_docstrings, open_standard_streams
 
 #: Command → (module in slmbench.cli, one-line help). The module has a typer app named ``app``.
@@ -136,8 +136,10 @@ def run_main(arguments: list[str]) -> int:
         return fail(error.format_message() + where, ExitCode.BAD_INPUT)
     except click.ClickException as error:
         return fail(error.format_message(), ExitCode.BAD_INPUT)
-    except (KeyboardInterrupt, click.Abort):
-        return fail("interrupted; everything measured so far is kept", ExitCode.INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click makes an Abort of it; what a run said of itself is its cause.
+        said = next((str(one) for one in (error, error.__cause__) if isinstance(one, RunInterruptedError)), None)
+        return fail(said or "interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # The reader of the pipe has closed it (`slmbench models | head`); nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

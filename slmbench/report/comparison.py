@@ -16,6 +16,7 @@ from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import TELLING, Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import BadInputError, nearest, one_line
+from slmbench.records.refusals import Refusal, refusal_lines
 from slmbench.report.csv_text import csv_text
 from slmbench.report.sentences import pair_sentence
 from slmbench.report.text_table import (
@@ -253,16 +254,28 @@ def notes(comparison: Comparison) -> list[str]:
         for j in comparison.judgements
         if j.verdict == "inconclusive"
     ]
+    lines += [f"cannot run in {comparison.new.name}: {line}" for line in refusal_lines(other_refusals(comparison))]
     kinds = {True: "differs (hard)", False: "differs"}
     lines += [f"machine {kinds[found.hard]}: {found}" for found in comparison.differences]
     return [one_line(line) for line in [*lines, *comparison.warnings]]
 
 
 def missing_cases(comparison: Comparison) -> dict[str, str]:
-    """Return the base's cases that the new side lacks, the first few with the nearest ones that it has."""
+    """Return the base's cases that the new side lacks, with the reason, or the first few with the nearest ones."""
     known = comparison.only_new or tuple(comparison.new.cases)
     hinted = comparison.only_base[:HINTED_CASES]
-    return {key: _nearest_cases(key, known) if key in hinted else "" for key in comparison.only_base}
+    hints = {}
+    for key in comparison.only_base:
+        case = comparison.base.cases[key].case
+        reason = next((refusal.reason for refusal in comparison.new.refusals if refusal.covers(case)), None)
+        hints[key] = f": cannot run: {reason}" if reason else _nearest_cases(key, known) if key in hinted else ""
+    return hints
+
+
+def other_refusals(comparison: Comparison) -> list[Refusal]:
+    """Return what cannot run on the new side and is no case of the base either."""
+    cases = [comparison.base.cases[key].case for key in comparison.only_base]
+    return [one for one in comparison.new.refusals if not any(one.covers(case) for case in cases)]
 
 
 @lru_cache(maxsize=256)
@@ -377,6 +390,7 @@ def comparisons_json(comparisons: Sequence[Comparison]) -> str:
             "only_base": list(comparison.only_base),
             "only_new": list(comparison.only_new),
             "failed": comparison.failed,
+            "refusals": {refusal.label: refusal.reason for refusal in comparison.new.refusals},
             "differences": [
                 {"field": d.field, "base": d.a, "new": d.b, "kind": d.kind, "hard": d.hard}
                 for d in comparison.differences

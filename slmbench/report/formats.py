@@ -11,7 +11,7 @@ from slmbench.analysis.metrics import METRICS, Evidence, Side, SideCase
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import one_line
-from slmbench.report.comparison import missing_cases, seen
+from slmbench.report.comparison import missing_cases, other_refusals, seen
 from slmbench.report.text_table import bounds
 
 ExportFormat = Literal["bencher", "github-smaller", "github-bigger"]
@@ -75,7 +75,7 @@ def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -
     """Return JUnit XML, one test a case and metric.
 
     A regression is a failure. A failed case, an inconclusive verdict and what could not be judged are errors: none of
-    them is a pass.
+    them is a pass. A cell that cannot run on the new side, and is no case of the base, is skipped, with its reason.
     ``problems`` are machines that could not be judged: errors, too.
     """
     suites = ElementTree.Element("testsuites", name="slmbench check")
@@ -94,6 +94,9 @@ def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -
         for key, hint in missing_cases(comparison).items():
             test = ElementTree.SubElement(suite, "testcase", classname=_xml(key), name="case")
             ElementTree.SubElement(test, "error", message=_xml(f"not measured on the new side{hint}"), type="missing")
+        for refusal in other_refusals(comparison):
+            test = ElementTree.SubElement(suite, "testcase", classname=_xml(refusal.label), name="case")
+            ElementTree.SubElement(test, "skipped", message=_xml(f"cannot run: {refusal.reason}"))
     if problems:
         machines = ElementTree.SubElement(suites, "testsuite", name="machines")
         for problem in problems:
@@ -113,7 +116,7 @@ def refusal_xml(kind: str, reason: str) -> str:
 
 def _document(suites: ElementTree.Element) -> str:
     for suite in suites:
-        for kind, plural in (("failure", "failures"), ("error", "errors")):
+        for kind, plural in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
             suite.set(plural, str(len(suite.findall(f"testcase/{kind}"))))
         suite.set("tests", str(len(suite.findall("testcase"))))
     ElementTree.indent(suites)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmbench._version import __version__
-from slmbench.errors import BadInputError, CannotRunError, SlmbenchError
+from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
 from slmbench.plan.judged_together import judged_together
@@ -24,11 +26,13 @@ from slmbench.records.refusals import refusal_lines
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import (
     RUN_NAME,
+    SAMPLES_NAME,
     CaseInfo,
     FailureReason,
     FailureRecord,
     RunRecord,
     read_run_record,
+    read_samples,
     write_run,
 )
 from slmbench.running.arms import describe_arms
@@ -55,13 +59,14 @@ def execute(
     Raises:
         BadInputError: the request is wrong, or a resumed run's plan changed.
         CannotRunError: nothing at all can run here, or the disk is full.
+        RunInterruptedError: a KeyboardInterrupt that says what is kept, and the command that goes on.
     """
     from slmbench.report.write import write_reports
 
     request, say = resumed(request), say or _silent
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
-    with only_run_in(folder):
+    with only_run_in(folder), _told_where_interrupted(folder):
         # Before anything is exported: an arm that cannot run is known within seconds.
         described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:
@@ -114,6 +119,21 @@ def _measure(
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))
+
+
+@contextmanager
+def _told_where_interrupted(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (folder / RUN_NAME).exists():
+            kept = "interrupted before the first sample; exported artifacts are kept, the same command goes on"
+            raise RunInterruptedError(kept) from error
+        cases = Counter(record.case for record in read_samples(folder / SAMPLES_NAME, []) if record.type == "sample")
+        raise RunInterruptedError(
+            f"interrupted; {cases.total()} samples of {len(cases)} cases are kept in {folder}; "
+            f"`slmbench run --resume {shlex.quote(str(folder))}` goes on"
+        ) from error
 
 
 @contextmanager
