@@ -80,10 +80,12 @@ def _switches(value: Any) -> Any:
 
 
 _Count = Annotated[PositiveInt, BeforeValidator(not_boolean)]
-_Counts = Annotated[list[_Count], BeforeValidator(counted), Field(min_length=1)]
+_Counts = Annotated[
+    list[_Count], BeforeValidator(counted, json_schema_input_type=int | str | list[int | str]), Field(min_length=1)
+]
 _Factor = Annotated[float, Field(gt=0, le=1000), BeforeValidator(not_boolean)]
-_Seconds = Annotated[float, BeforeValidator(seconds), Field(allow_inf_nan=False)]
-_Names = Annotated[list[str], BeforeValidator(listed)]
+_Seconds = Annotated[float, BeforeValidator(seconds, json_schema_input_type=float | str), Field(allow_inf_nan=False)]
+_Names = Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])]
 
 
 class WorkloadSweep(BaseModel):

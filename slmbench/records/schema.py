@@ -96,7 +96,7 @@ class SampleRecord(StrictModel):
     phases_ns: dict[str, int] = Field(default_factory=dict)
     energy_j: float | None = None
     conditions: Conditions = Conditions()
-    #: "foreign_load", "retaken", "outlier": labels only, nothing is dropped.
+    #: "foreign_load", "retaken": labels only, nothing is dropped.
     flags: tuple[str, ...] = ()
 
 

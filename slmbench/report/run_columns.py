@@ -98,6 +98,7 @@ _LETTERS = {
     "warm-up": "W",
     "ttft drifts": "D",
     "tpot drifts": "D",
+    "far off": "O",
     "simulated": "X",
 }
 
@@ -109,6 +110,7 @@ _MEANINGS = {
     "L": "other processes disturbed samples",
     "W": "warm-up not stationary",
     "D": "drifts from first to last third",
+    "O": "a sample far off the others",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of
+from slmbench.analysis.outliers import outlier_flags
 from slmbench.analysis.roofline import bandwidth_use, compute_use, limits_of_case
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
@@ -260,7 +261,7 @@ def _flags(
         drift = drift_of(np.asarray(values, dtype=np.float64)[samples.counted()])
         if abs(drift) > DRIFT_BOUND:
             flags.append(f"{name} drifts {drift:+.0%}")
-    return flags
+    return flags + outlier_flags(samples)
 
 
 def drift_of(values: Floats) -> float:

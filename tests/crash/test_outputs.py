@@ -164,7 +164,11 @@ def test_a_run_in_any_shell(shell: str, tmp_path: Path, printing: Path) -> None:
     """It measures, says so, and what was closed is nobody's file."""
     pytest.importorskip("openvino", reason="needs slmbench[cpu]")
     pytest.importorskip("torch", reason="needs slmbench[cpu]")
-    how = {"prints": {"PYTHONPATH": os.pathsep.join([str(printing), os.environ.get("PYTHONPATH", "")])}, "closes": {}, "optimises": {"PYTHONOPTIMIZE": "2"}}[shell]
+    how = {
+        "prints": {"PYTHONPATH": os.pathsep.join([str(printing), os.environ.get("PYTHONPATH", "")])},
+        "closes": {},
+        "optimises": {"PYTHONOPTIMIZE": "2"},
+    }[shell]
     asked = [*SLMBENCH, "run", "--model", "mu-tiny", "--backend", "openvino", *SMALL, "--out", str(tmp_path / "run")]
     if shell == "closes":
         asked = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *asked]
