@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from slmbench.backends.torch.backend import TorchBackend
 
-from slmbench.case import Case, Workload
+from slmbench.case import Case
 from slmbench.cli import run_main
-from slmbench.models.artifact import ArtifactSpec
-from slmbench.models.checkpoint import Checkpoint, resolve
-from slmbench.plan.planner import _inability
 from slmbench.plan.request import RunRequest
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import read_run
@@ -41,7 +37,7 @@ def test_a_run_that_calls_answers_samples_is_read(tmp_path: Path, capsys: pytest
     assert all("-b1-s8" in sample.case and sample.answers == 8 for sample in run.samples)
     request = RunRequest.model_validate(run.record.options)
     assert (request.answers, request.interval_target) == ((8,), 0.05)
-    eightfold = [columns.last_ns.size and columns.rows for columns in read_columns(old).samples.values()]
+    eightfold = [columns.last_ns.size and columns.rows for columns in read_columns(old).recorded.values()]
     assert all((rows == 8).all() for rows in eightfold)
     assert run_main(["table", str(old), "--json"]) == 0
     assert {row["answers"] for row in json.loads(capsys.readouterr().out)} == {8}
@@ -68,11 +64,10 @@ def test_old_option_names_and_suite_keys_still_work(tmp_path: Path, capsys: pyte
     assert not {"--samples", "--precision-target"} & set(capsys.readouterr().out.split())
 
 
-def test_a_backend_that_calls_answers_samples_is_asked_for_several() -> None:
-    class Old(TorchBackend):
-        def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Any]:
-            return frozenset({"samples"})
-
-    backend, checkpoint = Old(), resolve("t5-tiny")
-    spec = backend.artifact_specs(checkpoint, "fp32", "cpu")[0]
-    assert _inability(backend, checkpoint, spec, Workload(input_tokens=8, output_tokens=4, answers=3)) is None
+def test_a_backend_that_calls_answers_samples_is_asked_for_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TorchBackend, "abilities", lambda *_: frozenset({"samples"}))
+    asked = ["--model", "t5-tiny", "--backend", "torch", "--input-tokens", "8", "--output-tokens", "4"]
+    assert run_main(["run", *asked, "--answers", "3", "--dry-run", "--json"]) == 0
+    assert "-b1-s3" in capsys.readouterr().out

@@ -45,6 +45,9 @@ Simulate = Annotated[
     bool,
     _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
 ]
+Pairs = Annotated[Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")]
+PromptFile = Annotated[Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")]
+DryRun = Annotated[bool, _where("--dry-run", help="Print the cases and how long they would take; measure nothing.")]
 EachMachine = Annotated[
     bool, _fleet("--each-machine", help="Every machine measures all cases; equal machines do not share them.")
 ]
@@ -53,9 +56,7 @@ EachMachine = Annotated[
 @app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})
 def run(
     model: Annotated[Names | None, _what(help="Catalog names, local folders or Hub ids.", **NAMES)] = None,
-    pair: Annotated[
-        Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")
-    ] = None,
+    pair: Pairs = None,
     suite: Annotated[str | None, _what(help="A suite's name or YAML file.", show_default="quick")] = None,
     scale: Annotated[str | None, _what(help="A smaller version of the suite, such as small.")] = None,
     device: Annotated[Names | None, _what(help="cpu, gpu or npu.", **NAMES)] = None,
@@ -65,9 +66,7 @@ def run(
     output_tokens: Annotated[Counts | None, _what(help="Tokens to generate.", **COUNTS)] = None,
     batch: Annotated[Counts | None, _what(help="Prompts at once.", **COUNTS)] = None,
     answers: Answers = None,
-    prompts: Annotated[
-        Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")
-    ] = None,
+    prompts: PromptFile = None,
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
@@ -85,9 +84,7 @@ def run(
     trust_remote_code: Annotated[
         bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
-    dry_run: Annotated[
-        bool, _where("--dry-run", help="Print the cases and how long they would take; measure nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,
     machines: Annotated[Names | None, _fleet(help="Only these machines.", **NAMES)] = None,

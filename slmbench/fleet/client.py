@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.fleet.connection import Link, Reached, full_address, opened
-from slmbench.fleet.coordinator import Shift
+from slmbench.fleet.coordinator import Coordinator
 from slmbench.fleet.follow_part import Say
 from slmbench.fleet.messages import Planned
 from slmbench.fleet.record import FleetRecord, Member, check_parts, read_fleet, write_fleet_record
@@ -83,7 +83,7 @@ async def run_on_fleet(
     async def planned(one: Reached) -> Member | None:
         return (await _planned(link, record.request, [one], supply))[0] if choice.takes(one) else None
 
-    await Shift(link, record, folder, supply, planned, say).work(reached, others)
+    await Coordinator(link, record, folder, supply, planned, say).work(reached, others)
     write_fleet_record(folder, record)
     return record
 

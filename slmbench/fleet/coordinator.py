@@ -89,7 +89,7 @@ def kinds_of(record: FleetRecord) -> list[EqualMachines]:
     return kinds
 
 
-class Shift:
+class Coordinator:
     """One run's machines at work, until nothing is left that one of them could measure."""
 
     def __init__(
