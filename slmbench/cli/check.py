@@ -174,9 +174,9 @@ def run_check(request: CheckRequest, more: Sampler | None = None) -> ExitCode:
     """
     judge_sides = judging(request)
 
-    def judge(share: float) -> Comparison:
+    def judge(look: float) -> Comparison:
         base, new = read_sides([request.baseline, request.new])
-        return judge_sides(base, new, share)
+        return judge_sides(base, new, 1.0, look)
 
     if request.budget_s is None:
         comparison = judge(1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 FORMATS = ("terminal", "markdown", "csv", "json", "html")
-#: Judges the second side against the first with that share of the check's alpha.
-JudgeSides = Callable[[Side, Side, float], Comparison]
+#: Judges the second side against the first, with that share of the check's alpha for these sides among others, and
+#: that share of all error rates for this look at them.
+JudgeSides = Callable[[Side, Side, float, float], Comparison]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +122,15 @@ def judging(request: JudgeRequest) -> JudgeSides:
     metrics = [metric_named(name).name for name in request.metrics]
     gates = gates_of(request.gates, request.gate)
 
-    def judge(base: Side, new: Side, share: float) -> Comparison:
+    def judge(base: Side, new: Side, share: float, look: float) -> Comparison:
         base, new = named.where([base, new], request.where)
         return compare_sides(
             base,
             new,
-            gates=gates,
+            gates=replace(gates, alpha=gates.alpha * share),
             metrics=metrics or None,
             floor=read_floor(fingerprint_of(base)),
-            look=share,
+            look=look,
             allow_different_machine=request.allow_different_machine,
         )
 
@@ -149,7 +150,7 @@ def run_compare(request: CompareRequest) -> None:
         return
     judge = judging(request)
     base, *others = named.read_sides(request.sides, arms=request.arms, keep_tokens=request.format == "html")
-    _show([judge(base, other, 1.0) for other in others], request)
+    _show([judge(base, other, 1.0, 1.0) for other in others], request)
 
 
 def check_output(request: CompareRequest) -> None:

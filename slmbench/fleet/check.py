@@ -22,7 +22,9 @@ class FleetVerdicts:
     problems: list[str]
 
 
-def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, float], Comparison]) -> FleetVerdicts:
+def judge_fleets(
+    base: Machines, new: Machines, judge: Callable[[Side, Side, float, float], Comparison]
+) -> FleetVerdicts:
     """Judge every machine of the base against itself; what has no counterpart is a problem.
 
     Equal machines share what they measure, so a case may have moved to another one of them: it is judged all the same,
@@ -39,7 +41,7 @@ def judge_fleets(base: Machines, new: Machines, judge: Callable[[Side, Side, flo
     comparisons = []
     for before, after in couples:
         try:
-            comparisons.append(judge(before, after, 1 / len(couples)))
+            comparisons.append(judge(before, after, 1 / len(couples), 1.0))
         except NotComparableError as error:
             problems.append(f"machine {Path(after.name).name}: {one_line(str(error))}")
     return FleetVerdicts(comparisons, problems)
