@@ -10,9 +10,10 @@ import pytest
 from synthetic import PAIR, Speed, append, edit_json, make_run
 
 from slmbench.errors import BadInputError
-from slmbench.measure.stop_rule import brief, counted, last_ttft_ns, tpot_ns, turn_ttft_ns
+from slmbench.measure.stop_rule import brief, counted, itl_ns, last_ttft_ns, tpot_ns, turn_ttft_ns
 from slmbench.records.sample_arrays import columns_of, read_columns
 from slmbench.records.schema import Conditions, SampleRecord, read_run
+from slmbench.report.run_table import run_table
 
 
 @pytest.fixture
@@ -137,7 +138,11 @@ def test_turns_and_samples_are_the_same_in_columns(folder: Path) -> None:
     assert found.tpot_ns() == pytest.approx([tpot_ns(said)])
     assert found.turn_first_ns == pytest.approx([turn_ttft_ns(said)])
     assert found.last_turn_first_ns == pytest.approx([last_ttft_ns(said)])
-    assert len(found.generations()[0]) == cut
+    assert [stamps.tolist() for stamps in found.generations()] == [list(said.token_ns[:cut]), list(said.token_ns[cut:])]
+    # The table's gaps are those within every turn, as the per-token time's are.
+    row = run_table(columns_of(run)).iloc[0]
+    assert row["itl_max_s"] == pytest.approx(itl_ns(said).max() / 1e9)
+    assert itl_ns(said).size == count - 2
 
 
 def test_turns_that_do_not_add_up_are_refused(folder: Path) -> None:

@@ -7,12 +7,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from masked_flops import masked_flops
 
 from slmbench.case import Workload
 from slmbench.errors import BadInputError
 from slmbench.models import catalog
 from slmbench.models.checkpoint import Checkpoint, resolve
-from slmbench.models.cost_model import decode_step_bytes, decode_weights, mean_past, phase_rows, phases
+from slmbench.models.cost_model import (
+    decode_step_bytes,
+    decode_weights,
+    encode_flops,
+    mean_past,
+    phase_rows,
+    phases,
+    prefill_flops,
+)
 
 NAMES = [entry.name for entry in catalog.entries()]
 
@@ -28,8 +37,8 @@ def test_llama_tiny_by_hand() -> None:
     weights = 2 * layer + 1024 * 128
     found = _phases(resolve("llama-tiny"), 10, 3)
     assert list(found) == ["prefill", "decode_step"]
-    # Two a multiply-add; scores and weighted sums of 10 x 10 in each layer; the head once.
-    assert found["prefill"].flops == 2 * (2 * 10 * layer + 2 * 2 * 128 * 10 * 10) + 2 * 1024 * 128
+    # Two a multiply-add; scores and weighted sums of a token with itself and those before it; the head once.
+    assert found["prefill"].flops == 2 * (2 * 10 * layer + 2 * 2 * 128 * 10 * 11 // 2) + 2 * 1024 * 128
     assert found["prefill"].weight_bytes == 4 * weights
     assert found["prefill"].kv_written_bytes == 4 * 10 * 2 * 2 * 64
     # The two steps find 10 and 11 tokens.
@@ -57,6 +66,25 @@ def test_a_window_bounds_what_is_read() -> None:
     checkpoint = resolve("gemma3-tiny")
     assert checkpoint.geometry.windows == (16, 16, None)
     assert _phases(checkpoint, 100, 2)["decode_step"].kv_read_bytes == 4 * (16 + 16 + 100) * 2 * 64
+
+
+def test_attention_counts_the_pairs_that_must_be_computed() -> None:
+    """Pair by pair, in both families, with and without windows: at most half of a causal square, and a band."""
+    for name in ("gemma3-tiny", "llama-tiny", "t5gemma-tiny"):
+        g = resolve(name).geometry
+        wide = g.model_copy(update={"windows": (), "encoder_windows": ()})
+        for tokens in (1, 10, 16, 17, 100):
+            square = 4 * g.heads * g.head_dim * tokens * tokens
+            if g.encoder_layers:
+                dense = encode_flops(wide, tokens)
+                hidden = masked_flops(g, tokens, g.encoder_windows, both_ways=True)
+                assert encode_flops(g, tokens) == dense - hidden
+            else:
+                causal = masked_flops(g, tokens, (None,) * g.decoder_layers, both_ways=False)
+                hidden = masked_flops(g, tokens, g.windows or (None,) * g.decoder_layers, both_ways=False)
+                dense = prefill_flops(wide, tokens) + causal
+                assert prefill_flops(g, tokens) == dense - hidden
+                assert causal == g.decoder_layers * square * (tokens - 1) // (2 * tokens)
 
 
 def test_the_rows_add_up_and_respect_the_positions() -> None:
@@ -132,6 +160,7 @@ def test_flops_are_those_torch_counts(name: str) -> None:
     model.to("meta")
     given_ = 300
     ids = torch.ones((1, given_), dtype=torch.long, device="meta")
+    g = checkpoint.geometry
     one = ids[:, :1]
     found = _phases(checkpoint, given_, 2)
     kept: dict[str, Any] = {}
@@ -152,7 +181,8 @@ def test_flops_are_those_torch_counts(name: str) -> None:
                 fed = {"encoder_outputs": kept["encoded"], "attention_mask": masks, "decoder_input_ids": one}
                 model(**fed, use_cache=True, past_key_values=kept["past"])
 
-            assert _counted(encode) == pytest.approx(found["encode"].flops, rel=0.02)
+            hidden = masked_flops(g, given_, g.encoder_windows, both_ways=True)
+            assert _counted(encode) == pytest.approx(found["encode"].flops + hidden, rel=0.02)
             begun = found["cross_kv"].flops + found["first_step"].flops
             assert _counted(first) == pytest.approx(begun, rel=0.02)
         else:
@@ -163,5 +193,6 @@ def test_flops_are_those_torch_counts(name: str) -> None:
             def step() -> None:
                 model(one, use_cache=True, past_key_values=kept["past"])
 
-            assert _counted(prefill) == pytest.approx(found["prefill"].flops, rel=0.02)
+            hidden = masked_flops(g, given_, g.windows or (None,) * g.decoder_layers, both_ways=False)
+            assert _counted(prefill) == pytest.approx(found["prefill"].flops + hidden, rel=0.02)
         assert _counted(step) == pytest.approx(found["decode_step"].flops, rel=0.02)

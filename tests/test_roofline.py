@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from synthetic import PAIR, Speed, make_run
 
-from slmbench.analysis.metrics import model_of
+from slmbench.analysis.metrics import model_of, side_of
 from slmbench.analysis.roofline import bandwidth_use, compute_use, kv_bytes, shortest_times
 from slmbench.cli import run_main
 from slmbench.models import cost_model as explain
 from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 from slmbench.records.sample_arrays import read_columns
 from slmbench.report.sentences import pair_sentences
+
+REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 
 MB, GB = 10**6, 10**9
 
@@ -112,6 +114,24 @@ def test_a_pair_is_told_what_the_limits_alone_give(tmp_path: Path) -> None:
     assert "the device's limits alone give first token" in sentence
     (plain,) = pair_sentences(read_columns(make_run(PAIR).write(tmp_path / "plain")))
     assert "limits" not in plain
+    # No path is faster than what must be moved and computed: limits that say so are marked.
+    low = make((MB, GB / 10), fp32=1e18).model_dump(mode="json")
+    (marked,) = pair_sentences(read_columns(make_run(PAIR, limits={"openvino|cpu": low}).write(tmp_path / "low")))
+    assert "limits alone (measured too low: a figure is faster than they allow) give" in marked
+
+
+@pytest.mark.parametrize("run", sorted(path.name for path in REFERENCE.iterdir()))
+def test_no_committed_figure_is_faster_than_the_limits_allow(run: str) -> None:
+    """The bound is one: checked on every sample that is in the repository."""
+    cases = side_of(read_columns(REFERENCE / run, keep_tokens=False), run).cases.values()
+    shares = [
+        case.model.shortest_s[metric] / case.evidence[metric].interval().mid
+        for case in cases
+        for metric in case.model.shortest_s
+        if metric in case.evidence
+    ]
+    assert shares
+    assert 0 < min(shares) <= max(shares) <= 1
 
 
 @pytest.mark.parametrize(

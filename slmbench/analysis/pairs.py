@@ -35,6 +35,14 @@ class PairRatio:
         decoder, encoder = (side.model.shortest_s.get(self.metric, math.nan) for side in (self.decoder, self.encoder))
         return decoder / encoder
 
+    @property
+    def beats_limits(self) -> bool:
+        """Return whether a side is faster than the limits allow: then these were measured too low."""
+        return any(
+            side.evidence[self.metric].interval().mid < side.model.shortest_s.get(self.metric, 0.0)
+            for side in (self.encoder, self.decoder)
+        )
+
 
 @dataclass(frozen=True)
 class Pair:

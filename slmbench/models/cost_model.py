@@ -1,8 +1,8 @@
 """What a model must compute and read: FLOPs and bytes of each phase, from its sizes alone.
 
-FLOPs count the matrix products, two a multiply-add, as networks carry them out: a prompt's attention over the full
-rectangle of queries and keys, masked or not (causal kernels may skip up to half of it), a step's over what the
-layer's window holds, the LM head for the last position only. Normalisation, activations, softmax and rotary
+FLOPs count the matrix products that must be computed, two a multiply-add: attention over the pairs of query and key
+that the mask lets through (in a decoder each token and those before it, within the layer's window; kernels may compute
+more and throw it away), the LM head for the last position only. Normalisation, activations, softmax and rotary
 positions are left out; they stay under 1 % at these sizes. The formulas are those of Kaplan et al., arXiv
 2001.08361, table 1, with grouped K/V heads (arXiv 2305.13245) and a gated feed-forward (arXiv 2002.05202) where the
 geometry has them.
@@ -67,7 +67,7 @@ def phases(
             _step("first_step", g, workload, 0.0, weight_bytes, kv_bytes),
         ]
     else:
-        written = batch * given * g.decoder_layers * kv_row(g) * kv_bytes
+        written = batch * sum(_seen(g, given)) * kv_row(g) * kv_bytes
         start = [
             Phase("prefill", batch * prefill_flops(g, given), decode_weights(g) * weight_bytes, 0.0, written),
         ]
@@ -143,8 +143,11 @@ def mean_context(workload: Workload) -> float:
 
 
 def encode_flops(g: Geometry, tokens: int) -> int:
-    """Return the FLOPs of the encoder over one prompt: per layer and token 2 a weight, and attention n x n."""
-    return g.encoder_layers * (2 * tokens * _block_weights(g) + _attention(g, tokens, tokens))
+    """Return the FLOPs of the encoder over one prompt: per layer and token 2 a weight, and attention both ways."""
+    windows = g.encoder_windows or (None,) * g.encoder_layers
+    # Within a window a token sees as many behind it as before it, and itself once.
+    pairs = sum(2 * _causal_pairs(tokens, window) - tokens for window in windows)
+    return g.encoder_layers * 2 * tokens * _block_weights(g) + _attention(g, pairs)
 
 
 def cross_kv_flops(g: Geometry, tokens: int) -> int:
@@ -154,14 +157,14 @@ def cross_kv_flops(g: Geometry, tokens: int) -> int:
 
 def prefill_flops(g: Geometry, tokens: int) -> int:
     """Return the FLOPs of a decoder-only model over one prompt, LM head at the last position only."""
-    layers = g.decoder_layers * (2 * tokens * _block_weights(g) + _attention(g, tokens, tokens))
-    return layers + 2 * g.vocab_size * g.width
+    pairs = sum(_causal_pairs(tokens, window) for window in g.windows or (None,) * g.decoder_layers)
+    return g.decoder_layers * 2 * tokens * _block_weights(g) + _attention(g, pairs) + 2 * g.vocab_size * g.width
 
 
 def step_flops(g: Geometry, past: float, cross: float = 0) -> int:
     """Return the FLOPs of one decoder step: ``past`` tokens in its own K/V, ``cross`` in the encoder's."""
     seen = sum(_seen(g, past + 1)) + g.decoder_layers * cross
-    return round(2 * decode_weights(g) + _attention(g, 1, seen))
+    return round(2 * decode_weights(g) + _attention(g, seen))
 
 
 def encode_weights(g: Geometry, tokens: int) -> int:
@@ -221,6 +224,12 @@ def _block_weights(g: Geometry) -> int:
     return attention + g.ffn_matrices * g.width * g.ffn_width
 
 
-def _attention(g: Geometry, queries: int, keys: float) -> int:
-    """Return the FLOPs of scores and weighted sums of one layer: 2 x 2 per head, query, key and head element."""
-    return round(4 * g.heads * g.head_dim * queries * keys)
+def _causal_pairs(tokens: int, window: int | None) -> int:
+    """Return the pairs of a token and one that it sees: itself and those before it, at most a window of them."""
+    seen = tokens if window is None else min(tokens, window)
+    return seen * (seen + 1) // 2 + (tokens - seen) * seen
+
+
+def _attention(g: Geometry, pairs: float) -> int:
+    """Return the FLOPs of scores and weighted sums: 2 x 2 per head, pair of query and key, and head element."""
+    return round(4 * g.heads * g.head_dim * pairs)

@@ -42,7 +42,7 @@ _OTHERS: dict[str, type[Other]] = {"load": LoadRecord, "memory": MemoryRecord, "
 
 @dataclass(frozen=True)
 class SampleColumns:
-    """The samples of one case, in the order they were taken. All arrays ``[samples]`` but ``token_ns``."""
+    """The samples of one case, in the order they were taken; arrays ``[samples]`` but for the last two."""
 
     load: Ints
     round: Ints
@@ -55,7 +55,8 @@ class SampleColumns:
     #: Gaps between tokens of one turn, and their sum in ns.
     gaps: Ints
     gaps_ns: Ints
-    first_turn_tokens: Ints
+    #: Turns of each sample.
+    turns: Ints
     #: Time to the first token of the turns after the first, on average, and of the last, ns; NaN for one turn.
     turn_first_ns: Floats
     last_turn_first_ns: Floats
@@ -68,6 +69,8 @@ class SampleColumns:
     phases_ns: dict[str, Floats]
     #: All stamps of all samples behind one another; empty when read without them.
     token_ns: Ints
+    #: Tokens of every turn of every sample, in the same order.
+    turn_tokens: Ints
 
     def __len__(self) -> int:
         return int(self.load.size)
@@ -93,11 +96,12 @@ class SampleColumns:
         return mask
 
     def generations(self) -> list[Ints]:
-        """Return the stamps of each sample, of its first turn; nothing when read without them."""
+        """Return the stamps of every turn of the samples that count; nothing when read without them."""
         if self.token_ns.size == 0:
             return []
-        whole = np.split(self.token_ns, np.cumsum(self.tokens)[:-1])
-        return [stamps[:count] for stamps, count in zip(whole, self.first_turn_tokens.tolist(), strict=True)]
+        each = np.split(self.token_ns, np.cumsum(self.turn_tokens)[:-1])
+        counts = np.repeat(self.counted(), self.turns)
+        return [stamps for stamps, counted in zip(each, counts.tolist(), strict=True) if counted]
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def _raw(sample: SampleRecord) -> dict[str, Any]:
     }
 
 
-_INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "rows", "gaps", "gaps_ns", "first_turn_tokens")
+_INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "rows", "gaps", "gaps_ns", "turns")
 _FLOATS = ("turn_first_ns", "last_turn_first_ns", "foreign_load", "energy_j")
 
 
@@ -223,6 +227,7 @@ class _CaseArrays:
         self.disturbed = bytearray()
         self.phases: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self.token_ns = array("q")
+        self.turn_tokens = array("q")
 
     def finish(self) -> SampleColumns:
         columns: dict[str, Any] = {name: np.frombuffer(values, dtype=np.int64) for name, values in self.ints.items()}
@@ -233,6 +238,7 @@ class _CaseArrays:
             disturbed=np.frombuffer(bytes(self.disturbed), dtype=np.bool_),
             phases_ns={name: _padded(values, count) for name, values in self.phases.items()},
             token_ns=np.array(self.token_ns, dtype=np.int64),
+            turn_tokens=np.array(self.turn_tokens, dtype=np.int64),
         )
 
 
@@ -289,7 +295,8 @@ class _ColumnsBuilder:
             first += count
         case.ints["gaps"].append(len(stamps) - len(counts))
         case.ints["gaps_ns"].append(gaps_ns)
-        case.ints["first_turn_tokens"].append(counts[0])
+        case.ints["turns"].append(len(counts))
+        case.turn_tokens.extend(counts)
         later = later[1:]
         case.floats["turn_first_ns"].append(sum(later) / len(later) if later else math.nan)
         case.floats["last_turn_first_ns"].append(later[-1] if later else math.nan)

@@ -152,7 +152,7 @@ def _token_step(gaps: int, cases: int) -> int:
 
 
 def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> Spec | None:
-    """Return the gap before each token over its position: the median of all samples, one line a case.
+    """Return the gap before each token over its position: the median of all samples' turns, one line a case.
 
     The first cases are drawn, and of long answers not every token. None where no case has more than two tokens.
     """

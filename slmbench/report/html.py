@@ -217,7 +217,9 @@ def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: S
         ),
     )
     left_out = _left_out(len(named), "cases")
-    page.add_chart("Gap before each token", "Median over all samples." + left_out, charts.token_gaps(run, named))
+    page.add_chart(
+        "Gap before each token", "Median over all turns of all samples." + left_out, charts.token_gaps(run, named)
+    )
     page.add_chart(
         "Decoding against the memory's limit",
         "The line is the read bandwidth that the same engine reaches, divided by the bytes a step must read."

@@ -204,10 +204,8 @@ def _median(values: list[float]) -> float:
 
 
 def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
-    """Return percentiles of the gaps between tokens over all samples, where there are enough of them."""
-    counted = samples.counted() if samples is not None else np.zeros(0, dtype=np.bool_)
+    """Return percentiles of the gaps between tokens of a turn, over all turns of all samples, if they are enough."""
     generations = samples.generations() if samples is not None else []
-    generations = [stamps for stamps, counts in zip(generations, counted, strict=False) if counts]
     gaps = np.concatenate([np.diff(stamps) for stamps in generations]) * NANO if generations else np.empty(0)
     row = {
         f"itl_p{percent}_s": float(np.percentile(gaps, percent)) if gaps.size >= needed else math.nan

@@ -275,7 +275,8 @@ def _limits_alone(ratios: list[PairRatio]) -> str:
     known = [
         f"{_PHASES[ratio.metric]} {ratio.limits_alone:.2f}x" for ratio in ratios if math.isfinite(ratio.limits_alone)
     ]
-    return f"; the device's limits alone give {', '.join(known)}" if known else ""
+    too_low = " (measured too low: a figure is faster than they allow)" if any(r.beats_limits for r in ratios) else ""
+    return f"; the device's limits alone{too_low} give {', '.join(known)}" if known else ""
 
 
 def _bounds(interval: Interval) -> str:
