@@ -14,6 +14,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+    session.run("vulture")
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])

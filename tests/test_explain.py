@@ -14,7 +14,6 @@ from slmbench.errors import BadInputError
 from slmbench.models import catalog
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.cost_model import (
-    decode_step_bytes,
     decode_weights,
     encode_flops,
     mean_past,
@@ -112,7 +111,7 @@ def test_bytes_grow_with_the_work(name: str, batch: int, given_: int, asked: int
 
     def moved(**change: int) -> float:
         sizes = {"batch": batch, "input_tokens": given_, "output_tokens": asked} | change
-        return decode_step_bytes(checkpoint, Workload(**sizes))
+        return next(phase.bytes for phase in phases(checkpoint, Workload(**sizes)) if phase.name == "decode_step")
 
     assert moved(batch=batch + 1) > moved() > 4 * decode_weights(checkpoint.geometry)
     assert moved(input_tokens=given_ + 1) >= moved()

@@ -1,6 +1,6 @@
-"""Metrics: pure functions from samples to figures, as docs/methodology.md defines them.
+"""When a case has been sampled enough: its figures so far, what counts, what drifts.
 
-A figure that a sample does not have is None (or an empty array), never zero.
+What a sample cannot say is None (or an empty array), never zero.
 """
 
 from __future__ import annotations
@@ -30,31 +30,6 @@ def ttft_ns(sample: SampleRecord) -> float:
     return float(sample.token_ns[0])
 
 
-def ttft_text_ns(sample: SampleRecord) -> float | None:
-    """Return the same from the text, tokenisation included; None where ids were given."""
-    tokenise = sample.phases_ns.get("tokenise")
-    return None if tokenise is None else float(tokenise + sample.token_ns[0])
-
-
-def turn_ttfts_ns(sample: SampleRecord) -> Floats:
-    """Return the time to the first token of each turn from when it was asked; a single generation is one turn."""
-    firsts = np.concatenate(([0], np.cumsum(sample.turn_tokens)[:-1])).astype(np.int64) if sample.turn_tokens else [0]
-    starts = sample.turn_start_ns or (0,)
-    return np.asarray([sample.token_ns[first] for first in firsts], np.float64) - np.asarray(starts, np.float64)
-
-
-def turn_ttft_ns(sample: SampleRecord) -> float | None:
-    """Return the mean time to the first token of the turns after the first; None where there are none."""
-    later = turn_ttfts_ns(sample)[1:]
-    return float(later.mean()) if later.size else None
-
-
-def last_ttft_ns(sample: SampleRecord) -> float | None:
-    """Return the time to the first token of the last turn; None where there is but one."""
-    later = turn_ttfts_ns(sample)[1:]
-    return float(later[-1]) if later.size else None
-
-
 def itl_ns(sample: SampleRecord) -> Floats:
     """Return the gaps between consecutive tokens of a turn, ``[n − turns]``."""
     stamps = np.asarray(sample.token_ns, dtype=np.float64)
@@ -65,28 +40,6 @@ def tpot_ns(sample: SampleRecord) -> float | None:
     """Return the mean gap within turns, ``(t_last − t_first)/(n − 1)`` of a single one; None without a gap."""
     gaps = itl_ns(sample)
     return float(gaps.sum() / gaps.size) if gaps.size else None
-
-
-def decode_tps(sample: SampleRecord) -> float | None:
-    """Return ``rows / tpot`` in tokens per second; None for fewer than two tokens."""
-    gap = tpot_ns(sample)
-    return sample.batch * sample.answers * 1e9 / gap if gap else None
-
-
-def e2e_tps(sample: SampleRecord) -> float:
-    """Return ``rows·n / (t_last − t_start)`` in tokens per second, ``n`` over all turns."""
-    return sample.batch * sample.answers * len(sample.token_ns) * 1e9 / sample.token_ns[-1]
-
-
-def prefill_tps(sample: SampleRecord) -> float:
-    """Return ``batch·input tokens / ttft`` in tokens per second."""
-    return sample.batch * sample.input_tokens * 1e9 / sample.token_ns[0]
-
-
-def energy_per_token_j(sample: SampleRecord) -> float | None:
-    """Return the energy of the sample over its ``rows·n`` tokens in joules; None where no counter was read."""
-    tokens = sample.batch * sample.answers * len(sample.token_ns)
-    return None if sample.energy_j is None else sample.energy_j / tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,14 +117,6 @@ def check_lengths(checkpoint: Checkpoint, workload: Workload) -> None:
             raise BadInputError(f"{checkpoint.name} takes {limit} {what}, {asked} were asked")
 
 
-def decode_step_bytes(
-    checkpoint: Checkpoint, workload: Workload, weight_bytes: float = 4.0, kv_bytes: float = 4.0
-) -> float:
-    """Return the bytes that a decode step must move, on average over the steps after the first token."""
-    past = mean_past(checkpoint, workload)
-    return _step("decode_step", checkpoint.geometry, workload, past, weight_bytes, kv_bytes).bytes
-
-
 def mean_past(checkpoint: Checkpoint, workload: Workload) -> float:
     """Return how many tokens the decoder's own K/V hold before a step, on average over the steps of all turns."""
     # Step i (from 1) finds the start token or what was read, and the i - 1 answers fed before it.

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from pathlib import Path
+from typing import Any
 
+import pytest
+from synthetic import Speed, make_run
+
+from slmbench.case import Workload
 from slmbench.measure import stop_rule as m
-from slmbench.records.schema import Conditions, SampleRecord
+from slmbench.records.schema import Conditions, Run, SampleRecord
+from slmbench.report.run_table import run_table
 
 
 def sample(token_ns: tuple[int, ...] = (50_000_000, 60_000_000, 75_000_000), **changes: object) -> SampleRecord:
@@ -23,25 +30,49 @@ def sample(token_ns: tuple[int, ...] = (50_000_000, 60_000_000, 75_000_000), **c
     return SampleRecord.model_validate(fields)
 
 
+def row_of(one: SampleRecord) -> dict[str, Any]:
+    """Return the run table's row of a run that took this one sample."""
+    made = make_run([Speed(loads=1)])
+    (info,) = made.record.cases
+    turns = len(one.turn_tokens) or 1
+    workload = Workload(
+        batch=one.batch,
+        answers=one.answers,
+        input_tokens=one.input_tokens,
+        output_tokens=len(one.token_ns) // turns,
+        turns=turns,
+        added_tokens=1 if turns > 1 else None,
+    )
+    case = info.case.model_copy(update={"workload": workload})
+    cases = (info.model_copy(update={"case": case}),)
+    lines = [line.model_copy(update={"case": case.key}) for line in made.lines if line.type == "load"]
+    run = Run(Path("run"), made.record.model_copy(update={"cases": cases, "outcomes": {}}), lines)
+    run.samples.append(one.model_copy(update={"case": case.key, "load": 0}))
+    row: dict[str, Any] = run_table(run).to_dict("records")[0]
+    return row
+
+
 def test_definitions() -> None:
     one = sample(phases_ns={"tokenise": 1_000_000}, energy_j=12.0)
     assert m.ttft_ns(one) == 50e6
-    assert m.ttft_text_ns(one) == 51e6
     assert m.itl_ns(one).tolist() == [10e6, 15e6]
     assert m.tpot_ns(one) == 12.5e6
-    assert m.decode_tps(one) == 2 / 0.0125
-    assert m.e2e_tps(one) == pytest.approx(2 * 3 / 0.075)
-    assert m.prefill_tps(one) == pytest.approx(2 * 100 / 0.05)
-    assert m.energy_per_token_j(one) == 2.0
+    row = row_of(one)
+    assert row["ttft_s"] == pytest.approx(0.05)
+    assert row["ttft_text_s"] == pytest.approx(0.051)
+    assert row["tpot_s"] == pytest.approx(0.0125)
+    assert row["decode_tps"] == pytest.approx(2 / 0.0125)
+    assert row["e2e_tps"] == pytest.approx(2 * 3 / 0.075)
+    assert row["prefill_tps"] == pytest.approx(2 * 100 / 0.05)
+    assert row["energy_per_token_j"] == pytest.approx(2.0)
 
 
-def test_what_cannot_be_told_is_empty() -> None:
+def test_what_a_sample_cannot_say_is_empty() -> None:
     one = sample((50_000_000,))
     assert m.tpot_ns(one) is None
-    assert m.decode_tps(one) is None
-    assert m.ttft_text_ns(one) is None
-    assert m.energy_per_token_j(one) is None
     assert m.itl_ns(one).size == 0
+    row = row_of(one)
+    assert all(math.isnan(row[name]) for name in ("tpot_s", "decode_tps", "ttft_text_s", "energy_per_token_j"))
 
 
 def test_the_counts_a_percentile_needs_follow_from_order_statistics() -> None:
@@ -93,16 +124,18 @@ def test_of_a_conversation_each_turn_has_its_own_first_token() -> None:
         turn_start_ns=(0, 80 * ms, 150 * ms),
         turn_tokens=(3, 1, 2),
     )
-    assert m.turn_ttfts_ns(said).tolist() == [50 * ms, 20 * ms, 40 * ms]
-    assert (m.turn_ttft_ns(said), m.last_ttft_ns(said)) == (30 * ms, 40 * ms)
     assert m.itl_ns(said).tolist() == [10 * ms, 15 * ms, 10 * ms]
     assert m.tpot_ns(said) == pytest.approx(35 * ms / 3)
-    assert m.e2e_tps(said) == pytest.approx(said.batch * 6 / 0.2)
-    assert m.turn_ttft_ns(sample()) is m.last_ttft_ns(sample()) is None
+    row = row_of(said)
+    assert (row["turn_ttft_s"], row["last_ttft_s"]) == (pytest.approx(0.03), pytest.approx(0.04))
+    assert row["tpot_s"] == pytest.approx(0.035 / 3)
+    assert row["e2e_tps"] == pytest.approx(said.batch * 6 / 0.2)
+    assert math.isnan(row_of(sample())["turn_ttft_s"])
+    assert math.isnan(row_of(sample())["last_ttft_s"])
 
 
-def test_samples_of_a_prompt_count_as_rows() -> None:
-    one, four = sample(), sample(answers=4)
-    assert m.decode_tps(four) == pytest.approx(4 * m.decode_tps(one))
-    assert m.e2e_tps(four) == pytest.approx(4 * m.e2e_tps(one))
-    assert m.prefill_tps(four) == m.prefill_tps(one)
+def test_answers_to_a_prompt_count_as_rows() -> None:
+    one, four = row_of(sample()), row_of(sample(answers=4))
+    assert four["decode_tps"] == pytest.approx(4 * one["decode_tps"])
+    assert four["e2e_tps"] == pytest.approx(4 * one["e2e_tps"])
+    assert four["prefill_tps"] == pytest.approx(one["prefill_tps"])
