@@ -25,7 +25,6 @@ from .options import idle_refusal
 from .static_session import OpenVinoStaticSession
 
 ENGINE_NAME = "NPU"
-SIMULATED = "npuw-cpu"
 #: What an NPU computes in. The wrapper on the CPU can be held to fp32 as well, which proves more.
 _COMPUTE = ("fp16",)
 _SIMULATED_COMPUTE = ("fp32", "fp16", "bf16")

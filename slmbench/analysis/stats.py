@@ -198,24 +198,6 @@ def paired_ratio(base: Sequence[ArrayLike], new: Sequence[ArrayLike], *, quantil
     return level(ratios, quantile=quantile)
 
 
-def ratio_interval(
-    base: Sequence[ArrayLike],
-    new: Sequence[ArrayLike],
-    *,
-    paired: bool = False,
-    confidence: float = 0.95,
-    quantile: float = 0.5,
-) -> Interval:
-    """Return the ratio ``new / base`` of two cases with its interval; see :func:`ratio`, :func:`paired_ratio`.
-
-    Raises:
-        ValueError: no loads, values that are not positive and finite, or unequal shapes where paired.
-    """
-    if paired:
-        return paired_ratio(base, new, quantile=quantile).interval(confidence)
-    return ratio(level(base, quantile=quantile), level(new, quantile=quantile)).interval(confidence)
-
-
 def geometric_mean(ratios: Sequence[Estimate]) -> Estimate:
     """Return the mean of log ratios over cases: the geometric mean of the ratios.
 
