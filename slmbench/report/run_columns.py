@@ -133,7 +133,7 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width)
     notes = [
         f"{row['model']} on {row['backend']} in {row['weight_precision']} "
-        f"({row['input_tokens']} / {row['output_tokens']}): {_why(row)}"
+        f"({row['input_tokens']} / {row['output_tokens']}){_of_arm(row)}: {_why(row)}"
         for row in all_rows
         if row["failure"] or (row not in rows and not row["refusal"])
     ]
@@ -144,8 +144,8 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
     for header, key in (("bandwidth use", "bandwidth_note"), ("compute use", "compute_note")):
         if header in [*table.headers, *table.common]:
             # One example a model and engine explains the others.
-            explained = {(row["model"], row["engine"]): row[key] for row in rows if row[key]}
-            notes += [f"{header}, {model} on {engine}: {note}" for (model, engine), note in sorted(explained.items())]
+            explained = {f"{row['model']} on {row['engine']}{_of_arm(row)}": row[key] for row in rows if row[key]}
+            notes += [f"{header}, {which}: {note}" for which, note in sorted(explained.items())]
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
 
 
@@ -155,6 +155,10 @@ def _refusals(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, st
         for row in rows
         if row["refusal"]
     ]
+
+
+def _of_arm(row: Mapping[str, Any]) -> str:
+    return f", arm {row['arm']}" if row["arm"] else ""
 
 
 def _has_figures(row: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from slmbench.records.schema import FailureRecord
 from slmbench.report.html import comparison_report, run_charts, run_report
 from slmbench.report.machines_formats import shelf_page
 from slmbench.report.run_table import run_table
+from slmbench.report.write import table_markdown
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 ENGINES = ("openvino", "onnxruntime")
@@ -95,6 +96,8 @@ def test_an_arm_that_failed_does_not_hide_the_other(tmp_path: Path) -> None:
     failure = FailureRecord(case=Speed(arm="new").case.key, load=0, reason="killed", message="out of memory")
     append(folder, failure)
     assert {"Time to first token", "Gap before each token"} <= set(run_charts(read_columns(folder)))
+    table = table_markdown(read_columns(folder), run_table(read_columns(folder)))
+    assert "dec-small on openvino in fp32 (512 / 32), arm new: failed: killed: out of memory" in table
     old, new = read_sides([str(folder)])
     assert exit_code([compare_sides(old, new)]) == ExitCode.FAILED
 
