@@ -55,7 +55,7 @@ def main() -> None:
         taken = [r for r in read_samples(Path(folder) / SAMPLES_NAME, []) if isinstance(r, SampleRecord)]
     samples = counted(map(brief, taken))
     disturbed = sum(sample.disturbed for sample in samples)
-    print(f"{planned.key}: {given.loads} loads, {len(samples)} samples, {disturbed} disturbed by foreign load")
+    print(f"{planned.key}: {given.loads} loads, {len(samples)} samples, {disturbed} disturbed by foreign activity")
     for metric in ("ttft", "tpot"):
         report(metric, by_load(samples, metric))
 

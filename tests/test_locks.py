@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
     with only_run_in(tmp_path / "run"):
-        with pytest.raises(BadInputError, match="another slmbench measures into it"), only_run_in(tmp_path / "run"):
+        with pytest.raises(BadInputError, match="another slmbench run is writing here"), only_run_in(tmp_path / "run"):
             raise AssertionError
         with only_run_in(tmp_path / "other"):
             pass

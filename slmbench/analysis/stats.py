@@ -1,6 +1,6 @@
 """Intervals, ratios and tests over loads: small pure functions on arrays, with their sources.
 
-The unit that varies is the *load*: a model loaded twice differs for as long as it lives, and more samples of one
+The unit that varies is the *load*: a model loaded twice differs until it is unloaded, and more samples of one
 load do not shrink that. So every load gives one figure (a quantile of its samples), the figures are averaged over
 loads on the log scale, and all uncertainty comes from how the loads differ. Times are positive; NaN means unknown.
 """

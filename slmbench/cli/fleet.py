@@ -39,7 +39,7 @@ def scheduler(
     certs: Certs = None,
     insecure: Insecure = False,
 ) -> None:
-    """Start the place where machines and clients meet."""
+    """Start the scheduler."""
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.dask_nodes import serve_scheduler
 
@@ -62,7 +62,7 @@ def worker(
         bool, typer.Option("--trust-remote-code", help="Let clients have a checkpoint's own code run here.")
     ] = False,
 ) -> None:
-    """Lend this machine: it measures one run at a time and does nothing else meanwhile."""
+    """Start a worker on this machine. It measures one run at a time."""
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.dask_nodes import serve_worker
 

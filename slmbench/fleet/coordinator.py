@@ -284,7 +284,9 @@ class Coordinator:
             member = await self._planned(one)
             kind = next((kind for kind in self._kinds if member and kind.fits(member)), None)
             if member is None or kind is None or record.each_machine:
-                raise CannotRunError(f"{name} was not chosen, or is like no machine of this run")
+                raise CannotRunError(
+                    f"{name} is not part of this run: not selected, or different from every selected machine"
+                )
             if name.lower() in {other.lower() for other in record.machines}:
                 raise CannotRunError(f"another machine is named {name}, but for upper and lower case")
             record.machines[name] = member

@@ -112,7 +112,9 @@ class PartFollower:
         except ValidationError as error:
             raise CannotRunError(one_line(f"machine {name}: sent no sample: {error.errors()[0]['msg']}")) from error
         if record.case not in keys:
-            raise CannotRunError(one_line(f"machine {name}: sent a sample of {record.case}, which it was not given"))
+            raise CannotRunError(
+                one_line(f"machine {name}: sent a sample of {record.case}, which was not assigned to it")
+            )
 
     def _tick(self, done: tuple[str, ...]) -> None:
         """Remember which cases are done.
@@ -124,7 +126,7 @@ class PartFollower:
         if set(done) <= known:
             return
         if not set(done) <= set(self.part.keys):
-            raise CannotRunError(f"machine {self.at.about.name}: is done with cases that it was not given")
+            raise CannotRunError(f"machine {self.at.about.name}: reported cases that were not assigned to it")
         self.part.done = tuple(key for key in self.part.keys if key in known or key in set(done))
         write_part(self.folder, self.part)
 

@@ -118,7 +118,7 @@ def opened(parcel: Parcel) -> Content:
     manifest = parse_manifest(parcel.manifest.encode(), "what was sent")
     problem = _problem(manifest, parcel)
     if problem is not None:
-        raise BadInputError(f"what was sent is no artifact: {one_line(problem)[:300]}")
+        raise BadInputError(f"received data is not a valid artifact: {one_line(problem)[:300]}")
     return Content(parcel, manifest)
 
 
@@ -133,7 +133,7 @@ def parse(text: str) -> Content:
     except ValidationError as error:
         first = error.errors()[0]
         where = one_line(".".join(map(str, first["loc"])))[:100]
-        raise BadInputError(f"what was sent is no artifact: {where}: {one_line(first['msg'])}") from error
+        raise BadInputError(f"received data is not a valid artifact: {where}: {one_line(first['msg'])}") from error
 
 
 def _problem(manifest: Manifest, parcel: Parcel) -> str | None:

@@ -127,7 +127,7 @@ def _load(sight: Sight) -> Iterator[Finding]:
         return
     names = ", ".join(f"{name} ({pid}) {cores:.2f}" for name, pid, cores in sight.heaviest)
     yield Finding(
-        name="foreign load",
+        name="other processes",
         severity="noise",
         what=f"{sight.foreign_load:.2f} cores are busy with other work{': ' + names if names else ''}",
         why="other work takes cores, cache and memory bandwidth; samples under it are marked",

@@ -1,7 +1,7 @@
 """The process that measures limits: ``python -m slmbench.machine.probe REQUEST OUTPUT``.
 
-An engine lives here and nowhere near the command line. Each result is appended to OUTPUT as a line of JSON as
-it is found, so that an engine which crashes in one precision costs that precision alone.
+Engines are only loaded here, never in the command line's process. Each result is appended to OUTPUT as a line of JSON
+as soon as it is there, so that an engine that crashes in one precision loses only that precision.
 """
 
 from __future__ import annotations

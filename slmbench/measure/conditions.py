@@ -1,4 +1,4 @@
-"""The machine around a sample: foreign load, clock, temperature, power source.
+"""The machine around a sample: foreign activity, clock, temperature, power source.
 
 Everything here is read outside the timed region. Processor time is read at every sample (well under a
 millisecond); clock, temperature and power source are slow on some systems and are read at most twice a second.
@@ -16,7 +16,7 @@ import psutil
 
 from slmbench.records.schema import Conditions
 
-#: Systems count processor time in ticks of 10 to 16 ms per core: over a shorter span the foreign load would be
+#: Systems count processor time in ticks of 10 to 16 ms per core: over a shorter span foreign activity would be
 #: made of rounding. A shorter sample is judged with what directly preceded it.
 MINIMUM_SPAN_S = 0.5
 SLOW_READ_INTERVAL_S = 0.5
@@ -41,7 +41,7 @@ class CpuReading:
 
 
 def foreign_cores(before: CpuReading, after: CpuReading) -> float:
-    """Return the foreign load between two readings, in cores: ``max(busy − own, 0) + stolen`` per second.
+    """Return the foreign activity between two readings, in cores: ``max(busy − own, 0) + stolen`` per second.
 
     Stolen time counts as foreign: it was taken from us as surely as by a process of this machine. Own time may
     contain stolen time on some kernels, so the difference is floored before it is added.
@@ -125,7 +125,7 @@ class ConditionsReader:
     def after(self) -> Conditions:
         """Return the conditions of the sample that just ended.
 
-        The foreign load is that between :meth:`before` and now, in cores; where this is shorter than
+        Foreign activity is that between :meth:`before` and now, in cores; where this is shorter than
         ``MINIMUM_SPAN_S``, from the last reading that makes the span long enough. It is None while there is none.
         """
         now = self._read()

@@ -1,7 +1,7 @@
 """Energy counters: RAPL, NVML, the battery. Read before and after a sample, never during one.
 
 What a counter covers differs: RAPL the processor packages and their memory, NVML one GPU's whole board, the
-battery the whole machine. All of them count foreign load along with ours.
+battery the whole machine. All of them count the activity of other processes along with ours.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Brief:
     tpot_ns: float | None
     #: In cores; 0 where it is unknown.
     foreign_load: float
-    #: Whether the sample is labelled as disturbed by foreign load.
+    #: Whether the sample is labelled as disturbed by foreign activity.
     disturbed: bool
 
 
@@ -74,7 +74,7 @@ JUDGED: dict[str, Callable[[Brief], float | None]] = {"ttft": lambda s: s.ttft_n
 
 
 def counted(samples: Iterable[Brief]) -> list[Brief]:
-    """Return the samples that count, in order: of a sample of a case and its retake, the one with less foreign load.
+    """Return the samples that count, in order: of a sample and its retake, the one with less foreign activity.
 
     The other stays on disk and in the label counts. Where the load is unknown the retake counts.
     """

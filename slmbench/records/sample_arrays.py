@@ -82,12 +82,12 @@ class SampleColumns:
         return out
 
     def counted(self) -> NDArray[np.bool_]:
-        """Return which samples count: of a sample and its retake in one round, the one with less foreign load.
+        """Return which samples count: of a sample and its retake in one round, the one with less foreign activity.
 
         Where that is equal or unknown the later one counts. The other stays on disk and in what is drawn.
         """
         mask = np.zeros(len(self), dtype=np.bool_)
-        # Stable order by load, round and falling foreign load: the last of each place is the one that counts.
+        # Stable order by load, round and falling foreign activity: the last of each place is the one that counts.
         order = np.lexsort((-np.nan_to_num(self.foreign_load), self.round, self.load))
         places = np.column_stack((self.load[order], self.round[order]))
         last = np.ones(len(self), dtype=np.bool_)

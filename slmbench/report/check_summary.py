@@ -75,7 +75,7 @@ def judge_until_conclusive(
 
 def _out_of_reach(needed: LoadsNeeded | None, each: float, left: float) -> str:
     if needed is None:
-        return "not sampled further: no number of loads would tell"
+        return "not sampled further: no number of loads would give a verdict"
     return (
         f"not sampled further: at least {needed.least} more loads of every case are needed, about "
         f"{_minutes(needed.least * each)}, and {_minutes(max(0.0, left))} of the budget are left"

@@ -94,7 +94,7 @@ _LETTERS = {
     "not converged": "C",
     "stopped early": "S",
     "one load": "1",
-    "foreign load": "L",
+    "other processes": "L",
     "warm-up": "W",
     "ttft drifts": "D",
     "tpot drifts": "D",

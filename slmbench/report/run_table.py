@@ -252,7 +252,7 @@ def _flags(
     if row["loads"] == 1:
         flags.append("one load: no interval")
     if samples.disturbed.any():
-        flags.append(f"foreign load in {samples.disturbed.mean():.0%} of samples")
+        flags.append(f"other processes disturbed {samples.disturbed.mean():.0%} of samples")
     if any(not load.stationary for load in loads):
         flags.append("warm-up not stationary")
     for name, values in (("ttft", samples.first_ns), ("tpot", samples.tpot_ns())):

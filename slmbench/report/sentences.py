@@ -17,7 +17,7 @@ from slmbench.report.text_table import bounds, parameters
 #: How the sentence of a pair says faster, slower and equal.
 _WORDS = {
     "ttft": ("reaches its first token", "sooner", "later", "as soon"),
-    "turn_ttft": ("reaches that of a later turn", "sooner", "later", "as soon"),
+    "turn_ttft": ("reaches the first token of later turns", "sooner", "later", "as soon"),
     "tpot": ("decodes", "faster", "slower", "as fast"),
     "e2e": ("answers in whole", "sooner", "later", "as soon"),
 }
@@ -141,8 +141,8 @@ def _ablation(off: SideCase, on: SideCase, arm: str | None) -> str:
     work, case, where = off.case.workload, off.case, f", arm {arm}" if arm else ""
     return (
         f"{case.checkpoint} without a K/V cache takes {slower.mid:.2f}x{bounds(slower, 2, '')} the time per token at "
-        f"{work.input_tokens} in / {work.output_tokens} out on {case.backend} {precision_of(case)}{where}: an "
-        "ablation, no path to judge by; a comparison with such a loop has this factor in it"
+        f"{work.input_tokens} in / {work.output_tokens} out on {case.backend} {precision_of(case)}{where}: for "
+        "information only; comparisons that run without a cache include this factor"
     )
 
 

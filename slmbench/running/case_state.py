@@ -151,7 +151,7 @@ class CaseState:
             yield f"{restless} of {len(self.loads)} loads were not stationary after their warm-up"
         disturbed = sum(sample.disturbed for sample in samples)
         if disturbed:
-            yield f"{disturbed} of {len(samples)} samples were disturbed by foreign load, also when taken again"
+            yield f"{disturbed} of {len(samples)} samples were disturbed by other processes, also when taken again"
 
 
 def finished(folder: Path, states: Iterable[CaseState]) -> Measured | None:

@@ -78,9 +78,9 @@ def _line(event: e.Event) -> str | None:
         seconds = (event.record.load_ns + (event.record.compile_ns or 0)) / 1e9
         return f"{event.case}: proven, loads in {seconds:.1f} s"
     if isinstance(event, e.Blocked) and len(event.blocks) > 1:
-        return f"not all cases are live at once: {len(event.blocks)} blocks"
+        return f"not enough memory for all cases at once: measuring in {len(event.blocks)} groups"
     if isinstance(event, e.Judged):
-        state = "done" if event.done else "goes on"
+        state = "done" if event.done else "not done yet"
         return f"{event.case}: load {event.loads}, {event.samples} samples, {intervals(event)}; {state}"
     if isinstance(event, e.TimeLeft):
         return f"{duration(event.spent_s)} measured, {duration(event.left_s)} left at most" if event.left_s else None

@@ -279,7 +279,7 @@ class _Scheduler:
         return ready
 
     def _take_round(self, order: Sequence[CaseState], workers: Workers) -> CaseState | None:
-        """Sample the cases, then once more those that foreign load disturbed; return which came last.
+        """Sample the cases, then once more those that foreign activity disturbed; return which came last.
 
         A retake waits for the end of the round: at once, its case would follow itself.
         """
@@ -341,7 +341,7 @@ class _Scheduler:
         return True
 
     def _sample(self, state: CaseState, workers: Workers, *, retake: int) -> bool:
-        """Take one sample; say whether foreign load disturbed it. A case whose worker is lost leaves ``workers``."""
+        """Take one sample; say whether foreign activity disturbed it. A case without a worker leaves ``workers``."""
         if state.key not in workers:
             return False
         _, worker = workers[state.key]

@@ -83,9 +83,9 @@ class MeasureSettings:
     #: Samples of a case in one load.
     rounds: int = 5
     max_warmups: int = 5
-    #: Cores of foreign load above which a sample is marked and taken again.
+    #: Cores of foreign activity above which a sample is marked and taken again.
     foreign_load_bound: float = 0.06
-    #: Seconds to wait after workers were started; foreign load of the first samples is told over no less.
+    #: Seconds to wait after workers were started: at least the time needed to measure foreign activity.
     settle_s: float = MINIMUM_SPAN_S
     #: Share of the free memory that live workers may fill together.
     memory_share: float = 0.8

@@ -245,7 +245,7 @@ class Worker:
             self._suspended = False
 
     def close(self) -> None:
-        """End the worker: politely if it lives, by force if it does not listen."""
+        """End the worker: politely first, by force if it does not answer."""
         if self.alive and self._greeted:
             try:
                 self.ask(p.Close(), p.Closed, CLOSE_TIMEOUT_S)

@@ -37,7 +37,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
             _hold(stack, _run_lock(folder))
         except Timeout:
             raise BadInputError(
-                f"{folder}: another slmbench measures into it; let it end, or choose another --out"
+                f"{folder}: another slmbench run is writing here; wait for it or choose another --out"
             ) from None
         yield
 

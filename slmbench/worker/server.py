@@ -156,7 +156,7 @@ class _OpenCase:
         self._reserve_workload()
         # One step after the first token is enough here: the rest belongs to the warm-up.
         first = self._generate(PromptStream.WARM_UP, 0, 0, most=2)
-        # What is alive now lives as long as the worker: no later collection has to walk over it.
+        # Everything allocated so far stays until the worker ends: later collections need not visit it.
         gc.collect()
         gc.freeze()
         self.opened = p.Opened(

@@ -78,7 +78,7 @@ def test_a_folder_is_not_measured_into_twice_and_its_artifacts_stay(
     verified = slmbench("cache", "verify", environment=environment)
     code, told = ended(resumed)
     assert code == 2, told
-    assert f"{out}: another slmbench measures into it" in told
+    assert f"{out}: another slmbench run is writing here" in told
     code, told = ended(cleaned)
     assert (code, "removed 0 artifacts" in told, "another process is writing or measuring it" in told) == (
         0,

@@ -37,7 +37,7 @@ def test_nothing_is_found_on_a_quiet_machine() -> None:
 @pytest.mark.parametrize(
     ("sight", "name", "severity", "words"),
     [
-        (replace(QUIET, foreign_load=0.8, heaviest=(("cc1", 7, 0.75),)), "foreign load", "noise", "0.80 cores.*cc1"),
+        (replace(QUIET, foreign_load=0.8, heaviest=(("cc1", 7, 0.75),)), "other processes", "noise", "0.80 cores.*cc1"),
         (replace(QUIET, stolen=0.2), "steal", "noise", "0.20 cores"),
         (replace(QUIET, on_battery=True), "battery", "noise", "battery"),
         (replace(QUIET, temperature_c=97.0), "heat", "noise", "97 °C"),
@@ -99,7 +99,7 @@ def test_a_busy_process_is_seen_by_name(monkeypatch: pytest.MonkeyPatch) -> None
     assert sight.foreign_load > 0.3
     assert pid in [found for _, found, cores in sight.heaviest if cores > 0.1]
     assert [cores for _, _, cores in sight.heaviest] == sorted((c for _, _, c in sight.heaviest), reverse=True)
-    assert "foreign load" in [finding.name for finding in judge(sight)]
+    assert "other processes" in [finding.name for finding in judge(sight)]
 
 
 def test_throttling_is_counted_over_all_cores(tree: Tree) -> None:

@@ -88,7 +88,8 @@ def _rope(inverse_frequencies: Any, scaling: float, positions: int) -> Rope:
     rotated = 2 * len(inverse_frequencies)
     if rotated % 16:
         raise CannotRunError(
-            f"ONNX Runtime's GroupQueryAttention rotates multiples of 16 sizes of a head, this checkpoint {rotated}"
+            "ONNX Runtime's GroupQueryAttention needs a rotary dimension that is a multiple of 16; "
+            f"this checkpoint has {rotated}"
         )
     angles = np.outer(np.arange(positions, dtype=np.float64), _array(inverse_frequencies).astype(np.float64))
     return Rope((np.cos(angles) * scaling).astype(np.float32), (np.sin(angles) * scaling).astype(np.float32))
