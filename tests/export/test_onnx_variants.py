@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "activation": (shapes.decoder("llama", **LLAMA, hidden_act="relu2"), "activation 'relu2'"),
     "few rotated sizes": (
         shapes.decoder("phi3", **LLAMA, rope_parameters=HALF),
-        "multiples of 16",
+        "multiple of 16",
     ),
     "both ways": (shapes.gemma3(**GEMMA) | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
 }

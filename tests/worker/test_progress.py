@@ -70,7 +70,7 @@ def test_lines_where_there_is_no_terminal() -> None:
         "measuring 2 cases, at most 3 min 20 s",
         "good: proven, loads in 2.0 s",
         "bad: failed: crashed: the worker died of SIGSEGV",
-        "good: load 1, 5 samples, ttft 12.35 ms ± ?, tpot 1.5 ms ± 1.2 %; goes on",
+        "good: load 1, 5 samples, ttft 12.35 ms ± ?, tpot 1.5 ms ± 1.2 %; not done yet",
         "30 s measured, 1 min 40 s left at most",
     ]
 
