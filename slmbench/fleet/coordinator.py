@@ -24,7 +24,8 @@ from slmbench.fleet.record import (
     write_fleet_record,
     write_part,
 )
-from slmbench.fleet.send_artifact import LacksError, Supply
+from slmbench.fleet.send_artifact import Supply
+from slmbench.fleet.send_files import LacksError
 from slmbench.fleet.work_queue import TRIES, Work
 from slmbench.machine.fingerprint import differences
 from slmbench.plan.request import RunRequest, requested_suite

@@ -15,11 +15,10 @@ from typing import IO, Any
 
 from slmbench._version import __version__
 from slmbench.errors import BadInputError
-from slmbench.fleet import send_files
 from slmbench.fleet.job_progress import read_done, read_tallies
 from slmbench.fleet.machine_job import JOB, TRUSTING, start_job
 from slmbench.fleet.messages import CHUNK_BYTES, NAME_PATTERN, About, PartBegun, Planned, Progress
-from slmbench.fleet.receive_artifact import Holder
+from slmbench.fleet.receive_files import Holder
 from slmbench.machine.devices import DeviceRow, list_devices
 from slmbench.machine.fingerprint import Fingerprint, collect
 from slmbench.plan.request import RunRequest
@@ -64,7 +63,6 @@ class Machine:
             "slmbench_read": self.read,
             "slmbench_forget": self.forget,
             **self._holder.handlers(),
-            **send_files.handlers(),
         }
 
     def resources(self) -> dict[str, float]:

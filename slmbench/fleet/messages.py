@@ -129,24 +129,14 @@ class Holding(StrictModel):
 
 
 class Receiving(StrictModel):
-    """What a machine has of an artifact that is being sent, and which piece it wants next."""
+    """What a machine lacks of what is being sent, and from where on it wants the rest."""
 
-    #: ``unknown``: to be offered again. ``refused``: it is no artifact, or there is no room for it.
-    state: Literal["here", "wants", "busy", "unknown", "refused"]
+    #: ``refused``: it is not valid, or there is no room for it. ``busy``: ask again later.
+    state: Literal["here", "wants", "busy", "refused"]
     missing_bytes: int = Field(default=0, ge=0)
     file: str = ""
-    index: int = Field(default=0, ge=0)
-    #: The piece that this answers had other bytes than its hash says; it was dropped.
-    damaged: bool = False
-    why: str = ""
-
-
-class Carrying(StrictModel):
-    """What a machine has of a file that a request needs, and from where on it wants the rest."""
-
-    state: Literal["here", "wants", "refused"]
     offset: int = Field(default=0, ge=0)
-    #: It had other bytes than its hash says and was dropped.
+    #: What came had other bytes than its hash says; it was dropped.
     damaged: bool = False
     why: str = ""
 

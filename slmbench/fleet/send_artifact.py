@@ -1,43 +1,29 @@
-"""The client's side of artifacts: what a machine lacks and cannot make is made here, and sent to it in pieces."""
+"""The client's side of artifacts: what a machine lacks and cannot make is made here, and sent to it."""
 
 from __future__ import annotations
 
 import asyncio
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from slmbench.errors import CannotRunError, SlmbenchError
+from slmbench.errors import BadInputError, CannotRunError, SlmbenchError
 from slmbench.export.artifact_store import find_artifact
 from slmbench.export.routes import made_alike
+from slmbench.fleet import send_files
 from slmbench.fleet.connection import Link, Reached
 from slmbench.fleet.machine_job import cannot_make
-from slmbench.fleet.messages import Holding, Needed, Planned, Receiving, Wanted
-from slmbench.fleet.send_files import bring
-from slmbench.fleet.transfer_format import PIECE_BYTES, Content, difference, packed
+from slmbench.fleet.messages import Holding, Needed, Planned, Wanted
+from slmbench.fleet.send_files import LacksError, Say, Sender
+from slmbench.fleet.transfer_format import Parcel, difference, parcel_of
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.request import RunRequest, requested_suite, resolve_all
+from slmbench.plan.sent_files import Carried, arrived
 from slmbench.running.artifacts import export_in_child
-
-Say = Callable[[str], None]
-#: Seconds until a machine that is busy, or exports, is asked again.
-AGAIN_S = 2.0
-#: A transfer begins again this often, and a piece is sent this often, before it is given up.
-TRIES = 3
-#: Pieces on the way at the same time, over all machines: the scheduler holds each for a moment.
-PIECES_AT_ONCE = 4
-#: From this size on a transfer tells how far it is, each quarter.
-TELL_BYTES = 64 * 2**20
-
-
-class LacksError(CannotRunError):
-    """A machine answers, and cannot have an artifact. ``keys``: the cases that need it."""
-
-    def __init__(self, message: str, keys: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.keys = keys
 
 
 @dataclass(frozen=True)
@@ -72,10 +58,10 @@ class Supply:
         self._ready: set[tuple[str, str]] = set()
         self._told: set[str] = set()
         self._seen: dict[str, list[_Seen]] = defaultdict(list)
-        self._packed: dict[str, tuple[Artifact, Content]] = {}
-        #: One export or packing at a time: the client may be a small machine itself.
-        self._packing = asyncio.Lock()
-        self._on_the_way = asyncio.Semaphore(PIECES_AT_ONCE)
+        self._made_here: dict[str, Artifact] = {}
+        #: One export at a time: the client may be a small machine itself.
+        self._making = asyncio.Lock()
+        self._sender = Sender(link, say)
 
     async def possible(self, planned: Planned) -> Planned:
         """Return the plan without the cases whose artifact neither its machine nor this one has or can make.
@@ -131,56 +117,31 @@ class Supply:
             place = (at.address, one.sha256)
             async with self._locks[place]:
                 if place not in self._ready:
-                    sent = await bring(self._link, at, one)
-                    if sent:
-                        self._say(f"{at.about.name}: {one.name}: is there, {sent / 1e6:.1f} MB sent")
+                    try:
+                        # The client's copy is looked at only when a machine wants it.
+                        await self._sender.send(
+                            at, Parcel(carried=one), one.name, {one.name: one.size_bytes}, partial(_kept, one)
+                        )
+                    except LacksError as error:
+                        # Without it nothing can be planned there.
+                        raise CannotRunError(str(error)) from error
                     self._ready.add(place)
 
-    async def send(self, at: Reached, artifact: Artifact, content: Content) -> int:
+    async def send(self, at: Reached, artifact: Artifact) -> int:
         """Send what a machine lacks of an artifact and return the bytes that were sent.
 
         Raises:
             LacksError: the machine refuses it, or gets other bytes than were sent.
             CannotRunError: it gives no answer, or none that makes sense.
         """
-        what = f"{at.about.name}: {_named(content.manifest.checkpoint, content.manifest.spec)}"
-        whole = content.size_bytes
-        answer, sent, damaged, offers, told = None, 0, 0, 0, -1
-        while True:
-            if answer is None or answer.state in ("busy", "unknown"):
-                if answer is not None and answer.state == "busy":
-                    await asyncio.sleep(AGAIN_S)
-                else:
-                    offers += 1
-                if offers > TRIES:
-                    raise LacksError(f"{what}: did not arrive in {TRIES} tries: {answer.why if answer else ''}")
-                answer = await self._call(at, "offer", parcel=content.parcel.model_dump_json())
-            if answer.state == "refused":
-                raise LacksError(f"{what}: is refused: {answer.why}")
-            if answer.state == "here":
-                self._say(f"{what}: is there, {sent / 1e6:.1f} MB sent")
-                return sent
-            if answer.state != "wants":
-                continue
-            quarter = 4 * (whole - answer.missing_bytes) // max(whole, 1)
-            if told < 0 or (quarter > told and whole >= TELL_BYTES):
-                self._say(f"{what}: {25 * quarter} % of {whole / 1e6:.1f} MB")
-                told = quarter
-            key = (answer.file, answer.index)
-            if not key[1] < len(content.parcel.pieces.get(key[0], ())) or sent > TRIES * (whole + PIECE_BYTES):
-                raise CannotRunError(f"{what}: asks for more than there is")
-            async with self._on_the_way:
-                data = await asyncio.to_thread(content.read, artifact.folder, key)
-                answer = await self._call(at, "piece", content=content.digest, file=key[0], index=key[1], data=data)
-            sent += len(data)
-            damaged = damaged + 1 if answer.damaged else 0
-            if damaged:
-                self._say(f"{what}: piece {key[1]} of {key[0]} arrived changed; sent again")
-            if damaged >= TRIES:
-                raise LacksError(f"{what}: piece {key[1]} of {key[0]} arrives changed each time")
-
-    async def _call(self, at: Reached, op: str, **fields: str | int | bytes) -> Receiving:
-        return await self._link.call(at.address, Receiving, at.about.name, op=op, **fields)
+        manifest = artifact.manifest
+        return await self._sender.send(
+            at,
+            parcel_of(artifact),
+            _named(manifest.checkpoint, manifest.spec),
+            {entry.path: entry.size_bytes for entry in manifest.files},
+            lambda name: artifact.folder / name,
+        )
 
     async def _have(self, at: Reached, need: Needed) -> None:
         name, checkpoint = at.about.name, await self._checkpoint(need)
@@ -199,12 +160,15 @@ class Supply:
             if text != told:
                 self._say(f"{what}: {text}")
                 told = text
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(send_files.AGAIN_S)
         try:
-            artifact, content = await self._pack(checkpoint, need.spec)
+            artifact = await self._made(checkpoint, need.spec)
         except SlmbenchError as error:
-            raise LacksError(f"machine {what}: lacking there ({held.why}) and here: {error}") from error
-        await self.send(at, artifact, content)
+            raise LacksError(f"machine {what}: missing there ({held.why}) and here: {error}") from error
+        try:
+            await self.send(at, artifact)
+        except BadInputError as error:
+            raise LacksError(f"machine {what}: {error}") from error
 
     async def _compare(self, at: Reached, need: Needed, checkpoint: Checkpoint, held: Holding) -> None:
         """Refuse a machine whose artifact differs, where the same weights and versions make the same bytes."""
@@ -226,21 +190,18 @@ class Supply:
                 )
         seen.append(now)
 
-    async def _pack(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> tuple[Artifact, Content]:
+    async def _made(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> Artifact:
         key = spec.artifact_id(checkpoint.digest)
-        async with self._packing:
-            if key not in self._packed:
-                self._packed[key] = await asyncio.to_thread(self._exported, checkpoint, spec)
-            return self._packed[key]
+        async with self._making:
+            if key not in self._made_here:
+                self._made_here[key] = await asyncio.to_thread(self._exported, checkpoint, spec)
+            return self._made_here[key]
 
-    def _exported(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> tuple[Artifact, Content]:
-        artifact = find_artifact(checkpoint, spec)
-        if artifact is None:
-            why = cannot_make(checkpoint, spec)
-            if why is not None:
-                raise CannotRunError(why)
-            artifact = export_in_child(checkpoint, spec, self._request, self._say)
-        return artifact, packed(artifact)
+    def _exported(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> Artifact:
+        found = find_artifact(checkpoint, spec)
+        if found is None and (why := cannot_make(checkpoint, spec)) is not None:
+            raise CannotRunError(why)
+        return found or export_in_child(checkpoint, spec, self._request, self._say)
 
     async def _checkpoint(self, need: Needed) -> Checkpoint:
         """Return the checkpoint that a machine names by its digest: with its files, where they are on this machine.
@@ -264,6 +225,10 @@ def _by_digest(request: RunRequest) -> dict[str, Checkpoint]:
     except SlmbenchError:
         found = resolve_all(requested_suite(request), request)
     return {**known, **{one.digest: one for one in found.values()}}
+
+
+def _kept(one: Carried, _: str) -> Path:
+    return arrived(one)
 
 
 def _not_here(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:

@@ -1,34 +1,95 @@
-"""Prompts and tokenizers on their way to a machine: the client sends what is missing, the machine checks the whole."""
+"""The client's side of transfers: how anything is sent to a machine, and which files travel with a request."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
-from pydantic import ValidationError
-
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.fleet.connection import Link, Reached
-from slmbench.fleet.leftovers import carried_lock
-from slmbench.fleet.messages import Carrying
-from slmbench.fleet.transfer_format import PIECE_BYTES
+from slmbench.fleet.messages import Receiving
+from slmbench.fleet.transfer_format import PIECE_BYTES, Parcel
 from slmbench.measure.text_prompts import is_json_lines, load_tokenizer, read_prompts
 from slmbench.plan.request import RunRequest, requested_suite, resolve_all, tokenizer_folders
-from slmbench.plan.sent_files import MAX_CARRIED_BYTES, PART, Carried, arrived, carried_dir, keep
-from slmbench.system.locks import locks_dir
+from slmbench.plan.sent_files import Carried, keep
 
-#: A file that arrives changed is sent this often.
+Say = Callable[[str], None]
+#: A piece that arrives damaged is sent this often, and the whole as well.
 TRIES = 3
-#: Seconds to wait for another worker that writes the same file into the same cache.
-LOCK_S = 30.0
+#: Seconds until a machine that is busy, or exports, is asked again.
+AGAIN_S = 2.0
+#: From this size on a transfer reports its progress, each quarter.
+REPORT_BYTES = 64 * 2**20
+
+
+class LacksError(CannotRunError):
+    """A machine answers, and cannot have an artifact or file. ``keys``: the cases that need it."""
+
+    def __init__(self, message: str, keys: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+class Sender:
+    """Sends to all machines of a run, a few pieces at a time: the scheduler holds each for a moment."""
+
+    def __init__(self, link: Link, say: Say, pieces_at_once: int = 4) -> None:
+        self._link, self._say = link, say
+        self._on_the_way = asyncio.Semaphore(pieces_at_once)
+
+    async def send(
+        self, at: Reached, parcel: Parcel, label: str, sizes: Mapping[str, int], place: Callable[[str], Path]
+    ) -> int:
+        """Send what a machine lacks of a parcel and return the bytes that were sent.
+
+        ``sizes`` are those of its files, in bytes; ``place`` returns where one of them is here.
+
+        Raises:
+            BadInputError: a file is no longer here as it was.
+            LacksError: the machine refuses it, or gets other bytes than were sent.
+            CannotRunError: it gives no answer, or none that makes sense.
+        """
+        what, whole = f"{at.about.name}: {label}", sum(sizes.values())
+        text, piece = parcel.model_dump_json(), dict[str, str | int | bytes]()
+        sent = damaged = reported = 0
+        while True:
+            async with self._on_the_way if piece else nullcontext():
+                answer = await self._link.call(at.address, Receiving, at.about.name, op="receive", parcel=text, **piece)
+            piece = {}
+            if answer.state == "here":
+                if sent:
+                    self._say(f"{what}: is there, {sent / 1e6:.1f} MB sent")
+                return sent
+            if answer.state == "refused":
+                raise LacksError(f"machine {what}: is refused: {answer.why}")
+            if answer.state == "busy":
+                await asyncio.sleep(AGAIN_S)
+                continue
+            size = sizes.get(answer.file, 0)
+            if answer.offset >= size or sent > TRIES * (whole + PIECE_BYTES):
+                raise CannotRunError(f"machine {what}: asks for more than there is")
+            damaged = damaged + 1 if answer.damaged else 0
+            if damaged:
+                self._say(f"{what}: {answer.file} was damaged on the way; sent again from byte {answer.offset:,}")
+            if damaged >= TRIES:
+                raise LacksError(f"machine {what}: {answer.file} is damaged on the way each time")
+            quarter = 4 * (whole - answer.missing_bytes) // whole
+            if whole >= REPORT_BYTES and quarter > reported:
+                self._say(f"{what}: {25 * quarter} % of {whole / 1e6:.1f} MB")
+                reported = quarter
+            data = await asyncio.to_thread(_read, place(answer.file), answer.offset)
+            if len(data) != min(PIECE_BYTES, size - answer.offset):
+                raise BadInputError(f"{place(answer.file)}: was changed while it was sent")
+            sent += len(data)
+            hashed = hashlib.sha256(data).hexdigest()
+            piece = {"file": answer.file, "offset": answer.offset, "data": data, "sha256": hashed}
 
 
 def with_files(request: RunRequest) -> RunRequest:
-    """Return the request with its prompts, and the tokenizers that read them, among what is carried to machines.
+    """Return the request with its prompts, and the tokenizers that read them, among what is sent to machines.
 
     Raises:
         BadInputError: the prompts or a tokenizer cannot be read or are too large, or a checkpoint has no tokenizer.
@@ -47,7 +108,7 @@ def with_files(request: RunRequest) -> RunRequest:
 
 
 def kept_prompts(path: Path) -> Carried:
-    """Return a file of prompts as it is carried.
+    """Return a file of prompts as it is sent.
 
     Raises:
         BadInputError: it cannot be read, is empty or too large.
@@ -55,77 +116,10 @@ def kept_prompts(path: Path) -> Carried:
     return keep(path, "prompts.jsonl" if is_json_lines(path) else "prompts.txt")
 
 
-async def bring(link: Link, at: Reached, one: Carried) -> int:
-    """Return when a machine has a file, and how many bytes of it were sent.
-
-    Raises:
-        BadInputError: it is no longer in this machine's cache.
-        CannotRunError: the machine refuses it, gives no answer, or gets other bytes than were sent.
-    """
-    what = f"machine {at.about.name}: {one.name}"
-    text, data, offset, sent, damaged = one.model_dump_json(), b"", 0, 0, 0
-    while True:
-        answer = await link.call(at.address, Carrying, at.about.name, op="carry", what=text, offset=offset, data=data)
-        if answer.state == "here":
-            return sent
-        if answer.state == "refused":
-            raise CannotRunError(f"{what}: is refused: {answer.why}")
-        damaged += answer.damaged
-        if damaged >= TRIES or sent > TRIES * MAX_CARRIED_BYTES:
-            raise CannotRunError(f"{what}: arrives changed each time")
-        offset = answer.offset
-        data = await asyncio.to_thread(_read, arrived(one), offset)
-        sent += len(data)
-
-
 def _read(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(PIECE_BYTES)
-
-
-def handlers() -> dict[str, Callable[..., Any]]:
-    """Return what a machine answers of carried files, by operation."""
-    return {"slmbench_carry": carry}
-
-
-async def carry(what: str, offset: int, data: bytes) -> dict[str, str]:
-    """Answer with :class:`Carrying` to a part of a file, which may be empty: a question what of it is here.
-
-    Also while something is measured: planning, which needs the file, is no less work.
-    """
     try:
-        answer = await asyncio.to_thread(_taken, Carried.model_validate_json(what), offset, data)
-    except ValidationError as error:
-        answer = Carrying(state="refused", why=one_line(error.errors()[0]["msg"]))
-    except Timeout:
-        answer = Carrying(state="refused", why="another process writes it")
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(PIECE_BYTES)
     except OSError as error:
-        answer = Carrying(state="refused", why=one_line(f"{error.filename or carried_dir()}: {error.strerror}"))
-    return {"json": answer.model_dump_json()}
-
-
-def _taken(one: Carried, offset: int, data: bytes) -> Carrying:
-    """Append what fits where the file ends now, and put it into its place when it is whole and has its hash."""
-    if one.is_here():
-        return Carrying(state="here")
-    one.place.parent.mkdir(parents=True, exist_ok=True)
-    locks_dir().mkdir(parents=True, exist_ok=True)
-    part = one.place.with_name(one.name + PART)
-    # Workers of one machine share the cache; each goes on where the file ends then.
-    with FileLock(carried_lock(one.sha256), timeout=LOCK_S):
-        have = part.stat().st_size if part.exists() else 0
-        missing = one.size_bytes - have
-        if missing > shutil.disk_usage(part.parent).free:
-            return Carrying(state="refused", why=f"{carried_dir()} has no room for {missing / 1e6:.1f} MB")
-        if offset == have and len(data) <= missing:
-            with part.open("ab") as file:
-                file.write(data)
-            have += len(data)
-        if have < one.size_bytes:
-            return Carrying(state="wants", offset=have)
-        part.replace(one.place)
-        if one.is_here():
-            return Carrying(state="here")
-        one.place.unlink()
-        return Carrying(state="wants", damaged=True)
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""An artifact on its way: its manifest, the hashes of its pieces, and what may be in it at all.
+"""What a client may send to a machine: an artifact, or a file that a request needs. Names and sizes, never code.
 
-Nothing of it is code: names and bytes. Whoever receives it checks each name before a file is made, each piece before
-it counts, and each file before the artifact is taken for one.
+The receiver checks every name before it makes a file, every piece before it keeps it, and every file's hash before the
+whole counts. Where to go on is its own file's length, so nothing has to be remembered over a kill on either side.
 """
 
 from __future__ import annotations
@@ -9,78 +9,71 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from pathlib import PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from slmbench.errors import BadInputError, one_line
 from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, FileEntry, Manifest, parse_manifest
+from slmbench.plan.sent_files import Carried
+from slmbench.terms import StrictModel
 
-#: Bytes of a file that travel, are checked and, after a break, are sent again together.
+#: Bytes of a file in one message.
 PIECE_BYTES = 8 * 2**20
-MAX_FILES = 10_000
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-#: A file and the number of a piece of it.
-PieceKey = tuple[str, int]
+MAX_FILES = 1000
 #: What no system takes as a part of a path: Windows is the strictest.
 _BAD_PART = re.compile(r'[<>:"|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 _LONGEST_PATH = 180
 
 
-class Parcel(BaseModel):
-    """What is sent before the first piece. :func:`opened` checks it."""
+class Parcel(StrictModel):
+    """What goes with every piece: all that the receiver must know of the whole."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    #: ``manifest.json`` as it is on the sender's disk.
-    manifest: str
-    #: Hashes of each file's pieces, in order; of an empty file none.
-    pieces: dict[str, tuple[Sha256, ...]]
+    #: An artifact's ``manifest.json`` as it is on the sender's disk,
+    manifest: str = ""
+    #: or a file that a request needs.
+    carried: Carried | None = None
 
 
-class Content:
-    """A parcel that was checked: every name may be a file here, and every size and hash fits the others."""
+def parcel_of(artifact: Artifact) -> Parcel:
+    """Return an artifact of this machine as it is offered to another one.
 
-    def __init__(self, parcel: Parcel, manifest: Manifest) -> None:
-        self.parcel, self.manifest = parcel, manifest
-        self.sizes = {entry.path: entry.size_bytes for entry in manifest.files}
+    Raises:
+        BadInputError: it cannot be read, or has a name that not every system takes.
+    """
+    try:
+        text = (artifact.folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"{artifact.folder}: cannot be read: {error.strerror}") from error
+    checked_manifest(text)
+    return Parcel(manifest=text)
 
-    @property
-    def digest(self) -> str:
-        """Return the SHA-256 over names, sizes and hashes of all files: what the parcel is called on its way."""
-        return content_digest(self.manifest.files)
 
-    @property
-    def size_bytes(self) -> int:
-        """Return the bytes of all files together."""
-        return sum(self.sizes.values())
+def parse(text: str) -> Parcel:
+    """Return a parcel that came as JSON. :func:`checked_manifest` checks what is in it.
 
-    def piece_keys(self) -> Iterator[PieceKey]:
-        """Yield every piece."""
-        for path, hashes in self.parcel.pieces.items():
-            yield from ((path, index) for index in range(len(hashes)))
+    Raises:
+        BadInputError: it is not one.
+    """
+    try:
+        return Parcel.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = one_line(".".join(map(str, first["loc"])))[:100]
+        raise BadInputError(f"received data is not valid: {where}: {one_line(first['msg'])}") from error
 
-    def length(self, key: PieceKey) -> int:
-        """Return how many bytes a piece has."""
-        path, index = key
-        return min(PIECE_BYTES, self.sizes[path] - index * PIECE_BYTES)
 
-    def fits(self, key: PieceKey, data: bytes) -> bool:
-        """Return whether these are the bytes of the piece."""
-        path, index = key
-        return len(data) == self.length(key) and hashlib.sha256(data).hexdigest() == self.parcel.pieces[path][index]
+def checked_manifest(text: str) -> Manifest:
+    """Return an artifact's manifest: every name may be a file here, and its id is that of what it describes.
 
-    def read(self, folder: Path, key: PieceKey) -> bytes:
-        """Return what a folder holds in the piece's place: less, or nothing, where the file is shorter or absent."""
-        path, index = key
-        try:
-            with (folder / path).open("rb") as file:
-                file.seek(index * PIECE_BYTES)
-                return file.read(self.length(key))
-        except FileNotFoundError:
-            return b""
+    Raises:
+        BadInputError: one line says what is wrong.
+    """
+    manifest = parse_manifest(text.encode(), "received data")
+    problem = _problem(manifest)
+    if problem is not None:
+        raise BadInputError(f"received data is not a valid artifact: {one_line(problem)[:300]}")
+    return manifest
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:
@@ -90,82 +83,37 @@ def content_digest(files: tuple[FileEntry, ...]) -> str:
 
 
 def difference(one: tuple[FileEntry, ...], other: tuple[FileEntry, ...]) -> str | None:
-    """Return the first file whose bytes differ, or None. Golden records do: their margins are the CPU's arithmetic."""
+    """Return the first file whose bytes differ, or None. Golden records may: their margins are the CPU's arithmetic."""
     first, second = ({e.path: e.sha256 for e in files if e.path != GOLDEN_NAME} for files in (one, other))
     return next((path for path in sorted({*first, *second}) if first.get(path) != second.get(path)), None)
 
 
-def packed(artifact: Artifact) -> Content:
-    """Return an artifact of this machine as it is offered to another one; reads all of it.
-
-    Raises:
-        BadInputError: it cannot be read, or has a name that not every system takes.
-    """
-    try:
-        manifest = (artifact.folder / MANIFEST_NAME).read_text(encoding="utf-8")
-        pieces = {entry.path: tuple(_hashes(artifact.folder / entry.path)) for entry in artifact.manifest.files}
-    except OSError as error:
-        raise BadInputError(f"{artifact.folder}: cannot be read: {error.strerror}") from error
-    return opened(Parcel(manifest=manifest, pieces=pieces))
-
-
-def opened(parcel: Parcel) -> Content:
-    """Return a parcel's content.
-
-    Raises:
-        BadInputError: one line says what is wrong: a name, a size, a hash too many or too few.
-    """
-    manifest = parse_manifest(parcel.manifest.encode(), "what was sent")
-    problem = _problem(manifest, parcel)
-    if problem is not None:
-        raise BadInputError(f"received data is not a valid artifact: {one_line(problem)[:300]}")
-    return Content(parcel, manifest)
-
-
-def parse(text: str) -> Content:
-    """Return the content of a parcel that came as JSON.
-
-    Raises:
-        BadInputError: it is none.
-    """
-    try:
-        return opened(Parcel.model_validate_json(text))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = one_line(".".join(map(str, first["loc"])))[:100]
-        raise BadInputError(f"received data is not a valid artifact: {where}: {one_line(first['msg'])}") from error
-
-
-def _problem(manifest: Manifest, parcel: Parcel) -> str | None:
+def _problem(manifest: Manifest) -> str | None:
     names = [entry.path for entry in manifest.files]
     if manifest.artifact_id != manifest.spec.artifact_id(manifest.checkpoint.digest):
         return f"{manifest.artifact_id} is not its id"
     if len(names) > MAX_FILES:
-        return f"{len(names)} files, {MAX_FILES} at most are taken"
+        return f"{len(names)} files; at most {MAX_FILES} are accepted"
     bad = next(filter(None, map(_bad_name, names)), None) or _clash(names)
     if bad is not None:
         return bad
     missing = [name for name in (GOLDEN_NAME, *manifest.graphs.values()) if name not in names]
     if missing:
-        return f"no {missing[0]} is in it"
-    if set(parcel.pieces) != set(names):
-        return "its pieces are of other files"
-    for entry in manifest.files:
-        if entry.size_bytes < 0 or len(parcel.pieces[entry.path]) != -(-entry.size_bytes // PIECE_BYTES):
-            return f"{entry.path} has {entry.size_bytes} bytes in {len(parcel.pieces[entry.path])} pieces"
-    return None
+        return f"{missing[0]} is missing"
+    negative = next((entry for entry in manifest.files if entry.size_bytes < 0), None)
+    return f"{negative.path} has {negative.size_bytes} bytes" if negative else None
 
 
 def _bad_name(name: str) -> str | None:
     path = PurePosixPath(name)
     plain = path.as_posix() == name and name != "." and len(name) <= _LONGEST_PATH
     if not plain or any(_BAD_PART.search(part) for part in path.parts):
-        return f"'{name}' is no name of a file on every system"
+        return f"'{name}' is not a valid file name on every system"
     return "it has two manifests" if path.parts[0].lower() == MANIFEST_NAME else None
 
 
 def _clash(names: list[str]) -> str | None:
-    """Return which two names could not both be files: the same but for case, or one the folder of the other."""
+    """Return which two names could not both be files: equal but for upper and lower case, or one inside the other."""
     seen = {name.lower() for name in names}
     if len(seen) < len(names):
         return "two of its files have the same name"
@@ -174,9 +122,3 @@ def _clash(names: list[str]) -> str | None:
         if above is not None:
             return f"'{above}' is a file and a folder"
     return None
-
-
-def _hashes(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        while block := file.read(PIECE_BYTES):
-            yield hashlib.sha256(block).hexdigest()

@@ -25,7 +25,6 @@ from slmbench.fleet.messages import About, Holding, Needed, PartBegun, Planned, 
 from slmbench.fleet.record import FleetRecord
 from slmbench.fleet.selection import MachineSelection
 from slmbench.fleet.send_artifact import Supply
-from slmbench.fleet.transfer_format import packed
 from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.plan.request import RunRequest
@@ -83,8 +82,7 @@ def good(op: str, remote: Remote | None = None) -> Any:
         "read": progress,
         "forget": PartBegun(absent=True),
         "artifact": Holding(state="lacks", why="x"),
-        "offer": Receiving(state="wants", file="model.xml"),
-        "piece": Receiving(state="here"),
+        "receive": Receiving(state="here"),
     }
     return json.loads(answers[op].model_dump_json())
 
@@ -201,7 +199,7 @@ def test_a_record_with_something_else_in_it(
 def test_a_machine_that_is_sent_an_artifact_answers_anything(
     data: st.DataObject, kind: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slmbench.fleet.send_artifact.AGAIN_S", 0.0)
+    monkeypatch.setattr("slmbench.fleet.send_files.AGAIN_S", 0.0)
     folder = tmp_path_factory.mktemp("sent")
     monkeypatch.setenv("SLMBENCH_CACHE", str(folder / "cache"))
     checkpoint = checkpoint_elsewhere(folder / "model")
@@ -211,7 +209,7 @@ def test_a_machine_that_is_sent_an_artifact_answers_anything(
     state = "here" if kind is Holding else "wants"
     fields = {"state": state, "file": "model.xml"} if kind is Receiving else {"state": state, "why": "x"}
     answer = spoil(json.loads(kind.model_validate(fields).model_dump_json()), data)
-    op = "artifact" if kind is Holding else data.draw(st.sampled_from(["offer", "piece"]))
+    op = "artifact" if kind is Holding else "receive"
     remote = Remote(op, {ADDRESS: {"json": json.dumps(answer)}}, once=data.draw(st.booleans()))
     about = About.model_validate(good("about"))
 
@@ -222,7 +220,7 @@ def test_a_machine_that_is_sent_an_artifact_answers_anything(
             need = Needed(checkpoint_digest=digest, spec=SPEC, keys=KEYS, state="here")
             await asyncio.wait_for(supply.ready(Reached(ADDRESS, about), [need], KEYS), 20)
         else:
-            await asyncio.wait_for(supply.send(Reached(ADDRESS, about), artifact, packed(artifact)), 20)
+            await asyncio.wait_for(supply.send(Reached(ADDRESS, about), artifact), 20)
 
     told = ""
     try:

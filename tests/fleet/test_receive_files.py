@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import hashlib
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -12,15 +12,16 @@ import pytest
 from artifact_files import SPEC, checkpoint_elsewhere, write_artifact
 
 from slmbench.export.artifact_store import artifacts_dir, find_artifact
-from slmbench.fleet import receive_artifact as receive
-from slmbench.fleet import transfer_format as parcel
+from slmbench.fleet import receive_files as receive
 from slmbench.fleet.messages import Holding, Receiving, Wanted
-from slmbench.fleet.receive_artifact import Holder
-from slmbench.fleet.transfer_format import Content, packed
+from slmbench.fleet.receive_files import Holder
+from slmbench.fleet.transfer_format import content_digest, parcel_of
 from slmbench.models.artifact import Artifact, damage, read_artifact
 from slmbench.models.checkpoint import resolve
 
 FILES = {"model.xml": b"0123456789abc", "weights/model.bin": bytes(range(45)), "empty": b""}
+#: Bytes that the sender reads at once.
+PIECE = 10
 
 
 class Sender:
@@ -28,20 +29,22 @@ class Sender:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SLMBENCH_CACHE", str(folder / "client"))
-        monkeypatch.setattr(parcel, "PIECE_BYTES", 10)
-        monkeypatch.setattr(receive, "PIECE_BYTES", 10)
         self.artifact: Artifact = write_artifact(checkpoint_elsewhere(folder / "model"), FILES)
-        self.content: Content = packed(self.artifact)
+        self.parcel = parcel_of(self.artifact).model_dump_json()
         monkeypatch.setenv("SLMBENCH_CACHE", str(folder / "machine"))
 
     def offer(self, holder: Holder) -> Receiving:
-        answer = asyncio.run(holder.offer(self.content.parcel.model_dump_json()))
-        return Receiving.model_validate_json(answer["json"])
+        return Receiving.model_validate_json(asyncio.run(holder.receive(self.parcel))["json"])
+
+    def piece(self, wanted: Receiving) -> bytes:
+        with (self.artifact.folder / wanted.file).open("rb") as file:
+            file.seek(wanted.offset)
+            return file.read(PIECE)
 
     def give(self, holder: Holder, wanted: Receiving, data: bytes | None = None) -> Receiving:
-        key = (wanted.file, wanted.index)
-        data = self.content.read(self.artifact.folder, key) if data is None else data
-        answer = asyncio.run(holder.piece(self.content.digest, *key, data))
+        sha256 = hashlib.sha256(self.piece(wanted)).hexdigest()
+        data = self.piece(wanted) if data is None else data
+        answer = asyncio.run(holder.receive(self.parcel, wanted.file, wanted.offset, data, sha256))
         return Receiving.model_validate_json(answer["json"])
 
     def rest(self, holder: Holder, answer: Receiving) -> int:
@@ -50,12 +53,12 @@ class Sender:
         while answer.state == "wants":
             answer = self.give(holder, answer)
             count += 1
-        assert answer.state == "here"
+        assert answer.state == "here", answer
         return count
 
     @property
     def place(self) -> Path:
-        return artifacts_dir() / self.content.manifest.artifact_id
+        return artifacts_dir() / self.artifact.folder.name
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def holder() -> Holder:
 
 
 def pieces(sender: Sender) -> int:
-    return len(list(sender.content.piece_keys()))
+    return sum(-(-entry.size_bytes // PIECE) for entry in sender.artifact.manifest.files)
 
 
 def test_what_was_sent_is_an_artifact_of_the_store(sender: Sender, holder: Holder) -> None:
@@ -87,66 +90,73 @@ def test_after_a_kill_only_what_is_missing_is_wanted(sender: Sender, holder: Hol
     for _ in range(3):
         answer = sender.give(holder, answer)
     (partial,) = artifacts_dir().iterdir()
-    assert sender.content.digest.startswith(partial.name.rsplit("-", 1)[1])
+    assert content_digest(sender.artifact.manifest.files).startswith(partial.name.rsplit("-", 1)[1])
     assert not sender.place.exists()
-    # A piece that was half written when the power went, and one that rotted.
-    torn = next(path for path in partial.rglob("model.*") if path.stat().st_size >= 10)
-    torn.write_bytes(b"?" + torn.read_bytes()[1:])
+    # The last piece was half written when the power went.
+    (path,) = (path for path in partial.rglob("*.bin"))
+    path.write_bytes(path.read_bytes()[:-4])
     after = Holder(lambda: None)
-    assert sender.rest(after, sender.offer(after)) == pieces(sender) - 2
+    wanted = sender.offer(after)
+    assert (wanted.file, wanted.offset) == ("weights/model.bin", 6)
+    assert sender.rest(after, wanted) == pieces(sender) - 3
+    assert damage(read_artifact(sender.place)) is None
+
+
+def test_a_file_that_rotted_before_the_rest_came_is_sent_again(sender: Sender, holder: Holder) -> None:
+    answer = sender.offer(holder)
+    for _ in range(4):
+        answer = sender.give(holder, answer)
+    (path,) = artifacts_dir().rglob("model.xml")
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    again = 0
+    while answer.state == "wants":
+        again += answer.damaged
+        answer = sender.give(holder, answer)
+    assert (again, answer.state) == (1, "here")
     assert damage(read_artifact(sender.place)) is None
 
 
 def test_a_changed_byte_on_the_way_is_seen_and_the_piece_wanted_again(sender: Sender, holder: Holder) -> None:
     first = sender.offer(holder)
-    data = sender.content.read(sender.artifact.folder, (first.file, first.index))
-    flipped = bytes([data[0] ^ 1]) + data[1:]
-    for wrong in (flipped, data[:-1], data + b"x", b""):
+    data = sender.piece(first)
+    for wrong in (bytes([data[0] ^ 1]) + data[1:], data[:-1], data + b"x"):
         answer = sender.give(holder, first, wrong)
-        assert answer.damaged
-        assert answer.missing_bytes == first.missing_bytes
+        assert answer == first.model_copy(update={"damaged": True})
     assert sender.rest(holder, answer) == pieces(sender)
 
 
-@pytest.mark.parametrize(("file", "index"), [("../../x", 0), ("model.xml", 2), ("model.xml", -1), ("other", 0)])
-def test_a_piece_that_the_artifact_does_not_have_is_refused(
-    file: str, index: int, sender: Sender, holder: Holder, tmp_path: Path
+@pytest.mark.parametrize(("file", "said"), [("../../x", "is not one of its files"), ("other", "is not one of")])
+def test_a_file_that_the_artifact_does_not_have_is_refused(
+    file: str, said: str, sender: Sender, holder: Holder, tmp_path: Path
 ) -> None:
-    sender.offer(holder)
-    answer = asyncio.run(holder.piece(sender.content.digest, file, index, b"abc"))
-    assert Receiving.model_validate_json(answer["json"]).state == "refused"
+    answer = sender.offer(holder).model_copy(update={"file": file})
+    sha256 = hashlib.sha256(b"abc").hexdigest()
+    refused = asyncio.run(holder.receive(sender.parcel, answer.file, 0, b"abc", sha256))
+    found = Receiving.model_validate_json(refused["json"])
+    assert (found.state, said in found.why) == ("refused", True)
     assert not (tmp_path / "x").exists()
 
 
-def test_two_clients_share_the_work(sender: Sender, holder: Holder) -> None:
-    one, two = sender.offer(holder), sender.offer(holder)
-    assert (one.file, one.index) != (two.file, two.index)
-    count = 0
+@pytest.mark.parametrize(("offset", "data"), [(3, b"abc"), (-1, b"abc"), (0, b"0123456789abcd"), (2**70, b"x")])
+def test_bytes_that_do_not_go_where_the_file_ends_are_dropped(
+    offset: int, data: bytes, sender: Sender, holder: Holder
+) -> None:
+    first = sender.offer(holder)
+    sha256 = hashlib.sha256(data).hexdigest()
+    answer = asyncio.run(holder.receive(sender.parcel, "model.xml", offset, data, sha256))
+    assert Receiving.model_validate_json(answer["json"]) == first
+    assert sender.rest(holder, first) == pieces(sender)
+
+
+def test_two_clients_or_workers_of_one_store_end_right(sender: Sender, holder: Holder) -> None:
+    other = Holder(lambda: None)
+    one, two = sender.offer(holder), sender.offer(other)
     while one.state == "wants" or two.state == "wants":
-        for answer in (one, two):
-            count += answer.state == "wants"
         one = sender.give(holder, one) if one.state == "wants" else one
-        two = sender.give(holder, two) if two.state == "wants" else two
-    # Who comes last finds it there, or offers it once more and hears that.
-    assert sender.offer(holder).state == "here"
-    assert count <= pieces(sender) + 1
-
-
-def test_the_last_pieces_of_a_client_that_left_are_wanted_from_the_other(sender: Sender, holder: Holder) -> None:
-    sender.offer(holder)
-    sender.offer(holder)
-    assert sender.rest(holder, sender.offer(holder)) == pieces(sender)
-
-
-def test_workers_that_share_a_store_end_right(sender: Sender) -> None:
-    one, two = Holder(lambda: None), Holder(lambda: None)
-    first, second = sender.offer(one), sender.offer(two)
-    second = sender.give(two, second)
-    sender.rest(one, first)
-    while second.state == "wants":
-        second = sender.give(two, second)
-    assert second.state == "here" or sender.offer(two).state == "here"
+        two = sender.give(other, two) if two.state == "wants" else two
+    assert (one.state, two.state) == ("here", "here")
     assert damage(read_artifact(sender.place)) is None
+    assert [folder.name for folder in artifacts_dir().iterdir()] == [sender.place.name]
 
 
 def test_a_partial_folder_that_was_cleaned_away_is_sent_again(sender: Sender, holder: Holder) -> None:
@@ -155,11 +165,8 @@ def test_a_partial_folder_that_was_cleaned_away_is_sent_again(sender: Sender, ho
         answer = sender.give(holder, answer)
     (partial,) = artifacts_dir().iterdir()
     shutil.rmtree(partial)
-    while answer.state == "wants":
-        answer = sender.give(holder, answer)
-    assert answer.state == "unknown"
-    assert "is missing" in answer.why
-    sender.rest(holder, sender.offer(holder))
+    sender.rest(holder, answer)
+    assert damage(read_artifact(sender.place)) is None
 
 
 def test_a_full_disk_is_said_before_anything_is_sent(
@@ -169,7 +176,7 @@ def test_a_full_disk_is_said_before_anything_is_sent(
     monkeypatch.setattr(receive.shutil, "disk_usage", lambda path: usage(100, 90, 10))
     answer = sender.offer(holder)
     assert answer.state == "refused"
-    assert "MB more" in answer.why
+    assert "MB more and" in answer.why
     assert "MB free" in answer.why
 
 
@@ -185,9 +192,9 @@ def test_what_this_machine_would_export_anew_is_refused_before_it_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "client"))
-    content = packed(write_artifact(resolve("dec-tiny"), FILES))
+    parcel = parcel_of(write_artifact(resolve("dec-tiny"), FILES))
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "machine"))
-    answer = asyncio.run(Holder(lambda: None).offer(content.parcel.model_dump_json()))
+    answer = asyncio.run(Holder(lambda: None).receive(parcel.model_dump_json()))
     received = Receiving.model_validate_json(answer["json"])
     assert received.state == "refused"
     assert "made by slmbench none, now" in received.why
@@ -198,20 +205,18 @@ def test_nothing_is_received_while_a_run_is_measured(sender: Sender) -> None:
 
 
 def test_files_that_do_not_fit_their_hashes_are_thrown_away(sender: Sender, holder: Holder) -> None:
-    raw = json.loads(sender.content.parcel.model_dump_json())
-    raw["manifest"] = raw["manifest"].replace(sender.content.manifest.files[0].sha256, "0" * 64)
-    lying = parcel.parse(json.dumps(raw))
-    sender.content = lying
+    wrong = sender.artifact.manifest.files[0]
+    sender.parcel = sender.parcel.replace(wrong.sha256, "0" * 64)
     answer = sender.offer(holder)
-    while answer.state == "wants":
+    for _ in range(pieces(sender)):
         answer = sender.give(holder, answer)
-    assert answer.state == "unknown"
-    assert "SHA-256" in answer.why
-    assert not list(artifacts_dir().iterdir())
+    assert (answer.state, answer.damaged, answer.file, answer.offset) == ("wants", True, wrong.path, 0)
+    assert not list(artifacts_dir().rglob(wrong.path))
+    assert not sender.place.exists()
 
 
 def test_what_a_machine_has_of_an_artifact(sender: Sender, holder: Holder) -> None:
-    wanted = Wanted(checkpoint=sender.content.manifest.checkpoint, spec=SPEC)
+    wanted = Wanted(checkpoint=sender.artifact.manifest.checkpoint, spec=SPEC)
 
     def asked() -> Holding:
         return Holding.model_validate_json(asyncio.run(holder.artifact(wanted.model_dump_json()))["json"])
