@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 Certs = Annotated[Path | None, typer.Option(help="Folder of certificates that `slmbench fleet certs` made.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Plain TCP beyond loopback, in a network you trust.")]
-Address = Annotated[str, typer.Option(help="The scheduler's address, as it prints it.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Allow unencrypted TCP to other machines. Only in a network you trust.")
+]
+Address = Annotated[str, typer.Option(help="The scheduler's address, as the scheduler prints it.")]
 
 
 @app.callback()
@@ -54,12 +56,12 @@ def worker(
     scheduler: Address,
     name: Annotated[str | None, typer.Option(help="The machine's name.", show_default="its host name")] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where the scheduler reaches it.", show_default="any")
+        int, typer.Option(min=0, max=65535, help="The port the scheduler connects to.", show_default="any")
     ] = 0,
     certs: Certs = None,
     insecure: Insecure = False,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let clients have a checkpoint's own code run here.")
+        bool, typer.Option("--trust-remote-code", help="Allow clients to run a checkpoint's own code here.")
     ] = False,
 ) -> None:
     """Start a worker on this machine. It measures one run at a time."""
@@ -77,7 +79,7 @@ def status(
     insecure: Insecure = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the machines, what they can use, and how far they are with what they measure now."""
+    """List the machines, the devices they can use, and what they are doing."""
     import json
 
     from slmbench.fleet.client import linked
@@ -89,7 +91,7 @@ def status(
             typer.echo(json.dumps([about.model_dump(mode="json") for about in machines], indent=1))
             return
         if not machines:
-            typer.echo("no machine is in the fleet", err=True)
+            typer.echo("the fleet has no machines", err=True)
         for about in machines:
             usable = "; ".join(f"{device}: {', '.join(names)}" for device, names in about.usable().items())
             cpu = about.fingerprint.hardware.cpu_model
@@ -99,12 +101,12 @@ def status(
 
 
 @app.command()
-def certs(folder: Annotated[Path, typer.Argument(help="An empty folder, or one to be made.")]) -> None:
-    """Make a set of certificates; every node and client of the fleet gets the same folder."""
+def certs(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Make a set of certificates. Copy the folder to every machine and client of the fleet."""
     from slmbench.fleet.certs import make
 
     make(folder)
-    typer.echo(f"{folder}: copy it to every machine of the fleet; who holds it can run code on all of them")
+    typer.echo(f"{folder}: copy it to every machine of the fleet; anyone who has it can run code on all of them")
 
 
 def run_fleet(
@@ -118,7 +120,7 @@ def run_fleet(
     each_machine: bool,
     strict: bool,
 ) -> int:
-    """Carry ``slmbench run --fleet`` out and return its exit code."""
+    """Run ``slmbench run --fleet`` and return its exit code."""
     _root()
     from slmbench.fleet.client import LOCAL, linked, run_on_fleet
     from slmbench.fleet.connection import full_address
@@ -147,17 +149,17 @@ def run_fleet(
         typer.echo(table.to_json(orient="records", indent=1))
     else:
         print_fleet(make_console(), folder)
-    say(f"everything is in {folder}")
+    say(f"results are in {folder}")
     failed = "failure" in table and table["failure"].notna().any()
     refused = strict and any(machine.left_out for machine in record.machines.values())
     return ExitCode.FAILED if record.not_run or failed or refused else ExitCode.OK
 
 
 def _check_dashboard(address: str) -> None:
-    """Refuse what Dask would pass over in silence: it serves no dashboard then."""
+    """Refuse what Dask would ignore without a word: it would start without a dashboard."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise BadInputError(f"--dashboard {address}: HOST:PORT is expected, as 127.0.0.1:8787")
+        raise BadInputError(f"--dashboard {address}: not HOST:PORT; for example 127.0.0.1:8787")
     if find_spec("bokeh") is None:
         raise CannotRunError(f"--dashboard: {missing('bokeh')}")
 
@@ -167,7 +169,7 @@ def _device(where: str | None) -> str | None:
         return None
     key, _, device = where.partition("=")
     if key != "device" or device not in ("cpu", "gpu", "npu"):
-        raise BadInputError(f"--where {where}: device=cpu, device=gpu or device=npu is expected")
+        raise BadInputError(f"--where {where}: not valid; write device=cpu, device=gpu or device=npu")
     return device
 
 

@@ -1,3 +1,3 @@
-"""One suite on many machines: workers that measure, a scheduler where they meet, a client that collects."""
+"""One suite on many machines: workers measure, a scheduler connects them, a client collects the results."""
 
 __all__: tuple[str, ...] = ()

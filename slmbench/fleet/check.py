@@ -1,4 +1,4 @@
-"""Two runs of a shelf, before and after: every machine is judged against itself."""
+"""Two runs of the same machines, before and after: each machine is judged against itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slmbench.machine.fingerprint import Fingerprint, differences
 
 @dataclass(frozen=True)
 class FleetVerdicts:
-    """Two runs of a shelf, machine by machine."""
+    """Two runs of the same machines, machine by machine."""
 
     comparisons: list[Comparison]
     #: Machines that cannot be judged, each with the reason.
@@ -25,9 +25,9 @@ class FleetVerdicts:
 def judge_fleets(
     base: Machines, new: Machines, judge: Callable[[Side, Side, float, float], Comparison]
 ) -> FleetVerdicts:
-    """Judge every machine of the base against itself; what has no counterpart is a problem.
+    """Judge every machine of the base against itself; a machine without a counterpart is a problem.
 
-    Equal machines share what they measure, so a case may have moved to another one of them: it is judged all the same,
+    Equal machines share what they measure, so a case may have moved to another one of them: it is still judged,
     with a warning. ``judge`` also takes the machine's share of alpha, so that the chance of a false alarm is that of
     the whole check.
     """
@@ -79,7 +79,7 @@ def _counterpart(name: str, old: Mapping[str, Side], young: Mapping[str, Side]) 
 
 
 def _not_judged(name: str, *runs: tuple[Machines, Mapping[str, Side]]) -> str | None:
-    """Return why a machine cannot be judged; None where it can, and where neither run of the shelf had work for it."""
+    """Return why a machine cannot be judged; None if it can, or if neither run had work for it."""
     given = [machines for machines, sides in runs if name in sides]
     reasons = []
     for machines, sides in runs:
@@ -91,7 +91,7 @@ def _not_judged(name: str, *runs: tuple[Machines, Mapping[str, Side]]) -> str | 
             reasons.append(f"is in {given[0].label} and not in {machines.label}")
         else:
             why = (unfinished(member) or "it sent nothing").removeprefix(f"machine {name}: ")
-            reasons.append(f"nothing of it is in {machines.label}: {why}")
+            reasons.append(f"measured nothing in {machines.label}: {why}")
     return "; ".join(reasons) or None
 
 
@@ -111,7 +111,7 @@ def _merged(sides: Sequence[Side]) -> Side:
     for side in others:
         for key, found in side.cases.items():
             if key not in cases or _loads(found) > _loads(cases[key]):
-                # Its rounds are those of another run: they are no neighbours of the first one's.
+                # Its rounds belong to another run: they do not pair with those of the first one.
                 cases[key] = _bare(found)
     return replace(first, cases=cases, run_id="+".join(side.run_id for side in [first, *others]))
 

@@ -1,4 +1,4 @@
-"""A run on a fleet: plan per machine, equal machines share the cases, samples onto this disk as they are taken."""
+"""A run on a fleet: each machine plans, equal machines share the cases, samples arrive on this disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOCAL = "local"
 async def linked(
     address: str, certs: Path | None, insecure: bool, *, trust_remote_code: bool = False
 ) -> AsyncIterator[Link]:
-    """Yield a link to a fleet; ``local`` starts one on loopback for as long as the link is open.
+    """Yield a link to a fleet; ``local`` starts one on loopback while the link is open.
 
     ``trust_remote_code``: the local one may run a checkpoint's own code; others are asked where they are started.
     """
@@ -45,11 +45,11 @@ async def linked(
 async def run_on_fleet(
     link: Link, request: RunRequest, folder: Path, choice: MachineSelection, say: Say
 ) -> FleetRecord:
-    """Measure a request on the fleet's machines into ``folder``; goes on with what the folder holds if asked to.
+    """Measure a request on the fleet's machines into ``folder``; or continue the run in that folder.
 
     Raises:
         BadInputError: the request or the choice of machines is wrong.
-        CannotRunError: no machine can run anything of it; what each lacks is said.
+        CannotRunError: no machine can run any case; the message says what each is missing.
     """
     reached = {one.about.name: one for one in await link.machines()}
     if request.resume:
@@ -92,11 +92,11 @@ def _travelling(request: RunRequest) -> RunRequest:
     """Return the request with its suite's file inside.
 
     Raises:
-        BadInputError: it needs files that do not travel, or the suite's file cannot be read.
+        BadInputError: it needs files that cannot be sent, or the suite's file cannot be read.
     """
-    # A path of this machine means nothing on another one.
+    # A path on this machine means nothing on another one.
     if request.arms:
-        raise BadInputError("--arm names interpreters of one machine; it does not go with --fleet")
+        raise BadInputError("--arm is not supported with --fleet: it names interpreters on one machine")
     if request.suite and request.suite.endswith((".yaml", ".yml")):
         return request.model_copy(update={"suite_text": suite_text(request.suite)[0]})
     return request
@@ -105,7 +105,9 @@ def _travelling(request: RunRequest) -> RunRequest:
 def _chosen(reached: Mapping[str, Reached], choice: MachineSelection) -> list[Reached]:
     unknown = [name for name in choice.names if name not in reached]
     if unknown:
-        raise BadInputError(f"--machines {','.join(unknown)}: not in the fleet. It has: {', '.join(reached) or 'none'}")
+        raise BadInputError(
+            f"--machines {','.join(unknown)}: not in the fleet, which has: {', '.join(reached) or 'none'}"
+        )
     chosen = [one for one in reached.values() if choice.takes(one)]
     if not chosen:
         wanted = f" with a usable {choice.device}" if choice.device else ""
@@ -125,7 +127,7 @@ async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached],
             plan = await supply.possible(asked)
         except CannotRunError as error:
             raise CannotRunError(f"machine {one.about.name}: {error}") from error
-        # The same keys are kept once: a shelf of hundreds has thousands of them each.
+        # Equal keys are kept once: hundreds of machines have thousands of them each.
         same = next((other for other in members if (other.keys, other.blocks) == (plan.keys, plan.blocks)), None)
         members.append(
             Member(
@@ -134,7 +136,7 @@ async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached],
                 blocks=same.blocks if same else plan.blocks,
                 left_out=plan.left_out,
                 needs=plan.needs,
-                outcome=None if plan.keys else "runs nothing of it",
+                outcome=None if plan.keys else "cannot run any case",
             )
         )
     return members
@@ -142,7 +144,7 @@ async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached],
 
 def _say_plans(members: Mapping[str, Member], say: Say) -> None:
     for name, member in members.items():
-        say(f"{name}: can run {len(member.keys)} cases" + (f" ({member.outcome})" if member.outcome else ""))
+        say(f"{name}: can run {len(member.keys)} cases")
     if not any(member.keys for member in members.values()):
         lines = [f"{name}: {line}" for name, member in members.items() for line in member.left_out]
         raise CannotRunError("\n".join(["no machine of the fleet can run any case:", *lines]))

@@ -1,4 +1,4 @@
-"""The way from a client to the machines, over Dask's scheduler; the only module besides ``dask_nodes`` that knows Dask.
+"""How a client reaches the machines, through Dask's scheduler. Only this module and ``dask_nodes`` know Dask.
 
 A call is one of Dask's ``broadcast`` messages to one worker: plain msgpack with text, or bytes of a file, in it.
 Nothing that comes back is unpickled: deserialising is off on this side, and so is msgpack's pickle extension.
@@ -21,11 +21,11 @@ from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.fleet.messages import About, M, checked
 
-#: Seconds to wait for an answer; planning imports engines, so it is generous.
+#: Seconds to wait for an answer. Planning imports engines, which takes long on a small machine.
 ANSWER_S = 180.0
-#: Seconds after which a machine that measures and says nothing is lost. Its worker only reads a file.
+#: Seconds of silence after which a measuring machine counts as lost. Its worker only has to read a file.
 LOOK_WITHIN_S = 60.0
-#: Seconds between two looks whether a machine that has not answered yet is still there.
+#: Seconds between two checks whether a machine that has not answered yet is still there.
 PRESENCE_S = 2.0
 _QUICK = ("about", "begin", "read", "forget")
 CONNECT_S = 10.0
@@ -60,22 +60,22 @@ def full_address(address: str, certs: Path | None, insecure: bool) -> str:
     """Return the address with its protocol.
 
     Raises:
-        BadInputError: it is none, does not fit the certificates, or is plain TCP beyond loopback.
+        BadInputError: it is not valid, does not go with the certificates, or is unencrypted and leaves this machine.
     """
     full = address if "://" in address else f"{'tls' if certs else 'tcp'}://{address}"
     try:
         parts = urlsplit(full)
         good = parts.hostname is not None and parts.port is not None and parts.scheme in ("tcp", "tls")
-        # Dask takes what is behind the port for a part of it.
+        # Dask reads anything after the port as a part of it.
         good = good and not any((parts.path, parts.query, parts.fragment, parts.username, parts.password))
     except ValueError:
         good = False
     if not good:
-        raise BadInputError(f"{address}: tcp://HOST:PORT or tls://HOST:PORT is expected")
+        raise BadInputError(f"{address}: not a valid address; write tcp://HOST:PORT or tls://HOST:PORT")
     if (parts.scheme == "tls") != (certs is not None):
-        raise BadInputError(f"{full}: tls:// and --certs go together")
+        raise BadInputError(f"{full}: use tls:// together with --certs")
     if parts.scheme == "tcp" and parts.hostname not in _LOOPBACK and not insecure:
-        raise BadInputError(f"{full}: plain TCP beyond loopback; use --certs, or --insecure in a network you trust")
+        raise BadInputError(f"{full}: not encrypted; use --certs, or --insecure in a network you trust")
     return full
 
 
@@ -86,18 +86,18 @@ def why(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Reached:
-    """A machine that answers, and where."""
+    """A machine that answers, and its address."""
 
     address: str
     about: About
 
 
 class Link:
-    """An open way to the scheduler."""
+    """An open connection to the scheduler."""
 
     def __init__(self, remote: Any) -> None:
         self._remote = remote
-        # Who was there when it was last looked: one look for all calls that wait.
+        # The machines seen at the last check: one check serves all calls that wait.
         self._present: set[str] = set()
         self._looked = 0.0
         self._looking = asyncio.Lock()
@@ -112,8 +112,10 @@ class Link:
         other = [one for one in found if one.about.slmbench_version != __version__]
         if other:
             those = ", ".join(f"{one.about.name} has {one_line(one.about.slmbench_version)}" for one in other)
-            raise CannotRunError(f"another slmbench than this one ({__version__}): {those}; install the same version")
-        # Names become folders, which some systems do not tell apart by case.
+            raise CannotRunError(
+                f"versions differ: here slmbench {__version__}, {those}; install the same version everywhere"
+            )
+        # Names become folders, and some systems ignore case in those.
         names = [one.about.name.lower() for one in found]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
@@ -121,7 +123,7 @@ class Link:
         return sorted(found, key=lambda one: one.about.name)
 
     async def addresses(self) -> list[str]:
-        """Return where the machines are that the scheduler has now. Asks none of them.
+        """Return the addresses of the machines that the scheduler has now. Asks none of them.
 
         Raises:
             CannotRunError: the scheduler is gone.
@@ -129,12 +131,12 @@ class Link:
         try:
             identity = await asyncio.wait_for(self._remote.identity(), LOOK_WITHIN_S)
         except Exception as error:
-            # As below: whatever it is, there was no answer.
-            raise CannotRunError(one_line(f"the fleet's scheduler gave no answer: {error}")) from error
+            # As below: any error means that there was no answer.
+            raise CannotRunError(one_line(f"the scheduler gave no answer: {error}")) from error
         return sorted(identity["workers"])
 
     async def reached(self, address: str) -> Reached:
-        """Return what the machine at an address says of itself.
+        """Return what the machine at an address says about itself.
 
         Raises:
             CannotRunError: it is gone, or sends garbage.
@@ -152,17 +154,17 @@ class Link:
         try:
             answers = await self._unless_gone(asking, address, LOOK_WITHIN_S if op in _QUICK else ANSWER_S)
         except Exception as error:
-            # The scheduler sends on what went wrong with a worker as text alone, and Dask raises it as it comes: here
-            # whatever it is means that this machine gave no answer.
+            # The scheduler passes a worker's error on as text, and Dask raises it as any class: all of them mean that
+            # this machine gave no answer.
             raise CannotRunError(one_line(f"machine {machine}: gave no answer: {why(error)}")) from error
         finally:
             asking.cancel()
         return checked(kind, answers.get(address) if isinstance(answers, dict) else None, machine)
 
     async def _unless_gone(self, asking: asyncio.Future[Any], address: str, within_s: float) -> Any:
-        """Return what is asked for, unless it takes too long or the machine has left meanwhile.
+        """Return the answer, unless it takes too long or the machine has left the fleet.
 
-        The scheduler itself would go on knocking at a closed door for half a minute.
+        The scheduler itself would try to reach a machine that is gone for half a minute.
         """
         until = time.monotonic() + within_s
         while not (await asyncio.wait([asking], timeout=PRESENCE_S))[0]:
@@ -178,10 +180,10 @@ class Link:
 
 @asynccontextmanager
 async def opened(address: str, certs: Path | None) -> AsyncIterator[Link]:
-    """Yield a link to the scheduler at the address.
+    """Yield a connection to the scheduler at the address.
 
     Raises:
-        CannotRunError: nobody listens there, or the certificates do not fit.
+        CannotRunError: nothing listens there, or the certificates do not match.
     """
     import dask
     from distributed import rpc

@@ -1,4 +1,4 @@
-"""The machines of a fleet at work: each takes a chunk of its kind's cases, measures it, and takes the next."""
+"""Hands out the work of a run: each machine takes some of the cases, measures them, and takes the next ones."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ from slmbench.fleet.work_queue import TRIES, Work
 from slmbench.machine.fingerprint import differences
 from slmbench.plan.request import RunRequest, requested_suite
 
-#: Seconds between two looks whether machines have come.
+#: Seconds between two checks for new machines.
 COME_S = 5.0
 
 
 @dataclass
 class EqualMachines:
-    """Equal machines: the same hardware and settings. The first can run all of its cases, each other some of them."""
+    """Equal machines: the same hardware and settings. The first can run all of the cases, the others some of them."""
 
     members: list[Member]
     blocks: list[tuple[str, ...]]
     work: Work
     names: list[str] = field(default_factory=list)
-    #: Chunks that are being measured.
+    #: Parts that are being measured.
     under_way: int = 0
     reasons: list[str] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def notify(self) -> None:
-        """Wake who waits for work."""
+        """Wake the machines that wait for work."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def change(self) -> None:
-        """Return when the next chunk has ended or a machine has left."""
+        """Return when the next part has ended or a machine has left."""
         await self._changed.wait()
 
     def fits(self, member: Member) -> bool:
-        """Tell whether a machine is of this kind and can take at least a block of its cases."""
+        """Return whether a machine is of this kind and can take at least one block of its cases."""
         able = set(self.members[0].keys).issuperset(member.keys) and not set(self.blocks).isdisjoint(blocks_of(member))
-        # Each of them: of a distribution that only one side has nothing is known.
+        # Compared with each: a package that only one side has says nothing.
         return able and not any(hard_difference(one.about, member.about) for one in self.members)
 
 
@@ -74,9 +74,9 @@ def blocks_of(member: Member) -> list[tuple[str, ...]]:
 
 
 def kinds_of(record: FleetRecord) -> list[EqualMachines]:
-    """Return the machines that can run anything, by kind; each one a kind of its own where equal ones do not share."""
+    """Return the machines that can run anything, by kind. With each_machine every machine is its own kind."""
     kinds: list[EqualMachines] = []
-    # Who can run most comes first: its kind has whatever the others can run.
+    # The one that can run most comes first, so that its kind has all that the others can run.
     for name, member in sorted(record.machines.items(), key=lambda item: -len(item[1].keys)):
         if not member.keys:
             continue
@@ -91,7 +91,7 @@ def kinds_of(record: FleetRecord) -> list[EqualMachines]:
 
 
 class Coordinator:
-    """One run's machines at work, until nothing is left that one of them could measure."""
+    """One run's machines at work, until none of them can measure anything that is left."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Coordinator:
         say: Say,
     ) -> None:
         self._link, self._record, self._folder, self._supply, self._say = link, record, folder, supply, say
-        #: What a machine that comes later can run; None for one that was not chosen.
+        #: Returns what a machine that joins later can run; None if it was not selected.
         self._planned = planned
         self._kinds = kinds_of(record)
         self._budget_s = requested_suite(record.request).budget_s
@@ -111,9 +111,9 @@ class Coordinator:
         self._seen: set[str] = set()
 
     async def work(self, reached: Mapping[str, Reached], others: Sequence[Reached] = ()) -> None:
-        """Measure what is open. The record then says how each machine ended and what was not run.
+        """Measure what is left. The record then says how each machine ended and what was not run.
 
-        ``others`` have come since the run was planned.
+        ``others`` have joined since the run was planned.
         """
         self._record.not_run = ()
         self._seen = {one.address for one in reached.values()}
@@ -143,11 +143,11 @@ class Coordinator:
                     kind.work.settle(read_part(path).done)
 
     def _start(self, kind: EqualMachines, name: str, at: Reached | None) -> None:
-        """Let a machine work: first on parts of its own that it left open, if nobody else has taken their cases."""
+        """Let a machine work: first on its own unfinished parts, if no other machine has taken their cases."""
         member = self._record.machines[name]
         if at is None:
             if member.outcome != "":
-                self._leaves(kind, name, f"machine {name}: is not in the fleet now")
+                self._leaves(kind, name, f"machine {name}: is not in the fleet any more")
             return
         old = []
         for path in part_folders(self._folder, name):
@@ -161,23 +161,23 @@ class Coordinator:
     def _leaves(self, kind: EqualMachines, name: str, why: str) -> None:
         self._record.machines[name].outcome = why
         kind.reasons.append(why)
-        self._say(f"measures no more: {why}")
+        self._say(f"stopped: {why}")
         write_fleet_record(self._folder, self._record)
 
     def _leaves_out(self, kind: EqualMachines, name: str, why: str, keys: Collection[str]) -> None:
         kind.work.cannot(name, keys)
         kind.reasons.append(why)
         self._record.machines[name].left_out += (why,)
-        self._say(f"left out there: {why}")
+        self._say(f"left out: {why}")
         write_fleet_record(self._folder, self._record)
 
     async def _serve(self, kind: EqualMachines, at: Reached, old: list[tuple[Path, Part]]) -> None:
-        """Have one machine measure until nothing is left, or it is lost: it takes no other with it."""
+        """Let one machine measure until nothing is left or it is lost. Others are not affected."""
         name = at.about.name
         member = self._record.machines[name]
         try:
             if different := hard_difference(member.about, at.about):
-                raise CannotRunError(f"machine {name}: is not what it was when the run began: {different}")
+                raise CannotRunError(f"machine {name}: has changed since the run began: {different}")
             while old:
                 await self._measure(kind, at, *old.pop(0))
             while chunk := await self._next(kind, at):
@@ -193,7 +193,7 @@ class Coordinator:
             kind.notify()
 
     async def _next(self, kind: EqualMachines, at: Reached) -> tuple[str, ...]:
-        """Return the next chunk for a machine; empty when its kind has no more work and waits for nobody."""
+        """Return the next cases for a machine; empty when its kind has no work left and none is under way."""
         name, told = at.about.name, False
         while True:
             if kind.work.has_work(name):
@@ -204,11 +204,11 @@ class Coordinator:
                         return chunk
                     continue
                 if not told:
-                    self._say(f"{name}: waits for another run to end")
+                    self._say(f"{name}: is waiting for another run to end")
                     told = True
                 await asyncio.sleep(follow_part.LOOK_S)
             elif kind.under_way or kind.work.has_work_for_any():
-                # What is measured elsewhere may come back to be taken here.
+                # What another machine measures may come back.
                 await kind.change()
             else:
                 return ()
@@ -232,11 +232,11 @@ class Coordinator:
             if not isinstance(error, GoneError):
                 raise
             kind.reasons.append(part.outcome)
-            self._say(f"measured again: {part.outcome}")
+            self._say(f"will be measured again: {part.outcome}")
         finally:
             kind.under_way -= 1
             if part.outcome:
-                # A machine that refused before it measured says nothing about the cases.
+                # A machine that refused before it measured is not the fault of the cases.
                 kind.work.give_back(part.keys, part.done, failed=begun)
             write_part(path, part)
             kind.notify()
@@ -253,7 +253,7 @@ class Coordinator:
         return self._record.request.model_copy(update=update)
 
     async def _watch(self) -> None:
-        """Let machines that come, or come back, take work."""
+        """Let machines that join or return take work."""
         while True:
             await asyncio.sleep(COME_S)
             try:
@@ -270,7 +270,7 @@ class Coordinator:
         try:
             await self._come(address)
         except SlmbenchError as error:
-            self._say(f"takes no part: {error}")
+            self._say(f"not used: {error}")
 
     async def _come(self, address: str) -> None:
         one = await self._link.reached(address)
@@ -278,7 +278,7 @@ class Coordinator:
         if one.about.slmbench_version != __version__:
             raise CannotRunError(f"{name} has slmbench {one.about.slmbench_version}, this is {__version__}")
         if name in self._tasks and not self._tasks[name].done():
-            # It was started again before its old place was given up: the next look finds that out.
+            # It was restarted before it was noticed as lost: the next check finds that out.
             self._seen.discard(address)
             return
         if name not in record.machines:
@@ -289,14 +289,14 @@ class Coordinator:
                     f"{name} is not part of this run: not selected, or different from every selected machine"
                 )
             if name.lower() in {other.lower() for other in record.machines}:
-                raise CannotRunError(f"another machine is named {name}, but for upper and lower case")
+                raise CannotRunError(f"{name} and another machine of this run differ only in upper and lower case")
             record.machines[name] = member
             kind.members.append(member)
             kind.names.append(name)
         kind = next((kind for kind in self._kinds if name in kind.names), None)
         if kind is None:
             return
-        self._say(f"{name}: has come, and takes work")
+        self._say(f"{name}: has joined and takes work")
         record.machines[name].outcome = None
         write_fleet_record(self._folder, record)
         self._start(kind, name, one)

@@ -1,4 +1,4 @@
-"""A scheduler and a worker as processes, and a whole fleet on loopback for a first try."""
+"""Dask's scheduler and worker, made quiet, and a whole fleet on this machine for a first try."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from slmbench.fleet.machine_server import Machine
 
 #: Seconds between two attempts to find the scheduler again: at first, and after many.
 RETURN_S = (2.0, 60.0)
-#: Seconds in which the same line is said once: a refused certificate is tried ten times a second.
+#: Seconds in which the same line is logged once: a refused certificate is tried ten times a second.
 AGAIN_S = 60.0
 #: Seconds between two heartbeats of a worker; the dashboard is as old as that.
 HEARTBEAT_S = 5.0
-#: Loggers whose handlers Dask sets up; those below them have none of their own.
+#: Loggers whose handlers Dask sets up; the loggers below them have none.
 _LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application")
-#: What a worker's end, in our words, says as well.
+#: Our own message about a worker's end says this as well.
 _SAID_BY_US = ("Unable to connect to scheduler", "Failed to communicate with scheduler during heartbeat")
 
-#: Dask looks at its own calls, ticks and memory 150 times a second (3 % of a core, seen), for a scheduling of tasks
-#: that is not used here; on a machine that measures, each time takes the processor from an engine's thread.
+#: Dask looks at its own calls, ticks and memory 150 times a second (3 % of a core, seen), to schedule tasks,
+#: which is not used here. On a machine that measures, each look takes the processor from an engine's thread.
 _CALM: dict[str, object] = {
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.monitor-interval": "1h",
@@ -43,14 +43,14 @@ _CALM: dict[str, object] = {
 
 
 async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) -> None:
-    """Serve until ended. Prints the address that workers and clients are given."""
+    """Serve until ended. Prints the address for workers and clients."""
     async with _scheduler(host, port, dashboard, certs) as scheduler:
         calm_server(scheduler)
-        # A machine that does not answer is one line of the scheduler's own; this logger adds another.
+        # The scheduler logs a machine that does not answer; this logger would say it again.
         logging.getLogger("distributed.core").setLevel(logging.CRITICAL)
         print(f"scheduler at {scheduler.address}", flush=True)
         if dashboard is not None:
-            # Its port may be another one, where that was taken.
+            # If the port was taken, Dask chose another one.
             print(
                 f"dashboard at http://{dashboard.rpartition(':')[0]}:{scheduler.http_server.port}/workers", flush=True
             )
@@ -60,7 +60,7 @@ async def serve_scheduler(host: str, port: int, dashboard: str | None, certs: Pa
 async def serve_worker(
     address: str, name: str | None, port: int, certs: Path | None, *, trust_remote_code: bool = False
 ) -> None:
-    """Serve this machine until ended. While the scheduler is away it measures on, and goes back when it can.
+    """Serve this machine until ended. While the scheduler is away it keeps measuring, and comes back when it can.
 
     Raises:
         CannotRunError: no scheduler answers at the start.
@@ -71,12 +71,15 @@ async def serve_worker(
         while True:
             try:
                 async with _taking_part(address, machine, certs, port) as served:
-                    print(f"machine {machine.name} measures for {address}", flush=True)
+                    print(f"machine {machine.name} is connected to {address}", flush=True)
                     await served.finished()
-                print(f"{address}: the scheduler has ended or is out of reach; waiting for it", flush=True)
+                print(
+                    f"{address}: the scheduler has ended or cannot be reached; trying again until it is back",
+                    flush=True,
+                )
                 pause_s = RETURN_S[0]
             except CannotRunError:
-                # Who was never there may have been given a wrong address.
+                # A scheduler that never answered may be a wrong address.
                 if pause_s is None:
                     raise
                 pause_s = min(2 * pause_s, RETURN_S[1])
@@ -150,7 +153,7 @@ def _scheduler(host: str, port: int, dashboard: str | None, certs: Path | None) 
         port=port,
         security=security(certs),
         protocol="tls" if certs else "tcp",
-        # Dask serves HTTP in any case; unasked, on loopback and a free port.
+        # Dask always serves HTTP; by default only to this machine, on a free port.
         dashboard_address=dashboard or "127.0.0.1:0",
         dashboard=dashboard is not None,
     )
@@ -163,26 +166,26 @@ def _no_scheduler(address: str, name: str, error: BaseException) -> str:
         error = inner
         causes.append(why(error))
     if any("address already in use" in text.lower() for text in causes):
-        return f"{name}: its --port is taken by another process; give it another one, or none"
+        return f"{name}: its --port is used by another process; choose another one, or leave --port out"
     if any("name taken" in text for text in causes):
-        return f"{address}: the fleet has a machine named {name} already; give this one another --name"
+        return f"{address}: the fleet already has a machine named {name}; choose another --name"
     reason = causes[-1]
-    return f"{address}: no fleet scheduler answers, or it has other certificates: {reason}"
+    return f"{address}: no fleet scheduler answers, or its certificates differ: {reason}"
 
 
 class OneLine(logging.Filter):
-    """Takes tracebacks off records and drops those that were said just now, but for their ports."""
+    """Removes tracebacks from records and drops lines that were just logged, apart from their ports."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record is shown; it is one line from here on."""
+        """Return whether to show a record, which becomes one line."""
         error = record.exc_info[1] if record.exc_info else None
         text = record.getMessage()
         lost = record.name == "asyncio" and isinstance(error, OSError)
-        # A task that nobody waits for any more: Dask has said in a line of its own which machine does not answer.
+        # A task that nobody waits for: Dask has already logged which machine does not answer.
         if lost or text.startswith(_SAID_BY_US):
             return False
         if error is not None and str(error) not in text:
@@ -198,16 +201,16 @@ class OneLine(logging.Filter):
 
 
 def calm() -> None:
-    """Keep Dask from watching itself. Call it before a scheduler or worker of this process is made."""
+    """Stop Dask from watching itself. Call it before a scheduler or worker is made in this process."""
     import dask
 
     dask.config.set(_CALM)
 
 
 def calm_server(server: Any) -> None:
-    """Stop what a started scheduler or worker does all the time for tasks, which are not used here: 12 times a second.
+    """Stop what a scheduler or worker does 12 times a second for tasks, which are not used here.
 
-    A worker's heartbeat, twice a second, becomes slow: that it is lost is known by its connection.
+    A worker's heartbeat, twice a second, becomes slow: a lost worker is noticed by its connection.
     """
     from tornado.ioloop import PeriodicCallback
 
@@ -217,16 +220,16 @@ def calm_server(server: Any) -> None:
         if name in callbacks:
             callbacks[name].stop()
     if "heartbeat" in callbacks:
-        # One of our own: the scheduler's answers set the pace of Dask's.
+        # Our own, because the scheduler's answers change the pace of Dask's.
         callbacks["slow-heartbeat"] = PeriodicCallback(server.heartbeat, HEARTBEAT_S * 1000)
         callbacks["slow-heartbeat"].start()
 
 
 def quiet() -> None:
-    """Leave of Dask's log what went wrong. Call it when ``distributed`` has been imported: that sets the log up."""
+    """Keep only problems in Dask's log. Call it after importing ``distributed``, which sets the log up."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
     handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
-    # asyncio's has no handler, so that the filter is its own.
+    # asyncio's logger has no handler, so it gets the filter itself.
     for place in (*handlers, logging.getLogger("asyncio")):
         if not any(isinstance(one, OneLine) for one in place.filters):
             place.addFilter(OneLine())

@@ -1,4 +1,4 @@
-"""One part of a fleet's run: it is begun on its machine, and what it sends is checked and kept until it has ended."""
+"""One part of a fleet's run: started on its machine; its samples are checked and kept until it has ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slmbench.plan.request import RunRequest
 from slmbench.records.sample_writer import SampleWriter
 from slmbench.records.schema import SAMPLES_NAME, RunRecord, parse_sample, write_run
 
-#: Seconds between two looks at a machine: it is measuring, and each look costs it a little.
+#: Seconds between two questions to a machine: it is measuring, and each question costs it a little.
 LOOK_S = 2.0
 Say = Callable[[str], None]
 
@@ -28,9 +28,9 @@ class GoneError(CannotRunError):
 
 @dataclass(frozen=True)
 class PartFollower:
-    """A part on its machine. ``run`` is its name there, ``folder`` where it lies here.
+    """A part on its machine. ``run`` is its name there, ``folder`` its place here.
 
-    ``waiting`` returns the cases that no machine has yet and this one could be given: for who asks it how far it is.
+    ``waiting`` returns the cases that no machine has yet: the machine shows their number in its status.
     """
 
     link: Link
@@ -43,10 +43,10 @@ class PartFollower:
     waiting: Callable[[], Sequence[str]] = tuple
 
     async def follow(self) -> None:
-        """Have the machine measure the part, or go on with it, and append what it sends until it has ended.
+        """Let the machine measure the part, or continue it, and append what it sends until it has ended.
 
         Raises:
-            CannotRunError: the machine is lost, its run failed, or it sent something else.
+            CannotRunError: the machine is lost, its run failed, or it sent invalid data.
             GoneError: it lost what it had measured.
         """
         link, at, name = self.link, self.at, self.at.about.name
@@ -57,7 +57,7 @@ class PartFollower:
                 if not begun:
                     begun = await self._begin(offset)
                     if not begun and not told:
-                        self.say(f"{name}: waits for another run to end")
+                        self.say(f"{name}: is waiting for another run to end")
                         told = True
                 waiting = len(self.waiting())
                 progress = await link.call(
@@ -69,7 +69,7 @@ class PartFollower:
                 self._tick(progress.done)
                 if begun and progress.state == "ended":
                     break
-                # Another client's run, or one that began again since: ours is to be begun again.
+                # Another client's run, or the worker was restarted: ours has to be started again.
                 begun = begun and progress.state == "running"
                 if not progress.lines:
                     await asyncio.sleep(LOOK_S)
@@ -87,13 +87,13 @@ class PartFollower:
         return answer.busy is None
 
     def _keep(self, writer: SampleWriter, text: str) -> int:
-        """Append whole lines, up to the first that is no record of the part's cases; return their bytes.
+        """Append whole lines, up to the first that is not a record of the part's cases; return their size in bytes.
 
         Raises:
             CannotRunError: there is such a line.
         """
         good, keys = 0, frozenset(self.part.keys)
-        # As bytes: text would also be split at line separators inside a string, which JSON need not escape.
+        # As bytes: text would also be split at line separators inside strings, which JSON does not have to escape.
         raw = text.encode()
         try:
             for line in raw.splitlines(keepends=True):
@@ -101,7 +101,7 @@ class PartFollower:
                 good += len(line)
         finally:
             if good:
-                # At once: a disk that has to confirm each line would hold up every machine's samples.
+                # All at once: waiting for the disk after each line would delay the samples of every machine.
                 writer.append_line(raw[:good])
         return good
 
@@ -110,7 +110,9 @@ class PartFollower:
         try:
             record = parse_sample(line)
         except ValidationError as error:
-            raise CannotRunError(one_line(f"machine {name}: sent no sample: {error.errors()[0]['msg']}")) from error
+            raise CannotRunError(
+                one_line(f"machine {name}: sent an invalid sample: {error.errors()[0]['msg']}")
+            ) from error
         if record.case not in keys:
             raise CannotRunError(
                 one_line(f"machine {name}: sent a sample of {record.case}, which was not assigned to it")
@@ -135,7 +137,9 @@ class PartFollower:
         try:
             run = RunRecord.model_validate_json(text)
         except ValidationError as error:
-            raise CannotRunError(one_line(f"machine {name}: sent no run record: {error.errors()[0]['msg']}")) from error
+            raise CannotRunError(
+                one_line(f"machine {name}: sent an invalid run record: {error.errors()[0]['msg']}")
+            ) from error
         if {info.case.key for info in run.cases} != set(self.part.keys):
-            raise CannotRunError(f"machine {name}: measured other cases than it was given")
+            raise CannotRunError(f"machine {name}: measured other cases than those assigned to it")
         return run

@@ -1,4 +1,4 @@
-"""How far a machine is: which of its cases are done. Stored next to each part of a run, between samples."""
+"""How far a machine is with its part of a run: a file next to the part, written between samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIX = ".tally.json"
 
 
 class Tally(BaseModel):
-    """What one part of a run measures, and how far it is."""
+    """The cases of one part of a run, and which of them are done."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,14 +25,14 @@ class Tally(BaseModel):
 
 
 class TallyWriter:
-    """An observer that keeps the tally of a run in the file next to its folder; continues what is there."""
+    """An observer that keeps the tally of a run in a file next to its folder, and continues one that is there."""
 
     def __init__(self, run: Path) -> None:
         self._path = run.with_name(run.name + SUFFIX)
         self._tally = _read(self._path)
 
     def __call__(self, event: e.Event) -> None:
-        """Take an event in; only those that change the tally cost a write."""
+        """Note an event; only one that changes the tally costs a write."""
         done = self._tally.done
         if isinstance(event, e.Begun):
             self._tally.cases = event.cases
@@ -65,7 +65,7 @@ def read_done(run: Path) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> Tally:
-    """Return what is there; a file that cannot be read only makes a count start again."""
+    """Return what is there; a file that cannot be read only makes the count start again."""
     try:
         return Tally.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

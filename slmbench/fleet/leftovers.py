@@ -1,4 +1,4 @@
-"""What fleets leave in this machine's cache besides whole artifacts: transfers, files of requests, runs not fetched."""
+"""What fleets leave in this machine's cache apart from artifacts: files of requests, and runs not fetched."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Kind = Literal["carried file", "carried file, in part", "run of a client"]
 
 @dataclass(frozen=True)
 class Left:
-    """One folder that a fleet left: a carried file's, or a run's that no client has fetched to its end."""
+    """One folder that a fleet left: of a file that was sent, or of a run that no client has fetched completely."""
 
     folder: Path
     kind: Kind
-    #: What people know it by: a file's name and the start of its hash, or machine and run.
+    #: A file's name and the start of its hash, or machine and run.
     name: str
     size_bytes: int
     #: Seconds since anything in it changed.
     age_s: float
-    #: What is wrong with it, where that was looked for.
+    #: What is wrong with it, if that was checked.
     problem: str | None = None
 
     def summary(self) -> dict[str, str | int | None]:
@@ -48,13 +48,13 @@ class Left:
 
 
 def list_left(*, hashes: bool = False) -> list[Left]:
-    """Return what fleets left, largest first; with hashes, whether carried files are what they are called after."""
+    """Return what fleets left, largest first; with hashes, files that were changed have a problem."""
     found = [_look(folder, kind, name, hashes) for folder, kind, name in (*_carried(), *_runs())]
     return sorted(found, key=lambda one: one.size_bytes, reverse=True)
 
 
 def remove_left(left: list[Left]) -> list[Left]:
-    """Remove the folders and return those that are gone; a run that is measured, or a file that arrives, stays.
+    """Remove the folders and return those that are gone. A run or a transfer that is under way stays.
 
     Raises:
         BadInputError: one cannot be removed.
@@ -78,7 +78,7 @@ def remove_left(left: list[Left]) -> list[Left]:
 
 
 def carried_lock(name: str) -> Path:
-    """Return the lock of a carried file's folder: who holds it writes or removes it."""
+    """Return the lock of a carried file's folder: whoever has it may write or remove the folder."""
     return locks_dir() / f"carried-{name}.lock"
 
 

@@ -1,6 +1,6 @@
 """A machine's work, in a process of its own: ``python -m slmbench.fleet.machine_job plan|make|measure [FOLDER]``.
 
-What is asked comes as JSON on standard input. Planning, exporting and measuring are those of ``slmbench run``.
+The request comes as JSON on standard input. It plans, exports and measures as ``slmbench run`` does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRUSTING = "--trust-remote-code"
 
 
 def start_job(*arguments: str, asked: bytes, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start this module as a process that ends with this one, give it what is asked, and return it."""
+    """Start this module as a process that ends with this one, pass it the request, and return it."""
     child = subprocess.Popen(
         [sys.executable, *JOB, *arguments], stdin=subprocess.PIPE, stdout=log, stderr=log, env=child_environment()
     )
@@ -51,7 +51,7 @@ def forbidden(request: RunRequest | Wanted, *, trusting: bool) -> str | None:
 
 
 def planned(request: RunRequest) -> Planned:
-    """Return what of the request this machine would measure; an empty plan says why."""
+    """Return the part of the request that this machine would measure; an empty plan says why."""
     try:
         plan, _ = plan_request(localized(request))
     except SlmbenchError as error:
@@ -69,7 +69,7 @@ def planned(request: RunRequest) -> Planned:
 
 
 def measure(request: RunRequest, folder: Path) -> None:
-    """Measure here, or go on with what the folder holds."""
+    """Measure here, or continue the run in the folder."""
     from slmbench.running.runner import execute
 
     began = (folder / RUN_NAME).exists()
@@ -84,7 +84,7 @@ def localized(request: RunRequest) -> RunRequest:
 
 
 def needs(plan: Plan) -> tuple[Needed, ...]:
-    """Return the artifacts that a plan's cases open, and what this machine has of them. Nothing is hashed yet."""
+    """Return the artifacts that a plan's cases need, and whether this machine has them. Nothing is hashed yet."""
     found = []
     for checkpoint, spec in plan.artifacts():
         keys = tuple(c.case.key for c in plan.cells if (c.checkpoint, c.spec) == (checkpoint, spec))
@@ -119,7 +119,7 @@ def make(wanted: Wanted) -> None:
 
 
 def _here(checkpoint: Checkpoint, trust_remote_code: bool) -> Checkpoint:
-    """Return the checkpoint as it is on this machine, where it is; a folder of another machine never is."""
+    """Return the checkpoint as it is on this machine, if it is; a folder of another machine never is."""
     if checkpoint.source == "folder":
         return checkpoint
     reference = f"{checkpoint.name}@{checkpoint.revision}" if checkpoint.source == "hub" else checkpoint.name
@@ -131,7 +131,7 @@ def _here(checkpoint: Checkpoint, trust_remote_code: bool) -> Checkpoint:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the three and return the exit code."""
+    """Plan, make or measure, and return the exit code."""
     follow_host()
     what, asked = arguments[0], sys.stdin.buffer.read()
     request = (Wanted if what == "make" else RunRequest).model_validate_json(asked)

@@ -1,4 +1,4 @@
-"""A machine of the fleet: answers what it is and can run, and measures one run at a time."""
+"""A machine of the fleet: says what it is and what it can run, and measures one run at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Machine:
         self._allowed = (TRUSTING,) if trust_remote_code else ()
         self.name = name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).strip("-._")[:64]
         if not re.match(NAME_PATTERN, self.name):
-            raise BadInputError(f"--name {self.name}: letters, digits, '.', '_' and '-' make a machine's name")
+            raise BadInputError(f"--name {self.name}: not a valid name; use letters, digits, '.', '_' and '-'")
         self._devices = list_devices().rows if devices is None else devices
         self._fingerprint = fingerprint or collect()
         self._run: str | None = None
@@ -74,7 +74,7 @@ class Machine:
         return {"json": self._about().model_dump_json()}
 
     async def plan(self, request: str) -> dict[str, str]:
-        """Answer with :class:`Planned`. Engines may be asked for devices, so another process does it."""
+        """Answer with :class:`Planned`. It may load engines to ask for devices, so another process does it."""
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, *JOB, "plan", *self._allowed],
@@ -87,9 +87,9 @@ class Machine:
         return {"json": done.stdout.decode()}
 
     def begin(self, run: str, request: str, have: int) -> dict[str, str]:
-        """Measure the request, or go on with it, unless another run is under way; answers with :class:`PartBegun`.
+        """Measure the request, or continue it, unless another run is under way; answers with :class:`PartBegun`.
 
-        ``have``: bytes of its samples that the client has. If there are fewer here, nothing starts.
+        ``have``: bytes of its samples that the client has. If fewer are here, nothing starts: it would begin from zero.
         """
         folder = self._folder(run)
         samples = folder / "run" / SAMPLES_NAME
@@ -103,19 +103,19 @@ class Machine:
         return {"json": PartBegun(busy=busy if busy != run else None).model_dump_json()}
 
     def read(self, run: str, offset: int, waiting: int = 0) -> dict[str, str]:
-        """Answer with :class:`Progress`. ``waiting``: cases that no machine has yet, for who asks what is left."""
+        """Answer with :class:`Progress`. ``waiting``: cases that no machine has yet, for `fleet status`."""
         folder = self._folder(run)
         if run == self._run:
             self._waiting = waiting
-        # Before the lines are read: what is written after this is read the next time.
+        # Before the lines are read: what is written after this comes with the next answer.
         running, done = self._busy() == run, read_done(folder / "run")
         lines = _lines(folder / "run" / SAMPLES_NAME, offset)
         path = folder / "run" / RUN_NAME
         record = path.read_text(encoding="utf-8") if path.exists() else None
         if running or lines:
-            # The record as it began goes before the first lines: what is there can be read whatever happens later.
+            # The record goes before the first lines: then they can be read even if the run never ends.
             early = record if offset == 0 else None
-            # Not while there is more to read than this answer holds: what is done is then not all with the client.
+            # Not while more is left than fits into this answer: the client does not have all of the done cases yet.
             done = done if len(lines.encode()) < CHUNK_BYTES else ()
             return {"json": Progress(state="running", lines=lines, run=early, done=done).model_dump_json()}
         if self._run != run or self._child is None:
@@ -126,13 +126,13 @@ class Machine:
         return {"json": Progress(state="ended", run=record, error=error).model_dump_json()}
 
     def forget(self, run: str) -> dict[str, str]:
-        """Delete a run that the client has whole; answers with :class:`PartBegun`. One under way stays."""
+        """Delete a run that the client has completely; answers with :class:`PartBegun`. One under way stays."""
         if self._measures() != run:
             shutil.rmtree(self._folder(run), ignore_errors=True)
         return {"json": PartBegun(absent=self._measures() != run).model_dump_json()}
 
     def _sweep(self) -> None:
-        """Delete what clients that never came back have left here."""
+        """Delete the runs of clients that never came back."""
         own = cache_dir() / "fleet" / self.name
         for folder in own.iterdir() if own.is_dir() else ():
             newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
@@ -140,7 +140,7 @@ class Machine:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """End what is being measured or made; its samples stay."""
+        """End a measurement or an export; samples stay."""
         self._holder.close()
         self._end()
 
@@ -163,7 +163,7 @@ class Machine:
         )
 
     def metrics(self) -> dict[str, Callable[[Any], str]]:
-        """Return what Dask's dashboard shows about each worker besides its own figures."""
+        """Return what Dask's dashboard shows for this worker next to its own figures."""
         return {"slmbench": lambda _: self._about().doing()}
 
     def _progress(self) -> tuple[int, int, int] | None:
@@ -178,7 +178,7 @@ class Machine:
 
     def _folder(self, run: str) -> Path:
         if not re.match(NAME_PATTERN, run):
-            raise BadInputError(f"'{run}' is not the name of a run")
+            raise BadInputError(f"'{run}' is not a valid name of a run")
         return cache_dir() / "fleet" / self.name / run
 
     def _start(self, run: str, folder: Path, request: bytes) -> None:
@@ -188,13 +188,13 @@ class Machine:
         self._run, self._waiting = run, 0
 
     def spawn(self, folder: Path, request: bytes) -> Child:
-        """Start measuring a request into ``folder / "run"``; what simulations of a fleet replace."""
+        """Start measuring a request into ``folder / "run"``; simulations of a fleet replace this."""
         assert self._log is not None
         return start_job("measure", str(folder / "run"), *self._allowed, asked=request, log=self._log)
 
 
 def _lines(path: Path, offset: int) -> str:
-    """Return whole lines from ``offset`` bytes on, at least one if there is one, about a chunk."""
+    """Return complete lines from ``offset`` bytes on: about a chunk, but at least one line if there is one."""
     if not path.exists():
         return ""
     with path.open("rb") as file:

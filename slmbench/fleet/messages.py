@@ -1,6 +1,6 @@
 """What machines and clients say to each other: JSON text, checked on both sides. Nothing here imports Dask.
 
-The only thing besides text are the bytes of an artifact's pieces, sent to a machine.
+The only thing that is not text are the bytes of files, sent to a machine.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from slmbench.terms import StrictModel
 #: A machine's name, and a run's: both become folders.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-#: Bytes of samples in one answer.
+#: Bytes of samples in one answer, about.
 CHUNK_BYTES = 1_000_000
 
 
 class About(StrictModel):
-    """What a machine announces."""
+    """What a machine says about itself."""
 
     slmbench_version: str
     name: Name
     fingerprint: Fingerprint
     devices: tuple[DeviceRow, ...]
-    #: The run that is measured there now, or what is exported.
+    #: The run that it measures now, or what it exports.
     busy: str | None = None
-    #: Of the run that is measured: cases done, cases, samples.
+    #: Of that run: cases done, cases, samples.
     progress: tuple[int, int, int] | None = None
-    #: Cases of that run which no machine has yet and this one may be given.
+    #: Cases of that run that no machine has yet and this one may get.
     waiting: int = Field(default=0, ge=0)
 
     def usable(self) -> dict[str, list[str]]:
@@ -47,18 +47,18 @@ class About(StrictModel):
         return found
 
     def doing(self) -> str:
-        """Return what the machine does now, in words."""
+        """Return in words what the machine is doing."""
         if self.busy is None:
             return "free"
         if self.progress is None:
             return f"busy with {self.busy}"
         done, cases, samples = self.progress
-        rest = f", {self.waiting} more wait" if self.waiting else ""
+        rest = f", {self.waiting} more waiting" if self.waiting else ""
         return f"{done} of {cases} cases done, {samples} samples{rest}: run {self.busy[:8]}"
 
 
 class Needed(StrictModel):
-    """An artifact that cases open, and what a machine has of it."""
+    """An artifact that cases need, and whether a machine has it or can make it."""
 
     checkpoint_digest: str
     spec: ArtifactSpec
@@ -74,10 +74,10 @@ class Needed(StrictModel):
 
 
 class Planned(StrictModel):
-    """What of a request a machine would measure."""
+    """The part of a request that a machine would measure."""
 
     keys: tuple[str, ...] = ()
-    #: What it leaves out and why, one line each; or why it can run nothing.
+    #: What it leaves out and why, one line each; or why it cannot run anything.
     left_out: tuple[str, ...] = ()
     #: Which of the keys, by their places, are measured together.
     blocks: tuple[tuple[int, ...], ...] = ()
@@ -92,7 +92,7 @@ class Planned(StrictModel):
         return self
 
     def without(self, keys: Collection[str], reasons: Sequence[str]) -> Planned:
-        """Return the plan less some cases; their blocks keep what is left of them."""
+        """Return the plan without some cases; their blocks keep the rest."""
         kept = [place for place, key in enumerate(self.keys) if key not in keys]
         now = {place: index for index, place in enumerate(kept)}
         blocks = (tuple(now[place] for place in block if place in now) for block in self.blocks)
@@ -105,7 +105,7 @@ class Planned(StrictModel):
 
 
 class Wanted(StrictModel):
-    """The question what a machine has of an artifact; it is to make it if it can."""
+    """Asks whether a machine has an artifact; it should make it if it can."""
 
     checkpoint: Checkpoint
     spec: ArtifactSpec
@@ -117,36 +117,36 @@ class Wanted(StrictModel):
 
 
 class Holding(StrictModel):
-    """What a machine has of an artifact."""
+    """Whether a machine has an artifact."""
 
-    #: ``makes``: it is under way. ``busy``: something is measured or made, and nothing else is done meanwhile.
+    #: ``makes``: the export is under way. ``busy``: the machine measures or exports something else.
     state: Literal["here", "makes", "busy", "lacks"]
-    #: Where it is here: what was hashed, and the versions of what made it.
+    #: If it is here: its files, and the versions that made it.
     files: tuple[FileEntry, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
-    #: Why it is lacking: cannot be made, or failed to be.
+    #: Why it is missing: it cannot be made, or making it failed.
     why: str = ""
 
 
 class Receiving(StrictModel):
-    """What a machine lacks of what is being sent, and from where on it wants the rest."""
+    """How much is missing of what is being sent, and where to continue."""
 
     #: ``refused``: it is not valid, or there is no room for it. ``busy``: ask again later.
     state: Literal["here", "wants", "busy", "refused"]
     missing_bytes: int = Field(default=0, ge=0)
     file: str = ""
     offset: int = Field(default=0, ge=0)
-    #: What came had other bytes than its hash says; it was dropped.
+    #: The bytes did not match their hash; they were dropped.
     damaged: bool = False
     why: str = ""
 
 
 class PartBegun(StrictModel):
-    """The answer to the wish to begin (or go on with) a run."""
+    """The answer to a request to start or continue a run."""
 
-    #: Another run that must end first; None when this one is under way.
+    #: Another run that has to end first; None if this one is under way.
     busy: str | None = None
-    #: The machine does not have what it measured of this run.
+    #: The machine no longer has what it measured of this run.
     absent: bool = False
 
 
@@ -156,11 +156,11 @@ class Progress(StrictModel):
     state: Literal["running", "ended", "absent"]
     #: Whole lines of ``samples.jsonl`` from the offset, UTF-8.
     lines: str = ""
-    #: Cases whose measuring is over, and whose every line was given with this answer.
+    #: Cases that are done and whose lines were all sent by now.
     done: tuple[str, ...] = ()
-    #: ``run.json``: before the first line, and when it has ended and every line was given.
+    #: ``run.json``: before the first line, and after the last one.
     run: str | None = None
-    #: Why it ended, where it failed.
+    #: Why it failed, if it did.
     error: str = ""
 
 
@@ -171,11 +171,11 @@ def checked(kind: type[M], raw: object, machine: str) -> M:
     """Return a machine's answer as what it should be.
 
     Raises:
-        CannotRunError: it is anything else; what a worker sends is data, never trusted.
+        CannotRunError: it is not valid: what a worker sends is never trusted.
     """
     text = raw.get("json") if isinstance(raw, dict) else None
     if not isinstance(text, str):
-        raise CannotRunError(f"machine {machine}: its answer is not one of slmbench's")
+        raise CannotRunError(f"machine {machine}: its answer is not from slmbench")
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

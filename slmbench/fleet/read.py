@@ -1,4 +1,4 @@
-"""What a fleet's run left on this disk: its machines as sides of comparisons. Dask is not needed to read it."""
+"""What a fleet's run left on this disk: its machines as sides of comparisons. Reading it does not need Dask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slmbench.fleet.record import FleetRecord, Member, machine_folder, read_flee
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import FLEET_NAME, RUN_NAME
 
-#: Cases that were not run and are named on the screen, of each kind of machine.
+#: At most this many cases that were not run are printed for each kind of machine.
 SHOWN = 20
 
 
@@ -21,7 +21,7 @@ class Machines:
 
     label: str
     record: FleetRecord
-    #: The runs of each machine; none of one that sent nothing.
+    #: The runs of each machine; an empty list if it sent nothing.
     sides: Mapping[str, list[Side]]
 
     def notes(self) -> list[str]:
@@ -29,7 +29,7 @@ class Machines:
         lines = []
         for name, member in self.record.machines.items():
             if reason := unfinished(member):
-                lines.append(f"not run to its end on {name}: {reason}")
+                lines.append(f"not finished on {name}: {reason}")
             lines += [f"left out on {name}: {line}" for line in member.left_out]
         for one in self.record.not_run:
             lines += [f"not run ({one.reason}): {key}" for key in one.keys[:SHOWN]]
@@ -39,9 +39,9 @@ class Machines:
 
 
 def unfinished(member: Member) -> str | None:
-    """Return why a machine's part was not run to its end; None where it was."""
+    """Return why a machine did not finish; None if it did."""
     if member.outcome is None:
-        return "the run is under way, or its client went away (--resume goes on with it)"
+        return "the run is under way, or its client was stopped (--resume continues it)"
     return member.outcome or None
 
 
@@ -53,7 +53,7 @@ def run_folders(folder: Path, name: str) -> list[Path]:
 
 
 def read_fleets(names: Sequence[str]) -> list[Machines]:
-    """Read fleets' runs; those of one name are numbered.
+    """Read fleets' runs; runs with the same name are numbered.
 
     Raises:
         BadInputError: not a fleet's run, or one of its runs is damaged.
@@ -67,7 +67,7 @@ def read_fleets(names: Sequence[str]) -> list[Machines]:
 
 
 def read_machines(folder: Path, label: str = "") -> Machines:
-    """Read what is here of every machine's runs, unfinished ones included. Sides are named behind the label.
+    """Read what is here of every machine's runs, unfinished ones included. The label is part of their names.
 
     Raises:
         BadInputError: not a fleet's run, or one of its runs is damaged.

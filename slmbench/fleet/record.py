@@ -29,7 +29,7 @@ class Member(BaseModel):
     blocks: tuple[tuple[int, ...], ...] = ()
     left_out: tuple[str, ...] = ()
     needs: tuple[Needed, ...] = ()
-    #: None while under way; empty when all went well; else why it measures no more.
+    #: None while under way; empty when all went well; else why it stopped.
     outcome: str | None = None
 
 
@@ -44,36 +44,36 @@ class NotRun(BaseModel):
 
 
 class FleetRecord(BaseModel):
-    """``fleet.json``: the machines of one run. What each measured lies in ``machines/NAME/1``, ``2``, ...: runs."""
+    """``fleet.json``: the machines of one run. What each measured is in ``machines/NAME/1``, ``2``, ...: runs."""
 
     model_config = ConfigDict(extra="forbid")
 
     run_id: Name
     request: RunRequest
     machines: dict[Name, Member]
-    #: Whether equal machines measure everything each, instead of a share.
+    #: Whether each of several equal machines measures everything instead of a share.
     each_machine: bool = False
-    #: Which machines were chosen, by name and by a device that must be usable there; also for those that come later.
+    #: Which machines were chosen, by name and by a device that must be usable there; also those that join later.
     chosen: tuple[Name, ...] = ()
     device: str | None = None
-    #: When the run ended: what nobody measured.
+    #: When the run ended: what no machine measured.
     not_run: tuple[NotRun, ...] = ()
 
 
 class Part(BaseModel):
-    """``part.json``: what a machine was given at once, and how that ended."""
+    """``part.json``: the cases that a machine was given at once, and how that ended."""
 
     model_config = ConfigDict(extra="forbid")
 
     keys: tuple[str, ...]
-    #: Cases whose measuring is over and whose samples are here.
+    #: Cases that are done and whose samples are here.
     done: tuple[str, ...] = ()
     #: None while under way; empty when it ended well; else why it did not.
     outcome: str | None = None
 
 
 def machine_folder(folder: Path, name: str) -> Path:
-    """Return where a machine's parts of a fleet run lie."""
+    """Return the folder of a machine's parts of a fleet run."""
     return folder / "machines" / name
 
 
@@ -121,7 +121,7 @@ def write_fleet_record(folder: Path, record: FleetRecord) -> None:
 
 
 def check_parts(folder: Path, record: FleetRecord) -> None:
-    """Refuse to go on with a run that an earlier slmbench began: its machines have no parts.
+    """Refuse to continue a run of an earlier slmbench, which kept no parts.
 
     Raises:
         BadInputError: it is one.
@@ -129,8 +129,8 @@ def check_parts(folder: Path, record: FleetRecord) -> None:
     for name in record.machines:
         if (machine_folder(folder, name) / SAMPLES_NAME).exists():
             raise BadInputError(
-                f"{machine_folder(folder, name)}: was measured by an earlier slmbench, which kept no parts; "
-                "it can be read and compared, not resumed"
+                f"{machine_folder(folder, name)}: was measured by an earlier slmbench; it can be read and compared, "
+                "but not resumed"
             )
 
 

@@ -1,4 +1,4 @@
-"""A fleet's tables, made again from its samples: every machine's own, then its machines side by side."""
+"""A fleet's tables, made from its samples: one for each machine, then the machines side by side."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-#: More tables than this hide what matters: of a large fleet only the machines side by side are printed.
+#: With more tables than this, only the machines side by side are printed.
 MOST_TABLES = 8
 
 
 def print_fleet(console: Console, folder: Path) -> None:
-    """Print each machine's table under its name, then the machines side by side, then what was not run.
+    """Print each machine's table, then the machines side by side, then what was not run.
 
     Raises:
         BadInputError: not a fleet's run, or one of its runs is damaged.
@@ -46,7 +46,7 @@ def print_fleet(console: Console, folder: Path) -> None:
         print_run(console, read_columns(path))
     if len(runs) > MOST_TABLES:
         console.print(
-            Text(f"{len(runs)} tables are not shown: `slmbench table FOLDER` of one in {folder / 'machines'}")
+            Text(f"{len(runs)} tables are not shown; `slmbench table` shows one, of a folder in {folder / 'machines'}")
         )
     machines = read_machines(folder)
     shelf = _shelf(machines)
@@ -95,7 +95,7 @@ def _shelf(machines: Machines) -> Shelf | None:
 
 
 def fleet_table(folder: Path, record: FleetRecord) -> pd.DataFrame:
-    """Return every machine's table under each other, ``machine`` first; figures in SI units."""
+    """Return the tables of all machines one below the other, ``machine`` first; figures in SI units."""
     import pandas as pd
 
     tables = []
@@ -108,7 +108,7 @@ def fleet_table(folder: Path, record: FleetRecord) -> pd.DataFrame:
 
 
 def stands_of(machines: Machines, prefix: str = "") -> list[Stand]:
-    """Return a fleet's machines as they stand on a shelf; one that was given cases and sent nothing, empty."""
+    """Return a fleet's machines for comparison; one that was given cases and sent nothing is empty."""
     stands = []
     for name, member in machines.record.machines.items():
         sides = machines.sides[name]
@@ -121,15 +121,15 @@ def stands_of(machines: Machines, prefix: str = "") -> list[Stand]:
 
 
 def _device(key: str) -> str | None:
-    """Return the device in a case's key: the first part of it that is one, behind checkpoint and backend."""
+    """Return the device in a case's key: the first part after checkpoint and backend that is one."""
     return next((part for part in key.split("|")[2:] if part in DEVICES), None)
 
 
 def shelf_from(names: Sequence[str], *, metrics: Sequence[str] = (), conditions: Sequence[str] = ()) -> Shelf:
-    """Return fleets' runs and plain ones, each a machine's, as one shelf.
+    """Return runs of fleets and of single machines as one comparison.
 
     Raises:
-        BadInputError: a name is no run, or a metric or condition is wrong.
+        BadInputError: a name is not a run, or a metric or condition is wrong.
         NotComparableError: nothing was measured.
     """
     stands, notes = [], []
@@ -158,7 +158,7 @@ def shelf_of_fleet(machines: Machines) -> Shelf:
 
 
 def _chosen(stands: Sequence[Stand], conditions: Sequence[str]) -> list[Stand]:
-    """Return the stands whose machine and cases fulfil the conditions; ``machine`` is a field here."""
+    """Return the stands whose machine and cases meet the conditions; ``machine`` is a field here."""
     of_machines = [text for text in conditions if text.partition("=")[0].rstrip("!") == "machine"]
     others = [text for text in conditions if text not in of_machines]
     kept = [stand for stand in stands if all(_fits(stand.machine, text) for text in of_machines)]
@@ -172,5 +172,5 @@ def _chosen(stands: Sequence[Stand], conditions: Sequence[str]) -> list[Stand]:
 def _fits(machine: str, condition: str) -> bool:
     name, _, pattern = condition.partition("=")
     if not pattern:
-        raise BadInputError(f"--where {condition}: FIELD=GLOB or FIELD!=GLOB is expected")
+        raise BadInputError(f"--where {condition}: not valid; write FIELD=GLOB or FIELD!=GLOB")
     return fnmatchcase(machine, pattern) != name.endswith("!")

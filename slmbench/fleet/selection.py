@@ -1,4 +1,4 @@
-"""Which machines a run is for, and that a resumed run is the one that was begun."""
+"""Which machines a run is for, and whether a resumed run asks for the same as it did at first."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from slmbench.fleet.send_files import kept_prompts
 from slmbench.plan.request import RunRequest, flag
 from slmbench.plan.suite import suite_text
 
-#: Fields of a request that say nothing of what is measured, or that no user gives.
+#: Fields of a request that do not change what is measured, or that no user gives.
 _NOT_SAID = frozenset({"resume", "out", "offline", "checkpoints", "only_cases", "suite_text", "carried"})
 
 
 @dataclass(frozen=True)
 class MachineSelection:
-    """Which machines are asked, by name and by a device that must be usable there; and whether equal ones share."""
+    """Which machines take part, by name and by a device they can use; and whether equal ones share the cases."""
 
     names: tuple[str, ...] = ()
     device: str | None = None
     each_machine: bool = False
 
     def takes(self, one: Reached) -> bool:
-        """Tell whether a machine is chosen."""
+        """Return whether a machine is selected."""
         named = not self.names or one.about.name in self.names
         return named and (self.device is None or self.device in one.about.usable())
 
     @classmethod
     def of(cls, record: FleetRecord) -> MachineSelection:
-        """Return the choice that a run was begun with."""
+        """Return the choice that a run was started with."""
         return cls(record.chosen, record.device, record.each_machine)
 
 
 def check_same(folder: Path, record: FleetRecord, request: RunRequest, choice: MachineSelection) -> None:
-    """Refuse to go on with a run as another one than was begun. What is not said again stays as it was.
+    """Refuse to continue a run with other options than it was started with. Options that are left out stay.
 
     Raises:
-        BadInputError: an option says something else than it did then.
+        BadInputError: an option differs.
     """
     before, plain = MachineSelection.of(record), RunRequest()
     said: list[tuple[str, object, object]] = []
@@ -57,13 +57,15 @@ def check_same(folder: Path, record: FleetRecord, request: RunRequest, choice: M
     for option, now, then in said:
         if now != then:
             raise BadInputError(
-                f"{folder}: was begun {_shown(option, then)}, not {_shown(option, now)}; say the same or nothing, "
-                "or choose another --out"
+                f"{folder}: was started {_shown(option, then)}, not {_shown(option, now)}; leave it out, or choose "
+                "another --out"
             )
     if request.prompts and kept_prompts(request.prompts) not in record.request.carried:
-        raise BadInputError(f"{folder}: was begun with other texts than {request.prompts} holds; leave --prompts out")
+        raise BadInputError(
+            f"{folder}: was started with other texts than those in {request.prompts}; leave --prompts out"
+        )
     if request.suite and record.request.suite_text not in (None, suite_text(request.suite)[0]):
-        raise BadInputError(f"{folder}: was begun with another {request.suite}; leave --suite out to go on with that")
+        raise BadInputError(f"{folder}: was started with another {request.suite}; leave --suite out to continue")
 
 
 def _shown(option: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""The client's side of artifacts: what a machine lacks and cannot make is made here, and sent to it."""
+"""The client's side of artifacts: what a machine does not have and cannot make is made here and sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from slmbench.running.artifacts import export_in_child
 
 @dataclass(frozen=True)
 class _Seen:
-    """Whose bytes of an artifact were seen."""
+    """The files of an artifact on one machine."""
 
     who: str
     arch: str
@@ -36,7 +36,7 @@ class _Seen:
 
 
 def described(request: RunRequest) -> RunRequest:
-    """Return the request with what the client knows of those of its checkpoints that no other machine can resolve.
+    """Return the request with descriptions of the checkpoints that other machines cannot resolve themselves.
 
     Raises:
         BadInputError: the request, or a checkpoint, is wrong.
@@ -49,7 +49,7 @@ def described(request: RunRequest) -> RunRequest:
 
 
 class Supply:
-    """Sees to it that machines have the artifacts of their cases, each once. One for a run."""
+    """Makes sure that machines have the artifacts of their cases. One for a run."""
 
     def __init__(self, link: Link, request: RunRequest, say: Say) -> None:
         self._link, self._request, self._say = link, request, say
@@ -66,7 +66,7 @@ class Supply:
     async def possible(self, planned: Planned) -> Planned:
         """Return the plan without the cases whose artifact neither its machine nor this one has or can make.
 
-        Each such artifact is a line of what is left out, with both sides' reasons.
+        Each such artifact is a line of what is left out, with the reasons of both.
 
         Raises:
             CannotRunError: the plan needs a checkpoint that the request does not have.
@@ -79,7 +79,7 @@ class Supply:
             why = await asyncio.to_thread(_not_here, checkpoint, need.spec)
             if why is not None:
                 lacking.update(need.keys)
-                missing.append(f"{_named(checkpoint, need.spec)}: there {need.why}; here {why}")
+                missing.append(f"{_named(checkpoint, need.spec)}: there: {need.why}; here: {why}")
         for line in missing:
             if line not in self._told:
                 self._told.add(line)
@@ -90,7 +90,7 @@ class Supply:
         """Return when the machine has every artifact that the cases need.
 
         Raises:
-            LacksError: it cannot have one, or has other bytes of it than another machine.
+            LacksError: it cannot get one, or its bytes differ from those of another machine.
             CannotRunError: it gives no answer, or none that makes sense.
         """
         await self.files(at)
@@ -111,14 +111,14 @@ class Supply:
 
         Raises:
             BadInputError: one is no longer on this machine.
-            CannotRunError: the machine cannot have one, or gives no answer.
+            CannotRunError: the machine cannot get one, or gives no answer.
         """
         for one in self._request.carried:
             place = (at.address, one.sha256)
             async with self._locks[place]:
                 if place not in self._ready:
                     try:
-                        # The client's copy is looked at only when a machine wants it.
+                        # The client's copy is read only if a machine needs it.
                         await self._sender.send(
                             at, Parcel(carried=one), one.name, {one.name: one.size_bytes}, partial(_kept, one)
                         )
@@ -156,7 +156,11 @@ class Supply:
                 return
             if held.state == "lacks":
                 break
-            text = "is exported there" if held.state == "makes" else f"waits for {held.why or 'another run'} to end"
+            text = (
+                "is being exported there"
+                if held.state == "makes"
+                else f"is waiting for {held.why or 'another run'} to end"
+            )
             if text != told:
                 self._say(f"{what}: {text}")
                 told = text
@@ -171,7 +175,7 @@ class Supply:
             raise LacksError(f"machine {what}: {error}") from error
 
     async def _compare(self, at: Reached, need: Needed, checkpoint: Checkpoint, held: Holding) -> None:
-        """Refuse a machine whose artifact differs, where the same weights and versions make the same bytes."""
+        """Refuse a machine whose artifact differs although the same weights and versions made it."""
         seen = self._seen[need.artifact_id()]
         if not seen:
             own = await asyncio.to_thread(find_artifact, checkpoint, need.spec)
@@ -185,8 +189,8 @@ class Supply:
             if file is not None:
                 what, remedy = _named(checkpoint, need.spec), f"slmbench cache clean {need.artifact_id()[:12]}"
                 raise LacksError(
-                    f"machine {now.who}: its {what} differs from that of {other.who} in {file}, though the same "
-                    f"versions made both; `{remedy}` on the wrong one"
+                    f"machine {now.who}: its {what} and that of {other.who} differ in {file}, though the same "
+                    f"versions made both; run `{remedy}` on the wrong one"
                 )
         seen.append(now)
 
@@ -204,7 +208,7 @@ class Supply:
         return found or export_in_child(checkpoint, spec, self._request, self._say)
 
     async def _checkpoint(self, need: Needed) -> Checkpoint:
-        """Return the checkpoint that a machine names by its digest: with its files, where they are on this machine.
+        """Return the checkpoint with that digest, with its files if they are on this machine.
 
         Raises:
             CannotRunError: the request has no such checkpoint.
@@ -214,11 +218,13 @@ class Supply:
         try:
             return self._checkpoints[need.checkpoint_digest]
         except KeyError:
-            raise CannotRunError("a machine needs an artifact of a checkpoint that it was not asked for") from None
+            raise CannotRunError(
+                "a machine asks for an artifact of a checkpoint that is not part of this run"
+            ) from None
 
 
 def _by_digest(request: RunRequest) -> dict[str, Checkpoint]:
-    """Return the request's checkpoints as they are here, by digest; of a resumed run they may be gone by now."""
+    """Return the request's checkpoints as they are here, by digest. Those of a resumed run may be gone."""
     known = {one.digest: one for _, one in request.checkpoints}
     try:
         found = resolve_all(requested_suite(request), request.model_copy(update={"checkpoints": ()}))

@@ -13,7 +13,7 @@ Block = tuple[str, ...]
 
 
 class Work:
-    """The blocks that machines of one kind have still to measure, and the machines that take them.
+    """The blocks that machines of one kind still have to measure, and the machines that take them.
 
     Equal hardware need not have the same engines: a machine takes the blocks of which it can run every case.
     """
@@ -23,7 +23,7 @@ class Work:
         self._blocks = sorted((tuple(block) for block in blocks), key=len, reverse=True)
         self._waiting = set(self._blocks)
         self._tries: Counter[Block] = Counter()
-        #: Of each machine that takes work: what it can take. And how many there are for a block.
+        #: What each working machine can take, and how many machines can take each block.
         self._able: dict[str, set[Block]] = {}
         self._takers: Counter[Block] = Counter()
 
@@ -35,11 +35,11 @@ class Work:
         self._takers.update(self._able[machine])
 
     def leave(self, machine: str) -> None:
-        """Give a machine no more."""
+        """Give a machine no more work."""
         self._takers.subtract(self._able.pop(machine, ()))
 
     def cannot(self, machine: str, keys: Collection[str]) -> None:
-        """Give a machine nothing more that has any of these cases."""
+        """Never give a machine a block with any of these cases."""
         lost = self._able[machine].intersection(self._of(keys))
         self._able[machine] -= lost
         self._takers.subtract(lost)
@@ -49,18 +49,18 @@ class Work:
         return [key for block in self._in_order() for key in block]
 
     def has_work(self, machine: str) -> bool:
-        """Tell whether there is anything to take for a machine."""
+        """Return whether there is work for a machine."""
         return any(map(self._free, self._waiting & self._able[machine]))
 
     def has_work_for_any(self) -> bool:
-        """Tell whether any of the machines could take something: what it cannot end may come back to another one."""
+        """Return whether there is work for any machine: what it does not finish may come back."""
         return any(self._takers[block] and self._free(block) for block in self._waiting)
 
     def take(self, machine: str) -> Block:
-        """Take a chunk for a machine: much at first, little at the end; empty where nothing is left for it.
+        """Take blocks for a machine: many at first, few at the end; empty if nothing is left for it.
 
-        Guided self-scheduling: half of an equal share of what is left, in whole blocks, those first that fewest of the
-        machines can run. What it alone can run it takes at once.
+        Guided self-scheduling: half of an equal share of what is left, in whole blocks, first those that the fewest
+        machines can run. What only this machine can run it takes all at once.
         """
         able = self._able[machine]
         free = [block for block in self._in_order() if block in able and self._free(block)]
@@ -75,7 +75,7 @@ class Work:
         return tuple(taken)
 
     def claim(self, keys: Collection[str]) -> bool:
-        """Take exactly the blocks of these cases, if all of them wait; else nothing."""
+        """Take exactly the blocks of these cases if all of them are free; else nothing."""
         mine = self._of(keys)
         if not mine or any(block not in self._waiting for block in mine):
             return False
@@ -83,9 +83,9 @@ class Work:
         return True
 
     def give_back(self, keys: Collection[str], done: Collection[str], *, failed: bool = True) -> None:
-        """Let every block of a chunk that is not done wait again, whole: its cases are judged together.
+        """Return every block that is not done completely to the queue: its cases are judged together.
 
-        ``failed`` counts: what failed :data:`TRIES` times is not given out again.
+        ``failed`` counts: a block that failed :data:`TRIES` times is not given out again.
         """
         for block in self._of(keys):
             if not set(block) <= set(done):
@@ -99,14 +99,14 @@ class Work:
                 self._waiting.discard(block)
 
     def unfinished(self, keys: Collection[str], done: Collection[str]) -> list[str]:
-        """Return the cases of a chunk whose blocks are not done whole."""
+        """Return the cases whose blocks are not done completely."""
         return [key for block in self._of(keys) if not set(block) <= set(done) for key in block]
 
     def _free(self, block: Block) -> bool:
         return self._tries[block] < TRIES
 
     def _in_order(self) -> list[Block]:
-        """Return what waits, large blocks first: also what came back late, or it would be the last to end."""
+        """Return what waits, large blocks first, also those that came back late: they would end last."""
         return [block for block in self._blocks if block in self._waiting]
 
     def _of(self, keys: Collection[str]) -> list[Block]:

@@ -49,7 +49,7 @@ def shelf(folder: Path, *, laptop: float = 1.0, without: tuple[str, ...] = (), s
         "lost": Planned(
             machine("Gone 1"), keys=tuple(s.case.key for s in PAIR), outcome="machine lost: gave no answer: timed out"
         ),
-        "idle": Planned(machine("Idle 1"), left_out=("no backend has an NPU",), outcome="runs nothing of it"),
+        "idle": Planned(machine("Idle 1"), left_out=("no backend has an NPU",), outcome="cannot run any case"),
     }
     return str(write_fleet(folder, {name: one for name, one in machines.items() if name not in without}))
 
@@ -115,7 +115,7 @@ def test_the_terminal_says_what_is_best_and_what_is_missing(
     assert "(round by round)" in flat
     for said in (
         "laptop, laptop-2 (equal): Lap 8",
-        "not run to its end on lost: machine lost: gave no answer: timed out",
+        "not finished on lost: machine lost: gave no answer: timed out",
         "left out on idle: no backend has an NPU",
         "left out: snap npu: 2 simulated cases",
         "failed on tablet: mu-small|",
@@ -209,7 +209,7 @@ def test_a_fleet_that_measured_nothing_says_so(tmp_path: Path, capsys: pytest.Ca
     keys = tuple(speed.case.key for speed in PAIR)
     name = str(write_fleet(_made(tmp_path / "a"), {"one": Planned(machine(), keys=keys, outcome="out of memory")}))
     assert run_main(["compare", name]) == ExitCode.NOT_COMPARABLE
-    assert "not run to its end on one: out of memory" in capsys.readouterr().err
+    assert "not finished on one: out of memory" in capsys.readouterr().err
     assert run_main(["table", name, "--write"]) == ExitCode.OK
     assert "out of memory" in capsys.readouterr().out
     assert not (tmp_path / "a" / "report.html").exists()
@@ -267,13 +267,13 @@ def test_a_machine_that_was_rebuilt_or_fell_silent_never_passes(
     other = fleet("other", Planned(machine("Second"), speeds()))
     assert run_main(["check", "--baseline", old, other]) == ExitCode.NOT_COMPARABLE
     assert "cpu_model: First / Second" in printed(capsys)
-    silent = fleet("silent", Planned(machine("First"), left_out=("no engine",), outcome="runs nothing of it"))
+    silent = fleet("silent", Planned(machine("First"), left_out=("no engine",), outcome="cannot run any case"))
     assert run_main(["check", "--baseline", old, silent]) == ExitCode.NOT_COMPARABLE
-    assert "machine one: nothing of it is in silent: runs nothing of it" in printed(capsys)
+    assert "machine one: measured nothing in silent: cannot run any case" in printed(capsys)
     keys = tuple(speed.case.key for speed in PAIR)
     lost = fleet("lost", Planned(machine("First"), keys=keys, outcome="machine one: gave no answer"))
     assert run_main(["check", "--baseline", lost, lost]) == ExitCode.NOT_COMPARABLE
-    assert "machine one: nothing of it is in lost (1): gave no answer" in printed(capsys)
+    assert "machine one: measured nothing in lost (1): gave no answer" in printed(capsys)
     failed = fleet("failed", Planned(machine("First"), speeds(), change=fail_first))
     assert run_main(["check", "--baseline", old, failed]) == ExitCode.FAILED
 

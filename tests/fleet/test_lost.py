@@ -138,7 +138,7 @@ def test_a_machine_that_comes_takes_what_a_lost_one_left(on_shelf: Callable[...,
         assert "machine-000" in (record.machines["machine-000"].outcome or "")
 
     shelf = on_shelf(story, seconds=1.0)
-    assert "machine-003: has come, and takes work" in shelf.heard
+    assert "machine-003: has joined and takes work" in shelf.heard
     assert shelf.outcomes("machine-003") == [""]
     assert shelf.counted() == shelf.once("cpu", "gpu")
 
@@ -199,7 +199,7 @@ def test_a_machine_that_was_not_chosen_takes_nothing_of_a_resumed_run(on_shelf: 
         assert record.not_run
 
     shelf = on_shelf(story)
-    assert any("machine-003 was not chosen" in line for line in shelf.heard)
+    assert any("machine-003 is not part of this run: not selected" in line for line in shelf.heard)
 
 
 def test_what_nobody_is_left_for_is_listed_and_taken_up_by_resume(on_shelf: Callable[..., Shelf]) -> None:
@@ -280,7 +280,7 @@ def test_a_run_of_an_earlier_layout_is_not_resumed(on_shelf: Callable[..., Shelf
         await cut_off(shelf, "machine-000")
         own = machine_folder(shelf.folder, "machine-000")
         (own / "1" / "samples.jsonl").rename(own / "samples.jsonl")
-        with pytest.raises(BadInputError, match="was measured by an earlier slmbench"):
+        with pytest.raises(BadInputError, match="was measured by an earlier slmbench; it can be read"):
             await shelf.run(resume=True)
 
     on_shelf(story)

@@ -108,4 +108,4 @@ def test_prompts_and_the_tokenizer_that_reads_them_travel(tmp_path: Path, capsys
         assert {one["input_tokens"] for one in map(json.loads, lines) if one["type"] == "sample"} == {2, 4}
         texts.write_text("w1\n", encoding="utf-8")
         assert run_main(["run", "--fleet", address, "--resume", str(out), "--prompts", str(texts)]) == 2
-        assert "was begun with other texts than" in capsys.readouterr().err
+        assert "was started with other texts than" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_a_machine_forgets_what_the_client_has_and_what_nobody_fetched(alone: ma
             os.utime(path, (long_ago, long_ago))
     machine.Machine("alone", devices=(), fingerprint=collect())
     assert [path.name for path in own.iterdir()] == ["run-2"]
-    with pytest.raises(BadInputError, match="is not the name of a run"):
+    with pytest.raises(BadInputError, match="is not a valid name of a run"):
         alone.forget("../run-2")
 
 

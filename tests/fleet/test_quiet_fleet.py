@@ -99,5 +99,5 @@ def test_a_name_that_is_taken_is_said(
         ):
             raise AssertionError
 
-    with pytest.raises(CannotRunError, match="the fleet has a machine named one already; give this one another --name"):
+    with pytest.raises(CannotRunError, match="the fleet already has a machine named one; choose another --name"):
         asyncio.run(run())

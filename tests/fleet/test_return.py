@@ -39,12 +39,12 @@ class Fleet:
 
     def scheduler(self) -> subprocess.Popen[bytes]:
         one = self.start("fleet", "scheduler", "--port", str(self.port))
-        self.until(lambda: self.text().count("scheduler at ") == self.text().count("the scheduler has ended") + 1)
+        self.until(lambda: self.text().count("scheduler at ") == self.text().count("the scheduler has ended or") + 1)
         return one
 
     def worker(self) -> subprocess.Popen[bytes]:
         one = self.start("fleet", "worker", "--scheduler", self.address, "--name", "tablet")
-        self.until(lambda: "machine tablet measures" in self.text())
+        self.until(lambda: "machine tablet is connected" in self.text())
         return one
 
     def text(self) -> str:
@@ -80,11 +80,11 @@ def test_a_machine_comes_back_to_a_scheduler_that_was_started_again(fleet: Fleet
     scheduler.kill()
     scheduler.wait()
     assert client.wait(WITHIN_S) == 5
-    fleet.until(lambda: "the scheduler has ended or is out of reach; waiting for it" in fleet.text())
+    fleet.until(lambda: "the scheduler has ended or cannot be reached; trying again" in fleet.text())
     assert worker.poll() is None
 
     fleet.scheduler()
-    fleet.until(lambda: fleet.text().count("machine tablet measures") == 2)
+    fleet.until(lambda: fleet.text().count("machine tablet is connected") == 2)
     assert fleet.start("run", "--fleet", fleet.address, "--resume", str(fleet.root / "run")).wait(WITHIN_S) == 0
     record = read_fleet(fleet.root / "run")
     assert record.not_run == ()

@@ -47,7 +47,7 @@ def test_cases_and_samples_are_counted_over_all_parts_and_over_a_kill(tmp_path: 
         ({"busy": "569a356f452a", "progress": (1, 4, 16)}, "1 of 4 cases done, 16 samples: run 569a356f"),
         (
             {"busy": "569a356f452a", "progress": (1, 4, 16), "waiting": 25},
-            "1 of 4 cases done, 16 samples, 25 more wait: run 569a356f",
+            "1 of 4 cases done, 16 samples, 25 more waiting: run 569a356f",
         ),
     ],
 )
@@ -59,8 +59,8 @@ def test_what_a_machine_does_is_one_line(state: dict[str, Any], line: str) -> No
 @pytest.mark.parametrize(
     ("address", "bokeh", "code", "said"),
     [
-        ("8787", True, 2, "--dashboard 8787: HOST:PORT is expected"),
-        ("127.0.0.1:99999", True, 2, "HOST:PORT is expected"),
+        ("8787", True, 2, "--dashboard 8787: not HOST:PORT"),
+        ("127.0.0.1:99999", True, 2, "not HOST:PORT"),
         ("127.0.0.1:8787", False, 5, "--dashboard: bokeh is not installed: pip install bokeh"),
     ],
 )
