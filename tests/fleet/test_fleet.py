@@ -366,5 +366,5 @@ def test_a_wrong_suite_file_is_refused_here_with_its_line(tmp_path: Path) -> Non
 
 def test_a_machine_names_the_clients_file_in_errors() -> None:
     asked = RunRequest(suite="mine.yaml", suite_text=SUITE.replace("16", "999999"))
-    with pytest.raises(BadInputError, match=r"mine\.yaml:3: workloads: a prompt of 999999 tokens"):
+    with pytest.raises(CannotRunError, match=r"mine\.yaml:3: workloads: a prompt of 999999 tokens"):
         plan_request(asked)
