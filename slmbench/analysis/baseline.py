@@ -27,7 +27,7 @@ _DECIMALS = 6
 
 
 class _StoredEvidence(StrictModel):
-    #: Logs of seconds, bytes or joules: beyond these bounds lies nothing that was measured.
+    #: Logs of seconds, bytes or joules; nothing that was measured is outside these bounds.
     logs: list[Annotated[float, Field(ge=-100, le=100)]] = Field(min_length=1)
     inner_errors: list[Annotated[float, Field(ge=0, le=100)]]
     counts: list[Annotated[int, Field(ge=0, le=2**53)]]

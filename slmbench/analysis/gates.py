@@ -40,7 +40,7 @@ class Rule:
     gate: float
 
     def fits(self, metric: str, case_key: str) -> bool:
-        """Return whether the rule speaks of that metric of that case."""
+        """Return whether the rule is about that metric of that case."""
         return fnmatchcase(metric, self.metric) and fnmatchcase(case_key, self.case)
 
 
@@ -111,7 +111,7 @@ def read_gates(path: Path) -> Gates:
     """Read a gates file.
 
     Raises:
-        BadInputError: with file and line: not readable, no YAML, an unknown key or metric, or a gate that is none.
+        BadInputError: with file and line: not readable, no YAML, an unknown key or metric, or a gate that is not valid.
     """
     try:
         root = compose_yaml(read_regular(path, MAX_FILE_BYTES).decode(), str(path))

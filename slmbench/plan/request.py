@@ -270,7 +270,7 @@ def _prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> Prom
 
 
 def tokenizer_folders(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> dict[Checkpoint, Path]:
-    """Return where each checkpoint's tokenizer.json lies: the one that was sent, else its own.
+    """Return where each checkpoint's tokenizer.json is: the one that was sent, else its own.
 
     Raises:
         BadInputError: a checkpoint has none, or what was sent is gone.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -66,7 +65,7 @@ def execute(
     request, say = resumed(request), say or _silent
     plan, prompts = plan_request(request)
     folder = _run_folder(request, plan.suite)
-    with only_run_in(folder), _told_where_interrupted(folder):
+    with only_run_in(folder), _told_where_interrupted(folder, request):
         # Before anything is exported: an arm that cannot run is known within seconds.
         described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:
@@ -122,7 +121,7 @@ def _measure(
 
 
 @contextmanager
-def _told_where_interrupted(folder: Path) -> Iterator[None]:
+def _told_where_interrupted(folder: Path, request: RunRequest) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
@@ -132,7 +131,7 @@ def _told_where_interrupted(folder: Path) -> Iterator[None]:
         cases = Counter(record.case for record in read_samples(folder / SAMPLES_NAME, []) if record.type == "sample")
         raise RunInterruptedError(
             f"interrupted; {cases.total()} samples of {len(cases)} cases are kept in {folder}; "
-            f"`slmbench run --resume {shlex.quote(str(folder))}` goes on"
+            f"`{resume_command(folder, request)}` goes on"
         ) from error
 
 

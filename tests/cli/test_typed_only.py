@@ -21,7 +21,7 @@ from slmbench.fleet.record import FleetRecord, write_fleet_record
 from slmbench.machine.fingerprint import collect
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import resolve
-from slmbench.plan.request import RunRequest
+from slmbench.plan.request import RunRequest, resume_command
 
 
 @pytest.fixture
@@ -80,6 +80,13 @@ def test_a_results_folder_starts_no_interpreter(
     assert f"{with_arms / 'run.json'}: asks to start other Python interpreters" in said
     assert "add --arm 'base=" in said
     assert not marker.exists()
+
+
+def test_the_command_that_continues_a_run_can_be_pasted(with_arms: Path) -> None:
+    request = RunRequest(arms=(("base", sys.executable), ("head", sys.executable)), trust_remote_code=True)
+    name, *typed = shlex.split(resume_command(with_arms, request))
+    assert name == "slmbench"
+    assert run_main([*typed, "--dry-run"]) == ExitCode.OK
 
 
 def test_what_is_typed_is_what_is_started(with_arms: Path, marker: Path, capsys: pytest.CaptureFixture[str]) -> None:
