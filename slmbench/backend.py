@@ -18,10 +18,50 @@ from pydantic import BaseModel, ConfigDict
 
 from slmbench.case import Workload
 from slmbench.errors import BadInputError, CannotRunError, nearest
-from slmbench.models.artifact import Artifact, ArtifactSpec
-from slmbench.models.checkpoint import Checkpoint as Checkpoint
+from slmbench.models.artifact import Artifact, ArtifactSpec, Role
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.geometry import Geometry
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
+
+#: What plugins may use. Some of it is defined elsewhere in slmbench, and may be imported from here alone.
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Ability",
+    "Artifact",
+    "ArtifactSpec",
+    "AttentionDefault",
+    "Backend",
+    "BadInputError",
+    "CannotRunError",
+    "Checkpoint",
+    "ComputeDefault",
+    "ComputePrecision",
+    "Device",
+    "DeviceStatus",
+    "Draws",
+    "Extends",
+    "Geometry",
+    "LimitsProbe",
+    "LoopSession",
+    "Placement",
+    "Precision",
+    "ProbeGraph",
+    "ProbeShape",
+    "Rereads",
+    "Role",
+    "Session",
+    "SessionBase",
+    "SessionOptions",
+    "TellsSettings",
+    "Tokens",
+    "WeightCopies",
+    "Workload",
+    "WorkloadAbilities",
+    "backend_names",
+    "load_backend",
+    "load_backends",
+]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"
 

@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+__all__ = [
+    "BadInputError", "CannotRunError", "ExitCode", "NotComparableError", "SlmbenchError", "nearest", "one_line",
+    "told_first", "told_last",
+]  # fmt: skip
+
 #: What the one line of an error begins with.
 ERROR_PREFIX = "slmbench: error: "
 

@@ -6,6 +6,11 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+__all__ = [
+    "COMPUTE_PRECISIONS", "DEFAULT_COMPUTE", "DEVICES", "EXPORTERS", "FORMATS", "MARGIN_TOLERANCE", "PRECISIONS",
+    "ComputePrecision", "Device", "Exporter", "Family", "Format", "Layout", "Precision", "StrictModel",
+]  # fmt: skip
+
 
 class StrictModel(BaseModel):
     """A model whose objects do not change and which accepts no unknown field."""

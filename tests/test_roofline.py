@@ -143,6 +143,18 @@ def test_kv_of_llama_cpp_are_in_half_precision_beside_8_bit_products(format_: st
     assert kv_bytes(case) == size
 
 
+@pytest.mark.parametrize(("asked", "size"), [("u8", 1), ("f16", 2), ("bf16", 2), ("f32", 4), ("U8", 1)])
+def test_the_bytes_of_a_step_follow_the_option_for_kv(asked: str, size: int, tmp_path: Path) -> None:
+    """From a run's files: the bytes that bandwidth_use divides by shrink by the K/V's share alone."""
+    speed = Speed(options=(("kv_cache", asked),))
+    (info,) = read_columns(make_run([speed]).write(tmp_path / "asked")).record.cases
+    (plain,) = read_columns(make_run([Speed()]).write(tmp_path / "plain")).record.cases
+    step = explain.phases(plain.checkpoint, plain.case.workload, kv_bytes=1.0)[-1]
+    elements = step.kv_read_bytes + step.kv_written_bytes
+    moved, before = (model_of(one, [], {}).step_bytes or 0 for one in (info, plain))
+    assert before - moved == pytest.approx(elements * (4 - size))
+
+
 @pytest.mark.parametrize("cores", [0.0, 0.8])
 def test_the_table_says_that_limits_were_measured_on_a_busy_machine(
     cores: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -8,16 +8,14 @@ import psutil
 
 from slmbench.backend import DeviceStatus
 from slmbench.errors import CannotRunError
-from slmbench.system.container import cores_within_quota
+from slmbench.system.container import allowed_cpus, cores_within_quota
 from slmbench.system.extras import install_command, installed_version, missing, not_installed
 
 
 def default_threads() -> int:
     """Return the physical cores this process may use: what a session gets that asks for no number."""
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    affinity = getattr(psutil.Process(), "cpu_affinity", None)
-    usable = min(physical, len(affinity())) if affinity is not None else physical
-    return cores_within_quota(usable)
+    return cores_within_quota(min(physical, allowed_cpus()))
 
 
 def cpu_status(engine_name: str, distribution: str) -> DeviceStatus:

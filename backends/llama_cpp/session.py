@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from time import perf_counter_ns
 from typing import Literal
 
@@ -17,6 +16,7 @@ from slmbench.terms import ComputePrecision, Device
 
 from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
+from ..common.openmp import OpenMp
 from ..common.reserved import Reserved
 from .bindings import Batch, Context, GgufModel
 from .gguf_header import matrix_types
@@ -67,6 +67,7 @@ class LlamaCppSession:
         began = perf_counter_ns()
         self._model = GgufModel(artifact.graph("model"), repack=asked.repack)
         self._load_ns = perf_counter_ns() - began
+        self._openmp = OpenMp("libggml-cpu")
 
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
@@ -182,15 +183,15 @@ class LlamaCppSession:
         return "+".join(sorted({_COMPUTE.get(one, one) for one in found}))
 
     def threads(self) -> int:
-        """Return the threads of steps as the context has them, less where the environment allows fewer."""
-        told = self._threads if self._context is None else self._context.threads()[0]
-        # llama.cpp repeats what it was told; OpenMP makes no team larger than this.
-        limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
-        return min(told, int(limit)) if limit.isdecimal() and int(limit) else told
+        """Return the threads of steps as the context has them, or how many OpenMP really gives where that is fewer."""
+        return self._openmp.team_size(self._threads if self._context is None else self._context.threads()[0])
 
     def settings(self) -> dict[str, tuple[str, str]]:
         """Return repacked weights, threads of prompts, K/V's type and flash attention, as far as llama.cpp tells."""
-        found = {"repacked weights": self._repacking()}
+        found = {
+            "repacked weights": self._repacking(),
+            "threads": (str(self._threads), self._openmp.in_words(self._threads)),
+        }
         if self._context is None:
             return found
         found["threads of prompts"] = str(self._threads), str(self._context.threads()[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -16,6 +15,7 @@ from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
+from ..common.openmp import OpenMp
 from ..common.reserved import Reserved
 from .artifact_files import check_files
 
@@ -43,8 +43,10 @@ class TorchSession:
         self._device = device
         self._place = torch.device("cuda" if device == "gpu" else "cpu")
         self._compiles = TorchOptions.of(options).compile
+        self._threads = options.threads or default_threads() if device == "cpu" else 0
         if device == "cpu":
-            torch.set_num_threads(options.threads or default_threads())
+            torch.set_num_threads(self._threads)
+            self._openmp = OpenMp("libtorch_cpu")
         # Otherwise "fp32" may mean TF32 or bf16 products.
         torch.set_float32_matmul_precision("highest")
         checkpoint = artifact.manifest.checkpoint
@@ -128,19 +130,17 @@ class TorchSession:
         return "+".join(sorted(names))
 
     def threads(self) -> int:
-        """Return torch's threads, less where the environment allows it fewer than it says; 0 on a GPU."""
+        """Return torch's threads, or how many its OpenMP really gives where that is fewer; 0 on a GPU."""
         import torch
 
-        if self._device != "cpu":
-            return 0
-        # torch repeats what it was told; its OpenMP makes no team larger than this.
-        limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
-        told: int = torch.get_num_threads()
-        return min(told, int(limit)) if limit.isdecimal() and int(limit) else told
+        return self._openmp.team_size(torch.get_num_threads()) if self._device == "cpu" else 0
 
     def settings(self) -> dict[str, tuple[str, str]]:
-        """Return whether steps are compiled, where that was asked: torch can be told not to, and tells nobody."""
-        return {"compile": ("True", str(self._is_compiled()))} if self._compiles else {}
+        """Return whether steps are compiled, where that was asked (the environment can forbid it), and the threads."""
+        found = {"compile": ("True", str(self._is_compiled()))} if self._compiles else {}
+        if self._device == "cpu":
+            found["threads"] = str(self._threads), self._openmp.in_words(self._threads)
+        return found
 
     def _is_compiled(self) -> bool:
         return self._compiles and _compiled_graphs() > self._compiled_before

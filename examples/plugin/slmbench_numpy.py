@@ -1,13 +1,12 @@
-"""A backend for slmbench: Llama in plain NumPy. A whole package, to start one's own from."""
+"""A backend for slmbench: Llama in plain NumPy. A whole package, to start your own from."""
 
 import json
 import time
 
 import numpy as np
 
-from slmbench.backend import DeviceStatus, Placement, SessionOptions
+from slmbench.backend import ArtifactSpec, DeviceStatus, Placement, SessionOptions
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.models.artifact import ArtifactSpec
 
 
 class NumpyBackend:
@@ -60,14 +59,21 @@ class NumpySession:
     def reserve(self, batch, input_tokens, output_tokens):
         if batch != 1:
             raise BadInputError(f"one prompt at a time, {batch} are asked")
+        self.longest, self.room, self.left = input_tokens, output_tokens, 0
         shape = (2, self.sizes.kv_heads, input_tokens + output_tokens, self.sizes.head_dim)
         self.cache = [np.zeros(shape, np.float32) for _ in self.layers]
 
     def start(self, input_ids, attention_mask=None):
-        self.past = 0
-        return self.step(input_ids[0])
+        self.past, self.left = 0, self.room
+        return self._read(input_ids[0], self.longest)
 
     def step(self, tokens):
+        return self._read(tokens, 1)
+
+    def _read(self, tokens, most):
+        if len(tokens) > most or not self.left:
+            raise BadInputError(f"{len(tokens)} tokens after {self.past} exceed what is reserved")
+        self.left -= 1
         size, count, total = self.sizes.head_dim, len(tokens), self.past + len(tokens)
         angles = np.outer(np.arange(self.past, total), self.frequencies)
         cos, sin = np.float32(np.cos(angles)), np.float32(np.sin(angles))

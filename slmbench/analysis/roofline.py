@@ -24,9 +24,15 @@ _CACHED = 1.05
 #: Bytes of an element of K or V by compute precision; where only products quantise their input, K/V stay fp32.
 _KV_BYTES: dict[ComputePrecision, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int16": 2.0, "int8": 4.0}
 
+#: Bytes by the backends' option `kv_cache`; scales of quantised K/V are left out.
+_KV_CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "u8": 1.0, "i8": 1.0, "u4": 0.5, "i4": 0.5}
+
 
 def kv_bytes(case: Case) -> float:
-    """Return the bytes of an element of K or V in a case."""
+    """Return the bytes of an element of K or V in a case: what `kv_cache` asks for, else by the compute precision."""
+    asked = _KV_CACHE_BYTES.get(dict(case.options).get("kv_cache", "").lower())
+    if asked is not None:
+        return asked
     # llama.cpp has them in half precision with 8-bit products.
     return 2.0 if case.format == "gguf" and case.compute_precision == "int8" else _KV_BYTES[case.compute_precision]
 

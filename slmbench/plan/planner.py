@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import psutil
 from pydantic import ValidationError
 
 from slmbench.backend import (
@@ -29,7 +28,7 @@ from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.refusal_reasons import ability_refusal, format_refusal, length_refusal, option_refusal
 from slmbench.plan.suite import Cell, Suite
 from slmbench.records.refusals import Refusal, refusal_lines
-from slmbench.system.container import container_limits
+from slmbench.system.container import allowed_cpus, container_limits
 from slmbench.system.extras import installed_version, missing
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
 
@@ -200,8 +199,8 @@ def _check_pairs(suite: Suite, checkpoints: dict[str, Checkpoint]) -> None:
 
 
 def _check_threads(threads: int | None) -> None:
-    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
-    if threads and usable and threads > usable:
+    usable = allowed_cpus()
+    if threads and threads > usable:
         raise BadInputError(f"{threads} threads asked for, this process may use {usable} cores")
     quota = container_limits().cpu_cores
     if threads and quota is not None and threads > math.ceil(quota):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -34,6 +37,23 @@ def container_limits(proc: Path = PROC, cgroup: Path = CGROUP) -> ContainerLimit
             if text is not None and text.isdigit() and int(text) < _UNLIMITED_BYTES:
                 memory.append(int(text))
     return ContainerLimits(min(cpu, default=None), min(memory, default=None))
+
+
+def _allowed_at_start() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    affinity = getattr(psutil.Process(), "cpu_affinity", None)
+    return len(affinity()) if affinity is not None else psutil.cpu_count() or 1
+
+
+#: Counted when this module is imported, before any engine: OpenMP with ``OMP_PROC_BIND`` set binds the main thread to
+#: one core when it is loaded, and then it looks as if the process might use no more.
+_ALLOWED_AT_START = _allowed_at_start()
+
+
+def allowed_cpus() -> int:
+    """Return on how many logical CPUs this process was allowed to run when it started."""
+    return _ALLOWED_AT_START
 
 
 def cores_within_quota(cores: int) -> int:

@@ -330,11 +330,10 @@ def test_a_containers_share_of_the_processor_is_not_a_core_each(
 
     from slmbench.plan import planner as plan
 
-    affinity = SimpleNamespace(cpu_affinity=lambda: list(range(8)))
     monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8)
     for module in ("system.container", "plan.planner"):
         monkeypatch.setattr(f"slmbench.{module}.container_limits", lambda: ContainerLimits(cpu_cores=quota))
-    monkeypatch.setattr("psutil.Process", lambda: affinity)
+    monkeypatch.setattr("slmbench.system.container._ALLOWED_AT_START", 8)
     assert _cpu.default_threads() == threads
     if quota is not None and quota < 8:
         with pytest.raises(BadInputError, match=f"8 threads asked for, this container may use {quota:g} cores' time"):

@@ -126,6 +126,7 @@ def test_precision_threads_and_settings_are_read_back(precision: str, kv: str) -
     assert session.threads() == 1
     assert session.placement().executed_on == "cpu"
     assert session.settings() == {
+        "repacked weights": ("none", "none"), "threads": ("2", "2"),
         "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": ("enabled", "enabled"),
     }  # fmt: skip
 
@@ -140,15 +141,10 @@ def test_the_precision_is_that_of_the_file_not_of_the_request() -> None:
 def test_options_are_in_effect() -> None:
     session = open_session(artifact_of("llama-tiny"), kv_cache="f16", attention="unfused", threads=2)
     assert session.settings() == {
+        "repacked weights": ("none", "none"), "threads": ("2", "2"),
         "threads of prompts": ("2", "2"), "kv_cache": ("f16", "f16"), "flash attention": ("disabled", "disabled"),
     }  # fmt: skip
     assert session.threads() == 2
-
-
-def test_fewer_threads_than_asked_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = open_session(artifact_of("llama-tiny"), threads=2)
-    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
-    assert session.threads() == 1
 
 
 def test_buffers_elsewhere_are_called_by_their_name() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("threadpoolctl", reason="the example plugin needs it")
 PLUGIN = Path(__file__).parents[2] / "examples" / "plugin"
-MAX_LINES = 120
+EXAMPLE = PLUGIN / "slmbench_numpy.py"
+DOCS = Path(__file__).parents[2] / "docs" / "backends.md"
+MAX_LINES = 130
 
 CONFORMANCE = """
 from slmbench import testing
@@ -53,9 +57,19 @@ def run(installed: Path) -> Run:
     return call
 
 
-def test_it_is_a_whole_package_in_under_120_lines() -> None:
+def test_it_is_a_whole_package_in_under_130_lines() -> None:
     lines = [path.read_text().splitlines() for path in PLUGIN.iterdir() if path.is_file()]
     assert sum(map(len, lines)) < MAX_LINES
+
+
+def test_it_imports_what_plugins_may_import_alone() -> None:
+    documented = re.search(r"A plugin may import (.*?)\.\n", DOCS.read_text(), re.S)
+    assert documented is not None
+    allowed = set(re.findall(r"`(slmbench[\w.]*)`", documented[1]))
+    imported = re.findall(r"^ *from (slmbench[\w.]*) import|^ *import (slmbench[\w.]*)", EXAMPLE.read_text(), re.M)
+    assert {one or other for one, other in imported} <= allowed
+    for name in allowed:
+        assert import_module(name).__all__, f"{name} says what it gives"
 
 
 def test_an_installed_plugin_is_found(run: Run) -> None:
