@@ -24,43 +24,13 @@ from slmbench.models.geometry import Geometry
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
-#: What plugins may use. Some of it is defined elsewhere in slmbench, and may be imported from here alone.
+#: What plugins may use. Some of it is defined elsewhere in slmbench; plugins import it from here.
 __all__ = [
-    "ENTRY_POINT_GROUP",
-    "Ability",
-    "Artifact",
-    "ArtifactSpec",
-    "AttentionDefault",
-    "Backend",
-    "BadInputError",
-    "CannotRunError",
-    "Checkpoint",
-    "ComputeDefault",
-    "ComputePrecision",
-    "Device",
-    "DeviceStatus",
-    "Draws",
-    "Extends",
-    "Geometry",
-    "LimitsProbe",
-    "LoopSession",
-    "Placement",
-    "Precision",
-    "ProbeGraph",
-    "ProbeShape",
-    "Rereads",
-    "Role",
-    "Session",
-    "SessionBase",
-    "SessionOptions",
-    "TellsSettings",
-    "Tokens",
-    "WeightCopies",
-    "Workload",
-    "WorkloadAbilities",
-    "backend_names",
-    "load_backend",
-    "load_backends",
+    "ENTRY_POINT_GROUP", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend", "BadInputError",
+    "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device", "DeviceStatus", "Draws",
+    "Extends", "Geometry", "LimitsProbe", "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape",
+    "Rereads", "Role", "Session", "SessionBase", "SessionOptions", "TellsSettings", "Tokens", "WeightCopies",
+    "Workload", "WorkloadAbilities", "backend_names", "load_backend", "load_backends",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"
@@ -107,12 +77,12 @@ class SessionOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the model really ran, as the engine tells it after an inference."""
+    """Where the model really ran, as the engine reports it after an inference."""
 
     requested: Device
-    #: "cpu", "gpu", "npu", or what stands in for one: "npuw-cpu", "htp-emulator".
+    #: "cpu", "gpu", "npu", or what replaces one: "npuw-cpu", "htp-emulator".
     executed_on: str
-    #: Graph nodes (or whatever unit the engine counts) by engine device or provider; empty if it cannot tell.
+    #: Graph nodes (or the unit that the engine counts) by engine device or provider; empty if it does not report them.
     nodes: dict[str, int] = field(default_factory=dict)
 
 
@@ -133,7 +103,7 @@ class SessionBase(Protocol):
         """Return the compute precision in effect, read back from the engine ("fp32", "bf16", ...)."""
 
     def threads(self) -> int:
-        """Return the number of threads in effect, read back from the engine where it tells."""
+        """Return the number of threads in effect, read back from the engine where it reports it."""
 
     def attention_path(self) -> str:
         """Return the attention path that runs: "paged", "SDPA", "GroupQueryAttention", "eager", ..."""
@@ -339,7 +309,7 @@ class ProbeGraph:
     step: Callable[[], None]
     #: The precision the products are computed in, read back from the engine.
     compute_precision: str
-    #: Where they are computed, read back where the engine tells.
+    #: Where they are computed, read back where the engine reports it.
     executed_on: str
 
 

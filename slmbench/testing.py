@@ -121,7 +121,7 @@ def check_description(subject: Subject) -> None:
 
 
 def check_devices(subject: Subject) -> None:
-    """Every device looked for is told in one line; an absent one with what was found instead and what to do."""
+    """Every device looked for is reported in one line; an absent one with what was found instead and what to do."""
     statuses = subject.backend.devices()
     for status in statuses:
         _expect(status.device in get_args(Device), f"'{status.device}' is a device slmbench knows")
@@ -156,7 +156,7 @@ def check_refusal(subject: Subject) -> None:
 
 
 def check_session_kind(subject: Subject) -> None:
-    """A session can be stepped, or brings its own loop; it tells its parts of loading and its attention."""
+    """A session can be stepped, or brings its own loop; it reports the parts of its loading and its attention."""
     with subject.session() as session:
         _expect(isinstance(session, Session | LoopSession), f"{type(session).__name__} is a Session or a LoopSession")
         _expect("load" in session.load_phases_ns(), "load_phases_ns has 'load'")
@@ -165,7 +165,7 @@ def check_session_kind(subject: Subject) -> None:
 
 
 def check_placement(subject: Subject) -> None:
-    """After an inference the session tells where it ran; a stand-in is called by its own name."""
+    """After an inference the session reports where it ran; a simulation is called by its own name."""
     with subject.session() as session:
         subject.generate(session, subject.prompt(0))
         found = session.placement()
@@ -206,7 +206,7 @@ def check_counts(subject: Subject) -> None:
 
 
 def check_tokens(subject: Subject) -> None:
-    """The reference's tokens come out, as far as the precision can tell them apart."""
+    """The reference's tokens come out, as far as the precision can distinguish them."""
     manifest = subject.artifact.manifest
     asked = subject.options.compute_precision
     tolerance = max(MARGIN_TOLERANCE.get(asked, 0.0), MARGIN_TOLERANCE[manifest.spec.weight_precision])
@@ -219,7 +219,7 @@ def check_tokens(subject: Subject) -> None:
             longest = max(len(prompt.input_ids) for prompt in golden)
         session.reserve(1, longest, max(len(prompt.tokens) for prompt in golden))
         found = agreement(session, golden, tolerance, manifest.checkpoint.family)
-    _expect(found.compared > 0, "some golden token has a margin that this precision can tell")
+    _expect(found.compared > 0, "some golden token has a margin that this precision can distinguish")
     _expect(found.equal >= required * found.compared, f"{found.equal} of {found.compared} golden tokens came out")
 
 
@@ -254,7 +254,7 @@ def check_teacher_forcing(subject: Subject) -> None:
 
 
 def check_batch(subject: Subject) -> None:
-    """Prompts of a batch are answered as each alone; a backend that takes no batch says so when reserving."""
+    """Prompts of a batch are answered as each by itself; a backend that takes no batch says so when reserving."""
     prompts = subject.prompt(5, batch=2)
     with subject.session() as session:
         try:

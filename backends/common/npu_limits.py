@@ -1,4 +1,4 @@
-"""Whether a model fits into an NPU's memory, told before it is exported."""
+"""Whether a model fits into an NPU's memory, checked before it is exported."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How many threads OpenMP really gives torch and llama.cpp, read back from the library that the engine is linked to.
 
-Both engines repeat the number they were told. OpenMP may give fewer threads (``OMP_THREAD_LIMIT``, ``OMP_DYNAMIC``), or
-bind them all to one core (``OMP_PROC_BIND=master``, ``OMP_PLACES``, ``GOMP_CPU_AFFINITY``).
+Both engines repeat the number they were given. OpenMP may give fewer threads (``OMP_THREAD_LIMIT``, ``OMP_DYNAMIC``)
+or bind them all to one core (``OMP_PROC_BIND=master``, ``OMP_PLACES``, ``GOMP_CPU_AFFINITY``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """llama.cpp through the ctypes of llama-cpp-python: its log, a model, a context, and batches that are written in place.
 
-llama.cpp tells some of what is in effect in its log alone (the type of its K/V, the buffers that hold the weights), and
-why it refuses a file. So the log is kept while it loads, and goes nowhere else.
+llama.cpp reports some of what is in effect only in its log (the type of its K/V, the buffers that hold the weights),
+and why it refuses a file. So the log is kept while it loads, and goes nowhere else.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def load_engine() -> tuple[Any, Log]:
     """
     try:
         import llama_cpp
-    except Exception as error:  # it loads a shared library, and raises RuntimeError and its kin besides ImportError
+    except Exception as error:  # it loads a shared library, and raises RuntimeError and others as well as ImportError
         raise CannotRunError(f"llama-cpp-python cannot be imported: {one_line(str(error))[:200]}") from error
     log = Log(llama_cpp)
     llama_cpp.llama_backend_init()
@@ -158,7 +158,7 @@ class Context:
         self._memory = engine.llama_get_memory(handle)
         self._vocabulary = engine.llama_vocab_n_tokens(engine.llama_model_get_vocab(engine.llama_get_model(handle)))
         kv, flash = _KV_TYPE.search(said), _FLASH.search(said)
-        #: The types of K and of V, and whether flash attention is on; None where the log does not tell.
+        #: The types of K and of V, and whether flash attention is on; None where the log does not say.
         self.kv_types = None if kv is None else set(kv.groups())
         self.flash = None if flash is None else flash[1]
         self._address, self._view = 0, np.zeros((0, 0), np.float32)
@@ -168,7 +168,7 @@ class Context:
         return int(self._engine.llama_n_threads(self._handle)), int(self._engine.llama_n_threads_batch(self._handle))
 
     def forget(self) -> None:
-        """Empty the K/V. What lies in the cells stays and is masked: to clear it would be part of the prompt's time."""
+        """Empty the K/V. What is in the cells stays and is masked: clearing it would be part of the prompt's time."""
         self._engine.llama_memory_clear(self._memory, False)
 
     def copy(self, source: int, target: int) -> None:

@@ -113,7 +113,7 @@ def _check_values(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None
 
 
 def _types_of_matrices(reader: _HeaderReader, count: int, size: int) -> set[str]:
-    """Return the types of the tensors of two dimensions, each of which lies in the file."""
+    """Return the types of the tensors of two dimensions, each of which is whole in the file."""
     found, end = set(), 0
     for _ in range(count):
         name, dimensions = reader.text(), reader.take("I")

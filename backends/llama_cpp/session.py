@@ -167,13 +167,13 @@ class LlamaCppSession:
         return {}
 
     def placement(self) -> Placement:
-        """Return "cpu" where every buffer of weights, K/V and results that llama.cpp made lies in the host's memory."""
+        """Return "cpu" where every buffer of weights, K/V and results that llama.cpp made is in the host's memory."""
         engine, context = self._model.engine, self._context
         buffers = self._model.buffers | (context.buffers if context is not None else set())
         elsewhere = sorted(name for name in buffers if not name.startswith(_HOST))
         if elsewhere:
             return Placement(self._device, "+".join(elsewhere))
-        # A library that knows no other device computes on the CPU, whatever its log says.
+        # A library that knows no other device computes on the CPU, even if its log says nothing.
         known = bool(buffers) or not engine.llama_supports_gpu_offload()
         return Placement(self._device, "cpu" if known else "unknown", dict.fromkeys(sorted(buffers), 1))
 
@@ -187,7 +187,7 @@ class LlamaCppSession:
         return self._openmp.team_size(self._threads if self._context is None else self._context.threads()[0])
 
     def settings(self) -> dict[str, tuple[str, str]]:
-        """Return repacked weights, threads of prompts, K/V's type and flash attention, as far as llama.cpp tells."""
+        """Return repacked weights, threads, K/V's type and flash attention, as far as llama.cpp reports them."""
         found = {
             "repacked weights": self._repacking(),
             "threads": (str(self._threads), self._openmp.in_words(self._threads)),

@@ -1,7 +1,7 @@
 """Sessions over graphs for CUDA (target ``cuda``): K/V, logits and the choice of the token stay on the device.
 
 One integer per sequence comes back at every step, after the device has finished; the same memory is the next step's
-input, so nothing goes the other way unless another token is fed than the one chosen. What tells a step its place is
+input, so nothing goes the other way unless another token is fed than the one chosen. What gives a step its place is
 read from tables that ``reserve`` puts on the device: a step binds another row of them, and copies nothing. In a CUDA
 graph, which holds addresses, the few numbers are written in place instead.
 
@@ -64,7 +64,7 @@ PLACES: dict[Device, ProviderMemory] = {"gpu": ProviderMemory(PROVIDER, "cuda"),
 
 
 class _Inputs:
-    """What tells a graph where in the sequence it is: the inputs that ``slmbench/export/onnx/cuda.py`` describes."""
+    """What gives a graph its place in the sequence: the inputs that ``slmbench/export/onnx/cuda.py`` describes."""
 
     def __init__(self, place: ProviderMemory, names: set[str], batch: int, length: int) -> None:
         self._place, self._names, self._batch, self._length = place, names, batch, length
@@ -262,7 +262,7 @@ class CudaSession(OnnxRuntimeSession):
         return Placement(self._device, "+".join(where), dict(nodes))
 
     def compute_precision(self) -> str:
-        """Return the type of the K/V, which is that of everything; TF32 where its products are not shut out."""
+        """Return the type of the K/V, which is that of everything; TF32 where it is not switched off."""
         if self._place.provider == CPU:
             return super().compute_precision()
         graph = self._graphs[self._step_role]

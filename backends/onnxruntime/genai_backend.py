@@ -188,12 +188,12 @@ class OnnxRuntimeGenaiSession:
         return {}
 
     def placement(self) -> Placement:
-        """Return the model's device, as the engine tells it; it does not tell of nodes."""
+        """Return the model's device, as the engine reports it; it reports no nodes."""
         return Placement(self._device, str(self._model.device_type).lower())
 
     def compute_precision(self) -> str:
-        """Return int8 where products quantise their input (the engine does not tell: what both builders write), else
-        the type of the K/V that the last inference wrote.
+        """Return int8 where products quantise their input (not reported; both builders write it so), else the
+        type of the K/V that the last inference wrote.
         """
         if cpu_compute(self._weights) != "fp32":
             return cpu_compute(self._weights)
@@ -201,7 +201,7 @@ class OnnxRuntimeGenaiSession:
         return _PRECISION.get(found, str(found))
 
     def threads(self) -> int:
-        """Return the threads that were set: the engine tells of none."""
+        """Return the threads that were set: the engine reports none."""
         return self._threads
 
     def attention_path(self) -> str:

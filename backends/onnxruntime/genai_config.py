@@ -1,7 +1,7 @@
 """What onnxruntime-genai's config may say.
 
 It can name libraries that the engine loads (``custom_ops_library``) and files that it writes (``enable_profiling``),
-and an artifact may come from a stranger. So the engine sees a config only after this: texts and lists stand where
+and an artifact may come from a stranger. So the engine sees a config only after this check: texts and lists are where
 slmbench's exporter and the builder write them, and nowhere else; numbers do no harm.
 """
 
@@ -61,7 +61,7 @@ def _read(path: Path) -> Any:
 
 
 def _stranger(value: Any, place: str) -> str | None:
-    """Return what stands where neither our exporter nor the builder writes it."""
+    """Return what is in a place where neither our exporter nor the builder writes it."""
     if not isinstance(value, dict):
         return f"{place or 'it'} is no object"
     texts = _TEXTS[place]

@@ -96,7 +96,7 @@ def open_session(artifact: Artifact, options: SessionOptions) -> QnnSession:
 
 
 class QnnSession(OnnxRuntimeStaticSession):
-    """Static graphs wholly on the HTP: the CPU provider is shut out when the sessions are created."""
+    """Static graphs wholly on the HTP: the sessions are created without the CPU provider."""
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         """Create the sessions; compiled graphs are kept in ``options.engine_cache``.
@@ -208,7 +208,7 @@ def _ep_devices() -> list[Any]:
         return found
     try:
         ort.register_execution_provider_library(PROVIDER, _module().get_library_path())
-    except Exception as error:  # whatever a provider's library raises while it loads
+    except Exception as error:  # a provider's library may raise anything while it loads
         if isinstance(error, CannotRunError):
             raise
         raise CannotRunError(f"the QNN provider does not load: {str(error).splitlines()[0]}") from error

@@ -166,7 +166,7 @@ class OnnxRuntimeStaticSession(StaticSession):
         return int(self._sessions[self._step_role].get_session_options().intra_op_num_threads)
 
     def load_phases_ns(self) -> dict[str, int]:
-        """Return "load" in ns; ONNX Runtime does not tell reading from compiling."""
+        """Return "load" in ns; ONNX Runtime does not report reading and compiling separately."""
         return {"load": self._load_ns}
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from slmbench.errors import CannotRunError, told_last
 
 
 class ReadGraph:
-    """A graph as the artifact has it. It is read once, whatever is compiled of it: its weights are mapped once."""
+    """A graph as the artifact has it. It is read once, so its weights are mapped once, however often it is compiled."""
 
     def __init__(self, core: Any, path: Path, engine_name: str, properties: dict[str, Any]) -> None:
         """Read the IR.

@@ -171,7 +171,7 @@ class StatefulSession(GenaiSession):
         """Remember the shape.
 
         Raises:
-            BadInputError: more than one prompt: the pipeline streams one alone, so tokens could not be stamped.
+            BadInputError: more than one prompt: the pipeline streams only one, so tokens could not be stamped.
         """
         if batch != 1:
             raise BadInputError(f"openvino-genai's SDPA pipeline streams 1 prompt at a time, {batch} are asked")

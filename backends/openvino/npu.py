@@ -55,7 +55,7 @@ def devices() -> list[DeviceStatus]:
 
 
 def _told(core: Any, name: str, what: str) -> str | None:
-    """Return a property of the device; None where its driver is too old to tell."""
+    """Return a property of the device; None where its driver is too old to report it."""
     try:
         return str(core.get_property(name, what))
     except RuntimeError:

@@ -75,9 +75,9 @@ def idle_refusal(options: SessionOptions) -> str | None:
 
 
 def settings_in_effect(asked: dict[str, Any], told: Sequence[Callable[[str], object]]) -> dict[str, tuple[str, str]]:
-    """Return what was asked and what compiled models tell (see :class:`slmbench.backend.TellsSettings`).
+    """Return what was asked and what compiled models report (see :class:`slmbench.backend.TellsSettings`).
 
-    ``told`` gives a property of one compiled model, and raises RuntimeError or LookupError where it tells nothing.
+    ``told`` gives a property of one compiled model, and raises RuntimeError or LookupError where it reports nothing.
     """
     found: dict[str, tuple[str, str]] = {}
     for name in _TOLD:

@@ -49,7 +49,7 @@ class OpenVinoStaticSession(StaticSession):
         for role in artifact.manifest.graphs:
             self._compiled[role] = self._compile(core, artifact.graph(role), engine_name, properties)
         self._bind({role: self._request(role) for role in self._compiled})
-        # Read back, never assumed: NPUW names itself "NPU" whatever it runs on, so its own device list is asked.
+        # Read back, never assumed: NPUW always names itself "NPU", so its own device list is asked.
         self._core_cpu_precision = str(core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
 
     def _compile(self, core: Any, path: Path, engine_name: str, properties: dict[str, Any]) -> Any:
@@ -124,8 +124,8 @@ class OpenVinoStaticSession(StaticSession):
 def executed_on(compiled: Any) -> str:
     """Return where a compiled model runs, in small letters: "cpu", "npu", "npuw-cpu", "cpu+gpu".
 
-    NPUW calls itself "NPU" whatever its submodels run on, so its own list of devices is asked. A list means that
-    any of them may run a part: it is given back whole, and equals no device that was asked for.
+    NPUW calls itself "NPU" even where its submodels run on a CPU, so its own list of devices is asked. A list means
+    that any of them may run a part: it is given back whole, and equals no device that was asked for.
     """
     try:
         wrapped = str(compiled.get_property("NPU_USE_NPUW")).upper() in ("TRUE", "YES")
@@ -153,7 +153,7 @@ def _cpu_properties(options: SessionOptions) -> dict[str, Any]:
 
 
 def _device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
-    """Return an accelerator's settings. NPUW runs only where an NPU is simulated, and then on the CPU alone."""
+    """Return an accelerator's settings. NPUW runs only where an NPU is simulated, and then only on the CPU."""
     if engine_name != "NPU":
         return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINT[options.compute_precision]}
     if options.simulate:

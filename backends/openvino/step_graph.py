@@ -13,7 +13,7 @@ from typing import Any
 
 #: Inputs with a token a column; of the others only the rows are fixed.
 _TOKENS = frozenset({"input_ids", "decoder_input_ids", "position_ids"})
-#: What OpenVINO computes inside a product where that alone reads it: activations, and sums and products with constants.
+#: What OpenVINO computes inside a product where only that reads it: activations, and sums and products with constants.
 #: Of a GELU that is written out it makes one operator when it compiles.
 _ABSORBED = frozenset(
     {"Add", "Clamp", "Divide", "Elu", "Erf", "Gelu", "HSwish", "Mish", "Multiply", "Power", "Relu", "Sigmoid"}

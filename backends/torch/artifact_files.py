@@ -28,7 +28,7 @@ def check_files(artifact: Artifact) -> None:
         raise BadInputError(f"{path}: not JSON: {one_line(str(error))[:120]}") from error
     _, found = read_config(config, str(path), trust_remote_code=manifest.checkpoint.trust_remote_code)
     expected = manifest.checkpoint.geometry
-    # Whether embeddings are tied is told by the weights, not by the config.
+    # Whether embeddings are tied is seen from the weights, not from the config.
     told = {"tied_embeddings", "shared_embedding"}
     for name, value in expected.model_dump(exclude=told).items():
         if getattr(found, name) != value:

@@ -1,4 +1,4 @@
-"""The GGUF route: a decoder-only network in llama.cpp's file format, weights and sizes alone, no vocabulary.
+"""The GGUF route: a decoder-only network in llama.cpp's file format, only weights and sizes, no vocabulary.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
