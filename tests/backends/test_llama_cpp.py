@@ -125,8 +125,11 @@ def test_precision_threads_and_settings_are_read_back(precision: str, kv: str) -
     assert session.compute_precision() == COMPUTE[precision]
     assert session.threads() == 1
     assert session.placement().executed_on == "cpu"
-    assert session.settings() == {
-        "repacked weights": ("none", "none"), "threads": ("2", "2"),
+    # Whether there is something to repack depends on the CPU.
+    asked, effect = session.settings()["repacked weights"]
+    assert asked == effect
+    assert session.settings() | {"repacked weights": ("", "")} == {
+        "repacked weights": ("", ""), "threads": ("1", "1"),
         "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": ("enabled", "enabled"),
     }  # fmt: skip
 
