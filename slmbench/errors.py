@@ -54,6 +54,12 @@ class CannotRunError(SlmbenchError):
     exit_code = ExitCode.FAILED
 
 
+class StoppedError(SlmbenchError):
+    """The user stopped the command; the text says what is kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class RunInterruptedError(KeyboardInterrupt):
     """A run was interrupted; the text says what is kept and how to go on."""
 

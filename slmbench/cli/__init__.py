@@ -17,7 +17,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from slmbench._version import __version__
-from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, RunInterruptedError, SlmbenchError, nearest, one_line
+from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, SlmbenchError, nearest, one_line
 from slmbench.system.processes import keep_docstrings, open_standard_streams
 
 #: Command → (module in slmbench.cli, one-line help). The module has a typer app named ``app``.
@@ -136,10 +136,8 @@ def run_main(arguments: list[str]) -> int:
         return fail(error.format_message() + where, ExitCode.BAD_INPUT)
     except click.ClickException as error:
         return fail(error.format_message(), ExitCode.BAD_INPUT)
-    except (KeyboardInterrupt, click.Abort) as error:
-        # click makes an Abort of it; what a run said of itself is its cause.
-        said = next((str(one) for one in (error, error.__cause__) if isinstance(one, RunInterruptedError)), None)
-        return fail(said or "interrupted", ExitCode.INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort):
+        return fail("interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # The reader of the pipe has closed it (`slmbench models | head`); nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -148,6 +146,9 @@ def run_main(arguments: list[str]) -> int:
         # A full disk, a folder that is gone or not ours: a problem of the machine, not a bug.
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
+    if code == ExitCode.INTERRUPTED:
+        # typer ends with this code and says nothing.
+        return fail("interrupted", ExitCode.INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
 
 

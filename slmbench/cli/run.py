@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from slmbench.cli._typed import COUNTS, NAMES, SECONDS, SETTINGS
-from slmbench.errors import BadInputError, ExitCode, one_line
+from slmbench.errors import BadInputError, ExitCode, RunInterruptedError, StoppedError, one_line
 
 if TYPE_CHECKING:
     from slmbench.plan.request import RunRequest
@@ -140,8 +140,11 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
     def say(text: str) -> None:
         typer.echo(one_line(text), err=True)
 
-    with show_progress(sys.stderr) as observer:
-        columns = runner.execute(request, observer=observer, say=say)
+    try:
+        with show_progress(sys.stderr) as observer:
+            columns = runner.execute(request, observer=observer, say=say)
+    except RunInterruptedError as error:
+        raise StoppedError(str(error)) from error
     if as_json:
         typer.echo(run_table(columns).to_json(orient="records", indent=1))
     else:
