@@ -123,20 +123,20 @@ def field_named(name: str, *more: str) -> str:
 
 
 def where(sides: Sequence[Side], conditions: Sequence[str]) -> list[Side]:
-    """Return the sides with only the cases that fulfil every ``FIELD=GLOB`` or ``FIELD!=GLOB``.
+    """Return the sides with only the cases that fulfil every ``FIELD=GLOB`` or ``FIELD!=GLOB``; GLOB,GLOB means either.
 
     Raises:
         BadInputError: no such field, or a condition that is none.
     """
     for condition in conditions:
-        name, unequal, pattern = _condition(condition)
+        name, unequal, patterns = _condition(condition)
         sides = [
             replace(
                 side,
                 cases={
                     key: case
                     for key, case in side.cases.items()
-                    if fnmatchcase(str(FIELDS[name](case)), pattern) != unequal
+                    if any(fnmatchcase(str(FIELDS[name](case)), one) for one in patterns) != unequal
                 },
             )
             for side in sides
@@ -144,9 +144,10 @@ def where(sides: Sequence[Side], conditions: Sequence[str]) -> list[Side]:
     return list(sides)
 
 
-def _condition(text: str) -> tuple[str, bool, str]:
+def _condition(text: str) -> tuple[str, bool, list[str]]:
     name, equals, pattern = text.partition("=")
     unequal = name.endswith("!")
     if not equals or not pattern:
         raise BadInputError(f"--where {text}: FIELD=GLOB or FIELD!=GLOB is expected")
-    return field_named(name.rstrip("!")), unequal, pattern
+    # The whole as well: a comma may be part of a name, or stand in [brackets].
+    return field_named(name.rstrip("!")), unequal, [pattern, *(one.strip() for one in pattern.split(","))]

@@ -26,7 +26,9 @@ def baseline() -> None:
 def save(
     run: Annotated[str, typer.Argument(help="A run's folder, or RUN@ARM.")],
     out: Annotated[Path, typer.Argument(help="The baseline file.")] = Path("baseline.json"),
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="FIELD=GLOB[,GLOB] or FIELD!=GLOB. Repeatable.", **SETTINGS)
+    ] = None,
 ) -> None:
     """Save a run as a baseline: per case and load the figures that the test needs, a few kB."""
     typer.echo(save_named(run, out, tuple(where or ())))

@@ -79,7 +79,9 @@ def check(
     metric: Annotated[
         list[str] | None, typer.Option(help="Metrics to judge.", show_default="ttft, tpot and the gates'", **NAMES)
     ] = None,
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="FIELD=GLOB[,GLOB] or FIELD!=GLOB. Repeatable.", **SETTINGS)
+    ] = None,
     until_conclusive: Annotated[
         bool, typer.Option("--until-conclusive", help="Keep sampling while the verdict is inconclusive.")
     ] = False,

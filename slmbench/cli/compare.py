@@ -76,7 +76,9 @@ def compare(
         list[str] | None, typer.Option(help="Compare the arms of one run, the base first: base,new.", **NAMES)
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Metrics.", show_default="ttft, tpot", **NAMES)] = None,
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="FIELD=GLOB[,GLOB] or FIELD!=GLOB. Repeatable.", **SETTINGS)
+    ] = None,
     sort: Annotated[str, typer.Option(help="case, ratio, verdict, p, metric or a field of the case.")] = "case",
     group: Annotated[str | None, typer.Option(help="Group rows by a field of the case, or by metric.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="Columns to show.", **NAMES)] = None,

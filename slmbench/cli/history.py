@@ -16,7 +16,9 @@ app = typer.Typer(add_completion=False)
 def history(
     runs: Annotated[list[str], typer.Argument(help="Runs, or folders of runs.")],
     metric: Annotated[str, typer.Option(help="What to follow.")] = "tpot",
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=GLOB or FIELD!=GLOB. Repeatable.", **SETTINGS)] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="FIELD=GLOB[,GLOB] or FIELD!=GLOB. Repeatable.", **SETTINGS)
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it: a .png, .svg or .html file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,

@@ -107,6 +107,9 @@ def write_output(path: Path, content: str | bytes) -> None:
                 if there is None or error.errno not in _NOT_REPLACEABLE:
                     raise
                 _write_in_place(place, data)
+    except BrokenPipeError:
+        # Its reader has seen enough, as with standard output itself.
+        raise
     except OSError as error:
         raise _refusal(path, error) from error
 

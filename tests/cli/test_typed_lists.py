@@ -95,7 +95,7 @@ def test_an_options_value_keeps_its_commas(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     "command",
     [
-        "compare {run} {run} --metric ttft,tpot --columns model,metric,ratio --format csv",
+        "compare {run} {run} --metric ttft,tpot --columns model,metric,ratio --format markdown",
         "check --baseline {run} {run} --metric ttft,tpot --where device=cpu,backend=open* --json",
     ],
 )
@@ -112,3 +112,16 @@ def test_commands_that_judge_take_commas(command: str, capsys: pytest.CaptureFix
     assert printed[0] == printed[1]
     assert "ttft" in printed[0]
     assert "tpot" in printed[0]
+
+
+def test_a_condition_takes_several_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = make_run([Speed(model=name) for name in ("a", "b", "c")]).write(tmp_path / "run")
+
+    def models(condition: str) -> set[str]:
+        command = f"compare {run} {run} --format csv --where {condition}"
+        assert run_main(command.split()) == 0
+        return {line.partition("|")[0] for line in capsys.readouterr().out.splitlines()[1:]}
+
+    assert models("model=a,b") == {"a", "b"}
+    assert models("model!=a,b") == {"c"}
+    assert models("model=a*,c,device=cpu") == {"a", "c"}
