@@ -15,7 +15,7 @@ from slmbench.models import catalog
 from slmbench.models.geometry import Geometry, read_config
 from slmbench.models.safetensors import inspect, weight_files
 from slmbench.system.files import read_regular
-from slmbench.system.paths import plain_text
+from slmbench.system.paths import plain_path, plain_text
 from slmbench.terms import Family
 
 __all__ = ["Checkpoint", "Geometry", "checkpoint_of_folder", "resolve"]
@@ -138,7 +138,7 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Ch
     return Checkpoint(
         name=plain_text(folder.resolve().name),
         source="folder",
-        path=folder.resolve(),
+        path=plain_path(folder.resolve()),
         trust_remote_code=trust_remote_code,
         family=family,
         architecture=config["model_type"],

@@ -20,6 +20,7 @@ from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
 from slmbench.plan.sent_files import Carried, arrived
 from slmbench.plan.suite import Suite, WorkloadSweep, load_suite, parse_suite
+from slmbench.system.files import has_path_bytes
 from slmbench.system.yaml_reader import MAX_FILE_BYTES
 
 DEFAULT_SUITE = "quick"
@@ -104,8 +105,12 @@ def request_from_file(options: Mapping[str, Any], source: str, typed: RunRequest
         BadInputError: the options are not valid, or they run code and nobody typed that.
     """
     try:
-        # As JSON: a checkpoint may not bring a path or its trust along.
-        asked = RunRequest.model_validate_json(json.dumps({**options, "resume": None, "out": None}))
+        text = json.dumps({**options, "resume": None, "out": None})
+        if has_path_bytes(text):
+            asked = RunRequest.model_validate({**json.loads(text), "checkpoints": ()})
+        else:
+            # As JSON: a checkpoint may not bring a path or its trust along.
+            asked = RunRequest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"{source}: options: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -23,7 +23,6 @@ from pydantic import ValidationError
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, one_line
 from slmbench.records.schema import FailureReason
-from slmbench.system.files import json_text
 from slmbench.system.processes import child_environment
 from slmbench.worker import protocol as p
 
@@ -186,7 +185,7 @@ class Worker:
         self.resume()
         self.greet()
         try:
-            self._requests.write(json_text(request).encode() + b"\n")
+            self._requests.write(request.model_dump_json().encode() + b"\n")
         except OSError:
             raise self._death() from None
         line = self._next_line(time.monotonic() + timeout_s, request.do)

@@ -1,11 +1,17 @@
-"""Where slmbench keeps things."""
+"""Where slmbench keeps things, and paths whose bytes are not UTF-8."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
+
+from slmbench.errors import CannotRunError
 
 
 def plain_text(text: str) -> str:
@@ -14,5 +20,33 @@ def plain_text(text: str) -> str:
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: ``$SLMBENCH_CACHE``, or the platform's user cache. It may not exist yet."""
-    return Path(os.environ.get("SLMBENCH_CACHE") or platformdirs.user_cache_dir("slmbench"))
+    """Return the cache folder: ``$SLMBENCH_CACHE``, or the platform's user cache. It may not exist yet.
+
+    Raises:
+        CannotRunError: as :func:`plain_path`.
+    """
+    return plain_path(Path(os.environ.get("SLMBENCH_CACHE") or platformdirs.user_cache_dir("slmbench")))
+
+
+def plain_path(folder: Path) -> Path:
+    """Return the folder, by a link if its path is not UTF-8: engines and exporters take no other. It is then made.
+
+    Raises:
+        CannotRunError: the link cannot be made.
+    """
+    if sys.platform == "win32" or plain_text(str(folder)) == str(folder):
+        return folder
+    name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+    links = Path(tempfile.gettempdir()) / f"slmbench-links-{os.geteuid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        links.mkdir(mode=0o700, exist_ok=True)
+        if links.is_symlink() or links.stat().st_uid != os.geteuid():
+            raise CannotRunError(f"{links}: is somebody else's; set TMPDIR to a folder of your own")
+        with suppress(FileExistsError):
+            (links / name).symlink_to(folder.absolute())
+    except OSError as error:
+        raise CannotRunError(
+            f"{plain_text(str(folder))}: its path is not UTF-8, and {links}: {error.strerror}"
+        ) from error
+    return links / name

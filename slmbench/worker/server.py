@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import json
 import os
 import platform
 import sys
@@ -28,7 +27,6 @@ from slmbench.measure.warmup import warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
 from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
 from slmbench.records.schema import FailureReason
-from slmbench.system.files import has_path_bytes
 from slmbench.worker import protocol as p
 
 
@@ -40,8 +38,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, service: Service) -> None:
     _write(replies, b"\n")
     _send(replies, hello)
     for line in requests:
-        text = line.decode()
-        request = p.REQUEST.validate_python(json.loads(text)) if has_path_bytes(text) else p.REQUEST.validate_json(text)
+        request = p.REQUEST.validate_json(line)
         reply = _answer(service, request)
         sys.stdout.flush()
         _send(replies, reply)

@@ -17,7 +17,9 @@ from artifact_files import checkpoint_elsewhere, write_artifact
 from synthetic import Speed, make_run
 
 from slmbench.cli import run_main
-from slmbench.records.schema import RUN_NAME, SAMPLES_NAME, read_run
+from slmbench.errors import BadInputError
+from slmbench.plan.request import RunRequest, request_from_file
+from slmbench.records.schema import RUN_NAME, SAMPLES_NAME, read_run, read_run_record, write_run
 from slmbench.system.files import MOST_LINE_BYTES
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX devices, links and permissions")
@@ -145,6 +147,16 @@ def test_a_run_in_a_path_of_any_bytes(tmp_path: Path) -> None:
     told = slmbench("run", "--resume", place / "run", env=environment)
     assert told.returncode == 0, told.stderr
     assert len(read_run(place / "run").samples) == 2
+
+
+def test_a_request_of_any_bytes_is_kept_as_it_was(run: Path) -> None:
+    asked = RunRequest(models=(f"/models/{BYTES}",), prompts=Path(BYTES), devices=("cpu",))
+    record = read_run_record(run / RUN_NAME)
+    write_run(run, record.model_copy(update={"options": asked.model_dump(mode="json")}))
+    kept = read_run_record(run / RUN_NAME).options
+    assert request_from_file(kept, "run.json", RunRequest()) == asked
+    with pytest.raises(BadInputError, match="never done because a file says so"):
+        request_from_file({**kept, "trust_remote_code": True}, "run.json", RunRequest())
 
 
 @pytest.fixture
