@@ -14,7 +14,8 @@ class Reserved:
         #: End-of-sequence ids that have a logit; some checkpoints name ids beyond their vocabulary.
         self.end_tokens = [one for one in checkpoint.eos_token_ids if one < checkpoint.geometry.vocab_size]
         self.rows = self.input_tokens = self.output_tokens = 0
-        self._given = 0
+        #: Tokens of the answer that were given, and the most that there is room for.
+        self._given = self._most = 0
 
     @property
     def total(self) -> int:
@@ -24,7 +25,7 @@ class Reserved:
     def take(self, rows: int, input_tokens: int, output_tokens: int) -> None:
         """Keep a new shape; nothing is generated in it yet."""
         self.rows, self.input_tokens, self.output_tokens = rows, input_tokens, output_tokens
-        self._given = output_tokens
+        self._given = self._most = output_tokens
 
     def check_positions(self, needed: int, limit: int | None) -> None:
         """Compare the tokens of one sequence with the positions that the model has.
@@ -52,7 +53,7 @@ class Reserved:
                 f"{self._name}: this prompt ({prompts}x{length} tokens{answer}) exceeds what is reserved "
                 f"({self.rows}x{self.input_tokens} and {self.output_tokens} new ones)"
             )
-        self._given = 0
+        self._given, self._most = 0, self.output_tokens
         return self.rows // int(prompts)
 
     def extend(self, input_ids: Tokens, length: int, *, padded: bool) -> None:
@@ -66,7 +67,8 @@ class Reserved:
             raise BadInputError(
                 f"{self._name}: this turn ({rows}x{count} tokens) exceeds the reserved length, or the batch is padded"
             )
-        self._given = 0
+        # The first token of an answer takes no place yet, each later one has fed the token before it.
+        self._given, self._most = 0, min(self.output_tokens, self.total - length - count + 1)
 
     def token(self) -> int:
         """Count one more token of the answer; return its place, the first is 0.
@@ -75,9 +77,9 @@ class Reserved:
             BadInputError: no more are reserved, or no prompt was read.
         """
         place = self._given
-        if place >= self.output_tokens:
+        if place >= self._most:
             raise BadInputError(
-                f"{self._name}: a step beyond the {self.output_tokens} new tokens that are reserved, or before a start"
+                f"{self._name}: a step beyond the {self._most} new tokens that are reserved, or before a start"
             )
         self._given = place + 1
         return place
