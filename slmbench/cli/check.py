@@ -229,7 +229,7 @@ def run_fleet_check(request: CheckRequest) -> ExitCode:
     worst = min([*codes, *([ExitCode.NOT_COMPARABLE] if problems or not codes else [])], key=_WORST.index)
     write_outputs(found.comparisons, junit=request.junit, summary=request.summary, problems=found.problems)
     if request.as_json:
-        print(comparisons_json(found.comparisons))
+        print(comparisons_json(found.comparisons, found.problems))
         warn(found.problems)
         return worst
     _print_fleet_check(make_console(), found, codes, worst)

@@ -9,14 +9,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from slmbench.analysis.metrics import METRICS, Side, SideCase
-from slmbench.analysis.not_judged import NotJudged
+from slmbench.analysis.metrics import METRICS, Side
 from slmbench.analysis.pairs import Pair, pairs_of
 from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import TELLING, Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.records.refusals import Refusal, refusal_lines
+from slmbench.report.comparison_rows import rows_of, spread
 from slmbench.report.csv_text import csv_text
 from slmbench.report.sentences import pair_sentence
 from slmbench.report.text_table import (
@@ -43,62 +43,6 @@ _STYLES = {"regressed": "bold red", "improved": "bold green", "unchanged": "dim"
 HINTED_CASES = 5
 
 Row = Mapping[str, Any]
-
-
-def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return one flat row a judgement: what the case is, both figures in SI units, ratio, verdict.
-
-    What could not be judged has a row, too, without figures (NaN).
-    """
-    judged = [_row(comparison, judgement) for judgement in comparison.judgements]
-    return judged + [_row_without_figures(comparison, left) for left in comparison.not_judged]
-
-
-def _row_without_figures(comparison: Comparison, left: NotJudged) -> dict[str, Any]:
-    unknown = Interval(math.nan, math.nan, math.nan)
-    return {
-        **_identity(comparison, left.key, left.metric, left.case, left.case),
-        **_spread("base", unknown),
-        **_spread("new", unknown),
-        **_spread("ratio", unknown),
-        "p_value": math.nan,
-        "gate": left.gate,
-        "noise_floor": math.nan,
-        "detectable": math.nan,
-        "verdict": "not judged",
-        "reason": left.reason,
-    }
-
-
-def _identity(comparison: Comparison, key: str, metric: str, base: SideCase, new: SideCase) -> dict[str, Any]:
-    return {
-        "case": key,
-        **{name: field(base) for name, field in FIELDS.items()},
-        "new_attention": new.model.attention_path or "",
-        "metric": metric,
-        "unit": METRICS[metric].unit,
-        "base_name": comparison.base.name,
-        "new_name": comparison.new.name,
-    }
-
-
-def _row(comparison: Comparison, found: Judgement) -> dict[str, Any]:
-    return {
-        **_identity(comparison, found.key, found.metric, found.base_case, found.new_case),
-        **_spread("base", found.base),
-        **_spread("new", found.new),
-        **_spread("ratio", found.ratio),
-        "p_value": found.p_value,
-        "gate": found.gate,
-        "noise_floor": found.noise_floor,
-        "detectable": found.detectable if math.isfinite(found.detectable) else math.nan,
-        "verdict": found.verdict,
-        "reason": found.reason,
-    }
-
-
-def _spread(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.mid, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _figure(row: Row, name: str) -> str:
@@ -376,9 +320,12 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     return csv_text(list(rows[0]), (row.values() for row in rows)) if rows else ""
 
 
-def comparisons_json(comparisons: Sequence[Comparison]) -> str:
-    """Return comparisons as JSON, in SI units; what is unknown is null."""
-    raw = [
+def comparisons_json(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:
+    """Return comparisons as JSON, in SI units; what is unknown is null.
+
+    ``problems`` are machines that could not be judged, with the reasons: comparisons without judgements.
+    """
+    raw: list[dict[str, Any]] = [
         {
             "base": comparison.base.name,
             "new": comparison.new.name,
@@ -386,7 +333,7 @@ def comparisons_json(comparisons: Sequence[Comparison]) -> str:
             "unjudged": comparison.unjudged,
             "verdicts": comparison.counts(),
             "judgements": [_without_nan(row) for row in rows_of(comparison)],
-            "geometric_means": {m: _without_nan(_spread("ratio", e.interval())) for m, e in comparison.means.items()},
+            "geometric_means": {m: _without_nan(spread("ratio", e.interval())) for m, e in comparison.means.items()},
             "only_base": list(comparison.only_base),
             "only_new": list(comparison.only_new),
             "failed": comparison.failed,
@@ -400,6 +347,7 @@ def comparisons_json(comparisons: Sequence[Comparison]) -> str:
         }
         for comparison in comparisons
     ]
+    raw += [{"judged": False, "unjudged": problem, "verdicts": {}, "judgements": []} for problem in problems]
     return json.dumps(raw, indent=1, allow_nan=False)
 
 

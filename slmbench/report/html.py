@@ -29,8 +29,8 @@ from slmbench.report.comparison import (
     means,
     notes,
     pair_lines,
-    rows_of,
 )
+from slmbench.report.comparison_rows import rows_of
 from slmbench.report.run_columns import text_table
 from slmbench.report.sentences import run_sentences
 from slmbench.report.text_table import TextTable, number

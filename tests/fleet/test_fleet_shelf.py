@@ -250,6 +250,9 @@ def test_a_machine_missing_on_one_side_is_not_comparable_and_named(
         assert "machine box" in ElementTree.parse(tmp_path / "junit.xml").getroot().findall("testsuite")[-1][0].get(
             "name", ""
         )
+    assert run_main(["check", "--baseline", old, new, "--json"]) == ExitCode.NOT_COMPARABLE
+    reasons = [one["unjudged"] for one in json.loads(capsys.readouterr().out) if not one["judged"]]
+    assert reasons == ["machine box: is in old and not in new"]
     assert run_main(["check", "--baseline", old, new, "--allow-missing"]) == ExitCode.OK
     # A regression elsewhere is worse.
     slow = shelf(_made(tmp_path / "slow"), without=("box", *few), laptop=1.3, seed=20)

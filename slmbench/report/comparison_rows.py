@@ -1,0 +1,69 @@
+"""One flat row for every metric of every case of a comparison: what tables, CSV and JSON are made from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from slmbench.analysis.metrics import METRICS, SideCase
+from slmbench.analysis.not_judged import NotJudged
+from slmbench.analysis.sides import FIELDS
+from slmbench.analysis.stats import Interval
+from slmbench.analysis.verdicts import Comparison, Judgement
+
+
+def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return one flat row a judgement: what the case is, both figures in SI units, ratio, verdict.
+
+    What could not be judged has a row, too, without figures (NaN).
+    """
+    judged = [_row(comparison, judgement) for judgement in comparison.judgements]
+    return judged + [_row_without_figures(comparison, left) for left in comparison.not_judged]
+
+
+def _row_without_figures(comparison: Comparison, left: NotJudged) -> dict[str, Any]:
+    unknown = Interval(math.nan, math.nan, math.nan)
+    return {
+        **_identity(comparison, left.key, left.metric, left.case, left.case),
+        **spread("base", unknown),
+        **spread("new", unknown),
+        **spread("ratio", unknown),
+        "p_value": math.nan,
+        "gate": left.gate,
+        "noise_floor": math.nan,
+        "detectable": math.nan,
+        "verdict": "not judged",
+        "reason": left.reason,
+    }
+
+
+def _identity(comparison: Comparison, key: str, metric: str, base: SideCase, new: SideCase) -> dict[str, Any]:
+    return {
+        "case": key,
+        **{name: field(base) for name, field in FIELDS.items()},
+        "new_attention": new.model.attention_path or "",
+        "metric": metric,
+        "unit": METRICS[metric].unit,
+        "base_name": comparison.base.name,
+        "new_name": comparison.new.name,
+    }
+
+
+def _row(comparison: Comparison, found: Judgement) -> dict[str, Any]:
+    return {
+        **_identity(comparison, found.key, found.metric, found.base_case, found.new_case),
+        **spread("base", found.base),
+        **spread("new", found.new),
+        **spread("ratio", found.ratio),
+        "p_value": found.p_value,
+        "gate": found.gate,
+        "noise_floor": found.noise_floor,
+        "detectable": found.detectable if math.isfinite(found.detectable) else math.nan,
+        "verdict": found.verdict,
+        "reason": found.reason,
+    }
+
+
+def spread(name: str, interval: Interval) -> dict[str, float]:
+    """Return a figure and its bounds as three fields of a row."""
+    return {name: interval.mid, f"{name}_low": interval.low, f"{name}_high": interval.high}
