@@ -73,7 +73,7 @@ class Holder:
         """
         try:
             one = _arriving(parcel)
-            if isinstance(one, _Artifact) and (self._busy() or self.making()):
+            if isinstance(one, _ArrivingArtifact) and (self._busy() or self.making()):
                 answer = Receiving(state="busy")
             else:
                 answer = await asyncio.to_thread(_take, one, file, offset, data, sha256)
@@ -123,7 +123,7 @@ class Holder:
         return f"could not be made there: {text}"
 
 
-class _Arriving:
+class _ArrivingFiles:
     """Files that arrive: what they have to be, where they grow, and where they go when they are complete."""
 
     def __init__(self, folder: Path, files: tuple[FileEntry, ...], lock: Path) -> None:
@@ -142,7 +142,7 @@ class _Arriving:
         raise NotImplementedError
 
 
-class _Artifact(_Arriving):
+class _ArrivingArtifact(_ArrivingFiles):
     """An artifact: it grows in a folder next to its place in the store, named after its content."""
 
     def __init__(self, text: str) -> None:
@@ -170,7 +170,7 @@ class _Artifact(_Arriving):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-class _File(_Arriving):
+class _File(_ArrivingFiles):
     """A file that a request needs: it grows next to its place in the cache."""
 
     def __init__(self, one: Carried) -> None:
@@ -188,12 +188,12 @@ class _File(_Arriving):
         self.path(self.files[0]).replace(self.one.place)
 
 
-def _arriving(text: str) -> _Arriving:
+def _arriving(text: str) -> _ArrivingFiles:
     parcel = parse(text)
-    return _File(parcel.carried) if parcel.carried else _Artifact(parcel.manifest)
+    return _File(parcel.carried) if parcel.carried else _ArrivingArtifact(parcel.manifest)
 
 
-def _take(one: _Arriving, file: str, offset: int, data: bytes, sha256: str) -> Receiving:
+def _take(one: _ArrivingFiles, file: str, offset: int, data: bytes, sha256: str) -> Receiving:
     """Keep a piece if it fits where its file ends now, and return what is missing; nothing: put all into its place.
 
     Raises:
@@ -240,7 +240,7 @@ def _take(one: _Arriving, file: str, offset: int, data: bytes, sha256: str) -> R
         return Receiving(state="here")
 
 
-def _append(one: _Arriving, file: str, offset: int, data: bytes) -> None:
+def _append(one: _ArrivingFiles, file: str, offset: int, data: bytes) -> None:
     entry = next((entry for entry in one.files if entry.path == file), None)
     if entry is None:
         raise BadInputError(f"'{one_line(file)[:200]}' is not one of its files")
