@@ -1,6 +1,6 @@
 """What verdicts are worth: slmbench's own judging on made-up loads, with a shift of the whole machine between runs.
 
-    python benchmarks/verdicts_simulation.py [--quick] [--seed 0]
+    python benchmarks/verdicts_simulation.py [PART]... [--count 600] [--seed 0]
 
 Loads differ by 2 % (standard deviation on the log scale), 10 a side where nothing else is said; ttft and tpot of every
 case are judged at a gate of 5 %. Between runs the machine shifts by 0 to 3 %: all cases and metrics alike, or half of
@@ -251,6 +251,30 @@ def sampled_on(slower: float, rng: np.random.Generator, most: int = 200) -> tupl
     return found.judgements[0].verdict, state.base.shape[-1]
 
 
+def rules_of_others(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    """Arms on a quiet machine, ten loads of five samples, by slmbench and by two rules that are in use."""
+    from scipy.stats import mannwhitneyu
+
+    world = World(between=0.017, arms=True)
+    for gate in (0.05, 0.03, 0.02):
+        alarms, misses = np.zeros(3), np.zeros(3)
+        for one in drawn(world, count, rng):
+            loads = np.stack([one.base[0, 0], one.new[0, 0]])
+            samples = np.exp(loads[..., None] + rng.normal(0, 0.008, (*loads.shape, 5)))
+            for slower, found in ((0.0, alarms), (1.5 * gate, misses)):
+                base, new = samples[0], samples[1] * (1 + slower)
+                apart = mannwhitneyu(new.ravel(), base.ravel()).pvalue < 0.05 and np.median(new) > np.median(base)
+                found += (
+                    one.judge(gate, slower=slower).judgements[0].verdict == "regressed",
+                    new[0].mean() > (1 + gate) * base[0].mean(),
+                    apart,
+                )
+        for name, alarm, hit in zip(
+            ("slmbench", "mean of five samples of one load", "Mann-Whitney on all samples"), alarms, misses, strict=True
+        ):
+            yield [f"{gate:.0%}", name, f"{100 * alarm / count:.1f} %", f"{100 - 100 * hit / count:.1f} %"]
+
+
 PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[list[str]]]]] = {
     "alarms": (
         "Identical software called different (of comparisons)",
@@ -271,6 +295,10 @@ PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[l
         "Separate runs without a calibration",
         "gate | shift | identical called different | identical passes | slower by twice the gate fails", uncalibrated,
     ),
+    "others": (
+        "Rules of others, arms, one case", "gate | rule | identical is slower | 1.5 times the gate is missed",
+        rules_of_others,
+    ),
     "conclusive": (
         "--until-conclusive, arms, loads at 3 %, at most 200 more",
         "slower by | regressed | unchanged | inconclusive | loads", until_conclusive,
@@ -281,16 +309,15 @@ PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the comparisons")
+    parser.add_argument("--count", type=int, default=600, help="comparisons a figure; fewer with many cases")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
-    count = 60 if options.quick else 600
     parts = list(options.parts or PARTS)
     with ProcessPoolExecutor(2) as pool:
-        for text in pool.map(table, parts, [count] * len(parts), [options.seed] * len(parts)):
+        for text in pool.map(table, parts, [options.count] * len(parts), [options.seed] * len(parts)):
             print(text, flush=True)
-    print(f"\n{count} comparisons a figure (fewer with many cases), {time.monotonic() - began:.0f} s")
+    print(f"\n{options.count} comparisons a figure (fewer with many cases), {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
