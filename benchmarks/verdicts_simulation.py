@@ -251,6 +251,15 @@ def sampled_on(slower: float, rng: np.random.Generator, most: int = 200) -> tupl
     return found.judgements[0].verdict, state.base.shape[-1]
 
 
+def power_of_arms(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    for loads in (5, 10, 20):
+        row = [str(loads)]
+        for gate in (0.05, 0.03, 0.02):
+            made = drawn(World(between=0.017, loads=loads, arms=True), count, rng)
+            row.append(share(verdict(one.judge(gate, slower=1.5 * gate), "regressed") for one in made))
+        yield row
+
+
 def rules_of_others(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
     """Arms on a quiet machine, ten loads of five samples, by slmbench and by two rules that are in use."""
     from scipy.stats import mannwhitneyu
@@ -294,6 +303,10 @@ PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[l
     "uncalibrated": (
         "Separate runs without a calibration",
         "gate | shift | identical called different | identical passes | slower by twice the gate fails", uncalibrated,
+    ),
+    "power": (
+        "Arms, loads at 1.7 %: a slowdown of 1.5 times the gate fails", "loads a side | gate 5 % | gate 3 % | gate 2 %",
+        power_of_arms,
     ),
     "others": (
         "Rules of others, arms, one case", "gate | rule | identical is slower | 1.5 times the gate is missed",
