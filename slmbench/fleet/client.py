@@ -144,7 +144,8 @@ async def _planned(link: Link, request: RunRequest, machines: Sequence[Reached],
 
 def _say_plans(members: Mapping[str, Member], say: Say) -> None:
     for name, member in members.items():
-        say(f"{name}: can run {len(member.keys)} cases")
+        count = len(member.keys)
+        say(f"{name}: can run {count} case{'' if count == 1 else 's'}")
     if not any(member.keys for member in members.values()):
         lines = [f"{name}: {line}" for name, member in members.items() for line in member.left_out]
         raise CannotRunError("\n".join(["no machine of the fleet can run any case:", *lines]))
