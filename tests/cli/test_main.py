@@ -40,7 +40,7 @@ def test_no_arguments_prints_help_and_is_fine(capsys: pytest.CaptureFixture[str]
         (["run", "--threads", "4096", "--dry-run"], 2, "4096 threads"),
         (["run", "--precision", "fp31", "--dry-run"], 2, "fp31"),
         (["run", "--device", "tpu", "--dry-run"], 2, "tpu"),
-        (["run", "--budget", "0", "--dry-run"], 2, "greater than 0"),
+        (["run", "--budget", "0", "--dry-run"], 2, "is not a time"),
         (["run", "--backend", "opnvino", "--dry-run"], 2, "Did you mean openvino"),
         (["run", "--arm", "a=python", "--dry-run"], 2, "--arm is given once"),
         (["run", "--arm", "a=python", "--arm", "b=/no/python", "--dry-run"], 2, "no such interpreter"),
@@ -93,10 +93,10 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "--answers", "0"], "--answers 0: "),
+        (["run", "--answers", "0"], "Invalid value for '--answers': '0': whole numbers"),
         (["run", "--precision", "fp31"], "--precision fp31: unknown precision"),
         (["run", "--exporter", "nix"], "--exporter nix: Input should be 'auto', 'slmbench'"),
-        (["run", "--budget", "-3"], "--budget -3.0: "),
+        (["run", "--budget", "-3"], "Invalid value for '--budget': '-3' is not a time"),
         (["run", "--suite", "research-agent", "--answers", "3"], "the options do not go with the suite's workloads: "),
         (["table", "no-such-folder"], "no-such-folder: no such run"),
     ],
