@@ -45,7 +45,8 @@ class Checked:
     def __init__(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], base: Path, new: Path, *more: str) -> None:
         junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
         summary.unlink(missing_ok=True)
-        command = ["check", "--baseline", str(base), str(new), *more]
+        # Wide: without calibration, separate runs are not judged at a narrow gate.
+        command = ["check", "--baseline", str(base), str(new), "--gate", "30%", *more]
         self.code = run_main([*command, "--junit", str(junit), "--summary", str(summary), "--annotations"])
         self.screen = capsys.readouterr().out
         self.junit = ElementTree.parse(junit).getroot()
@@ -85,7 +86,7 @@ def test_a_metric_that_a_side_lacks_is_not_judged_and_no_pass(
         before = tmp_path / "base.json"
     options = ["--metric", "ttft", "--metric", "energy"]
     if lacking == "by a gates file":
-        (tmp_path / "gates.yaml").write_text("metrics:\n  energy: 10%\n", encoding="utf-8")
+        (tmp_path / "gates.yaml").write_text("metrics:\n  energy: 30%\n", encoding="utf-8")
         options = ["--gates", str(tmp_path / "gates.yaml")]
     checked = Checked(tmp_path, capsys, before, after, *options)
     assert checked.left() == sorted([(ENCODER, "energy"), (DECODER, "energy")])
@@ -116,10 +117,10 @@ def test_a_metric_that_a_case_cannot_have_is_no_gate(tmp_path: Path, capsys: pyt
     assert checked.code == ExitCode.OK
     one = [replace(STEADY[1], output_tokens=1)]
     short, again = make_run(one).write(tmp_path / "one"), make_run(one, run_id="x").write(tmp_path / "two")
-    assert run_main(["check", "--baseline", str(short), str(again)]) == ExitCode.OK
+    assert run_main(["check", "--baseline", str(short), str(again), "--gate", "30%"]) == ExitCode.OK
     # By name, a gate that fits nothing at all is said: here no model has an encoder.
     assert "not judged" not in capsys.readouterr().out
-    asked = ["check", "--baseline", str(short), str(again), "--metric", "encode", "--metric", "ttft"]
+    asked = ["check", "--baseline", str(short), str(again), "--gate", "30%", "--metric", "encode", "--metric", "ttft"]
     assert run_main(asked) == ExitCode.INCONCLUSIVE
     assert "neither side has encode of this case" in capsys.readouterr().out
 
@@ -163,7 +164,7 @@ def test_what_is_missing_burns_no_budget(
     monkeypatch.setattr("slmbench.running.more_samples.execute", asked.append)
     base = with_energy(make_run(STEADY), DECODER).write(tmp_path / "base")
     new = make_run(STEADY[1:], run_id="other").write(tmp_path / "new")
-    command = ["check", "--baseline", str(base), str(new), "--metric", "ttft", "--metric", "energy"]
+    command = ["check", "--baseline", str(base), str(new), "--gate", "30%", "--metric", "ttft", "--metric", "energy"]
     for more, code in ([], ExitCode.INCONCLUSIVE), (["--allow-missing"], ExitCode.OK):
         assert run_main([*command, "--until-conclusive", "--budget", "600", *more]) == code
         assert asked == []

@@ -107,7 +107,7 @@ def test_no_file_widens_trust(
     if file == "baseline":
         baseline = str(tmp_path / "base.json")
         assert run_main(["baseline", "save", str(folder), baseline]) == ExitCode.OK
-        command = ["check", "--baseline", baseline]
+        command = ["check", "--baseline", baseline, "--gate", "30%"]
     assert run_main(command) == ExitCode.BAD_INPUT
     said = capsys.readouterr().err
     assert "asks to run a checkpoint's own code" in said
@@ -145,7 +145,7 @@ def test_a_baseline_does_not_choose_where_to_write(tmp_path: Path, monkeypatch: 
         return type("Result", (), {"folder": folder})
 
     monkeypatch.setattr("slmbench.running.more_samples.execute", execute)
-    assert run_main(["check", "--baseline", str(baseline)]) == ExitCode.OK
+    assert run_main(["check", "--baseline", str(baseline), "--gate", "30%"]) == ExitCode.OK
     assert (asked[0].out, asked[0].resume) == (None, None)
 
 
