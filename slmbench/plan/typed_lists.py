@@ -79,7 +79,7 @@ def seconds(given: object) -> float:
         except ValueError:
             found = 0.0
     if not 0 < found < float("inf"):
-        raise ValueError(f"'{given}' is not a time; write seconds, or 20s, 5m, 1h30m")
+        raise ValueError(f"'{given}' is not a time greater than 0; write seconds, or 20s, 5m, 1h30m")
     return found
 
 
