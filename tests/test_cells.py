@@ -108,7 +108,7 @@ def test_what_fails_at_load_and_what_cannot_run_are_listed_everywhere(
     monkeypatch.syspath_prepend(str(site))
     arguments = options("backend", "standin", "torch") + options("precision", "fp32", "int8")
     assert run_main(["run", "--model", "llama-tiny", *arguments, *SHORT, "--out", str(out)]) == 5
-    screen = capsys.readouterr().out
+    screen = " ".join(capsys.readouterr().out.split())
     rows = {(row["backend"], row["weight_precision"]): row for row in rows_of(out, capsys)}
     assert rows["torch", "fp32"]["ttft_s"] > 0
     assert rows["standin", "fp32"]["failure"].startswith("wrong tokens")
@@ -116,7 +116,7 @@ def test_what_fails_at_load_and_what_cannot_run_are_listed_everywhere(
     assert rows["torch", "int8"]["refusal"] == refused
     assert rows["torch", "int8"]["ttft_s"] is None
     texts = [(out / name).read_text() for name in ("table.md", "table.csv", "report.html", "run.json")]
-    for text in (" ".join(screen.split()), *texts):
+    for text in (screen, *texts):
         assert refused in text
     for text in (screen, *texts[:3]):
         assert "wrong tokens" in text
