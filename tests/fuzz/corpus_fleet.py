@@ -94,7 +94,7 @@ def fleets() -> Iterator[Broken]:
         files = {**fleet_files(), "f/machines/one/1/run.json": raw}
         yield Broken(f"a machine's run.json {name}", FLEET, files, "machines/one/1/run.json")
     for flag in ("--format", "--plots"):
-        yield Broken(f"table of a fleet {flag}", (*FLEET[:2], flag, "x"), fleet_files(), "of one machine's run")
+        yield Broken(f"table of a fleet {flag}", (*FLEET[:2], flag, "x"), fleet_files(), "on the run of one machine")
 
 
 _OPTIONAL = frozenset(
