@@ -107,7 +107,8 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
         if done.returncode < 0:
             reason = explain_exit(done.returncode, "the exporter", told=done.stderr)[1]
         raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
-    return read_artifact(Path(json.loads(done.stdout)["folder"]))
+    # A site customisation may have printed before.
+    return read_artifact(Path(json.loads(done.stdout[max(0, done.stdout.find('{\n "folder"')) :])["folder"]))
 
 
 def _reference(checkpoint: Checkpoint) -> str:
