@@ -48,7 +48,7 @@ CHECKPOINT = Checkpoint(
 
 def install_plugin(site: Path) -> None:
     """Make a folder, on the path, an environment with the stand-in's package installed."""
-    shutil.copy(Path(__file__).parent / "worker" / "standin.py", site / "slmbench_standin.py")
+    shutil.copy(Path(__file__).parent / "running" / "standin.py", site / "slmbench_standin.py")
     info = site / "slmbench_standin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slmbench-standin\nVersion: 1.0\n")

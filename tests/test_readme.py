@@ -1,4 +1,4 @@
-"""The README's commands: those that measure are planned, the others are run in tests/test_runner.py."""
+"""The README's commands: those that measure are planned, the others are run in tests/running/test_runner.py."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from artifact_files import checkpoint_elsewhere, write_artifact
 from slmbench.cli import run_main
 from slmbench.export.artifact_store import UNFINISHED, artifacts_dir
 from slmbench.fleet.leftovers import list_left
-from slmbench.fleet.receive_files import _Artifact
+from slmbench.fleet.receive_files import _ArrivingArtifact
 from slmbench.plan.sent_files import PART, carried_dir, keep
 from slmbench.system.locks import only_run_in
 
@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store with an artifact, a half transfer, a carried file, half of one, and two runs nobody fetched."""
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
     artifact = write_artifact(checkpoint_elsewhere(tmp_path / "model"), {"model.xml": b"<net/>"})
-    _Artifact(artifact.manifest.model_dump_json()).folder.mkdir()
+    _ArrivingArtifact(artifact.manifest.model_dump_json()).folder.mkdir()
     (tmp_path / "questions.txt").write_text("one\n", encoding="utf-8")
     keep(tmp_path / "questions.txt", "prompts.txt")
     half = carried_dir() / ("0" * 64) / f"tokenizer.json{PART}"

@@ -15,7 +15,7 @@ from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 from slmbench.records.sample_arrays import read_columns
 from slmbench.report.sentences import pair_sentences
 
-REFERENCE = Path(__file__).parent.parent / "results" / "reference"
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 MB, GB = 10**6, 10**9
 

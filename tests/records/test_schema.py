@@ -29,7 +29,7 @@ from slmbench.records.schema import (
     write_run,
 )
 
-SCHEMAS = Path(__file__).parent.parent / "docs" / "schema"
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
 RECORDS = [
     LoadRecord(

@@ -10,7 +10,7 @@ import pytest
 from synthetic import PAIR, Speed, append, edit_json, make_run
 
 from slmbench.errors import BadInputError
-from slmbench.measure.stop_rule import brief, counted, itl_ns, last_ttft_ns, tpot_ns, turn_ttft_ns
+from slmbench.measure.stop_rule import brief, counted, itl_ns, tpot_ns
 from slmbench.records.sample_arrays import columns_of, read_columns
 from slmbench.records.schema import Conditions, SampleRecord, read_run
 from slmbench.report.run_table import run_table
@@ -136,8 +136,8 @@ def test_turns_and_samples_are_the_same_in_columns(folder: Path) -> None:
     found = columns_of(run).recorded[said.case]
     assert found.rows.tolist() == [2 * said.batch]
     assert found.tpot_ns() == pytest.approx([tpot_ns(said)])
-    assert found.turn_first_ns == pytest.approx([turn_ttft_ns(said)])
-    assert found.last_turn_first_ns == pytest.approx([last_ttft_ns(said)])
+    second = said.token_ns[said.turn_tokens[0]] - said.turn_start_ns[1]
+    assert found.turn_first_ns.tolist() == found.last_turn_first_ns.tolist() == [second]
     assert [stamps.tolist() for stamps in found.generations()] == [list(said.token_ns[:cut]), list(said.token_ns[cut:])]
     # The table's gaps are those within every turn, as the per-token time's are.
     row = run_table(columns_of(run)).iloc[0]
