@@ -91,6 +91,11 @@ def _told(error: BaseException, line: int) -> str:
     return one_line(told[line]) if told else type(error).__name__
 
 
+def amount(count: int, noun: str) -> str:
+    """Return ``1 case`` or ``2 cases``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def one_line(text: str) -> str:
     """Return the text on one line, without control characters: a name from a file must not steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text).strip()

@@ -77,7 +77,7 @@ class OpenVinoBackend:
             return path
         if device == "npu":
             return npu.refusal(options) or npu.size_refusal(checkpoint, spec, options)
-        return compute_refusal(options, spec)
+        return compute_refusal(options, spec, device)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return fp16 on the NPU, which knows no other."""

@@ -57,7 +57,7 @@ class OpenVinoGenaiBackend:
             return npu.refusal(options) or npu.size_refusal(checkpoint, spec, options)
         if options.attention not in (None, *self.attention_paths):
             return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
-        return compute_refusal(options, spec)
+        return compute_refusal(options, spec, device)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what the openvino backend would."""

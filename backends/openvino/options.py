@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
 from slmbench.backend import SessionOptions
 from slmbench.models.artifact import ArtifactSpec
+from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device
 
 from ..common.cpu_device import default_threads
 
-_HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_CAPABILITY: dict[ComputePrecision, str] = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
@@ -38,16 +41,35 @@ _TOLD = ("KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "NUM_STREAMS")
 _GROUP_STEP = 16
 
 
-def compute_refusal(options: SessionOptions, spec: ArtifactSpec) -> str | None:
+def compute_refusal(options: SessionOptions, spec: ArtifactSpec, device: Device) -> str | None:
     """Return why OpenVINO does not compute what the options ask for, or None."""
-    if options.compute_precision not in _HINT:
-        return f"OpenVINO computes in {', '.join(_HINT)}, not in {options.compute_precision}"
+    if options.compute_precision not in HINT:
+        return f"OpenVINO computes in {', '.join(HINT)}, not in {options.compute_precision}"
+    missing = capability_refusal(options.compute_precision, device)
+    if missing is not None:
+        return missing
     group = OpenVinoOptions.of(options).dynamic_quantization
     if group and spec.weight_precision not in ("int8", "int4"):
         return f"dynamic_quantization={group} is for int8 and int4 weights: OpenVINO silently ignores it for others"
     if group % _GROUP_STEP:
         return f"dynamic_quantization={group} is not a multiple of {_GROUP_STEP}: OpenVINO silently ignores it"
     return None
+
+
+@cache
+def capability_refusal(precision: ComputePrecision, device: Device) -> str | None:
+    """Return why this device does not compute in a precision, or None: asked of OpenVINO, which would use another."""
+    silence_telemetry()
+    import openvino as ov
+
+    core, name = ov.Core(), device.upper()
+    if name not in {one.partition(".")[0] for one in core.available_devices}:
+        return None
+    known = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITY[precision] in known:
+        return None
+    has = [one for one, capability in _CAPABILITY.items() if capability in known]
+    return f"OpenVINO does not compute in {precision} on this {name}, only in {', '.join(has)}"
 
 
 def steps_apart(options: SessionOptions, device: Device) -> bool:
@@ -109,7 +131,7 @@ def _word(value: object) -> str:
 def device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
     """Return everything OpenVINO would otherwise choose by itself."""
     asked = OpenVinoOptions.of(options)
-    hint = _HINT[options.compute_precision]
+    hint = HINT[options.compute_precision]
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint,
         "KV_CACHE_PRECISION": asked.kv_cache or hint,

@@ -7,9 +7,7 @@ from slmbench.errors import CannotRunError
 from slmbench.terms import ComputePrecision, Device
 
 from ..common.probe import chain_input, chain_weights
-
-_HINT: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_CAPABILITY: dict[ComputePrecision, str] = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+from .options import HINT, capability_refusal
 
 
 def probe_graph(shape: ProbeShape, compute_precision: ComputePrecision, device: Device, threads: int) -> ProbeGraph:
@@ -22,15 +20,15 @@ def probe_graph(shape: ProbeShape, compute_precision: ComputePrecision, device: 
     name = device.upper()
     if name not in {n.partition(".")[0] for n in core.available_devices}:
         raise CannotRunError(f"OpenVINO sees no {name}; it sees {', '.join(core.available_devices) or 'nothing'}")
-    capabilities = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
-    if _CAPABILITY[compute_precision] not in capabilities:
-        raise CannotRunError(f"OpenVINO has no {compute_precision} on this {name} (it has {', '.join(capabilities)})")
+    refusal = capability_refusal(compute_precision, device)
+    if refusal is not None:
+        raise CannotRunError(refusal)
     parameter = op.parameter([shape.rows, shape.width], np.float32)
     node = parameter
     for weights in chain_weights(shape):
         node = op.matmul(node, op.constant(weights), False, False)
     model = ov.Model([op.result(node)], [parameter], "limits")
-    config = {"INFERENCE_PRECISION_HINT": _HINT[compute_precision], "PERFORMANCE_HINT": "LATENCY"}
+    config = {"INFERENCE_PRECISION_HINT": HINT[compute_precision], "PERFORMANCE_HINT": "LATENCY"}
     if device == "cpu":
         config["INFERENCE_NUM_THREADS"] = str(threads)
     compiled = core.compile_model(model, name, config)
@@ -38,6 +36,6 @@ def probe_graph(shape: ProbeShape, compute_precision: ComputePrecision, device: 
     request.set_input_tensor(ov.Tensor(chain_input(shape)))
     request.infer()
     effective = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    names = {hint: precision for precision, hint in _HINT.items()}
+    names = {hint: precision for precision, hint in HINT.items()}
     executed = "+".join(compiled.get_property("EXECUTION_DEVICES"))
     return ProbeGraph(lambda: request.infer(), names.get(effective, effective), executed.lower())

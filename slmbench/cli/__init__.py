@@ -18,7 +18,8 @@ from typer.core import TyperGroup
 
 from slmbench._version import __version__
 from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, SlmbenchError, nearest, one_line
-from slmbench.system.processes import keep_docstrings, open_standard_streams
+from slmbench.system.processes import keep_docstrings
+from slmbench.system.streams import open_standard_streams, outlive_readers
 
 #: Command → (module in slmbench.cli, one-line help). The module has a typer app named ``app``.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -104,6 +105,7 @@ def _root(
 def main() -> None:
     """Run the command line; exits with a code of :class:`slmbench.errors.ExitCode`."""
     open_standard_streams()
+    outlive_readers()
     keep_docstrings()
     try:
         code = run_main(sys.argv[1:])
@@ -138,10 +140,6 @@ def run_main(arguments: list[str]) -> int:
         return fail(error.format_message(), ExitCode.BAD_INPUT)
     except (KeyboardInterrupt, click.Abort):
         return fail("interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of the pipe has closed it (`slmbench models | head`); nothing more can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except OSError as error:
         # A full disk, a folder that is gone or not ours: a problem of the machine, not a bug.
         where = f"{error.filename}: " if error.filename else ""

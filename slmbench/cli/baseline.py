@@ -11,7 +11,7 @@ import typer
 from slmbench.analysis import sides
 from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.cli._typed import SETTINGS
-from slmbench.errors import BadInputError, one_line
+from slmbench.errors import BadInputError, amount, one_line
 from slmbench.report.text_table import make_console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -51,7 +51,7 @@ def save_named(name: str, out: Path, conditions: Sequence[str]) -> str:
     if not side.cases:
         raise BadInputError(f"{name}: no case matches --where {' '.join(conditions)}")
     save_baseline(side, out)
-    return f"{out}: {len(side.cases)} cases, {out.stat().st_size / 1000:.1f} kB"
+    return f"{out}: {amount(len(side.cases), 'case')}, {out.stat().st_size / 1000:.1f} kB"
 
 
 def _show(file: Path) -> None:

@@ -50,7 +50,7 @@ class SampleWriter:
         if not self._is_in_place():
             raise CannotRunError(
                 f"{self._file.name}: was removed or renamed while the run wrote it; if its folder was renamed, every "
-                "sample is there, and `slmbench run --resume` with the new name goes on"
+                "sample is there, and `slmbench run --resume` with the new name continues"
             )
 
     def _is_in_place(self) -> bool:

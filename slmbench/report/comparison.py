@@ -14,7 +14,7 @@ from slmbench.analysis.pairs import Pair, pairs_of
 from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import TELLING, Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
-from slmbench.errors import BadInputError, nearest, one_line
+from slmbench.errors import BadInputError, amount, nearest, one_line
 from slmbench.records.refusals import Refusal, refusal_lines
 from slmbench.report.comparison_rows import rows_of, spread
 from slmbench.report.csv_text import csv_text
@@ -175,7 +175,7 @@ def headline(comparison: Comparison) -> str:
     parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS if verdict in counts]
     if comparison.failed:
         parts.append(f"{len(comparison.failed)} failed")
-    return f"{comparison.new.name} against {comparison.base.name}: {', '.join(parts)} ({cases} cases)"
+    return f"{comparison.new.name} against {comparison.base.name}: {', '.join(parts)} ({amount(cases, 'case')})"
 
 
 def means(comparison: Comparison) -> list[str]:

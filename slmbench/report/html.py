@@ -16,7 +16,7 @@ from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.pairs import pairs_of, sides_of
 from slmbench.analysis.roofline import limits_of_case
 from slmbench.analysis.verdicts import Comparison
-from slmbench.errors import one_line
+from slmbench.errors import amount, one_line
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.report import charts
 from slmbench.report.case_details import case_details
@@ -141,7 +141,8 @@ def _add_charts(page: Page, run: RunColumns) -> None:
 def _run_subtitle(run: RunColumns) -> str:
     record = run.record
     state = "" if record.finished else " (not finished)"
-    return f"{record.run_id}, {record.created}{state}: {len(record.cases)} cases, {run.sample_count} samples"
+    counts = f"{amount(len(record.cases), 'case')}, {amount(run.sample_count, 'sample')}"
+    return f"{record.run_id}, {record.created}{state}: {counts}"
 
 
 def _plain_sentences(frame: pd.DataFrame) -> list[str]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slmbench.backend import WeightCopies, load_backend
 from slmbench.case import Workload
+from slmbench.errors import amount
 from slmbench.export.artifact_store import find_artifact
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.catalog import export_bytes, run_bytes
@@ -94,8 +95,9 @@ def estimate(plan: Plan, settings: MeasureSettings) -> PlanCosts:
 def forecast_lines(costs: PlanCosts) -> list[str]:
     """Return what the run will take, exports, loads and sampling apart, and whether its budget is too small."""
     least = costs.load_s + costs.sampling_s
+    exports = amount(len(costs.exports), "artifact")
     lines = [
-        f"{len(costs.cases)} cases. About {duration(costs.export_s)} of exports ({len(costs.exports)} artifacts), "
+        f"{amount(len(costs.cases), 'case')}. About {duration(costs.export_s)} of exports ({exports}), "
         f"{duration(costs.load_s)} of loads and {duration(costs.sampling_s)} of sampling at least."
     ]
     if not costs.budget_s:

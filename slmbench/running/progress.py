@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from slmbench.analysis.stats import TELLING
-from slmbench.errors import one_line
+from slmbench.errors import amount, one_line
 from slmbench.running import events as e
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class PlainProgress:
 def _line(event: e.Event) -> str | None:
     if isinstance(event, e.Begun):
         budget = "" if event.budget_s is None else f", at most {duration(event.budget_s)}"
-        return f"measuring {len(event.cases)} cases{budget}"
+        return f"measuring {amount(len(event.cases), 'case')}{budget}"
     if isinstance(event, e.Ready) and event.record.warmups == 0:
         seconds = (event.record.load_ns + (event.record.compile_ns or 0)) / 1e9
         return f"{event.case}: proven, loads in {seconds:.1f} s"
@@ -81,12 +81,13 @@ def _line(event: e.Event) -> str | None:
         return f"not enough memory for all cases at once: measuring in {len(event.blocks)} groups"
     if isinstance(event, e.Judged):
         state = "done" if event.done else "not done yet"
-        return f"{event.case}: load {event.loads}, {event.samples} samples, {intervals(event)}; {state}"
+        return f"{event.case}: load {event.loads}, {amount(event.samples, 'sample')}, {intervals(event)}; {state}"
     if isinstance(event, e.TimeLeft):
         return f"{duration(event.spent_s)} measured, {duration(event.left_s)} left at most" if event.left_s else None
     if isinstance(event, e.Skipped):
         budget = "" if event.budget_s is None else f" of {duration(event.budget_s)}"
-        return f"{len(event.cases)} cases were not measured: the budget{budget} was spent; --resume goes on with them"
+        cases = amount(len(event.cases), "case")
+        return f"not measured: {cases}, as the budget{budget} was spent; --resume continues with them"
     if isinstance(event, e.CaseFailed):
         return f"{event.record.case}: failed: {event.record.reason}: {event.record.message}"
     return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmbench._version import __version__
-from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError
+from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError, amount
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
 from slmbench.plan.judged_together import judged_together
@@ -126,12 +126,12 @@ def _told_where_interrupted(folder: Path, request: RunRequest) -> Iterator[None]
         yield
     except KeyboardInterrupt as error:
         if not (folder / RUN_NAME).exists():
-            kept = "interrupted before the first sample; exported artifacts are kept, the same command goes on"
+            kept = "interrupted before the first sample; exported artifacts are kept; give the same command to continue"
             raise RunInterruptedError(kept) from error
         cases = Counter(record.case for record in read_samples(folder / SAMPLES_NAME, []) if record.type == "sample")
         raise RunInterruptedError(
-            f"interrupted; {cases.total()} samples of {len(cases)} cases are kept in {folder}; "
-            f"`{resume_command(folder, request)}` goes on"
+            f"interrupted; {amount(cases.total(), 'sample')} of {amount(len(cases), 'case')} kept in {folder}; "
+            f"to continue: {resume_command(folder, request)}"
         ) from error
 
 

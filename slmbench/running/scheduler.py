@@ -382,7 +382,7 @@ class _Scheduler:
         if not (state.planned.artifact / MANIFEST_NAME).exists():
             raise CannotRunError(
                 f"{state.planned.artifact}: was removed while it was measured; samples are kept, "
-                f"`slmbench run --resume {self._folder}` exports it again and goes on"
+                f"`slmbench run --resume {self._folder}` exports it again and continues"
             )
         record = FailureRecord(
             case=state.key,

@@ -81,25 +81,6 @@ def go_first() -> None:
             Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def open_standard_streams() -> None:
-    """Open what the shell closed (``2>&-``) on the null device.
-
-    Else the next file that is opened gets the stream's number, and what an engine prints ends in it.
-    """
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            os.set_inheritable(number, True)
-        if getattr(sys, name) is None:
-            # Its file number outlives it: children inherit that.
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
 def keep_docstrings() -> None:
     """Start this command again where Python drops docstrings (``-OO``): transformers reads its own while imported."""
     if sys.flags.optimize < 2:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import click
 import pytest
 import typer.main
+from synthetic import PAIR, make_run
 
 from slmbench.cli import COMMANDS, run_main
 
@@ -61,6 +63,21 @@ def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m slmbench suites show quick | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell with pipes")
+def test_a_verdict_does_not_hang_on_who_reads_it(tmp_path: Path) -> None:
+    """``slmbench check ... | head -1`` under ``pipefail``: the regression is still one."""
+    base = make_run(seed=1).write(tmp_path / "base")
+    slower = [dataclasses.replace(speed, tpot_ms=3 * speed.tpot_ms) for speed in PAIR]
+    new = make_run(slower, seed=2).write(tmp_path / "new")
+    check = f"{sys.executable} -m slmbench check --gate 30% --baseline {base} {new}"
+    alone = subprocess.run(check, shell=True, capture_output=True, text=True, timeout=60)
+    assert alone.returncode == 1, alone.stdout
+    piped = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {check} | true"], capture_output=True, text=True, timeout=60
+    )
+    assert (piped.returncode, piped.stderr) == (1, "")
 
 
 def test_the_suite_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:

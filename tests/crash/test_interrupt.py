@@ -31,7 +31,7 @@ def test_ctrl_c_prints_the_command_that_goes_on(tmp_path: Path, shared_cache: Pa
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT_S) == 130
     last = bench.output().strip().splitlines()[-1]
-    found = re.fullmatch(r"slmbench: error: interrupted; (\d+) samples of 1 cases are kept in .*; `(.*)` goes on", last)
+    found = re.fullmatch(r"slmbench: error: interrupted; (\d+) samples? of 1 case kept in .*; to continue: (.*)", last)
     assert found, last
     assert int(found[1]) == samples.read_bytes().count(b'"type":"sample"') > 0
     program, *arguments = shlex.split(found[2])
@@ -51,7 +51,6 @@ def test_ctrl_c_before_the_first_sample_says_so(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT_S) == 130
     last = bench.output().strip().splitlines()[-1]
-    assert last == (
-        "slmbench: error: interrupted before the first sample; exported artifacts are kept, the same command goes on"
-    )
+    kept = "exported artifacts are kept; give the same command to continue"
+    assert last == (f"slmbench: error: interrupted before the first sample; {kept}")
     assert not (folder / "run.json").exists()
