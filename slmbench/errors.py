@@ -10,8 +10,15 @@ from __future__ import annotations
 from enum import IntEnum
 
 __all__ = [
-    "BadInputError", "CannotRunError", "ExitCode", "NotComparableError", "SlmbenchError", "nearest", "one_line",
-    "told_first", "told_last",
+    "BadInputError",
+    "CannotRunError",
+    "ExitCode",
+    "NotComparableError",
+    "SlmbenchError",
+    "first_error_line",
+    "last_error_line",
+    "nearest",
+    "one_line",
 ]  # fmt: skip
 
 #: What the one line of an error begins with.
@@ -72,23 +79,23 @@ def nearest(name: str, known: list[str], *, count: int = 3) -> str:
     return f" Did you mean {', '.join(close)}?" if close else ""
 
 
-def told_first(error: BaseException) -> str:
+def first_error_line(error: BaseException) -> str:
     """Return the first line of what an engine says of its trouble; the error's type where it says nothing."""
-    return _told(error, 0)
+    return _line_of(error, 0)
 
 
-def told_last(error: BaseException) -> str:
+def last_error_line(error: BaseException) -> str:
     """Return the last line of it: what OpenVINO found stands behind where it looked."""
-    return _told(error, -1)
+    return _line_of(error, -1)
 
 
-def _told(error: BaseException, line: int) -> str:
+def _line_of(error: BaseException, line: int) -> str:
     # An engine's message may quote a damaged file, and a binding that cannot make text of that raises this instead.
     text = error.object.decode("utf-8", "replace") if isinstance(error, UnicodeDecodeError) else str(error)
     lines = text.strip().splitlines()
     # OpenVINO's begin with places in its own source files.
-    told = [one for one in lines if not one.startswith("Exception from ")] or lines
-    return one_line(told[line]) if told else type(error).__name__
+    reported = [one for one in lines if not one.startswith("Exception from ")] or lines
+    return one_line(reported[line]) if reported else type(error).__name__
 
 
 def amount(count: int, noun: str) -> str:

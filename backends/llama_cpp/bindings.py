@@ -102,7 +102,7 @@ class GgufModel:
         with self._log.kept() as lines:
             self.handle = self.engine.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
-            raise CannotRunError(f"{path}: llama.cpp does not load it: {_told(lines)}")
+            raise CannotRunError(f"{path}: llama.cpp does not load it: {_reported(lines)}")
         self._path = path
         self.buffers = _buffers(lines)
         self._contexts: list[Any] = []
@@ -112,8 +112,8 @@ class GgufModel:
 
     def file_type(self) -> str:
         """Return ggml's type of most tensors, which llama.cpp counts where the file does not say it."""
-        told = self.engine.llama_model_ftype(self.handle) & ~_GUESSED
-        return _FILE_TYPES.get(told, f"file type {told}")
+        reported = self.engine.llama_model_ftype(self.handle) & ~_GUESSED
+        return _FILE_TYPES.get(reported, f"file type {reported}")
 
     def context(self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool) -> Context:
         """Make a context for ``rows`` sequences of ``length`` tokens each.
@@ -137,7 +137,9 @@ class GgufModel:
         with self._log.kept() as lines:
             handle = engine.llama_init_from_model(self.handle, params)
         if not handle:
-            raise CannotRunError(f"{self._path}: llama.cpp makes no context for {rows}x{length} tokens: {_told(lines)}")
+            raise CannotRunError(
+                f"{self._path}: llama.cpp makes no context for {rows}x{length} tokens: {_reported(lines)}"
+            )
         self._contexts.append(handle)
         return Context(self, handle, "".join(text for _, text in lines), _buffers(lines))
 
@@ -232,7 +234,7 @@ def _free(engine: Any, model: Any, contexts: list[Any]) -> None:
     engine.llama_model_free(model)
 
 
-def _told(lines: list[tuple[int, str]]) -> str:
+def _reported(lines: list[tuple[int, str]]) -> str:
     """Return the first error that was said; those after it say what could not be done for it."""
     errors = [text for level, text in lines if level == _ERROR]
     return one_line(errors[0])[:300] if errors else "it does not say why"

@@ -105,11 +105,11 @@ def _check_values(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None
         if name not in expected:
             raise ValueError(f"'{name}' is not for an artifact to say")
     for name, value in expected.items():
-        told = found.get(name)
-        if value is None and isinstance(told, float) and 0 < told < math.inf:
+        reported = found.get(name)
+        if value is None and isinstance(reported, float) and 0 < reported < math.inf:
             continue
-        if value is None or told != value:
-            raise ValueError(f"its {name} is {told!r:.60}, the manifest's {value!r:.60}")
+        if value is None or reported != value:
+            raise ValueError(f"its {name} is {reported!r:.60}, the manifest's {value!r:.60}")
 
 
 def _types_of_matrices(reader: _HeaderReader, count: int, size: int) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
-from slmbench.errors import CannotRunError, one_line, told_first
+from slmbench.errors import CannotRunError, first_error_line, one_line
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.telemetry import silence_telemetry
@@ -113,7 +113,7 @@ class OnnxRuntimeGenaiSession:
             self._model: Any = onnxruntime_genai.Model(config)
         except Exception as error:  # the binding raises RuntimeError and its kin
             raise CannotRunError(
-                f"{artifact.graph('model')}: onnxruntime-genai does not load it: {told_first(error)[:300]}"
+                f"{artifact.graph('model')}: onnxruntime-genai does not load it: {first_error_line(error)[:300]}"
             ) from error
         self._load_ns = perf_counter_ns() - began
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from slmbench.errors import CannotRunError, told_first
+from slmbench.errors import CannotRunError, first_error_line
 
 CPU = "CPUExecutionProvider"
 
@@ -26,7 +26,7 @@ class OrtGraph:
             providers = [(provider, options or {})]
             self.session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no common class but this
-            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {told_first(error)}") from error
+            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {first_error_line(error)}") from error
         self.session.disable_fallback()
         self.load_ns = perf_counter_ns() - began
         self.inputs = {port.name: port for port in self.session.get_inputs()}

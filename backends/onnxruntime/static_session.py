@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import CannotRunError, told_first
+from slmbench.errors import CannotRunError, first_error_line
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import Device
@@ -48,12 +48,12 @@ def settings_in_effect(threads: int, sessions: Sequence[Any]) -> dict[str, tuple
     """
     import onnxruntime as ort
 
-    told = [session.get_session_options() for session in sessions]
+    reported = [session.get_session_options() for session in sessions]
     rows = {
-        "intra_op_num_threads": (str(threads), {str(one.intra_op_num_threads) for one in told}),
+        "intra_op_num_threads": (str(threads), {str(one.intra_op_num_threads) for one in reported}),
         "graph_optimization_level": (
             ort.GraphOptimizationLevel.ORT_ENABLE_ALL.name,
-            {one.graph_optimization_level.name for one in told},
+            {one.graph_optimization_level.name for one in reported},
         ),
     }
     return {name: (asked, "+".join(sorted(found))) for name, (asked, found) in rows.items()}
@@ -102,7 +102,7 @@ class OnnxRuntimeStaticSession(StaticSession):
         try:
             session = ort.InferenceSession(path, settings, providers=self._providers(), enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no common class but this
-            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {told_first(error)}") from error
+            raise CannotRunError(f"{path}: ONNX Runtime does not take it: {first_error_line(error)}") from error
         session.disable_fallback()
         return session
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import Tokens
-from slmbench.errors import CannotRunError, told_last
+from slmbench.errors import CannotRunError, last_error_line
 
 
 class ReadGraph:
@@ -25,7 +25,7 @@ class ReadGraph:
         """
         self._core, self._path, self._engine_name, self._properties = core, path, engine_name, properties
         started = perf_counter_ns()
-        with self._told():
+        with self._reported():
             self._model = core.read_model(path)
         self.load_ns = perf_counter_ns() - started
 
@@ -36,7 +36,7 @@ class ReadGraph:
             CannotRunError: OpenVINO refuses the graph or a property.
         """
         started = perf_counter_ns()
-        with self._told():
+        with self._reported():
             model = self._model
             if change is not None:
                 model = model.clone()
@@ -45,11 +45,11 @@ class ReadGraph:
         return CompiledGraph(compiled, perf_counter_ns() - started)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reported(self) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, UnicodeDecodeError) as error:
-            reason = told_last(error)
+            reason = last_error_line(error)
             raise CannotRunError(
                 f"{self._path}: OpenVINO does not compile it for {self._engine_name}: {reason}"
             ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, told_last
+from slmbench.errors import BadInputError, CannotRunError, last_error_line
 from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact
 from slmbench.system.telemetry import silence_telemetry
 
@@ -57,7 +57,7 @@ class GenaiNpuSession:
                 str(self._artifact.folder), "NPU", **self._properties(input_tokens, output_tokens)
             )
         except (RuntimeError, UnicodeDecodeError) as error:
-            reason = told_last(error)
+            reason = last_error_line(error)
             made_by = "" if self._options.simulate else f" {npu.driver_and_compiler()}"
             raise CannotRunError(f"{graph}: openvino-genai does not compile it: {reason}{made_by}") from error
         self._load_ns = perf_counter_ns() - begin

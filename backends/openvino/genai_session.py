@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import BadInputError, CannotRunError, told_last
+from slmbench.errors import BadInputError, CannotRunError, last_error_line
 from slmbench.models.artifact import Artifact
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
@@ -57,7 +57,7 @@ class GenaiSession(ABC):
             with _printed() as text:
                 self._pipeline: Any = self._open(str(artifact.folder), engine_name, properties)
         except (RuntimeError, UnicodeDecodeError) as error:
-            reason = told_last(error)
+            reason = last_error_line(error)
             raise CannotRunError(f"{graph}: openvino-genai does not load it: {reason}") from error
         self._load_ns = perf_counter_ns() - began
         self._compiled = _properties_in("".join(text))

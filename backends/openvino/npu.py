@@ -40,21 +40,21 @@ def devices() -> list[DeviceStatus]:
     core = ov.Core()
     names = [name for name in core.available_devices if name.split(".")[0] == ENGINE_NAME]
     if not names:
-        return [DeviceStatus("npu", ENGINE_NAME, False, *_absence(core.available_devices))]
+        return [DeviceStatus("npu", ENGINE_NAME, False, *_device_refusal(core.available_devices))]
     return [
         DeviceStatus(
             "npu",
             name,
             True,
-            _told(core, name, "FULL_DEVICE_NAME") or "Intel NPU",
-            memory_bytes=int(memory) if (memory := _told(core, name, "NPU_DEVICE_TOTAL_MEM_SIZE")) else None,
-            driver=_told(core, name, "NPU_DRIVER_VERSION"),
+            _reported(core, name, "FULL_DEVICE_NAME") or "Intel NPU",
+            memory_bytes=int(memory) if (memory := _reported(core, name, "NPU_DEVICE_TOTAL_MEM_SIZE")) else None,
+            driver=_reported(core, name, "NPU_DRIVER_VERSION"),
         )
         for name in names
     ]
 
 
-def _told(core: Any, name: str, what: str) -> str | None:
+def _reported(core: Any, name: str, what: str) -> str | None:
     """Return a property of the device; None where its driver is too old to report it."""
     try:
         return str(core.get_property(name, what))
@@ -62,7 +62,7 @@ def _told(core: Any, name: str, what: str) -> str | None:
         return None
 
 
-def _absence(listed: Sequence[str]) -> tuple[str, str]:
+def _device_refusal(listed: Sequence[str]) -> tuple[str, str]:
     """Return what was looked for and found on the way to an Intel NPU, and the first thing to mend."""
     nodes = sorted(str(path) for path in Path("/dev/accel").glob("accel*"))
     module = Path("/sys/module/intel_vpu").exists()

@@ -96,15 +96,17 @@ def idle_refusal(options: SessionOptions) -> str | None:
     return f"static graphs do not use {' and '.join(given)}: the graph itself fixes its K/V" if given else None
 
 
-def settings_in_effect(asked: dict[str, Any], told: Sequence[Callable[[str], object]]) -> dict[str, tuple[str, str]]:
+def settings_in_effect(
+    asked: dict[str, Any], reported: Sequence[Callable[[str], object]]
+) -> dict[str, tuple[str, str]]:
     """Return what was asked and what compiled models report (see :class:`slmbench.backend.TellsSettings`).
 
-    ``told`` gives a property of one compiled model, and raises RuntimeError or LookupError where it reports nothing.
+    ``reported`` gives a property of one compiled model; it raises RuntimeError or LookupError where there is none.
     """
     found: dict[str, tuple[str, str]] = {}
     for name in _TOLD:
         values = set()
-        for tell in told:
+        for tell in reported:
             try:
                 values.add(_word(tell(name)))
             except (RuntimeError, LookupError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.backend import Placement, SessionOptions
-from slmbench.errors import CannotRunError, told_last
+from slmbench.errors import CannotRunError, last_error_line
 from slmbench.models import static_layout as layout
 from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
@@ -59,7 +59,7 @@ class OpenVinoStaticSession(StaticSession):
             read = time.perf_counter_ns()
             compiled = core.compile_model(model, engine_name, properties)
         except (RuntimeError, UnicodeDecodeError) as error:
-            reason = told_last(error)
+            reason = last_error_line(error)
             raise CannotRunError(f"{path}: OpenVINO does not compile it for {engine_name}: {reason}") from error
         self._phases_ns["load"] += read - started
         self._phases_ns["compile"] += time.perf_counter_ns() - read

@@ -29,8 +29,8 @@ def check_files(artifact: Artifact) -> None:
     _, found = read_config(config, str(path), trust_remote_code=manifest.checkpoint.trust_remote_code)
     expected = manifest.checkpoint.geometry
     # Whether embeddings are tied is seen from the weights, not from the config.
-    told = {"tied_embeddings", "shared_embedding"}
-    for name, value in expected.model_dump(exclude=told).items():
+    reported = {"tied_embeddings", "shared_embedding"}
+    for name, value in expected.model_dump(exclude=reported).items():
         if getattr(found, name) != value:
             raise BadInputError(f"{path}: its {name} is {getattr(found, name)!r:.60}, the manifest's {value!r:.60}")
     for file in weight_files(artifact.folder):

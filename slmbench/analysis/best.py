@@ -146,13 +146,15 @@ def best_of(entries: Sequence[BestPath]) -> Best | None:
     paired = [other for other in others if other.side is leader.side]
     ratios = {id(other): _ratio(leader, other) for other in others}
     adjusted = stats.holm([ratios[id(other)].p_value() for other in paired])
-    told = {id(other): p <= ALPHA and ratios[id(other)].value > 0 for other, p in zip(paired, adjusted, strict=True)}
+    distinct = {
+        id(other): p <= ALPHA and ratios[id(other)].value > 0 for other, p in zip(paired, adjusted, strict=True)
+    }
     rivals = [
         Rival(
             entry=other,
             ratio=ratios[id(other)].interval(),
-            apart=told[id(other)] if id(other) in told else _far_apart(leader, other),
-            paired=id(other) in told,
+            apart=distinct[id(other)] if id(other) in distinct else _far_apart(leader, other),
+            paired=id(other) in distinct,
         )
         for other in others
     ]

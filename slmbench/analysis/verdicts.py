@@ -177,7 +177,7 @@ def compare_sides(
 
 
 def exit_code(comparisons: Iterable[Comparison], *, allow_missing: bool = False) -> ExitCode:
-    """Return how a check ends: a regression first, then a failed case, then what could not be told.
+    """Return how a check ends: a regression first, then a failed case, then what is not known.
 
     Sides that were not judged never pass. Nor do cases that the new side lacks and metrics that a side lacks, unless
     ``allow_missing``.

@@ -120,8 +120,8 @@ def find_artifact(
     """Return the stored artifact if it is whole and of the installed exporters' versions, else None.
 
     Sizes are looked at each time, hashes once a process (and again when a file changes), or not at all.
-    ``note`` is told why a stored artifact is not used. Of a checkpoint whose files are not on this machine, what was
-    received is used whatever made it: it cannot be exported again here.
+    ``note`` gets the reason why a stored artifact is not used. Of a checkpoint whose files are not on this machine,
+    what was received is used, no matter what made it: it cannot be exported again here.
 
     Raises:
         CannotRunError: it is there, and this user may not read it.

@@ -194,7 +194,7 @@ class Coordinator:
 
     async def _next(self, kind: EqualMachines, at: Reached) -> tuple[str, ...]:
         """Return the next cases for a machine; empty when its kind has no work left and none is under way."""
-        name, told = at.about.name, False
+        name, reported = at.about.name, False
         while True:
             if kind.work.has_work(name):
                 about = await self._link.call(at.address, About, name, op="about")
@@ -203,9 +203,9 @@ class Coordinator:
                         kind.under_way += 1
                         return chunk
                     continue
-                if not told:
+                if not reported:
                     self._say(f"{name}: is waiting for another run to end")
-                    told = True
+                    reported = True
                 await asyncio.sleep(follow_part.LOOK_S)
             elif kind.under_way or kind.work.has_work_for_any():
                 # What another machine measures may come back.

@@ -50,15 +50,15 @@ class PartFollower:
             GoneError: it lost what it had measured.
         """
         link, at, name = self.link, self.at, self.at.about.name
-        begun = told = False
+        begun = reported = False
         with SampleWriter(self.folder) as writer:
             offset = (self.folder / SAMPLES_NAME).stat().st_size
             while True:
                 if not begun:
                     begun = await self._begin(offset)
-                    if not begun and not told:
+                    if not begun and not reported:
                         self.say(f"{name}: is waiting for another run to end")
-                        told = True
+                        reported = True
                 waiting = len(self.waiting())
                 progress = await link.call(
                     at.address, Progress, name, op="read", run=self.run, offset=offset, waiting=waiting

@@ -56,7 +56,7 @@ class Supply:
         self._checkpoints: dict[str, Checkpoint] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ready: set[tuple[str, str]] = set()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._seen: dict[str, list[_Seen]] = defaultdict(list)
         self._made_here: dict[str, Artifact] = {}
         #: One export at a time: the client may be a small machine itself.
@@ -81,8 +81,8 @@ class Supply:
                 lacking.update(need.keys)
                 missing.append(f"{_named(checkpoint, need.spec)}: there: {need.why}; here: {why}")
         for line in missing:
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._reported:
+                self._reported.add(line)
                 self._say(f"left out: {line}")
         return planned.without(lacking, missing) if missing else planned
 
@@ -148,7 +148,7 @@ class Supply:
         wanted = Wanted(
             checkpoint=checkpoint, spec=need.spec, trust_remote_code=self._request.trust_remote_code
         ).model_dump_json()
-        what, told = f"{name}: {_named(checkpoint, need.spec)}", ""
+        what, reported = f"{name}: {_named(checkpoint, need.spec)}", ""
         while True:
             held = await self._link.call(at.address, Holding, name, op="artifact", wanted=wanted)
             if held.state == "here":
@@ -161,9 +161,9 @@ class Supply:
                 if held.state == "makes"
                 else f"is waiting for {held.why or 'another run'} to end"
             )
-            if text != told:
+            if text != reported:
                 self._say(f"{what}: {text}")
-                told = text
+                reported = text
             await asyncio.sleep(send_files.AGAIN_S)
         try:
             artifact = await self._made(checkpoint, need.spec)

@@ -80,9 +80,9 @@ def judge(case: Case, evidence: SessionProof) -> Verdict | None:
         return Verdict(
             FailureReason.WRONG_THREADS, f"asked for {case.threads} threads, the engine uses {evidence.threads}"
         )
-    for name, (asked, told) in evidence.settings.items():
-        if asked != told:
-            return Verdict(FailureReason.WRONG_SETTING, f"asked for {name} {asked}, the engine has {told}")
+    for name, (asked, reported) in evidence.settings.items():
+        if asked != reported:
+            return Verdict(FailureReason.WRONG_SETTING, f"asked for {name} {asked}, the engine has {reported}")
     if evidence.cross_kv_once is False:
         return Verdict(
             FailureReason.CROSS_KV_RECOMPUTED, "a decoder step of this artifact computes cross-attention K/V again"

@@ -41,7 +41,7 @@ def download(
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     where = f"{repository}@{revision}" if revision else repository
-    with _told(where):
+    with _reported(where):
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
         commit = str(info.sha)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -87,7 +87,7 @@ def _check_disk(where: str, needed: int) -> None:
         )
 
 
-class _told:  # noqa: N801 (reads as a statement: `with _told(where)`)
+class _reported:  # noqa: N801 (reads as a statement: `with _reported(where)`)
     """Turns the Hub client's errors into one line each."""
 
     def __init__(self, where: str) -> None:

@@ -104,7 +104,9 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     _check_threads(suite.threads)
     backends, broken = _load_backends(suite.backends)
     _check_attention(options.attention, backends)
-    absent = {(name, device): absence(backends[name], device, options) for name in backends for device in suite.devices}
+    absent = {
+        (name, device): device_refusal(backends[name], device, options) for name in backends for device in suite.devices
+    }
     exporters = _exporters(suite, backends, checkpoints)
     cells: list[PlannedCell] = []
     refusals: list[Refusal] = []
@@ -352,7 +354,7 @@ def session_options(
         raise BadInputError(f"option '{name}' of {backend.name}: {first['msg']} (its own options: {known})") from error
 
 
-def absence(backend: Backend, device: Device, options: PlanOptions) -> str | None:
+def device_refusal(backend: Backend, device: Device, options: PlanOptions) -> str | None:
     """Return why the backend cannot run on the device here, and what to do; None when it can.
 
     A CPU is there wherever the engine is installed, so the engine is not imported to ask; a simulation needs no device.

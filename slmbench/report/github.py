@@ -110,7 +110,7 @@ def _ratio(judgement: Judgement) -> str:
 
 
 def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> list[str]:
-    """Return GitHub workflow commands: an error a regression or failure, a warning where nothing could be told.
+    """Return GitHub workflow commands: an error a regression or failure, a warning where nothing is known.
 
     Of more than GitHub shows these are the worst, and a notice that counts the others.
     """

@@ -87,13 +87,13 @@ def _headline(metric: str, matrices: Sequence[Matrix]) -> str:
     groups = Counter(tuple(_candidates(best, devices=bool(of_rows))) for best in bests)
     what = "models and tasks that several devices ran" if of_rows else "tasks"
     word = "best on" if of_rows else "best with"
-    told = []
+    reported = []
     for names, count in sorted(groups.items(), key=lambda item: (-item[1], item[0])):
         text = f"{word} {names[0]}" if len(names) == 1 else f"{' and '.join(some(names))} not distinguishable"
-        told.append(f"{text} in {count}" if len(bests) > 1 else text)
+        reported.append(f"{text} in {count}" if len(bests) > 1 else text)
     name = _SHORT.get(metric, METRICS[metric].title)
     total = f" of {len(bests)} {what}" if len(bests) > 1 else ""
-    return f"{name[0].upper()}{name[1:]}: {'; '.join(told)}{total}"
+    return f"{name[0].upper()}{name[1:]}: {'; '.join(reported)}{total}"
 
 
 def _candidates(best: Best, *, devices: bool) -> list[str]:

@@ -76,8 +76,8 @@ def matrix_table(matrix: Matrix) -> ShelfTable:
         rows.append([["best there"], *(_best_there(matrix.best_at.get(place)) for place in matrix.places)])
     if matrix.best_for:
         headers.append(["best for it"])
-        told = [_best_for(matrix.best_for.get(row)) for row in matrix.rows]
-        rows = [[*cells, best] for cells, best in zip(rows, [*told, [EMPTY]], strict=False)]
+        reported = [_best_for(matrix.best_for.get(row)) for row in matrix.rows]
+        rows = [[*cells, best] for cells, best in zip(rows, [*reported, [EMPTY]], strict=False)]
     return ShelfTable(
         title=f"{task_of(matrix.work)}: {unit.title}, {unit.unit}",
         headers=_one_lined([headers])[0],
@@ -108,12 +108,12 @@ def _cell(entries: Sequence[BestPath], place: DeviceColumn, unit: Unit, marks: d
         ranked = sorted(entries, key=lambda e: e.interval.mid if e.interval else math.inf)
         shown = [ranked[0], ranked[-1]]
     for entry in shown:
-        told, states = "", entry.states()
+        reported, states = "", entry.states()
         if entry.interval is not None:
-            told = f"{marks.get(id(entry), '')} {figure(unit.shown(entry.interval))}".strip()
-        lines += [told] if told else [] if states else [EMPTY]
+            reported = f"{marks.get(id(entry), '')} {figure(unit.shown(entry.interval))}".strip()
+        lines += [reported] if reported else [] if states else [EMPTY]
         lines += [line for state in states for line in wrap(state, _CELL, break_long_words=False)]
-        lines += wrap(entry.path(), _CELL, break_long_words=False) if told and entry.path() != usual else []
+        lines += wrap(entry.path(), _CELL, break_long_words=False) if reported and entry.path() != usual else []
         lines += [f"({entry.machine})"] if len(place.machines) > 1 else []
     lines += [f"{len(entries) - 2} more between"] if len(shown) < len(entries) else []
     return lines or ["not run"]
@@ -163,8 +163,8 @@ def _pair_table(group: Sequence[PairAt], places: Sequence[DeviceColumn]) -> Shel
     rows = []
     for at in group:
         case = at.pair.encoder.case
-        told = [[at.machine, case.device], [f"{at.pair.engine} {precision_of(case)}", *_against(at, metrics)]]
-        rows.append([*told, *(_pair_cell(at.pair.ratios.get(name)) for name in metrics)])
+        reported = [[at.machine, case.device], [f"{at.pair.engine} {precision_of(case)}", *_against(at, metrics)]]
+        rows.append([*reported, *(_pair_cell(at.pair.ratios.get(name)) for name in metrics)])
     return ShelfTable(
         title=f"{task_of(work)}: how many times faster {names[0]} is than {names[1]}, on each machine",
         headers=[["machine"], ["engine, decoder path"], *([_PAIR_HEADERS[name]] for name in metrics)],

@@ -46,10 +46,10 @@ def claim_sentences(run: RunColumns, sides: Sequence[Side]) -> list[str]:
             for pair in pairs_of(side):
                 if claim.metric in pair.ratios:
                     groups.setdefault(_group(pair), []).append(pair)
-        told = [*(_verdict(claim, pairs) for pairs in groups.values()), *_figures(claim, sides)]
-        if told and claim.note:
-            told[-1] += f". {claim.note}"
-        sentences += told
+        reported = [*(_verdict(claim, pairs) for pairs in groups.values()), *_figures(claim, sides)]
+        if reported and claim.note:
+            reported[-1] += f". {claim.note}"
+        sentences += reported
     return sentences
 
 
@@ -106,13 +106,13 @@ def _figures(claim: Claim, sides: Sequence[Side]) -> Iterator[str]:
     ours.sort(key=lambda found: found.case.workload.input_tokens)
     ends = {found.case.workload.input_tokens for found in (ours[0], ours[-1])}
     best = [_best([one for one in ours if one.case.workload.input_tokens == end], claim.metric) for end in sorted(ends)]
-    told = ", ".join(
+    reported = ", ".join(
         f"{one.evidence[claim.metric].interval().mid * 1e3:.3g} ms at {one.case.workload.input_tokens} in on "
         f"{one.case.backend} {precision_of(one.case)}, {one.case.device}"
         + (f", arm {one.case.arm}" if one.case.arm else "")
         for one in best
     )
-    yield text + f"{claim.figures_of} here at its soonest: {told}"
+    yield text + f"{claim.figures_of} here at its soonest: {reported}"
 
 
 def _best(cases: Iterable[SideCase], metric: str) -> SideCase:

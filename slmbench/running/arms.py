@@ -22,13 +22,13 @@ def describe_arms(backends: Sequence[str], arms: Sequence[tuple[str, str]], fold
     for arm, python in pythons:
         which = f"--arm {arm}: " if arm else ""
         try:
-            told = describe(python, (), folder / "logs" / f"describe-{arm or 'run'}.log", backends=backends)
+            reported = describe(python, (), folder / "logs" / f"describe-{arm or 'run'}.log", backends=backends)
         except WorkerError as error:
             raise CannotRunError(f"{which}{error.message}") from error
         except BadInputError as error:
             raise BadInputError(f"{which}{error}") from error
-        if arm and backends and all(name in told.lacking for name in backends):
-            reasons = "; ".join(dict.fromkeys(told.lacking.values()))
-            raise CannotRunError(f"{which}{python} (Python {told.python}): {reasons}")
-        found[arm] = told
+        if arm and backends and all(name in reported.lacking for name in backends):
+            reasons = "; ".join(dict.fromkeys(reported.lacking.values()))
+            raise CannotRunError(f"{which}{python} (Python {reported.python}): {reasons}")
+        found[arm] = reported
     return found

@@ -105,7 +105,7 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
     if done.returncode != 0:
         reason = _error_line(done.stderr) or f"the exporter ended with code {done.returncode}"
         if done.returncode < 0:
-            reason = explain_exit(done.returncode, "the exporter", told=done.stderr)[1]
+            reason = explain_exit(done.returncode, "the exporter", reported=done.stderr)[1]
         raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
     # A site customisation may have printed before.
     return read_artifact(Path(json.loads(done.stdout[max(0, done.stdout.find('{\n "folder"')) :])["folder"]))

@@ -56,15 +56,15 @@ class PlainProgress:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._told = -math.inf
+        self._reported = -math.inf
 
     def __call__(self, event: e.Event) -> None:
         """Take an event."""
         if isinstance(event, e.TimeLeft | e.Judged) and not (isinstance(event, e.Judged) and event.done):
-            if time.monotonic() - self._told < TELL_INTERVAL_S:
+            if time.monotonic() - self._reported < TELL_INTERVAL_S:
                 return
             if isinstance(event, e.TimeLeft):
-                self._told = time.monotonic()
+                self._reported = time.monotonic()
         line = _line(event)
         if line:
             print(one_line(line), file=self._stream, flush=True)

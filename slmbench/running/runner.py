@@ -52,7 +52,7 @@ def execute(
 ) -> RunColumns:
     """Carry a request out: export what is missing, measure, write the reports.
 
-    ``observer`` is told what is measured, ``say`` what is exported. ``loads`` is how many a case has in the end,
+    ``observer`` gets what is measured, ``say`` what is exported. ``loads`` is how many a case has in the end,
     whatever its intervals are by then.
 
     Raises:

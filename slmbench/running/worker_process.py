@@ -154,7 +154,7 @@ class Worker:
     def _no_hello(self) -> SlmbenchError:
         code = self._process.wait()
         if code < 0:
-            return WorkerError(*explain_exit(code, told=self._told()))
+            return WorkerError(*explain_exit(code, reported=self._reported()))
         tail = log_tail(self.log, 3)
         if re.search(r"No module named '?slmbench", tail):
             return BadInputError(
@@ -213,7 +213,7 @@ class Worker:
             self.kill()
             raise WorkerError(FailureReason.TIMEOUT, f"no answer to {what} in time; the worker was killed") from None
 
-    def _told(self) -> str:
+    def _reported(self) -> str:
         return log_tail(self.log, since=self._log_start)
 
     def _death(self) -> WorkerError:
@@ -222,7 +222,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.kill()
             return WorkerError(FailureReason.CRASHED, "the worker closed its pipe and had to be killed")
-        return WorkerError(*explain_exit(code, told=self._told()))
+        return WorkerError(*explain_exit(code, reported=self._reported()))
 
     def suspend(self) -> None:
         """Stop the process where it stands, and wait until it does: its spinning threads disturb nobody."""
@@ -289,19 +289,19 @@ _SIGNALS = {
 }
 
 
-def explain_exit(code: int, who: str = "the worker", *, told: str = "") -> tuple[FailureReason, str]:
+def explain_exit(code: int, who: str = "the worker", *, reported: str = "") -> tuple[FailureReason, str]:
     """Return reason and message (one line) for a process's exit code as ``subprocess`` gives it.
 
-    ``told`` is what the process printed: its last line ends the message. The message of a signal says what to try.
+    ``reported`` is what the process printed: its last line ends the message. The message of a signal says what to try.
     """
     reason, message = _exit_in_words(code, who)
-    last = _last_words(told)
+    last = _last_words(reported)
     return reason, f"{message}; the last line of its log: {last[:200]}" if last else message
 
 
-def _last_words(told: str) -> str:
+def _last_words(reported: str) -> str:
     """Return the last line that was printed before Python's own report of a signal; without one, the place it names."""
-    before, _, dump = told.partition("Fatal Python error:")
+    before, _, dump = reported.partition("Fatal Python error:")
     lines = [one_line(line) for line in before.splitlines() if line.strip()]
     frames = [one_line(line) for line in dump.splitlines() if line.startswith("  File ")]
     return next(iter(lines[-1:] + frames[:1]), "")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from slmbench._version import __version__
 from slmbench.backend import Backend, Draws, LoopSession, Session, SessionOptions, TellsSettings, Tokens, load_backend
 from slmbench.case import Case, Workload
-from slmbench.errors import BadInputError, CannotRunError, one_line, told_first
+from slmbench.errors import BadInputError, CannotRunError, first_error_line, one_line
 from slmbench.measure.energy import EnergyReader
 from slmbench.measure.generate import Generation, ShortGenerationError
 from slmbench.measure.proof import agreement, tolerance_of
@@ -75,7 +75,7 @@ def _answer(service: Service, request: p.Request) -> p.Reply:
         )
     except Exception as error:  # an engine may raise anything; it is this case's result, with its text
         traceback.print_exc()
-        said = told_first(error)
+        said = first_error_line(error)
         name = type(error).__name__
         return p.Failed(
             reason=FailureReason.ERROR, message=_placed(service, request, name if said == name else f"{name}: {said}")
