@@ -38,7 +38,7 @@ def test_wheel_and_sdist_carry_code_backends_and_suites(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {
         "slmbench/cli/__init__.py",
-        "slmbench/backends/openvino.py",
+        "slmbench/backends/openvino/backend.py",
         "slmbench/suites/quick.yaml",
         "slmbench/py.typed",
     }

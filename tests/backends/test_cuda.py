@@ -254,8 +254,8 @@ def test_the_libraries_of_the_extra_are_loaded_before_the_provider(monkeypatch: 
 
 
 def test_the_build_for_gpus_is_the_engine_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ort_env, "_version", lambda name: "1.0" if name == "onnxruntime-gpu" else None)
-    monkeypatch.setattr(_cpu, "version", lambda name: {"onnxruntime-gpu": "1.0"}[name])
+    monkeypatch.setattr(_ort_env, "installed_version", lambda name: "1.0" if name == "onnxruntime-gpu" else None)
+    monkeypatch.setattr(_cpu, "installed_version", lambda name: {"onnxruntime-gpu": "1.0"}[name])
     backend = load_backend("onnxruntime")
     assert backend.distributions == ("onnxruntime-gpu",)
     (cpu,) = (status for status in backend.devices() if status.device == "cpu")

@@ -259,7 +259,7 @@ def test_a_file_that_says_something_else_is_refused_before_it_is_opened(
 ) -> None:
     from slmbench.backends.llama_cpp import session as _llama_cpp_session
 
-    monkeypatch.setattr(_llama_cpp_session, "Model", None)
+    monkeypatch.setattr(_llama_cpp_session, "GgufModel", None)
     good = artifact_of("llama-tiny")
     data = good.graph("model").read_bytes()
     values = struct.unpack_from("<Q", data, 16)[0]

@@ -174,6 +174,6 @@ def test_a_run_on_an_absent_npu_ends_with_5_and_a_line_a_candidate(
     )
     assert code == 5
     told = capsys.readouterr().err
-    assert "t5-tiny on openvino: looked for an Intel NPU" in told
-    assert "t5-tiny on onnxruntime: looked for" in told
+    assert "t5-tiny on openvino (npu) in fp16: looked for an Intel NPU" in told
+    assert "t5-tiny on onnxruntime (npu) in fp16: looked for" in told
     assert not (tmp_path / "x").exists()

@@ -86,10 +86,10 @@ def test_ends_of_sequence_are_suppressed() -> None:
 
 def test_shapes_beyond_bounds_are_refused() -> None:
     session = open_session(artifact_of("llama-tiny"))
-    with pytest.raises(BadInputError, match="4096 tokens, 4097"):
+    with pytest.raises(BadInputError, match="4096 tokens; this workload needs 4097"):
         session.reserve(1, 4000, 97)
     session.reserve(1, 8, 4)
-    with pytest.raises(BadInputError, match="1x9 was given, 1x8 at most"):
+    with pytest.raises(BadInputError, match=r"this prompt \(1x9 tokens\) exceeds what is reserved"):
         session.start(np.full((1, 9), 5))
 
 

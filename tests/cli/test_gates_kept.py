@@ -73,6 +73,11 @@ def _type(test: ElementTree.Element) -> str | None:
     return None if error is None else error.get("type")
 
 
+@pytest.fixture(autouse=True)
+def _wide_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 @pytest.mark.parametrize("lacking", ["base", "new", "baseline file", "neither has it", "by a gates file"])
 def test_a_metric_that_a_side_lacks_is_not_judged_and_no_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lacking: str

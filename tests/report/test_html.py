@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import LIMITS, MACHINE, Speed, append, make_run
+from synthetic import LIMITS, MACHINE, Speed, append, floor_of, make_run
 
 from slmbench.analysis.crossover import crossovers
 from slmbench.analysis.machines import Stand, shelf_of
@@ -176,7 +176,7 @@ def test_a_comparison_report_works_in_a_browser(tmp_path: Path, browser: Any) ->
     base = read_side(str(make_run([Speed(loads=8), Speed(model=HOSTILE)], seed=1).write(tmp_path / "a")))
     new = read_side(str(make_run([Speed(loads=8, ttft_ms=115), Speed(model=HOSTILE)], seed=2).write(tmp_path / "b")))
     file = tmp_path / "compare.html"
-    file.write_text(comparison_report([compare_sides(base, new)]), encoding="utf-8")
+    file.write_text(comparison_report([compare_sides(base, new, floor=floor_of(base.cases))]), encoding="utf-8")
     page, troubles = opened(browser, file)
     assert "1 regressed" in page.locator(".verdict").inner_text()
     assert page.locator(".verdict.regressed").count() == 1

@@ -195,7 +195,7 @@ except KeyboardInterrupt:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(
     "moment",
-    ["Opening", pytest.param("Sampled", marks=pytest.mark.slow), pytest.param("Judged", marks=pytest.mark.slow)],
+    ["Opening", pytest.param("SampleTaken", marks=pytest.mark.slow), pytest.param("Judged", marks=pytest.mark.slow)],
 )
 def test_ctrl_c_ends_every_worker(moment: str, tmp_path: Path, planned: MakePlan, quick: object) -> None:
     import pickle
@@ -218,6 +218,6 @@ def test_ctrl_c_ends_every_worker(moment: str, tmp_path: Path, planned: MakePlan
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
 def test_last_words_are_the_engines_not_pythons_report() -> None:
     dump = 'Fatal Python error: Illegal instruction\n\nThread 0x1 (latest first):\n  File "x.py", line 3 in f\n'
-    assert explain_exit(-4, told=f"loading\n{dump}\nExtension modules: a (total: 1)\n")[1].endswith("log: loading")
-    assert explain_exit(-4, told=dump)[1].endswith('log: File "x.py", line 3 in f')
+    assert explain_exit(-4, reported=f"loading\n{dump}\nExtension modules: a (total: 1)\n")[1].endswith("log: loading")
+    assert explain_exit(-4, reported=dump)[1].endswith('log: File "x.py", line 3 in f')
     assert "log" not in explain_exit(-4)[1]

@@ -22,7 +22,7 @@ from slmbench.machine.fingerprint import Fingerprint
 from slmbench.models.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
 from slmbench.models.checkpoint import checkpoint_of_folder
 from slmbench.plan.request import RunRequest
-from slmbench.records.schema import FLEET_NAME, Claim, FailureRecord
+from slmbench.records.schema import FLEET_NAME, Claim, FailureReason, FailureRecord
 
 #: A title, a clear screen in C1, a link of terminals, bidirectional text, HTML, Markdown, rich's markup.
 ESCAPES = "\x1b]0;owned\x07\x9b2J\x1b]8;;http://x\x1b\\\u202e"
@@ -48,7 +48,9 @@ def hostile_run(seed: int = 0) -> Made:
             ),
         }
     )  # fmt: skip
-    failed = FailureRecord(case=speeds[1].case.key, reason=HOSTILE, message=HOSTILE, log_tail=f"{HOSTILE}\n{HOSTILE}")
+    failed = FailureRecord(
+        case=speeds[1].case.key, reason=FailureReason.ERROR, message=HOSTILE, log_tail=f"{HOSTILE}\n{HOSTILE}"
+    )
     return replace(made, record=record, lines=[*made.lines, failed])
 
 

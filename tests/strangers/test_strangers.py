@@ -183,7 +183,7 @@ COMMANDS = [
     "models", "suites", "devices", "doctor", "explain mu-tiny", "cache list", "table {run} --plots {run}/plots",
     "compare {run} {run}", "run --dry-run", "export mu-tiny --format onnx", "limits --backend onnxruntime",
     "history {run} {run} --plot {run}/history.html", "baseline save {good} {run}/b.json",
-    "check --baseline {run}/b.json {good} --summary {run}/s.md", "cache verify",
+    "check --gate 30% --baseline {run}/b.json {good} --summary {run}/s.md", "cache verify",
 ]  # fmt: skip
 FLEET = f"run --model mu-tiny {SMALL} --backend onnxruntime --backend openvino --fleet local --out {{run}}-fleet"
 
