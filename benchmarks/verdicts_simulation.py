@@ -145,6 +145,7 @@ def table(part: str, count: int, seed: int) -> str:
 
 
 def designs(loads: int = LOADS, **more: float) -> Iterator[tuple[str, World]]:
+    # The fields of World that a design may change are floats and counts; mypy sees one type for all of them.
     for shift in SHIFTS:
         yield f"separate runs, shift {shift:.0%}", World(loads=loads, shift=shift, **more)  # type: ignore[arg-type]
     yield "arms, any shift", World(loads=loads, arms=True, **more)  # type: ignore[arg-type]

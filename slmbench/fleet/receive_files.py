@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -123,7 +124,7 @@ class Holder:
         return f"could not be made there: {text}"
 
 
-class _ArrivingFiles:
+class _ArrivingFiles(ABC):
     """Files that arrive: what they have to be, where they grow, and where they go when they are complete."""
 
     def __init__(self, folder: Path, files: tuple[FileEntry, ...], lock: Path) -> None:
@@ -133,13 +134,13 @@ class _ArrivingFiles:
         """Return where a file grows."""
         return self.folder / entry.path
 
+    @abstractmethod
     def is_here(self) -> bool:
         """Return whether everything is in its place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Move everything into its place. The caller has the lock, and has checked every hash."""
-        raise NotImplementedError
 
 
 class _ArrivingArtifact(_ArrivingFiles):
@@ -203,7 +204,7 @@ def _take(one: _ArrivingFiles, file: str, offset: int, data: bytes, sha256: str)
         Timeout: another process writes the same.
     """
     one.lock.parent.mkdir(parents=True, exist_ok=True)
-    # Workers of one machine share the cache; each goes on where the file ends then.
+    # Workers of one machine share the cache; each continues where the file ends then.
     with FileLock(one.lock, timeout=LOCK_S):
         if one.is_here():
             return Receiving(state="here")

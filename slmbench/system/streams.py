@@ -31,7 +31,7 @@ def open_standard_streams() -> None:
 
 
 class _UntilClosed(io.FileIO):
-    """A stream whose reader may leave (``| head``): what is written after that is dropped, and the command goes on."""
+    """A stream whose reader may leave (``| head``): what is written then is dropped, and the command continues."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write, to the null device once the reader has left."""
