@@ -71,6 +71,9 @@ class LoadRecord(StrictModel):
     attention_path: str
     artifact_id: str
     started: str
+    #: Key of the configuration whose process this was. Cases with the same configuration and ``load`` shared it.
+    #: None: the case had a process of its own.
+    configuration: str | None = None
 
 
 class SampleRecord(StrictModel):
@@ -98,6 +101,8 @@ class SampleRecord(StrictModel):
     conditions: Conditions = Conditions()
     #: "foreign_load", "retaken": labels only, nothing is dropped.
     flags: tuple[str, ...] = ()
+    #: Key of the case whose longer generation this one is the beginning of; None: generated for this case.
+    derived_from: str | None = None
 
 
 class MemoryRecord(StrictModel):
