@@ -7,8 +7,9 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
-    "COMPUTE_PRECISIONS", "DEFAULT_COMPUTE", "DEVICES", "EXPORTERS", "FORMATS", "MARGIN_TOLERANCE", "PRECISIONS",
-    "ComputePrecision", "Device", "Exporter", "Family", "Format", "Layout", "Precision", "StrictModel",
+    "COMPUTE_PRECISIONS", "DEFAULT_COMPUTE", "DEVICES", "EXPORTERS", "FORMATS", "GGUF_PRECISIONS", "MARGIN_TOLERANCE",
+    "PRECISIONS", "ComputePrecision", "Device", "Exporter", "Family", "Format", "GgufPrecision", "Layout",
+    "PlainPrecision", "Precision", "StrictModel", "plain_precision",
 ]  # fmt: skip
 
 
@@ -21,7 +22,14 @@ class StrictModel(BaseModel):
 Family = Literal["encoder-decoder", "decoder-only"]
 Format = Literal["openvino", "onnx", "torch", "gguf"]
 Layout = Literal["dynamic", "static"]
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+#: Weights as a GGUF file names its mixture of types: what llama.cpp's quantiser makes, in its own names.
+GgufPrecision = Literal[
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m",
+    "q5_k_s", "q5_k_m", "q6_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs", "iq3_s",
+    "iq3_m", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4",
+]  # fmt: skip
+PlainPrecision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Precision = PlainPrecision | GgufPrecision
 #: int16, int8: activations quantised to that many bits before they meet quantised weights, as Qualcomm's HTP (16) and
 #: ONNX Runtime's ``MatMulNBits`` (8) do.
 ComputePrecision = Literal["fp32", "fp16", "bf16", "int16", "int8"]
@@ -29,7 +37,8 @@ Exporter = Literal["slmbench", "optimum", "genai", "none"]
 Device = Literal["cpu", "gpu", "npu"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISIONS: tuple[PlainPrecision, ...] = get_args(PlainPrecision)
+GGUF_PRECISIONS: tuple[GgufPrecision, ...] = get_args(GgufPrecision)
 COMPUTE_PRECISIONS: tuple[ComputePrecision, ...] = get_args(ComputePrecision)
 EXPORTERS: tuple[Exporter, ...] = get_args(Exporter)
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -42,6 +51,8 @@ DEFAULT_COMPUTE: dict[Precision, ComputePrecision] = {
     "bf16": "bf16",
     "int8": "fp32",
     "int4": "fp32",
+    # ggml brings activations to 8 bits before they meet quantised weights.
+    **dict.fromkeys(GGUF_PRECISIONS, "int8"),
 }
 
 #: A golden token counts in `agreement` only where the reference's top-1 margin (logit difference between the
@@ -54,6 +65,14 @@ MARGIN_TOLERANCE: dict[str, float] = {
     "int8": 2.5e-1,
     "int4": 0.0,
 }
+
+
+def plain_precision(precision: Precision) -> PlainPrecision:
+    """Return the precision whose tolerances hold for these weights: int8 for GGUF types of 6 bits or more, or int4."""
+    for plain in PRECISIONS:
+        if precision == plain:
+            return plain
+    return "int8" if precision in ("q8_0", "q6_k") else "int4"
 
 
 def not_boolean(given: object) -> object:

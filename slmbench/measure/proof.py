@@ -11,10 +11,10 @@ from slmbench.backend import LoopSession, Session
 from slmbench.case import Case
 from slmbench.models.artifact import GoldenPrompt
 from slmbench.records.schema import FailureReason
-from slmbench.terms import MARGIN_TOLERANCE, ComputePrecision, Family, Precision
+from slmbench.terms import MARGIN_TOLERANCE, ComputePrecision, Family, PlainPrecision, Precision, plain_precision
 
 #: From exact to coarse: the coarser of weight and compute precision decides what is expected.
-_COARSENESS: tuple[Precision | ComputePrecision, ...] = ("fp32", "fp16", "bf16", "int16", "int8", "int4")
+_COARSENESS: tuple[PlainPrecision | ComputePrecision, ...] = ("fp32", "fp16", "bf16", "int16", "int8", "int4")
 
 #: Share of the golden tokens that must be reproduced. None: reported, never judged (4-bit rounding of weights
 #: changes the model itself).
@@ -28,9 +28,9 @@ REQUIRED_AGREEMENT: dict[str, float | None] = {
 }
 
 
-def coarser(weight: Precision, compute: ComputePrecision) -> Precision | ComputePrecision:
+def coarser(weight: Precision, compute: ComputePrecision) -> PlainPrecision | ComputePrecision:
     """Return the coarser of the two precisions."""
-    return max((weight, compute), key=_COARSENESS.index)
+    return max((plain_precision(weight), compute), key=_COARSENESS.index)
 
 
 @dataclass(frozen=True)
@@ -156,4 +156,6 @@ def _restarted(session: LoopSession, prompt: GoldenPrompt, family: Family) -> li
 
 def tolerance_of(case: Case) -> float:
     """Return the margin, in standard deviations of the logits, below which a golden token does not count."""
-    return max(MARGIN_TOLERANCE.get(case.compute_precision, 0.0), MARGIN_TOLERANCE[case.weight_precision])
+    return max(
+        MARGIN_TOLERANCE.get(case.compute_precision, 0.0), MARGIN_TOLERANCE[plain_precision(case.weight_precision)]
+    )
