@@ -11,17 +11,25 @@ from slmbench.export.build import ensure_artifact
 from slmbench.models.checkpoint import resolve
 from slmbench.running.settings import PlannedCase
 from slmbench.system.paths import cache_dir
+from slmbench.terms import Precision
 
 
 def planned_case(
-    model: str, backend_name: str, *, input_tokens: int, output_tokens: int, threads: int | None = None, arm: str = ""
+    model: str,
+    backend_name: str,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    threads: int | None = None,
+    arm: str = "",
+    precision: Precision = "fp32",
 ) -> PlannedCase:
-    """Export the model for the backend in fp32 where the store lacks it; return the case on the CPU.
+    """Export the model for the backend where the store lacks it; return the case on the CPU, computed in fp32.
 
     ``arm`` makes the keys of identical cases different.
     """
     backend, checkpoint = load_backend(backend_name), resolve(model)
-    spec = next(s for s in backend.artifact_specs(checkpoint, "fp32", "cpu") if s.exporter in ("slmbench", "none"))
+    spec = next(s for s in backend.artifact_specs(checkpoint, precision, "cpu") if s.exporter in ("slmbench", "none"))
     # In a process of its own, as `slmbench run` does: torch stays out of the benchmark's memory.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as exporter:
         artifact = exporter.submit(ensure_artifact, checkpoint, spec, progress=print).result()
@@ -31,7 +39,7 @@ def planned_case(
         device="cpu",
         format=spec.format,
         exporter=spec.exporter,
-        weight_precision="fp32",
+        weight_precision=precision,
         compute_precision="fp32",
         threads=threads,
         workload=Workload(input_tokens=input_tokens, output_tokens=output_tokens),
