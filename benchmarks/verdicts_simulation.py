@@ -15,14 +15,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slmbench.analysis import noise
+from slmbench.analysis import noise, stats
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase
-from slmbench.analysis.verdicts import Comparison, compare_sides
+from slmbench.analysis.verdicts import Comparison, compare_sides, verdict_of
 from slmbench.case import Case, Workload
 from slmbench.report.check_summary import Sampler, judge_until_conclusive
 
@@ -90,7 +90,15 @@ def floor_of(logs: Logs) -> noise.Floor:
         KEYS[number]: {metric: tuple(logs[:, at, number].mean(axis=1)) for at, metric in enumerate(METRICS)}
         for number in range(count)
     }
-    return noise.Floor(noise.Calibration(machine="m", measured="", runs=runs, cases=cases))
+    variances = {
+        KEYS[number]: {
+            metric: float(logs[:, at, number].var(axis=1, ddof=1).mean() / logs.shape[-1])
+            for at, metric in enumerate(METRICS)
+        }
+        for number in range(count)
+    }
+    calibration = noise.Calibration(machine="m", measured="", runs=runs, cases=cases, load_variances=variances)
+    return noise.Floor(calibration)
 
 
 @dataclass
@@ -182,15 +190,28 @@ def seen(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
             row = [str(2 * cases), str(loads)]
             for arms in (False, True):
                 world = World(cases=cases, loads=loads, shift=0.0 if arms else 0.01, arms=arms)
-                times = max(40, count // (cases if arms else max(1, cases // 3)))
-                hits = []
+                times = count if cases < 100 else max(20, count // 2)
+                hits: list[bool] = []
                 for first, second in zip(drawn(world, times, rng), drawn(world, times, rng), strict=True):
-                    effect = first.judge().judgements[0].detectable
-                    # The same calibration judges the next comparison; a slowdown beyond 20x is not one to speak of.
+                    # The same calibration judges the next comparison.
                     second.floor = first.floor
-                    hits.append(effect > 20 or verdict(second.judge(slower=effect), "regressed"))
+                    hits.extend(seen_in_the_next(first.judge(), second.judge()))
                 row.append(share(iter(hits)))
             yield row
+
+
+def seen_in_the_next(first: Comparison, second: Comparison) -> Iterator[bool]:
+    """Return for some judgements of ``first`` whether what they give as visible is called slower in ``second``.
+
+    One metric of one case is slower at a time: with several, Holm's procedure sees each of them a little more often.
+    """
+    p_values = [one.estimate.p_value() for one in second.judgements]
+    for at in range(0, len(p_values), max(1, len(p_values) // 10)):
+        then = second.judgements[at]
+        value = then.estimate.value + math.log1p(first.judgements[at].detectable)
+        slowed = replace(then.estimate, value=value)
+        adjusted = stats.holm([*p_values[:at], slowed.p_value(), *p_values[at + 1 :]])[at]
+        yield verdict_of(replace(then, estimate=slowed, p_value=adjusted))[0] == "regressed"
 
 
 def mean_coverage(count: int, rng: np.random.Generator) -> Iterator[list[str]]:

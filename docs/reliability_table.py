@@ -1,7 +1,7 @@
 """Makes docs/reliability.md from what the tests of tests/crash, fuzz, strangers, load and upgrades reported.
 
-    pytest tests/crash tests/fuzz tests/strangers tests/load tests/test_upgrades.py tests/backends/test_fallbacks.py \
-        --junitxml=report.xml
+    SLMBENCH_ALL=1 pytest tests/crash tests/fuzz tests/strangers tests/load tests/test_upgrades.py \
+        tests/backends/test_fallbacks.py --junitxml=report.xml
     python docs/reliability_table.py report.xml
 
 A report of some of them renews their files' rows and leaves the others.

@@ -6,6 +6,29 @@ import os
 from pathlib import Path
 
 import pytest
+import rotation
+
+#: Files that take longest, the longest first: two processes end at about the same time when these begin early.
+LONGEST = (
+    "roads/test_cells.py", "backends/test_conformance.py", "crash/test_outputs.py", "roads/test_action.py",
+    "strangers/test_strangers.py", "running/test_scheduler.py", "crash/test_two_at_once.py", "crash/test_kills.py",
+    "fuzz/test_broken_inputs.py", "analysis/test_verdicts.py", "backends/test_openvino.py", "fleet/test_no_torch.py",
+    "backends/test_openvino_genai.py", "load/test_large_runs.py", "measure/test_workload.py", "test_docs.py",
+    "models/test_cost_model.py", "backends/test_npu_genai.py", "export/test_load.py", "export/test_store.py",
+)  # fmt: skip
+
+
+def pytest_report_header() -> str:
+    """Say which share of the slow sweeps is in turn."""
+    turn = rotation.turn()
+    return "slow sweeps: " + ("all of them" if turn is None else f"turn {turn % 12} (SLMBENCH_ALL=1 runs all)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; pytest-xdist hands files out in this order."""
+    folder = Path(__file__).parent
+    place = {folder / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)

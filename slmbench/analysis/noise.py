@@ -45,6 +45,8 @@ class Shift:
     runs: int = 0
     #: Why it is assumed, not measured.
     assumed: str = ""
+    #: Share of the variance, on the same scale, that the calibration's own loads explain.
+    loads_variance: float = 0.0
 
     @property
     def freedom(self) -> float:
@@ -89,6 +91,8 @@ class Calibration(BaseModel):
     runs: int = Field(ge=1)
     #: By case (its key without the arm) and metric: the log of the level in each run.
     cases: dict[str, dict[str, tuple[Annotated[float, Field(ge=-100, le=100)], ...]]]
+    #: Likewise, the variance of one run's level that its loads explain (mean over runs); none in older calibrations.
+    load_variances: dict[str, dict[str, Annotated[float, Field(ge=0, le=1e4)]]] = {}
     #: Share of the samples that other processes disturbed; much of it makes the shift too large.
     disturbed: float = 0.0
 
@@ -107,13 +111,16 @@ class Calibration(BaseModel):
         levels = [one for one in found if one is not None]
         if not levels or len(levels) < len(found):
             return None
-        return shift_of(levels)
+        return shift_of(levels, sum(self.load_variances.get(key, {}).get(metric, 0.0) for key in keys))
 
 
-def shift_of(levels: Sequence[Sequence[float]]) -> Shift:
-    """Return the shift of the mean of some cases, from the log level of each in every run."""
+def shift_of(levels: Sequence[Sequence[float]], load_variances: float = 0.0) -> Shift:
+    """Return the shift of the mean of some cases, from the log level of each in every run.
+
+    ``load_variances`` is the sum over cases of the variance of a level that its loads explain.
+    """
     means = np.mean(np.asarray(levels, dtype=np.float64), axis=0)
-    return Shift(2 * float(means.var(ddof=1)), means.size)
+    return Shift(2 * float(means.var(ddof=1)), means.size, loads_variance=2 * load_variances / len(levels) ** 2)
 
 
 def runs_needed(shift: Shift, gate: float, *, judgements: int, alpha: float, power: float = 0.8) -> int | None:

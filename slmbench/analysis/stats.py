@@ -239,6 +239,7 @@ def detectable_effect(
     threshold: float = 0.0,
     shift_variance: float = 0.0,
     shift_freedom: float = math.inf,
+    shift_noise: float = 0.0,
     freedom: float | None = None,
 ) -> float:
     """Return the smallest relative slowdown that the next such comparison calls one with probability ``power``.
@@ -246,14 +247,16 @@ def detectable_effect(
     It is called one when it is significant at ``alpha`` (two-sided, after adjustment for the number of judgements) and
     its estimate lies above ``threshold`` (log scale). Neither this comparison's error nor the next one's is the true
     one, so both vary around it as their degrees of freedom say; the shift between runs (``shift_variance``) is the
-    same estimate in both. ``freedom`` is that of the test. Infinite where the error is unknown.
+    same estimate in both. ``shift_noise`` is how much of that variance is the noise of what it was estimated from: the
+    test has it in its error, the runs do not differ by it. ``freedom`` is that of the test. Infinite where the error is
+    unknown.
     """
     if not math.isfinite(within.error):
         return math.inf
     degrees = freedom if freedom is not None else within.freedom
     critical = t_quantile(1 - alpha / 2, degrees)
     now, later, between = _scales(within.freedom, shift_freedom)
-    true = np.sqrt(within.error**2 / now + shift_variance / between)
+    true = np.sqrt(within.error**2 / now + np.maximum(shift_variance / between - shift_noise, 0.0))
     bar = np.maximum(critical * np.sqrt(within.error**2 / now * later + shift_variance), threshold)
     if not np.any(true > 0):
         return math.expm1(threshold)
@@ -264,7 +267,7 @@ def detectable_effect(
         high *= 2
         if high > 700:
             return math.inf
-    for _ in range(40):
+    for _ in range(24):
         middle = (low + high) / 2
         low, high = (middle, high) if float(np.mean(ndtr((middle - bar) / true))) < power else (low, middle)
     return math.expm1(high)
@@ -290,14 +293,17 @@ def _mean_squares(prime: int, freedom: float) -> Floats:
         return np.ones(_POINTS)
     from scipy.special import chdtri
 
-    points = np.zeros(_POINTS)
-    for index in range(_POINTS):
-        left, share = index + 1, 1.0
-        while left:
-            share /= prime
-            points[index] += share * (left % prime)
-            left //= prime
-    return np.asarray(np.maximum(chdtri(freedom, points) / freedom, 1e-9), dtype=np.float64)
+    return np.asarray(np.maximum(chdtri(freedom, _halton(prime)) / freedom, 1e-9), dtype=np.float64)
+
+
+@lru_cache
+def _halton(prime: int) -> Floats:
+    points, left, share = np.zeros(_POINTS), np.arange(1, _POINTS + 1), 1.0
+    while left.any():
+        share /= prime
+        points += share * (left % prime)
+        left //= prime
+    return points
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -76,6 +76,7 @@ class Judgement:
             threshold=math.log1p(self.gate),
             shift_variance=shift.variance,
             shift_freedom=shift.freedom if self.shift else math.inf,
+            shift_noise=shift.loads_variance,
             freedom=self.estimate.freedom,
         )
 

@@ -93,12 +93,15 @@ def _kept(sides: Sequence[Side]) -> Calibration:
         if machine.digest() not in machines[0].digests():
             raise NotComparableError(f"{sides[0].name} and {side.name} ran on different machines")
     cases: dict[str, dict[str, tuple[float, ...]]] = {}
+    variances: dict[str, dict[str, float]] = {}
     for key in sides[0].cases:
         found = [side.cases[key] for side in sides if key in side.cases and not side.cases[key].failure]
         for metric in found[0].evidence if len(found) == len(sides) else ():
             figures = [case.evidence[metric] for case in found if metric in case.evidence]
             if len(figures) == len(sides) and all(one.logs.size >= 2 for one in figures):
                 cases.setdefault(key, {})[metric] = tuple(one.estimate.value for one in figures)
+                errors = [one.estimate.error for one in figures]
+                variances.setdefault(key, {})[metric] = sum(error**2 for error in errors) / len(errors)
     if not cases:
         raise NotComparableError("no metric of a case was measured with two loads or more in every run")
     disturbed = [side.cases[key].disturbed for side in sides for key in cases]
@@ -107,6 +110,7 @@ def _kept(sides: Sequence[Side]) -> Calibration:
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         runs=len(sides),
         cases=cases,
+        load_variances=variances,
         disturbed=sum(disturbed) / len(disturbed),
     )
     save_calibration(calibration)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rotation import in_turn
 
 from slmbench import testing
 from slmbench.backend import Placement, SessionOptions, load_backend
@@ -42,7 +43,8 @@ CASES: dict[str, Case] = {
     "llama_cpp-int8": ("llama_cpp", "dec-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
     "onnxruntime_genai": ("onnxruntime_genai", "llama-tiny", "cpu", "fp32", {}, None),
 }  # fmt: skip
-QUICK = {"openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"}
+QUICK = ["openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"]
+SLOW = in_turn([name for name in CASES if name not in QUICK], 3)
 
 
 @cache
@@ -64,7 +66,7 @@ def subject_of(name: str) -> testing.Subject:
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_contract(name: str, check: Callable[[testing.Subject], None]) -> None:
     check(subject_of(name))
 

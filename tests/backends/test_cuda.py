@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rotation import tiny_models
 from slmbench.backends.common import cpu_device as _cpu
 from slmbench.backends.onnxruntime import backend as onnxruntime
 from slmbench.backends.onnxruntime import installed as _ort_env
@@ -15,7 +16,6 @@ from slmbench.backends.onnxruntime.cuda_session import CudaSession, OnnxRuntimeO
 from slmbench.backend import DeviceStatus, SessionOptions, load_backend
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
-from slmbench.models import catalog
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
@@ -29,8 +29,8 @@ from slmbench.export.build import ensure_artifact
 from slmbench.export.onnx.route import ARCHITECTURES
 from slmbench.export.routes import make_spec
 
-TINY = [name for name in catalog.names() if name.endswith("-tiny") and resolve(name).architecture in ARCHITECTURES]
 QUICK = {"llama-tiny", "t5-tiny"}
+TINY = [name for name in tiny_models(QUICK) if resolve(name).architecture in ARCHITECTURES]
 #: Kernels of the CUDA provider at opset 21, by the types they take: docs/OperatorKernels.md of ONNX Runtime.
 #: Whatever is not here, or not in a graph's type, would land on the CPU.
 EVERY_REAL = {"FLOAT", "FLOAT16", "BFLOAT16"}

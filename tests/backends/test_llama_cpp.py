@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rotation import in_turn
 
 from slmbench import testing
 from slmbench.backend import Session, load_backend
@@ -320,7 +321,7 @@ def test_a_session_that_nobody_closed_keeps_no_file_mapped() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", in_turn(["fp16", "bf16"], 2))
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
 def test_contract_in_half_precision(check: Any, precision: Any) -> None:
     backend = load_backend("llama_cpp")

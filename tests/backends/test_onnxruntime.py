@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rotation import tiny_models
 
 from slmbench.backend import Session, SessionOptions, load_backend
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
-from slmbench.models import catalog
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
@@ -21,8 +21,8 @@ pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 from slmbench.export.build import ensure_artifact
 from slmbench.export.onnx.route import ARCHITECTURES
 
-TINY = [name for name in catalog.names() if name.endswith("-tiny") and resolve(name).architecture in ARCHITECTURES]
 QUICK = {"llama-tiny", "t5-tiny", "t5gemma-tiny"}
+TINY = [name for name in tiny_models(QUICK) if resolve(name).architecture in ARCHITECTURES]
 
 
 def quick(names: list[str]) -> list[Any]:

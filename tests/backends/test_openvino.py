@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rotation import tiny_models
 
 from slmbench.backend import Session, load_backend
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
-from slmbench.models import catalog
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
@@ -23,8 +23,8 @@ from slmbench.export.openvino import graph as openvino_graph
 from slmbench.export.openvino.route import refusal
 
 SPEC = ArtifactSpec(format="openvino", exporter="slmbench")
-TINY = [name for name in catalog.names() if name.endswith("-tiny") and refusal(resolve(name), SPEC) is None]
 QUICK = {"llama-tiny", "t5-tiny"}
+TINY = [name for name in tiny_models(QUICK) if refusal(resolve(name), SPEC) is None]
 PATHS = ("SDPA+step", "SDPA")
 
 

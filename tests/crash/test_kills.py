@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from killing import Bench, strike
+from rotation import in_turn
 
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import RUN_NAME
@@ -71,7 +72,7 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("how", "number", "exports"), MOMENTS)
+@pytest.mark.parametrize(("how", "number", "exports"), MOMENTS if KILLS > 5 else in_turn(MOMENTS, 2))
 def test_nothing_is_lost(how: str, number: int, exports: bool, whole: Whole, bench: Bench) -> None:
     rng = random.Random(f"{how}/{number}")
     if not exports:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from killing import Bench, strike
+from rotation import takes_turns
 from synthetic import Speed, make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
@@ -38,6 +39,7 @@ def killed(bench: Bench, *arguments: str, again: Callable[[], object]) -> None:
     assert "Traceback" not in bench.output(), bench.output()
 
 
+@takes_turns(0, 3)
 def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="exporting needs slmbench[cpu]")
     bench = Bench(tmp_path)
@@ -58,6 +60,7 @@ def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
     assert len(hashes) > 1
 
 
+@takes_turns(1, 3)
 def test_a_table_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     run = make_run([Speed(model=f"model-{number}", ttft_ms=number + 1.0) for number in range(60)]).write(
         tmp_path / "run"
@@ -78,6 +81,7 @@ def test_a_table_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     assert {name: (run / name).read_bytes() for name in REPORTS} == new
 
 
+@takes_turns(2, 3)
 def test_limits_are_the_old_ones_or_the_new_ones(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
     bench = Bench(tmp_path)

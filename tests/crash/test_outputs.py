@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from artifact_files import checkpoint_elsewhere, write_artifact
+from rotation import in_turn
 from synthetic import Speed, make_run
 
 from slmbench.cli import run_main
@@ -171,7 +172,7 @@ def printing(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["prints", "closes", "optimises"])
+@pytest.mark.parametrize("shell", in_turn(["prints", "closes", "optimises"], 3))
 def test_a_run_in_any_shell(shell: str, tmp_path: Path, printing: Path) -> None:
     """It measures, says so, and what was closed is nobody's file."""
     pytest.importorskip("openvino", reason="needs slmbench[cpu]")

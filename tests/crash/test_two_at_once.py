@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import resolve
@@ -66,6 +67,7 @@ def samples(out: Path) -> list[SampleRecord]:
     return [r for r in read_samples(out / SAMPLES_NAME, []) if isinstance(r, SampleRecord)]
 
 
+@takes_turns(0, 3)
 def test_a_folder_is_not_measured_into_twice_and_its_artifacts_stay(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -108,6 +110,7 @@ def test_two_runs_into_one_new_folder(tmp_path: Path, environment: dict[str, str
     assert {sample.round for sample in samples(out)} == {0, 1, 2}
 
 
+@takes_turns(1, 3)
 def test_two_exports_of_one_artifact(environment: dict[str, str]) -> None:
     """Both are forced to write: one after the other, and what remains is whole."""
     export = ["export", "llama-tiny", "--format", "torch", "--force"]
@@ -120,6 +123,7 @@ def test_two_exports_of_one_artifact(environment: dict[str, str]) -> None:
     assert told.count('"llama-tiny"') == 1
 
 
+@takes_turns(1, 3)
 @pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
 def test_a_disk_that_fills_up_before_the_report(tmp_path: Path, environment: dict[str, str]) -> None:
     """Every sample is there: the line says what makes the rest, and what was there before stays whole."""
@@ -147,6 +151,7 @@ def test_a_disk_that_fills_up_before_the_report(tmp_path: Path, environment: dic
     assert (out / "table.md").read_bytes() == before["table.md"]
 
 
+@takes_turns(2, 3)
 def test_a_cache_that_goes_in_mid_run_ends_it_resumably(tmp_path: Path, environment: dict[str, str]) -> None:
     """Somebody removes the whole cache while a run measures: one line, every sample stays, resuming completes it."""
     out = tmp_path / "run"

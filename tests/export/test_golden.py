@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rotation import tiny_models
 
 from slmbench.export.golden_record import make_golden, pick
-from slmbench.models import catalog
 from slmbench.models.checkpoint import Checkpoint, resolve
 
-TINY = [entry.name for entry in catalog.entries() if entry.name.endswith("-tiny")]
+TINY = tiny_models()
 
 
 def test_pick_gives_the_best_token_and_its_margin() -> None:

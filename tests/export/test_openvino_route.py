@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rotation import tiny_models
 
 from slmbench.backend import load_backend
 from slmbench.errors import CannotRunError
@@ -16,7 +17,6 @@ from slmbench.export.build import ensure_artifact
 from slmbench.export.openvino import graph as openvino_graph
 from slmbench.export.openvino.route import refusal
 from slmbench.measure.proof import agreement
-from slmbench.models import catalog
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
 from slmbench.terms import MARGIN_TOLERANCE
@@ -24,8 +24,8 @@ from slmbench.terms import MARGIN_TOLERANCE
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 ov = pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 
-TINY = [name for name in catalog.names() if name.endswith("-tiny")]
 QUICK = {"llama-tiny", "t5-tiny", "mu-tiny"}
+TINY = tiny_models(QUICK)
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TINY]
 
 

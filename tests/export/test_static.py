@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rotation import in_turn
 
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.build import ensure_artifact
@@ -18,7 +19,10 @@ from slmbench.models.checkpoint import Checkpoint, resolve
 
 QUICK = ["t5-tiny", "mu-tiny", "llama-tiny", "gemma3-tiny"]
 OTHERS = ["flan-t5-tiny", "bart-tiny", "marian-tiny", "t5gemma-tiny", "qwen3-tiny", "phi3-tiny", "mistral-tiny"]
-ARCHITECTURES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in [*OTHERS, "smollm3-tiny"])]
+ARCHITECTURES = [
+    *QUICK,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in in_turn([*OTHERS, "smollm3-tiny"], 2)),
+]
 INPUT_TOKENS, OUTPUT_TOKENS = 48, 24
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
+from rotation import tiny_models
 
 from slmbench import __version__
 from slmbench.errors import BadInputError, CannotRunError
@@ -29,7 +30,6 @@ from slmbench.export.build import ensure_artifact
 from slmbench.export.golden_record import make_golden
 from slmbench.export.routes import choose_exporter, make_spec
 from slmbench.export.torch_model import load_model
-from slmbench.models import catalog
 from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.system.locks import in_use
@@ -305,7 +305,7 @@ def test_a_local_checkpoint_is_linked_not_copied(cache: Path, checkpoint: Checkp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in catalog.names() if n.endswith("-tiny")])
+@pytest.mark.parametrize("name", tiny_models())
 def test_written_weights_are_a_checkpoint_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 
@@ -66,6 +67,7 @@ def test_without_torch_a_plan_is_made_and_nothing_can_be_exported(tmp_path: Path
 
 
 @pytest.mark.slow
+@takes_turns(0, 2)
 def test_a_machine_without_torch_is_sent_the_artifact_and_measures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_machine_without_torch_is_sent_the_artifact_and_measures(
 
 
 @pytest.mark.slow
+@takes_turns(1, 2)
 def test_prompts_and_the_tokenizer_that_reads_them_travel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, machine = tmp_path / "run", environment(tmp_path / "tablet")
     folder = folder_with_tokenizer(tmp_path / "mine")

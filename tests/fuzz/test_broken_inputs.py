@@ -18,6 +18,7 @@ import pytest
 from corpus import Broken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rotation import in_turn
 
 from slmbench.cli import run_main
 from slmbench.errors import ERROR_PREFIX
@@ -113,7 +114,7 @@ def test_there_are_enough() -> None:
     assert sum(not case.may_pass for case in CORPUS) >= 500
 
 
-@pytest.mark.parametrize("case", CORPUS, ids=lambda case: case.name.encode("unicode_escape").decode())
+@pytest.mark.parametrize("case", in_turn(CORPUS, 3), ids=lambda case: case.name.encode("unicode_escape").decode())
 def test_one_line(
     case: Broken, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from masked_flops import masked_flops
+from rotation import in_turn
 
 from slmbench.case import Workload
 from slmbench.errors import BadInputError
@@ -148,7 +149,7 @@ def _counted(run: Any) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", in_turn(NAMES, 3))
 def test_flops_are_those_torch_counts(name: str) -> None:
     """Every catalog entry at its real size, on torch's meta device: within 2 %, phase by phase."""
     torch = pytest.importorskip("torch")

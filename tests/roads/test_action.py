@@ -17,6 +17,7 @@ import pytest
 import yaml
 from environments import DYING, FAST, SLOW, bare, environment, write_project, write_python
 from github_runner import Job, StepFailedError, evaluated, run_action, run_steps
+from rotation import takes_turns
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "action.yml"
@@ -193,6 +194,7 @@ def verdicts(job: Job) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@takes_turns(0, 2)
 def test_a_pull_request_is_judged_against_its_base_branch(job: Job, forge: Forge) -> None:
     base, _ = forge.commit(FAST), forge.commit(SLOW)
     job.github = {"event": {"pull_request": {"base": {"sha": base}}}}
@@ -216,6 +218,7 @@ def test_a_pull_request_is_judged_against_its_base_branch(job: Job, forge: Forge
 
 
 @pytest.mark.slow
+@takes_turns(1, 2)
 def test_a_nightly_run_is_judged_against_the_committed_baseline(job: Job, forge: Forge, tmp_path: Path) -> None:
     forge.commit(FAST)
     python = environment(tmp_path / "venv", FAST)

@@ -14,6 +14,7 @@ import time
 
 import psutil
 import pytest
+from rotation import in_turn
 from victims import MakeVictim, Victim, check_line
 
 from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, read_artifact
@@ -37,6 +38,7 @@ FILES = [
     ("torch", "config.json"),
     ("torch", "model.safetensors"),
 ]
+GRAPHS = [(backend, name) for backend, name in FILES if name.endswith((".onnx", ".xml", ".gguf"))]
 _SMALL = 600_000
 
 
@@ -91,7 +93,7 @@ def test_a_flip_fails_the_case_or_changes_no_token(backend: str, name: str, vict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "name"), [(b, n) for b, n in FILES if n.endswith((".onnx", ".xml", ".gguf"))])
+@pytest.mark.parametrize(("backend", "name"), in_turn(GRAPHS, 3))
 def test_more_flips(backend: str, name: str, victim: MakeVictim) -> None:
     attack(victim(backend), name, int(os.environ.get("SLMBENCH_FLIPS", MANY)))
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from rotation import in_turn
 from synthetic import Speed, make_run
 
 from slmbench.cli import run_main
@@ -164,7 +165,7 @@ def watch(event, args):
     raise OSError("a test without network")
 sys.addaudithook(watch)
 """
-BACKENDS = ("openvino", "openvino_genai", "onnxruntime", "onnxruntime_genai", "torch")
+BACKENDS = in_turn(("openvino", "openvino_genai", "onnxruntime", "onnxruntime_genai", "torch"), 2)
 #: Brings loopback up in a network of its own, and runs one command after the other.
 MAIN = """
 import fcntl, os, socket, struct, sys

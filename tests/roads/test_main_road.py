@@ -1,0 +1,58 @@
+"""What everybody types: run, table, compare, baseline, check. `.ci/environments` runs it in other environments."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("SLMBENCH_ENVIRONMENT" not in os.environ, reason="runs in the environments of .ci/environments"),
+]
+MODELS, ENGINES = ("mu-tiny", "dec-tiny"), ("openvino", "onnxruntime", "torch")
+#: What each engine has on every CPU.
+KNOWN = {(model, engine, "fp32") for model in MODELS for engine in ENGINES}
+KNOWN |= {(model, engine, "int8") for model in MODELS for engine in ENGINES if engine != "torch"}
+ASKED = ["--pair", ",".join(MODELS), *(word for engine in ENGINES for word in ("--backend", engine))]
+ASKED += ["--precision", "fp32", "--precision", "int8", "--input-tokens", "16", "--output-tokens", "8", "--repeat", "3"]
+
+
+def slmbench(folder: Path, *words: str, codes: tuple[int, ...] = (0,)) -> str:
+    """Run a command in that folder; the repository is on no path."""
+    command = [sys.executable, "-P", "-m", "slmbench", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode in codes, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_from_a_run_to_its_verdict(tmp_path: Path) -> None:
+    slmbench(tmp_path, "run", *ASKED, "--out", "run")
+    rows: list[dict[str, Any]] = json.loads(slmbench(tmp_path, "table", "run", "--json"))
+    # A figure is there only if tokens, device and precision were proven.
+    proven = {(row["model"], row["backend"], row["weight_precision"]) for row in rows if row["ttft_s"]}
+    assert proven == KNOWN, [row["failure"] or row["refusal"] for row in rows]
+    assert {row["agreement"] for row in rows if row["weight_precision"] == "fp32"} == {1.0}
+    assert "sooner" in slmbench(tmp_path, "table", "run") or "later" in slmbench(tmp_path, "table", "run")
+    for name in ("table.md", "table.csv", "report.html"):
+        assert (tmp_path / "run" / name).stat().st_size > 500
+    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    slmbench(tmp_path, "run", "--resume", "run")
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+    assert "mu-tiny" in slmbench(tmp_path, "compare", "run", "run")
+    slmbench(tmp_path, "baseline", "save", "run", "base.json")
+    # Without a calibration separate runs are no pass at a gate of 5 %.
+    assert "check INCONCLUSIVE" in slmbench(tmp_path, "check", "--baseline", "base.json", "run", codes=(4,))
+
+
+def test_what_needs_no_measuring(tmp_path: Path) -> None:
+    assert "mu-small" in slmbench(tmp_path, "run", "--dry-run")
+    assert json.loads(slmbench(tmp_path, "doctor", "--json", codes=(0, 5)))
+    for words in (["devices"], ["models"], ["suites"], ["explain", "mu-tiny"]):
+        assert slmbench(tmp_path, *words)
