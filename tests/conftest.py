@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import rotation
+from known_limits import keep_limits
 
 #: Files that take longest, the longest first: two processes end at about the same time when these begin early.
 LONGEST = (
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Point slmbench at one cache for the whole test session, so that an artifact is exported once.
+    """Point slmbench at one cache for the whole test session: an artifact is exported once, no limits are measured.
 
     Processes of pytest-xdist share it: their temporary folders lie in one of the session's.
     """
@@ -43,6 +44,8 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(exist_ok=True)
     os.environ["SLMBENCH_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if not (folder / "limits").exists():
+        keep_limits(folder)
     return folder
 
 

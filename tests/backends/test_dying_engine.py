@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from known_limits import keep_limits_like
 
 pytest.importorskip("torch", reason="needs slmbench[export]")
 
@@ -40,7 +41,8 @@ class Dying(TorchBackend):
         (2, "the worker died of SIGSEGV (a fault in the engine's memory); try: another version of the engine"),
     ],
 )
-def test_a_signal_is_named_with_what_to_try(tmp_path: Path, threads: int, words: str) -> None:
+def test_a_signal_is_named_with_what_to_try(tmp_path: Path, shared_cache: Path, threads: int, words: str) -> None:
+    keep_limits_like("dying", "torch", shared_cache)
     site = tmp_path / "site"
     (site / "dying-1.0.dist-info").mkdir(parents=True)
     (site / "dying.py").write_text(PLUGIN)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from artifact_files import checkpoint_elsewhere, write_artifact
+from known_limits import keep_limits
 from rotation import in_turn
 from synthetic import Speed, make_run
 
@@ -138,6 +139,7 @@ def test_a_run_in_a_path_of_any_bytes(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs slmbench[cpu]")
     pytest.importorskip("torch", reason="needs slmbench[cpu]")
     place = tmp_path / BYTES
+    keep_limits(place / "cache")
     environment = {**os.environ, "SLMBENCH_CACHE": str(place / "cache")}
     asked = ["run", "--model", "mu-tiny", "--backend", "openvino", *SMALL, "--out", str(place / "run")]
     told = slmbench(*asked, env=environment)
@@ -188,6 +190,7 @@ def test_a_run_in_any_shell(shell: str, tmp_path: Path, printing: Path) -> None:
     environment = os.environ | how
     if shell == "optimises":
         # An export as well: transformers is imported for it, and reads its own docstrings.
+        keep_limits(tmp_path / "cache")
         environment |= {"SLMBENCH_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(asked, env=environment, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from known_limits import keep_limits
 from rotation import takes_turns
 
 from slmbench.models.artifact import ArtifactSpec
@@ -27,14 +28,11 @@ RUN = ["run", "--model", "mu-tiny", "--backend", "openvino", "--input-tokens", "
 def environment(tmp_path: Path) -> dict[str, str]:
     """Return the environment of a cache of its own that has mu-tiny's artifact and the limits."""
     from slmbench.export.build import ensure_artifact
-    from slmbench.system.paths import cache_dir
 
     artifact = ensure_artifact(resolve("mu-tiny"), ArtifactSpec(format="openvino"), progress=lambda _: None)
-    # Into the cache of all tests: here they would be measured for each test again.
-    assert ended(slmbench("limits", "--backend", "openvino", environment=dict(os.environ)))[0] == 0
     cache = tmp_path / "cache"
     shutil.copytree(artifact.folder, cache / "artifacts" / artifact.folder.name)
-    shutil.copytree(cache_dir() / "limits", cache / "limits")
+    keep_limits(cache)
     return {**os.environ, "SLMBENCH_CACHE": str(cache), "COLUMNS": "200"}
 
 

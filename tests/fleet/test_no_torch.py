@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from known_limits import keep_limits
 from rotation import takes_turns
 
 from slmbench.cli import run_main
@@ -21,6 +22,7 @@ MODEL = ["--model", "dec-tiny", "--backend", "openvino", "--input-tokens", "16",
 
 
 def environment(cache: Path) -> dict[str, str]:
+    keep_limits(cache)
     return {**os.environ, "PYTHONPATH": str(Path(__file__).with_name("no_torch")), "SLMBENCH_CACHE": str(cache)}
 
 

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from known_limits import BANDWIDTH
 
-from slmbench.backend import load_backend
+from slmbench.backend import LimitsProbe, load_backend, load_backends
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError, ExitCode
 from slmbench.machine import limits as module
@@ -173,3 +174,12 @@ def test_others_that_work_are_seen(plugin: None) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_limits_that_other_tests_are_given_are_the_ones_a_run_looks_for() -> None:
+    """Else every run of a test would measure them."""
+    for backend in load_backends()[0]:
+        if isinstance(backend, LimitsProbe) and backend.engine in ("openvino", "onnxruntime", "torch", "llama_cpp"):
+            found = cached_limits(backend, "cpu")
+            assert found is not None, backend.name
+            assert found.bandwidth[0].bytes_per_s == BANDWIDTH

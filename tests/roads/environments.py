@@ -37,6 +37,15 @@ FAST, SLOW, DYING = "1.0", "2.0", "3.0"
 BRAKES = {FAST: "time.sleep(0.02)", SLOW: "time.sleep(0.08)", DYING: "os.kill(os.getpid(), signal.SIGKILL)"}
 
 
+def keep_brake_limits(cache: Path) -> None:
+    """Keep limits of the engine in all its versions."""
+    # Not at the top: this file is also run by itself, and then the tests' folder is on no path.
+    from known_limits import keep_limits_like
+
+    for version in BRAKES:
+        keep_limits_like("brake", "onnxruntime", cache, slmbench_brake=version)
+
+
 def bare(folder: Path, python: str = sys.executable) -> Path:
     """Make an environment without any package; return its interpreter."""
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from environments import DYING, FAST, SLOW, bare, environment, write_project, write_python
+from environments import DYING, FAST, SLOW, bare, environment, keep_brake_limits, write_project, write_python
 from github_runner import Job, StepFailedError, evaluated, run_action, run_steps
 from rotation import takes_turns
 
@@ -32,7 +32,8 @@ MakeJob = Callable[..., Job]
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path, shared_cache: Path) -> Job:
+    keep_brake_limits(shared_cache)
     workspace, temp = tmp_path / "workspace", tmp_path / "temp"
     workspace.mkdir()
     temp.mkdir()

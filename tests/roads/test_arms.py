@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from environments import DYING, FAST, SLOW, bare, environment, install_speaker, site_of
+from environments import DYING, FAST, SLOW, bare, environment, install_speaker, keep_brake_limits, site_of
 
 WORK = ("--input-tokens", "16", "--output-tokens", "8", "--repeat", "3")
 #: On a busy machine three loads are told apart only with a high chance of a false alarm: the brake is 50 ms a step.
@@ -23,7 +23,8 @@ Call = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+    keep_brake_limits(shared_cache)
     folder = tmp_path_factory.mktemp("arms")
     (folder / "gates.yaml").write_text("alpha: 20%\n")
     return folder
