@@ -29,7 +29,7 @@ GgufPrecision = Literal[
     "iq3_m", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4",
 ]  # fmt: skip
 PlainPrecision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-Precision = PlainPrecision | GgufPrecision
+Precision = Literal[PlainPrecision, GgufPrecision]
 #: int16, int8: activations quantised to that many bits before they meet quantised weights, as Qualcomm's HTP (16) and
 #: ONNX Runtime's ``MatMulNBits`` (8) do.
 ComputePrecision = Literal["fp32", "fp16", "bf16", "int16", "int8"]
