@@ -14,7 +14,7 @@ from slmbench.errors import CannotRunError, first_error_line, one_line
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.telemetry import silence_telemetry
-from slmbench.terms import ComputePrecision, Device, Precision
+from slmbench.terms import ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status, default_threads, require
 from ..common.reserved import Reserved
@@ -41,13 +41,11 @@ class OnnxRuntimeGenaiBackend:
         return [cpu_status("CPU", "onnxruntime-genai")]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return the builder's and ours, for decoder-only checkpoints on the CPU."""
+        """Return the builder's, ours and the traced network, for decoder-only checkpoints on the CPU."""
         if checkpoint.family != "decoder-only" or device != "cpu":
             return []
-        return [
-            ArtifactSpec(format="onnx", weight_precision=precision, exporter="genai"),
-            ArtifactSpec(format="onnx", weight_precision=precision, exporter="slmbench"),
-        ]
+        exporters: tuple[Exporter, ...] = ("genai", "slmbench", "generic")
+        return [ArtifactSpec(format="onnx", weight_precision=precision, exporter=one) for one in exporters]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
