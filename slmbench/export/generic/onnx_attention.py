@@ -18,6 +18,30 @@ from slmbench.export.generic.attention import Engine, Fixed, additive, is_cross,
 _MS = "com.microsoft"
 
 
+#: Operators that stand for ONNX Runtime's while the network runs in torch: shapes are right, values are not.
+_STAND_INS = {
+    "group_query_attention": (
+        "(Tensor query, Tensor key, Tensor value, Tensor past_key, Tensor past_value, Tensor last, Tensor total, "
+        "Tensor? bias, Tensor? sinks, int heads, int kv_heads, float scale, int window, float softcap) "
+        "-> (Tensor, Tensor, Tensor)"
+    ),
+    "write_kv": "(Tensor past, Tensor new, Tensor positions, Tensor total) -> (Tensor, Tensor)",
+    "multi_head_attention": "(Tensor query, Tensor key, Tensor value, Tensor? mask, int heads, float scale) -> Tensor",
+}
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: Tensor, *_: Any) -> Any:
+    return torch.zeros_like(query), past_key.clone(), past_value.clone()
+
+
+def _written(past: Tensor, new: Tensor, positions: Tensor, total: Tensor) -> Any:
+    return past.clone(), past.new_zeros((*past.shape[:2], int(total), past.shape[3]))
+
+
+def _cross_attended(query: Tensor, *_: Any) -> Tensor:
+    return torch.zeros_like(query)
+
+
 def _none(g: Any) -> Any:
     """Return an input that is left out."""
     value = g.op("prim::Constant")
@@ -25,65 +49,60 @@ def _none(g: Any) -> Any:
     return value
 
 
-class _GroupQueryAttention(torch.autograd.Function):
+def _number(value: Any) -> Any:
+    """Return the number that a constant of the traced graph is."""
+    return value.node().t("value").item()
+
+
+def _const(g: Any, *values: int) -> Any:
+    return g.op("Constant", value_t=torch.tensor(values, dtype=torch.long))
+
+
+def _group_query_attention(g: Any, *given: Any) -> Any:
     """``query`` [B, S, H·d], new K/V [B, S, kv·d], past [B, kv, L, d] → attended [B, S, H·d], present K and V."""
-
-    @staticmethod
-    def symbolic(g: Any, *given: Any) -> Any:
-        *tensors, bias, sinks, heads, kv_heads, scale, window, softcap = given
-        inputs = list(tensors)
-        if bias is not None or sinks is not None:
-            inputs += [_none(g)] * 3
-            inputs.append(_none(g) if bias is None else bias)
-        if sinks is not None:
-            inputs.append(sinks)
-        attributes: dict[str, Any] = {
-            "num_heads_i": heads,
-            "kv_num_heads_i": kv_heads,
-            "scale_f": scale,
-            "local_window_size_i": window,
-        }
-        if softcap:
-            attributes["softcap_f"] = softcap
-        return g.op(f"{_MS}::GroupQueryAttention", *inputs, outputs=3, **attributes)
-
-    @staticmethod
-    def forward(_: Any, query: Tensor, *given: Any) -> Any:
-        _, _, past_key, past_value, *_ = given
-        return torch.zeros_like(query), past_key.clone(), past_value.clone()
+    tensors, bias, sinks = given[:7], given[7], given[8]
+    heads, kv_heads, scale, window, softcap = (_number(one) for one in given[9:])
+    inputs = [*tensors, _none(g), _none(g), _none(g), bias, sinks]
+    while inputs[-1].node().mustBeNone():
+        inputs.pop()
+    attributes: dict[str, Any] = {
+        "num_heads_i": heads,
+        "kv_num_heads_i": kv_heads,
+        "scale_f": scale,
+        "local_window_size_i": window,
+    }
+    if softcap:
+        attributes["softcap_f"] = softcap
+    return g.op(f"{_MS}::GroupQueryAttention", *inputs, outputs=3, **attributes)
 
 
-class _WriteKv(torch.autograd.Function):
+def _write_kv(g: Any, past: Any, new: Any, positions: Any, total: Any) -> Any:
     """``past`` [B, kv, L, d], ``new`` [B, kv, S, d], ``positions`` [B, S], ``total`` → present, its first ``total``."""
-
-    @staticmethod
-    def symbolic(g: Any, past: Any, new: Any, positions: Any, total: Any) -> Any:
-        def const(*values: int) -> Any:
-            return g.op("Constant", value_t=torch.tensor(values, dtype=torch.long))
-
-        index = g.op("Expand", g.op("Unsqueeze", positions, const(1, 3)), g.op("Shape", new))
-        present = g.op("ScatterElements", past, index, new, axis_i=2)
-        return present, g.op("Slice", present, const(0), g.op("Unsqueeze", total, const(0)), const(2))
-
-    @staticmethod
-    def forward(_: Any, past: Tensor, new: Tensor, *sizes: Tensor) -> Any:
-        shape = (*past.shape[:2], int(sizes[-1]), past.shape[3])
-        return past.clone(), torch.zeros(shape) + new[:, :, :1] * 0
+    index = g.op("Expand", g.op("Unsqueeze", positions, _const(g, 1, 3)), g.op("Shape", new))
+    present = g.op("ScatterElements", past, index, new, axis_i=2)
+    end = g.op("Unsqueeze", total, _const(g, 0))
+    return present, g.op("Slice", present, _const(g, 0), end, _const(g, 2))
 
 
-class _MultiHeadAttention(torch.autograd.Function):
+def _multi_head_attention(g: Any, query: Any, key: Any, value: Any, mask: Any, heads: Any, scale: Any) -> Any:
     """``query`` [B, S, H·d], K/V [B, H, N, d], additive ``mask`` [B, 1, S, N] → [B, S, H·d]."""
+    inputs = [query, key, value]
+    if not mask.node().mustBeNone():
+        inputs += [_none(g), _none(g), mask]
+    return g.op(f"{_MS}::MultiHeadAttention", *inputs, num_heads_i=_number(heads), scale_f=_number(scale))
 
-    @staticmethod
-    def symbolic(g: Any, query: Any, key: Any, value: Any, mask: Any, heads: int, scale: float) -> Any:
-        inputs = [query, key, value]
-        if mask is not None:
-            inputs += [_none(g), _none(g), mask]
-        return g.op(f"{_MS}::MultiHeadAttention", *inputs, num_heads_i=heads, scale_f=scale)
 
-    @staticmethod
-    def forward(_: Any, query: Tensor, *__: Any) -> Tensor:
-        return torch.zeros_like(query)
+_RUN = {"group_query_attention": _attended, "write_kv": _written, "multi_head_attention": _cross_attended}
+_SYMBOLIC = {
+    "group_query_attention": _group_query_attention,
+    "write_kv": _write_kv,
+    "multi_head_attention": _multi_head_attention,
+}
+_LIBRARY = torch.library.Library("slmbench", "DEF")
+for _name, _schema in _STAND_INS.items():
+    _LIBRARY.define(_name + _schema)
+    _LIBRARY.impl(_name, _RUN[_name], "CompositeExplicitAutograd")
+    torch.onnx.register_custom_op_symbolic(f"slmbench::{_name}", _SYMBOLIC[_name], 20)
 
 
 class SharedKvLayer(Fixed):
@@ -99,7 +118,7 @@ class SharedKvLayer(Fixed):
         self.new = keys, values
         engine = self.engine
         (self.keys, full_keys), (self.values, full_values) = (
-            _WriteKv.apply(past, new, engine.positions, engine.total)
+            torch.ops.slmbench.write_kv(past, new, engine.positions, engine.total)
             for past, new in zip(self.past, self.new, strict=True)
         )
         self.full = full_keys, full_values
@@ -177,7 +196,7 @@ class OnnxEngine(Engine):
             window = next((one for mask, one in self._plain if mask is attention_mask), None)
             bias = None if window is not None or attention_mask is None else attention_mask
             flat = (_merged(query, heads), _merged(new_key, kv_heads), _merged(new_value, kv_heads))
-            out, layer.keys, layer.values = _GroupQueryAttention.apply(
+            out, layer.keys, layer.values = torch.ops.slmbench.group_query_attention(
                 *flat, *layer.past, self.last, self.total.to(torch.int32), bias, sinks,
                 heads, kv_heads, float(scale), window or -1, float(softcap or 0),
             )  # fmt: skip
@@ -202,7 +221,7 @@ class OnnxEngine(Engine):
             mask = None if mask is None else mask[:, :, :1].expand(-1, -1, length * groups, -1)
         elif groups > 1:
             key, value = repeat_heads(key, groups), repeat_heads(value, groups)
-        out: Tensor = _MultiHeadAttention.apply(_merged(query, heads), key, value, mask, heads, scale)
+        out: Tensor = torch.ops.slmbench.multi_head_attention(_merged(query, heads), key, value, mask, heads, scale)
         out = out.reshape(batch, -1, heads, size)
         if folded:
             out = out.transpose(1, 2).reshape(batch, heads * groups, length, size).transpose(1, 2)

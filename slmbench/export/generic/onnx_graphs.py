@@ -13,7 +13,7 @@ from slmbench.export.generic.wrapper import (
     DecoderStepNetwork,
     EncoderNetwork,
     KvSizes,
-    Traced,
+    ToTrace,
     flat,
     kv_names,
     kv_zeros,
@@ -26,7 +26,7 @@ def _size(tensor: Tensor, axis: int) -> Any:
     return torch.ops.aten._shape_as_tensor(tensor)[axis]
 
 
-class _DecoderOnly(DecoderOnlyNetwork):
+class _OnnxDecoderOnly(DecoderOnlyNetwork):
     """``input_ids`` [B, S], ``attention_mask`` [B, T], past K/V [B, kv, L, d] → ``logits`` [B, 1, V] of each row's last
     token, present K/V [B, kv, L, d]; L is at least T."""
 
@@ -51,7 +51,7 @@ class _DecoderOnly(DecoderOnlyNetwork):
         return logits, *flat(layers)
 
 
-class _Encoder(EncoderNetwork):
+class _OnnxEncoder(EncoderNetwork):
     engine: OnnxEngine
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
@@ -60,7 +60,7 @@ class _Encoder(EncoderNetwork):
         return super().forward(input_ids, attention_mask)
 
 
-class _DecoderStep(DecoderStepNetwork):
+class _OnnxDecoderStep(DecoderStepNetwork):
     """``input_ids`` [B, S], ``position`` [1], ``encoder_attention_mask`` [B, N], past self K/V [B, kv, L, d], cross K/V
     [B, kv, N, d] → ``logits`` [B, 1, V] of the last position, present self K/V [B, kv, L, d]."""
 
@@ -79,28 +79,28 @@ class _DecoderStep(DecoderStepNetwork):
         return self.run(input_ids, encoder_attention_mask, layers, given[own:]), *flat(layers)
 
 
-def traced(role: Role, network: Any, engine: OnnxEngine, sizes: KvSizes, length: int = 5) -> Traced:
+def traced(role: Role, network: Any, engine: OnnxEngine, sizes: KvSizes, length: int = 5) -> ToTrace:
     """Return what is traced for a role, with an example of so many new tokens."""
     # Batch 2, several positions and a past: no axis of the example is 1 or equal to another by chance.
     batch, past, buffer, encoded = 2, 3, 11, 4
     ids, encoder_mask = (torch.ones(batch, size, dtype=torch.long) for size in (length, encoded))
     if role == "encoder":
-        module: Any = _Encoder(network, engine, sizes)
-        return Traced(module, (ids, ids), ["input_ids", "attention_mask"], kv_names("cross", sizes.cross))
+        module: Any = _OnnxEncoder(network, engine, sizes)
+        return ToTrace(module, (ids, ids), ["input_ids", "attention_mask"], kv_names("cross", sizes.cross))
     names, results = kv_names("past_key_values", sizes.own), ["logits", *kv_names("present", sizes.own)]
     kept = kv_zeros(sizes.own, batch, buffer)
     if role == "decoder":
-        module = _DecoderStep(network, engine, sizes)
+        module = _OnnxDecoderStep(network, engine, sizes)
         example: tuple[Any, ...] = (ids, torch.tensor([past]), encoder_mask, *kept)
         names = ["input_ids", "position", "encoder_attention_mask", *names, *kv_names("cross", sizes.cross)]
-        return Traced(module, (*example, *kv_zeros(sizes.cross, batch, encoded)), names, results)
+        return ToTrace(module, (*example, *kv_zeros(sizes.cross, batch, encoded)), names, results)
     mask = torch.ones(batch, past + length, dtype=torch.long)
-    return Traced(
-        _DecoderOnly(network, engine, sizes), (ids, mask, *kept), ["input_ids", "attention_mask", *names], results
+    return ToTrace(
+        _OnnxDecoderOnly(network, engine, sizes), (ids, mask, *kept), ["input_ids", "attention_mask", *names], results
     )
 
 
-def free_axes(traced_: Traced) -> dict[str, dict[int, str]]:
+def free_axes(traced_: ToTrace) -> dict[str, dict[int, str]]:
     """Return which axes of the ports are of no fixed size, and what they count."""
     found: dict[str, dict[int, str]] = {"logits": {0: "batch"}}
     for name in (*traced_.inputs, *traced_.outputs):

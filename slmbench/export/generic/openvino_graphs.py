@@ -16,7 +16,7 @@ from slmbench.export.generic.wrapper import (
     EncoderNetwork,
     KvSizes,
     Parts,
-    Traced,
+    ToTrace,
     flat,
     grouped,
     kv_names,
@@ -32,7 +32,7 @@ def _given(past: Sequence[Tensor], beam_idx: Tensor, kept: Sequence[Parts]) -> l
     return [kind(*tensors) for kind, tensors in zip(kinds, grouped(rows, kept), strict=True)]
 
 
-class _DecoderOnly(DecoderOnlyNetwork):
+class _OpenVinoDecoderOnly(DecoderOnlyNetwork):
     """``input_ids`` [B, S], ``attention_mask`` [B, T], ``beam_idx`` [B], ``position_ids`` [B, S] if the network takes
     any, past K/V [B, kv, T − S, d] → ``logits`` [B, 1, V] of the last position, present K/V [B, kv, T, d]."""
 
@@ -46,7 +46,7 @@ class _DecoderOnly(DecoderOnlyNetwork):
         return logits, *flat(layers)
 
 
-class _DecoderStep(DecoderStepNetwork):
+class _OpenVinoDecoderStep(DecoderStepNetwork):
     """``input_ids`` [B, S], ``encoder_attention_mask`` [B, N], ``beam_idx`` [B], past self K/V [B, kv, P, d], cross
     K/V [B, kv, N, d] → ``logits`` [B, 1, V] of the last position, present self K/V [B, kv, P + S, d]."""
 
@@ -59,7 +59,7 @@ class _DecoderStep(DecoderStepNetwork):
         return self.run(input_ids, encoder_attention_mask, layers, given[own:]), *flat(layers)
 
 
-def traced(role: Role, network: Any, engine: Engine, sizes: KvSizes, length: int = 5) -> Traced:
+def traced(role: Role, network: Any, engine: Engine, sizes: KvSizes, length: int = 5) -> ToTrace:
     """Return what is traced for a role, with an example of so many new tokens."""
     # Batch 2, several positions and a past: no axis of the example is 1 or equal to another by chance.
     batch, past, encoded = 2, 3, 4
@@ -67,16 +67,16 @@ def traced(role: Role, network: Any, engine: Engine, sizes: KvSizes, length: int
     ids, encoder_mask = (torch.ones(batch, size, dtype=torch.long) for size in (length, encoded))
     if role == "encoder":
         module: Any = EncoderNetwork(network, engine, sizes)
-        return Traced(module, (ids, ids), ["input_ids", "attention_mask"], kv_names("cross", sizes.cross))
+        return ToTrace(module, (ids, ids), ["input_ids", "attention_mask"], kv_names("cross", sizes.cross))
     names, results = kv_names("past_key_values", sizes.own), ["logits", *kv_names("present", sizes.own)]
     kept = kv_zeros(sizes.own, batch, past)
     if role == "decoder":
-        module = _DecoderStep(network, engine, sizes)
+        module = _OpenVinoDecoderStep(network, engine, sizes)
         example: tuple[Any, ...] = (ids, encoder_mask, rows, *kept, *kv_zeros(sizes.cross, batch, encoded))
         names = ["input_ids", "encoder_attention_mask", "beam_idx", *names, *kv_names("cross", sizes.cross)]
-        return Traced(module, example, names, results)
-    module = _DecoderOnly(network, engine, sizes)
+        return ToTrace(module, example, names, results)
+    module = _OpenVinoDecoderOnly(network, engine, sizes)
     positions = [(torch.arange(length) + past).expand(batch, -1)] if module.takes_positions else []
     example = (ids, torch.ones(batch, past + length, dtype=torch.long), rows, *positions, *kept)
     given = ["position_ids"] if module.takes_positions else []
-    return Traced(module, example, ["input_ids", "attention_mask", "beam_idx", *given, *names], results)
+    return ToTrace(module, example, ["input_ids", "attention_mask", "beam_idx", *given, *names], results)

@@ -7,6 +7,7 @@ number of tokens: a convolution over the last inputs and the new ones, and a rec
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -74,7 +75,6 @@ class _StatefulConv(torch.nn.Module):
         return conv1d(joined[..., 1:], self.weight, self.bias, groups=self.groups)
 
 
-@torch.jit.script
 def _delta_scan(
     query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -93,6 +93,10 @@ class _DeltaRule:
 
     def __init__(self, index: int, engine: Any) -> None:
         self.index, self.engine = index, engine
+        with warnings.catch_warnings():
+            # Deprecated, and the one way to keep a loop in a traced graph.
+            warnings.simplefilter("ignore")
+            self.scan = torch.jit.script(_delta_scan)
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, **_: Any
@@ -101,7 +105,7 @@ class _DeltaRule:
         query, key = (one * torch.rsqrt((one * one).sum(-1, keepdim=True) + 1e-6) for one in (query, key))
         query = query * query.shape[-1] ** -0.5
         state = self.engine.cache.layers[self.index].recurrent_states
-        found: tuple[Tensor, Tensor] = _delta_scan(query, key, value, g.exp(), beta, state)
+        found: tuple[Tensor, Tensor] = self.scan(query, key, value, g.exp(), beta, state)
         return found
 
 

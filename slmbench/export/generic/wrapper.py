@@ -78,7 +78,7 @@ def _parts_of(index: int, layer: Any) -> Parts:
     return ("key", shape), ("value", shape)
 
 
-class Traced(NamedTuple):
+class ToTrace(NamedTuple):
     """A module with an example of its inputs, and the names of inputs and outputs."""
 
     module: Any
