@@ -33,10 +33,10 @@ from slmbench.models.artifact import (
     Manifest,
     damage,
     read_artifact,
-    sha256_of,
 )
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.plan.request import RunRequest
+from slmbench.system.digests import sha256_of
 
 MACHINES = ("one", "two", "three")
 KILLED, FLIPPED = "two", "three"

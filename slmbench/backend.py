@@ -29,8 +29,8 @@ __all__ = [
     "ENTRY_POINT_GROUP", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend", "BadInputError",
     "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device", "DeviceStatus", "Draws",
     "Extends", "Geometry", "LimitsProbe", "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape",
-    "Rereads", "Role", "Session", "SessionBase", "SessionOptions", "TellsSettings", "Tokens", "WeightCopies",
-    "Workload", "WorkloadAbilities", "backend_names", "load_backend", "load_backends",
+    "Rereads", "Role", "Session", "SessionBase", "SessionOptions", "TellsMargins", "TellsSettings", "Tokens",
+    "WeightCopies", "Workload", "WorkloadAbilities", "backend_names", "load_backend", "load_backends", "specs_of",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"
@@ -196,6 +196,17 @@ class TellsSettings(Protocol):
 
 
 @runtime_checkable
+class TellsMargins(Protocol):
+    """What a session may also have: how sure it was of the tokens that it gave last."""
+
+    def margins(self) -> NDArray[np.float64]:
+        """Return for each row ``[B]`` the best logit minus the second, in standard deviations of the row's logits.
+
+        Tokens that are suppressed do not count. It is called after ``start`` or ``step``, before the next one.
+        """
+
+
+@runtime_checkable
 class LoopSession(SessionBase, Protocol):
     """A session of an engine that brings its own generation loop and lets nobody step it."""
 
@@ -325,6 +336,12 @@ class LimitsProbe(Protocol):
         Raises:
             CannotRunError: the engine has no such device or precision; the text says so.
         """
+
+
+def specs_of(backend: Backend, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
+    """Return the artifacts that a backend takes; of one that the user brings that one alone, never an export of it."""
+    specs = backend.artifact_specs(checkpoint, precision, device)
+    return specs if checkpoint.given is None else [one for one in specs if one.exporter == "given"]
 
 
 def backend_names() -> list[str]:

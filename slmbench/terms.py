@@ -24,7 +24,7 @@ Format = Literal["openvino", "onnx", "torch", "gguf"]
 Layout = Literal["dynamic", "static"]
 #: Weights as a GGUF file names its mixture of types: what llama.cpp's quantiser makes, in its own names.
 GgufPrecision = Literal[
-    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m",
+    "q1_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m",
     "q5_k_s", "q5_k_m", "q6_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs", "iq3_s",
     "iq3_m", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4",
 ]  # fmt: skip
@@ -33,8 +33,8 @@ Precision = Literal[PlainPrecision, GgufPrecision]
 #: int16, int8: activations quantised to that many bits before they meet quantised weights, as Qualcomm's HTP (16) and
 #: ONNX Runtime's ``MatMulNBits`` (8) do.
 ComputePrecision = Literal["fp32", "fp16", "bf16", "int16", "int8"]
-#: slmbench: our own builder, for the types that are described to it; generic: the transformers network itself, traced.
-Exporter = Literal["slmbench", "generic", "optimum", "genai", "none"]
+#: "given": nobody here exported it, the user brought it.
+Exporter = Literal["slmbench", "optimum", "genai", "none", "given"]
 Device = Literal["cpu", "gpu", "npu"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -210,7 +210,7 @@ def check_tokens(subject: Subject) -> None:
     manifest = subject.artifact.manifest
     asked = subject.options.compute_precision
     tolerance = max(MARGIN_TOLERANCE.get(asked, 0.0), MARGIN_TOLERANCE[manifest.spec.weight_precision])
-    required = REQUIRED_AGREEMENT[coarser(manifest.spec.weight_precision, asked)] or 0.0
+    required = REQUIRED_AGREEMENT[coarser(manifest.spec.weight_precision, asked)]
     golden = subject.artifact.golden().prompts
     with subject.session() as session:
         # A loop of its own is forced by growing its prompt, so there must be room for the answer in it.

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from given_files import VALUES, gguf_bytes
 
 from slmbench.cli import run_main
 
@@ -26,8 +27,13 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("arguments", [c for c in COMMANDS if c[0] == "run" and "--prompts" not in c], ids=" ".join)
-def test_every_run_can_be_planned(arguments: list[str]) -> None:
+def test_every_run_can_be_planned(arguments: list[str], tmp_path: Path) -> None:
     known = [STAND_INS.get(one, one) for one in arguments]
+    for place, one in enumerate(known):
+        if one.endswith(".gguf"):
+            pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+            known[place] = str(tmp_path / one)
+            (tmp_path / one).write_bytes(gguf_bytes({**VALUES, "llama.context_length": 4096}))
     if "--threads" in known:
         known[known.index("--threads") + 1] = "1"
     assert run_main([*dict.fromkeys(known[:1]), *known[1:], *([] if "--dry-run" in known else ["--dry-run"])]) == 0

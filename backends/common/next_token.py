@@ -18,6 +18,7 @@ class TokenChooser:
     def __init__(self) -> None:
         """Begin greedily."""
         self._generator: np.random.Generator | None = None
+        self._seen: Any = np.zeros((0, 2), np.float32)
 
     @property
     def drawing(self) -> bool:
@@ -28,11 +29,19 @@ class TokenChooser:
         """Draw from softmax(logits) with this seed from now on; None: take the best."""
         self._generator = None if seed is None else np.random.default_rng(seed)
 
+    def margins(self) -> NDArray[np.float64]:
+        """Return the margins of the choice before, ``[B]`` (see :class:`slmbench.backend.TellsMargins`)."""
+        rows = np.asarray(self._seen, np.float64)
+        open_ = np.where(np.isfinite(rows), rows, np.nan)
+        best = np.partition(rows, -2, axis=-1)[:, -2:]
+        return np.asarray((best[:, 1] - best[:, 0]) / np.nanstd(open_, axis=-1), np.float64)
+
     def __call__(self, rows: Any) -> Tokens:
         """Return a token for each row of the logits ``[B, V]``; tokens that must not be chosen are -inf there.
 
         Drawn by inverting the cumulative distribution: one uniform number for each row, as engines' own samplers do.
         """
+        self._seen = rows
         if self._generator is None:
             return rows.argmax(axis=-1)  # type: ignore[no-any-return]  # argmax of Any
         weights = np.exp(rows - rows.max(axis=-1, keepdims=True)).cumsum(axis=-1, dtype=np.float64)

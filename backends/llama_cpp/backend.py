@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from slmbench.backend import Ability, DeviceStatus, Session, SessionOptions
 from slmbench.errors import CannotRunError
-from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import TYPES
 from slmbench.models.gguf_layout import refusal as gguf_refusal
-from slmbench.terms import ComputePrecision, Device, Precision
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status, require
 from .session import FLASH, UNFUSED, LlamaCppOptions, LlamaCppSession
@@ -35,7 +35,9 @@ class LlamaCppBackend:
         return [cpu_status("CPU", _DISTRIBUTION), gpu, npu]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return slmbench's GGUF file, for decoder-only checkpoints on the CPU."""
+        """Return the user's GGUF file, or slmbench's, for decoder-only checkpoints on the CPU."""
+        if checkpoint.given is not None:
+            return given_specs(checkpoint, "gguf") if device == "cpu" else ()
         if checkpoint.family != "decoder-only" or device != "cpu" or precision not in TYPES:
             return ()
         return (ArtifactSpec(format="gguf", weight_precision=precision, exporter="slmbench"),)
@@ -48,7 +50,7 @@ class LlamaCppBackend:
             return "slmbench runs decoder-only models on llama.cpp; use --backend openvino, onnxruntime or torch"
         if device != "cpu":
             return f"slmbench runs llama.cpp on the CPU only, not on {device}"
-        reason = gguf_refusal(checkpoint)
+        reason = None if checkpoint.given is not None else gguf_refusal(checkpoint)
         if reason is not None:
             return reason
         if spec.format != "gguf":
@@ -62,7 +64,7 @@ class LlamaCppBackend:
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what ggml's kernels compute in; 8-bit weights meet activations of 8 bits."""
-        return TYPES[weights].compute if weights in TYPES else "fp32"
+        return TYPES[weights].compute if weights in TYPES else DEFAULT_COMPUTE[weights]
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does. (Steps without a K/V cache are another graph for encoder-decoders alone.)"""

@@ -16,15 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slmbench.errors import CannotRunError, one_line
+from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.given import gguf_reader
 from slmbench.models import gguf_layout as layout
 from slmbench.models.artifact import Artifact
 from slmbench.system.files import open_regular
+from slmbench.terms import ComputePrecision
 
 #: The header of the largest model with 4096 layers is smaller.
 _MOST_BYTES, _MOST_TENSORS, _MOST_VALUES, _LONGEST_TEXT = 1 << 24, 1 << 16, 64, 256
 _VERSION, _ALIGNMENT, _MOST_DIMENSIONS = 3, 32, 4
 _TYPES = {one.number: one for one in layout.TYPES.values()}
+#: What activations are brought into before they meet weights of ggml's type; quantised ones meet 8 bits.
+_COMPUTE: dict[str, ComputePrecision] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 #: Numbers of the types of values: uint32, float32, text.
 _UINT32, _FLOAT32, _TEXT = 4, 6, 8
 
@@ -69,6 +73,25 @@ def matrix_types(artifact: Artifact) -> set[str]:
         raise CannotRunError(
             f"{path}: not a GGUF file of slmbench's: {one_line(str(error))[:200]}; `slmbench export` writes a new one"
         ) from error
+
+
+def compute_of_given(artifact: Artifact) -> ComputePrecision:
+    """Return what products with most weights of a file that the user brings are computed in, by its header.
+
+    Raises:
+        CannotRunError: it is damaged, or llama.cpp would open parts that are not the artifact's.
+    """
+    path = artifact.graph("model")
+    try:
+        names = [part.name for part in gguf_reader.parts_of(path)]
+        strangers = set(names) - {entry.path for entry in artifact.manifest.files}
+        if strangers:
+            raise BadInputError(f"{path}: its part {min(strangers)} is no part of the artifact")
+        by_type = gguf_reader.read_parts([path.parent / name for name in names]).by_type()
+    except BadInputError as error:
+        raise CannotRunError(str(error)) from error
+    largest = max(by_type, key=lambda name: by_type[name][1])
+    return _COMPUTE.get(largest, "int8")
 
 
 def _read(path: Path, expected: Mapping[str, Any]) -> set[str]:

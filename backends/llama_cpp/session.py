@@ -19,7 +19,7 @@ from ..common.next_token import TokenChooser
 from ..common.openmp import OpenMp
 from ..common.reserved import Reserved
 from .bindings import Batch, Context, GgufModel
-from .gguf_header import matrix_types
+from .gguf_header import compute_of_given, matrix_types
 
 #: What products with matrices of ggml's type are computed in: activations are brought into this first.
 _COMPUTE = {one.name: one.compute for one in TYPES.values()}
@@ -60,7 +60,9 @@ class LlamaCppSession:
         self._kv_cache = asked.kv_cache or _KV_CACHE[options.compute_precision]
         # llama.cpp's own choice on CPUs: it reads prompts sooner, and steps later over K/V that are not f16.
         self._flash = options.attention != UNFUSED
-        self._types = matrix_types(artifact)
+        given = checkpoint.given is not None
+        self._given_compute = compute_of_given(artifact) if given else None
+        self._types = set() if given else matrix_types(artifact)
         self._choice = TokenChooser()
         self._context: Context | None = None
         self._shape = (0, 0)
@@ -72,6 +74,10 @@ class LlamaCppSession:
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
         self._choice.draw(seed)
+
+    def margins(self) -> NDArray[np.float64]:
+        """Return how far each token given last was ahead of the second best, ``[B]``."""
+        return self._choice.margins()
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make the context, with K/V of full length, and the batches of prompt and step.
@@ -179,6 +185,8 @@ class LlamaCppSession:
 
     def compute_precision(self) -> str:
         """Return what products with the matrices of the file are computed in: by its header, and by llama.cpp."""
+        if self._given_compute is not None:
+            return self._given_compute
         found = self._types | {self._model.file_type()}
         return "+".join(sorted({_COMPUTE.get(one, one) for one in found}))
 

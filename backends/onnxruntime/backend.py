@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 from slmbench.backend import Ability, DeviceStatus, LoopSession, ProbeGraph, ProbeShape, Session, SessionOptions
 from slmbench.errors import CannotRunError
-from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Precision
+from slmbench.models.given_record import NO_SHARED_BUFFER
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status
 from . import cuda_session, probe, qnn
 from .cuda import cuda_status
 from .cuda_session import OnnxRuntimeOptions
+from .given_session import open_given
 from .installed import check_owner, cpu_compute, cpu_refusal, owners
 from .session import OrtDecoderOnlySession, OrtEncoderDecoderSession
 from .static_session import OnnxRuntimeStaticSession
@@ -36,16 +38,18 @@ class OnnxRuntimeBackend:
         return [cpu_status(_CPU, self.distributions[0]), cuda_status(), *qnn.devices()]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return ours, the traced network's and, for decoder-only checkpoints, the onnxruntime-genai builder's."""
+        """Return ours and, for decoder-only checkpoints, the onnxruntime-genai builder's."""
+        if checkpoint.given is not None:
+            return given_specs(checkpoint, "ort_genai", "hf_onnx") if device == "cpu" else ()
         if device == "npu":
             return qnn.artifact_specs(precision)
         if device == "gpu":
             wanted = ArtifactSpec(format="onnx", weight_precision=precision, target=CUDA)
             return (wanted,) if precision in _CUDA_COMPUTE else ()
-        exporters: tuple[Exporter, ...] = ("genai", "slmbench", "generic")
+        ours = ArtifactSpec(format="onnx", weight_precision=precision, exporter="slmbench")
         if checkpoint.family == "encoder-decoder":
-            exporters = exporters[1:]
-        return [ArtifactSpec(format="onnx", weight_precision=precision, exporter=one) for one in exporters]
+            return [ours]
+        return [ArtifactSpec(format="onnx", weight_precision=precision, exporter="genai"), ours]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
@@ -59,7 +63,7 @@ class OnnxRuntimeBackend:
             return f"the option cuda_graph is for --device gpu, not for {device}"
         if spec.target == CUDA and spec.weight_precision != "fp32":
             return f"graphs for CUDA run on the CPU in fp32, not in {spec.weight_precision}: ask for --device gpu"
-        return cpu_refusal(spec.weight_precision, options)
+        return cpu_refusal(checkpoint, spec.weight_precision, options)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return int16 for the HTP's int8 weights, fp16 for int4 on CUDA, and what the CPU's kernels compute in."""
@@ -71,6 +75,9 @@ class OnnxRuntimeBackend:
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does over dynamic graphs."""
+        if checkpoint.given is not None:
+            shared = NO_SHARED_BUFFER not in checkpoint.given.flags
+            return frozenset(("turns", "random", "uncached") if shared else ("random",))
         if spec.layout == "static" or spec.target == CUDA:
             return frozenset()
         return frozenset(("turns", "answers", "random", "uncached"))
@@ -94,6 +101,8 @@ class OnnxRuntimeBackend:
         if manifest.spec.layout == "static":
             graphs = {role: artifact.graph(role) for role in manifest.graphs}
             return OnnxRuntimeStaticSession(manifest.checkpoint, manifest.spec, graphs, device, options)
+        if manifest.checkpoint.given is not None:
+            return open_given(artifact, device, options)
         kind = OrtEncoderDecoderSession if "encoder" in manifest.graphs else OrtDecoderOnlySession
         return kind(artifact, device, options)
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
 from slmbench.errors import CannotRunError, first_error_line, one_line
-from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.given_record import NO_SHARED_BUFFER
 from slmbench.system.telemetry import silence_telemetry
-from slmbench.terms import ComputePrecision, Device, Exporter, Precision
+from slmbench.terms import ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status, default_threads, require
 from ..common.reserved import Reserved
@@ -41,11 +42,15 @@ class OnnxRuntimeGenaiBackend:
         return [cpu_status("CPU", "onnxruntime-genai")]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return the builder's, ours and the traced network, for decoder-only checkpoints on the CPU."""
+        """Return the user's folder, or the builder's graph and ours, for decoder-only checkpoints on the CPU."""
+        if checkpoint.given is not None:
+            return given_specs(checkpoint, "ort_genai") if device == "cpu" else []
         if checkpoint.family != "decoder-only" or device != "cpu":
             return []
-        exporters: tuple[Exporter, ...] = ("genai", "slmbench", "generic")
-        return [ArtifactSpec(format="onnx", weight_precision=precision, exporter=one) for one in exporters]
+        return [
+            ArtifactSpec(format="onnx", weight_precision=precision, exporter="genai"),
+            ArtifactSpec(format="onnx", weight_precision=precision, exporter="slmbench"),
+        ]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
@@ -57,7 +62,9 @@ class OnnxRuntimeGenaiBackend:
             return f"slmbench runs onnxruntime-genai on the CPU only, not on {device}"
         if spec.format != "onnx" or spec.layout != "dynamic":
             return f"onnxruntime-genai takes dynamic ONNX graphs, not {spec.label()}"
-        return cpu_refusal(spec.weight_precision, options)
+        if checkpoint.given is not None and NO_SHARED_BUFFER in checkpoint.given.flags:
+            return "slmbench runs onnxruntime-genai with shared K/V buffers, which this graph does not have"
+        return cpu_refusal(checkpoint, spec.weight_precision, options)
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what ONNX Runtime's kernels on the CPU compute in."""
@@ -101,12 +108,13 @@ class OnnxRuntimeGenaiSession:
         checkpoint = artifact.manifest.checkpoint
         self._device, self._threads = device, options.threads or default_threads()
         self._reserved = Reserved(checkpoint)
-        self._weights = artifact.manifest.spec.weight_precision
+        given = checkpoint.given
+        self._compute = (given.compute if given else None) or cpu_compute(artifact.manifest.spec.weight_precision)
         self._generator: Any = None
         self._last = np.zeros(0, dtype=np.int64)
         began = perf_counter_ns()
         try:
-            config = onnxruntime_genai.Config(str(artifact.folder))
+            config = onnxruntime_genai.Config(str(artifact.home))
             config.overlay(json.dumps(self._overlay(checkpoint)))
             self._model: Any = onnxruntime_genai.Model(config)
         except Exception as error:  # the binding raises RuntimeError and its kin
@@ -193,8 +201,8 @@ class OnnxRuntimeGenaiSession:
         """Return int8 where products quantise their input (not reported; both builders write it so), else the
         type of the K/V that the last inference wrote.
         """
-        if cpu_compute(self._weights) != "fp32":
-            return cpu_compute(self._weights)
+        if self._compute != "fp32":
+            return self._compute
         found = self._generator.get_output("present.0.key").dtype
         return _PRECISION.get(found, str(found))
 

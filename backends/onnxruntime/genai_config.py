@@ -35,7 +35,7 @@ def context_length(artifact: Artifact) -> int:
     Raises:
         CannotRunError: there is no such config, or one that says something else than ours and the builder's do.
     """
-    path = artifact.folder / CONFIG_NAME
+    path = artifact.home / CONFIG_NAME
     try:
         config = _read(path)
         problem = _stranger(config, "") or _misfit(config, artifact)
@@ -43,9 +43,7 @@ def context_length(artifact: Artifact) -> int:
             raise ValueError(problem)
         length: int = config["model"]["context_length"]
     except (OSError, ValueError, RecursionError) as error:
-        raise CannotRunError(
-            f"{path}: not a config of onnxruntime-genai: {one_line(str(error))[:200]}; export it again"
-        ) from error
+        raise CannotRunError(f"{path}: not a config of onnxruntime-genai: {one_line(str(error))[:200]}") from error
     return length
 
 

@@ -6,6 +6,7 @@ import os
 
 from slmbench.backend import SessionOptions
 from slmbench.errors import CannotRunError
+from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.extras import installed_version, missing
 from slmbench.terms import ComputePrecision, Precision
 
@@ -58,9 +59,11 @@ def cpu_compute(weights: Precision) -> ComputePrecision:
     return "int8" if weights in ("int8", "int4") else "fp32"
 
 
-def cpu_refusal(weights: Precision, options: SessionOptions) -> str | None:
+def cpu_refusal(checkpoint: Checkpoint, weights: Precision, options: SessionOptions) -> str | None:
     """Return why the CPU does not compute what the options ask for, or None."""
-    only = cpu_compute(weights)
+    only = (checkpoint.given.compute if checkpoint.given else None) or cpu_compute(weights)
+    if only == "fp16":
+        return "ONNX Runtime's CPU kernels do not compute in fp16, which the graph asks for"
     if options.compute_precision == only:
         return None
     return f"ONNX Runtime computes {weights} weights in {only} on CPUs, not in {options.compute_precision}"

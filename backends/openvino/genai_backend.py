@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from slmbench.backend import DeviceStatus, LoopSession, SessionOptions
 from slmbench.errors import CannotRunError
-from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.extras import install_command, installed_version, not_installed
 from slmbench.terms import ComputePrecision, Device, Precision
@@ -39,12 +39,13 @@ class OpenVinoGenaiBackend:
         return [replace(one, available=False, detail=detail, remedy=remedy) for one in found]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return optimum-intel's graphs, ours and the traced network; the NPU's pipeline takes optimum-intel's only."""
+        """Return optimum-intel's graphs and ours; the NPU's pipeline takes optimum-intel's only."""
         if checkpoint.family != "decoder-only":
             return ()
+        if checkpoint.given is not None:
+            return given_specs(checkpoint, "openvino_ir") if device != "npu" else ()
         optimum = ArtifactSpec(format="openvino", weight_precision=precision, exporter="optimum")
-        others = (optimum.model_copy(update={"exporter": one}) for one in ("slmbench", "generic"))
-        return [optimum] if device == "npu" else [optimum, *others]
+        return [optimum] if device == "npu" else [optimum, optimum.model_copy(update={"exporter": "slmbench"})]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device

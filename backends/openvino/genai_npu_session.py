@@ -127,7 +127,7 @@ class GenaiNpuSession:
 
 
 def only_graph(artifact: Artifact) -> Path:
-    """Return the graph of an artifact that holds nothing else for openvino-genai to read.
+    """Return the graph of an artifact, in a folder that holds nothing else for openvino-genai to read.
 
     Its pipelines open tokenizers, templates and configurations next to a graph, and take another pipeline for
     some of them; slmbench gives token ids, and none of its exporters writes such a file.
@@ -136,11 +136,31 @@ def only_graph(artifact: Artifact) -> Path:
         CannotRunError: there is such a file.
     """
     graph = artifact.graph("model")
+    if artifact.elsewhere is not None:
+        return _linked(graph, artifact.folder / "graph")
     known = {graph.name, graph.with_suffix(".bin").name, GOLDEN_NAME, MANIFEST_NAME}
     for path in sorted(artifact.folder.iterdir()):
         if path.name not in known and not path.name.startswith("."):
             raise CannotRunError(f"{path}: openvino-genai would read it, and no exporter of slmbench's wrote it")
     return graph
+
+
+def _linked(graph: Path, folder: Path) -> Path:
+    """Return a link to a graph that the user brings, next to a link to its weights, in a folder of ours.
+
+    Raises:
+        CannotRunError: the links cannot be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in (graph, graph.with_suffix(".bin")):
+            link = folder / f"openvino_model{path.suffix}"
+            if not link.is_symlink() or link.readlink() != path:
+                link.unlink(missing_ok=True)
+                link.symlink_to(path)
+    except OSError as error:
+        raise CannotRunError(f"{folder}: no link to {graph.name} can be made there: {error.strerror}") from error
+    return folder / "openvino_model.xml"
 
 
 def make_stamper(stamps: list[int]) -> Callable[[Any], Any]:

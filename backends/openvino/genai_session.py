@@ -55,7 +55,7 @@ class GenaiSession(ABC):
         began = perf_counter_ns()
         try:
             with _printed() as text:
-                self._pipeline: Any = self._open(str(artifact.folder), engine_name, properties)
+                self._pipeline: Any = self._open(str(graph.parent), engine_name, properties)
         except (RuntimeError, UnicodeDecodeError) as error:
             reason = last_error_line(error)
             raise CannotRunError(f"{graph}: openvino-genai does not load it: {reason}") from error

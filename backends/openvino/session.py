@@ -11,6 +11,7 @@ import platform
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.models.artifact import Artifact, Role
@@ -79,6 +80,10 @@ class OpenVinoSession:
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
         self._choice.draw(seed)
+
+    def margins(self) -> NDArray[np.float64]:
+        """Return how far each token given last was ahead of the second best, ``[B]``."""
+        return self._choice.margins()
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""

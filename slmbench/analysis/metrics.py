@@ -118,6 +118,8 @@ class ModelFacts:
     first_token_flops: float | None = None
     step_flops: float | None = None
     step_bytes: float | None = None
+    #: False where its tokens were compared with no reference's, but with its own.
+    reference: bool = True
     #: The shortest times in s that the limits allow, by metric; empty where they are not known.
     shortest_s: dict[str, float] = field(default_factory=dict)
 
@@ -247,6 +249,7 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
         attention_path=loads[-1].attention_path if loads else info.case.attention,
         executed_on=loads[-1].executed_on if loads else None,
         decode_weight_bytes=info.decode_weight_bytes,
+        reference=all(load.reference for load in loads),
         **costs_of(info),
         shortest_s=shortest_times(info, known) if known else {},
     )

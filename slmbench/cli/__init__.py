@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("history", "Follow a metric over many runs."),
     "table": ("table", "Recreate a run's tables from its samples."),
     "export": ("export", "Export a checkpoint to an artifact."),
+    "inspect": ("inspect", "Describe an artifact that you already have."),
     "models": ("models", "List the catalog."),
     "suites": ("suites", "List or show suites."),
     "devices": ("devices", "List devices and what is missing for the others."),

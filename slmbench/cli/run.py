@@ -45,6 +45,10 @@ Simulate = Annotated[
     bool,
     _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
 ]
+Reference = Annotated[
+    str | None,
+    _how(help="With a model file of yours: the checkpoint to compare its tokens with (torch, fp32)."),
+]
 Pairs = Annotated[Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")]
 PromptFile = Annotated[Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")]
 DryRun = Annotated[bool, _where("--dry-run", help="Print the cases and how long they would take; measure nothing.")]
@@ -55,7 +59,7 @@ EachMachine = Annotated[
 
 @app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})
 def run(
-    model: Annotated[Names | None, _what(help="Catalog names, local folders or Hub ids.", **NAMES)] = None,
+    model: Annotated[Names | None, _what(help="Catalog names, folders, Hub ids, or a file you have.", **NAMES)] = None,
     pair: Pairs = None,
     suite: Annotated[str | None, _what(help="A suite's name or YAML file.", show_default="quick")] = None,
     scale: Annotated[str | None, _what(help="A smaller version of the suite, such as small.")] = None,
@@ -68,7 +72,8 @@ def run(
     answers: Answers = None,
     prompts: PromptFile = None,
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
-    exporter: Annotated[str | None, _how(help="auto, slmbench, generic, optimum or genai.")] = None,
+    exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
+    reference: Reference = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend.", **SETTINGS)] = None,
     repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples per case.")] = None,

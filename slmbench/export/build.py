@@ -26,7 +26,7 @@ from slmbench.export.artifact_store import (
     write_manifest,
 )
 from slmbench.export.golden_record import make_golden, reference_versions
-from slmbench.export.routes import Exported, Progress, installed_versions, refusal, route
+from slmbench.export.routes import Exported, Progress, choose_exporter, installed_versions, refusal, route
 from slmbench.models.artifact import (
     GOLDEN_NAME,
     Artifact,
@@ -35,15 +35,15 @@ from slmbench.models.artifact import (
     GoldenRecord,
     Manifest,
     read_artifact,
-    sha256_of,
 )
 from slmbench.models.catalog import export_bytes
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.digests import sha256_of
 from slmbench.system.files import make_folder, write_whole
 from slmbench.system.paths import cache_dir
 from slmbench.system.telemetry import silence_telemetry
 
-__all__ = ["check_resources", "ensure_artifact"]
+__all__ = ["check_resources", "choose_exporter", "ensure_artifact"]
 
 #: Bytes of a weight on disk, scales of grouped int4 included.
 _WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.6}
@@ -130,7 +130,7 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
         shutil.rmtree(leftover, ignore_errors=True)
     folder = make_folder(place.parent, f"{UNFINISHED}{place.name}-")
     try:
-        golden = _golden(checkpoint, spec, progress)
+        golden = golden_record(checkpoint, spec, progress)
         (folder / GOLDEN_NAME).write_text(golden.model_dump_json(), encoding="utf-8")
         exported = route(spec).writer()(checkpoint, spec, folder, progress)
         progress("hashing the files")
@@ -141,7 +141,7 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
     return read_artifact(place)
 
 
-def _golden(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:
+def golden_record(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:
     """Return the golden record, kept from an export to another format where the same libraries made it."""
     kept = cache_dir() / "golden" / f"{checkpoint.digest[:32]}-{spec.input_tokens}-{spec.output_tokens}.json"
     with contextlib.suppress(OSError, ValidationError):

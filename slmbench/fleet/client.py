@@ -63,6 +63,9 @@ async def run_on_fleet(
     else:
         others = []
         request = await asyncio.to_thread(lambda: described(with_files(_travelling(request))))
+        brought = [name for name, one in request.checkpoints if one.given]
+        if brought:
+            raise BadInputError(f"{brought[0]}: a fleet measures what slmbench exports; measure a file of yours here")
         supply = Supply(link, request, say)
         chosen = _chosen(reached, choice)
         members = {one.about.name: one for one in await _planned(link, request, chosen, supply)}

@@ -12,8 +12,8 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from slmbench.errors import BadInputError
-from slmbench.models.artifact import sha256_of
 from slmbench.plan.sent_files import PART, carried_dir
+from slmbench.system.digests import sha256_of
 from slmbench.system.locks import is_measured_into, locks_dir
 from slmbench.system.paths import cache_dir
 

@@ -29,8 +29,9 @@ from slmbench.fleet.leftovers import carried_lock
 from slmbench.fleet.machine_job import cannot_make, start_job
 from slmbench.fleet.messages import Holding, Receiving, Wanted
 from slmbench.fleet.transfer_format import checked_manifest, content_digest, parse
-from slmbench.models.artifact import Artifact, FileEntry, damage, sha256_of
+from slmbench.models.artifact import Artifact, FileEntry, damage
 from slmbench.plan.sent_files import PART, Carried
+from slmbench.system.digests import sha256_of
 from slmbench.system.processes import reason
 
 #: Seconds to wait for another process that writes the same; the client asks again after that.

@@ -17,7 +17,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from slmbench.errors import BadInputError, one_line
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.given_record import GivenLayout
+from slmbench.system.digests import sha256_of, sha256_remembered
 from slmbench.system.files import read_regular
+from slmbench.system.paths import cache_dir
 from slmbench.terms import Exporter, Format, Layout, Precision, StrictModel
 
 MANIFEST_NAME = "manifest.json"
@@ -56,6 +59,14 @@ class ArtifactSpec(StrictModel):
         """Return a short human name: ``openvino fp32 (slmbench)``."""
         bounds = f" {self.input_tokens}+{self.output_tokens}" if self.layout == "static" else ""
         return f"{self.format} {self.weight_precision} ({self.exporter}{', static' + bounds if bounds else ''})"
+
+
+def given_specs(checkpoint: Checkpoint, *layouts: GivenLayout) -> list[ArtifactSpec]:
+    """Return the one spec of an artifact that the user brings, where it has one of these layouts."""
+    given = checkpoint.given
+    if given is None or given.layout not in layouts:
+        return []
+    return [ArtifactSpec(format=given.format, weight_precision=given.precision, exporter="given")]
 
 
 class GoldenPrompt(StrictModel):
@@ -111,6 +122,10 @@ class Manifest(StrictModel):
     export_seconds: float
 
 
+#: In the folder of an artifact that the user brings: where its files are. They are never copied.
+PLACE_NAME = "place.json"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A manifest together with the folder it was read from."""
@@ -120,6 +135,18 @@ class Artifact:
     #: What its files were like when the manifest was read: another one, and something was changed since. Empty where
     #: it was not read from a folder.
     stamp: str = field(default="", compare=False)
+    #: Where its files are, if not next to the manifest: the user's own folder.
+    elsewhere: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """Return the folder of its files."""
+        return self.elsewhere or self.folder
+
+    @property
+    def has_golden(self) -> bool:
+        """Return whether there is a reference to compare tokens with: not every given artifact has one."""
+        return self.manifest.checkpoint.given is None or (self.folder / GOLDEN_NAME).is_file()
 
     def graph(self, role: Role) -> Path:
         """Return the path of the graph with that role.
@@ -128,9 +155,9 @@ class Artifact:
             BadInputError: the artifact has no such graph.
         """
         try:
-            return self.folder / self.manifest.graphs[role]
+            return self.home / self.manifest.graphs[role]
         except KeyError:
-            raise BadInputError(f"{self.folder}: the artifact has no graph '{role}'") from None
+            raise BadInputError(f"{self.home}: the artifact has no graph '{role}'") from None
 
     def golden(self) -> GoldenRecord:
         """Read the golden record.
@@ -164,14 +191,51 @@ def read_artifact(folder: Path) -> Artifact:
     path = folder / MANIFEST_NAME
     try:
         # First: what changes from here on is not in it.
-        state = _state_of(folder)
+        state = "" if folder.parent == given_dir() else _state_of(folder)
         raw = read_regular(path)
     except OSError as error:
         raise BadInputError(f"{path}: not an artifact manifest: {_first_line(error)}") from error
     manifest = parse_manifest(raw, str(path))
+    if folder.parent == given_dir():
+        return _given(folder, manifest, raw)
+    if manifest.spec.exporter == "given":
+        raise BadInputError(f"{path}: an artifact that somebody brought; give the file or folder itself")
     if away := _leading_away(folder):
         raise BadInputError(f"{away}: a link that leads out of the artifact's folder")
     return Artifact(folder, manifest, f"{hashlib.sha256(raw).hexdigest()}.{state}")
+
+
+def given_dir() -> Path:
+    """Return the folder of what is known about artifacts that the user brings. It may not exist yet."""
+    return cache_dir() / "given"
+
+
+def _given(folder: Path, manifest: Manifest, raw: bytes) -> Artifact:
+    """Return an artifact that the user brings, stamped with the state of its files, wherever they are."""
+    try:
+        home = Path(json.loads(read_regular(folder / PLACE_NAME))["home"])
+        states = {entry.path: inside(home / entry.path, home).stat() for entry in manifest.files}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BadInputError(f"{folder}: cannot be read: {_first_line(error)}") from error
+    seen = [[path, one.st_size, one.st_mtime_ns, one.st_ino] for path, one in states.items()]
+    state = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+    return Artifact(folder, manifest, f"{hashlib.sha256(raw).hexdigest()}.{state}", home)
+
+
+def inside(path: Path, home: Path) -> Path:
+    """Return the path, which stays within ``home`` also where links lead.
+
+    The Hub's cache keeps files as links from a snapshot to the blobs of the same repository: these stay within it too.
+
+    Raises:
+        BadInputError: it leads elsewhere.
+    """
+    real, base = path.resolve(), home.resolve()
+    if real.is_relative_to(base):
+        return path
+    if base.parent.name == "snapshots" and real.is_relative_to(base.parent.parent / "blobs"):
+        return path
+    raise BadInputError(f"{one_line(str(path))}: a link or a path that leads out of {one_line(str(home))}")
 
 
 def same_content(stamp: str, other: str) -> bool:
@@ -237,18 +301,20 @@ def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:
     listed = {entry.path for entry in artifact.manifest.files}
     for graph in artifact.manifest.graphs.values():
         if graph not in listed:
-            return f"{artifact.folder / graph} is a graph that the manifest has no hash of"
-    if (stranger := _unlisted(artifact.folder, listed)) is not None:
+            return f"{artifact.home / graph} is a graph that the manifest has no hash of"
+    given = artifact.elsewhere is not None
+    # The folder of a given artifact is the user's and may hold anything; an engine opens what is listed.
+    if not given and (stranger := _unlisted(artifact.folder, listed)) is not None:
         return f"{one_line(str(stranger))} lies in the artifact's folder, and the manifest has no hash of it"
     for entry in artifact.manifest.files:
-        path = artifact.folder / entry.path
+        path = artifact.home / entry.path
         try:
             size = path.stat().st_size
         except OSError:
             return f"{path} is missing"
         if size != entry.size_bytes:
             return f"{path} has {size} bytes, {entry.size_bytes} were written"
-        if hashes and sha256_of(path) != entry.sha256:
+        if hashes and (sha256_remembered(path) if given else sha256_of(path)) != entry.sha256:
             return f"{path} was changed after it was written (SHA-256 differs)"
     return None
 
@@ -258,12 +324,6 @@ def _unlisted(folder: Path, listed: set[str]) -> Path | None:
     known = listed | {MANIFEST_NAME}
     files = (path for path in sorted(folder.rglob("*")) if not path.name.startswith(".") and not path.is_dir())
     return next((path for path in files if path.relative_to(folder).as_posix() not in known), None)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

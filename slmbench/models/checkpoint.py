@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.models import catalog
 from slmbench.models.geometry import Geometry, read_config
+from slmbench.models.given_record import GivenRecord
 from slmbench.models.safetensors import inspect, weight_files
 from slmbench.system.files import read_regular
 from slmbench.system.paths import plain_path, plain_text
@@ -31,8 +32,8 @@ class Checkpoint(BaseModel):
 
     #: As people call it: the catalog name, the folder's name or the Hub id.
     name: str
-    source: Literal["catalog", "folder", "hub"]
-    #: The folder's path (folder and hub); never part of the identity.
+    source: Literal["catalog", "folder", "hub", "given"]
+    #: The folder's path (all but catalog names); never part of the identity.
     path: Path | None = Field(default=None, exclude=True)
     #: The user lets the checkpoint's own Python code run; never part of the identity.
     trust_remote_code: bool = Field(default=False, exclude=True)
@@ -52,6 +53,8 @@ class Checkpoint(BaseModel):
     eos_token_ids: tuple[int, ...] = ()
     #: Pads shorter prompts of a batch.
     pad_token_id: int = 0
+    #: Of an artifact that the user brings (source "given"): what its files are.
+    given: GivenRecord | None = None
 
     @field_validator("path", "trust_remote_code", mode="before")
     @classmethod
@@ -78,6 +81,8 @@ def resolve(
         BadInputError: nothing of that name, or a checkpoint that slmbench does not take; the text says why.
         CannotRunError: the Hub cannot be reached, or its files do not fit on the disk.
     """
+    from slmbench.given import recognise
+
     entry = catalog.find(reference)
     if entry is not None:
         if revision is not None:
@@ -90,10 +95,13 @@ def resolve(
         # Too long for a file name, or with a NUL in it: no path, so a name.
         is_folder = exists = False
     if is_folder:
-        return checkpoint_of_folder(folder, trust_remote_code=trust_remote_code)
+        return _of_local(folder, trust_remote_code=trust_remote_code)
     if exists:
-        raise BadInputError(f"{reference}: a file; give the folder that holds config.json and the weights")
-    match = _HUB_ID.fullmatch(reference)
+        return recognise.of_file(folder)
+    place, name = recognise.split_name(reference)
+    if name is not None and Path(place).expanduser().is_dir():
+        return recognise.named_in(Path(place).expanduser(), name)
+    match = _HUB_ID.fullmatch(place)
     if match is None:
         raise BadInputError(
             f"unknown model '{one_line(reference)[:120]}': no catalog name, no folder, no Hub id (org/name)."
@@ -103,11 +111,25 @@ def resolve(
     from slmbench.models import hub
 
     asked = revision or match["revision"]
-    path, commit = hub.download(
-        match["id"], revision=asked, offline=offline, trust_remote_code=trust_remote_code, check=read_config
-    )
+    if name is not None:
+        return recognise.of_hub(match["id"], name, revision=asked, offline=offline)
+    try:
+        path, commit = hub.download(
+            match["id"], revision=asked, offline=offline, trust_remote_code=trust_remote_code, check=read_config
+        )
+    except hub.NoCheckpointError:
+        return recognise.of_hub(match["id"], None, revision=asked, offline=offline)
     local = checkpoint_of_folder(path, trust_remote_code=trust_remote_code)
     return local.model_copy(update={"name": match["id"], "source": "hub", "revision": commit})
+
+
+def _of_local(folder: Path, *, trust_remote_code: bool) -> Checkpoint:
+    """Return the checkpoint in a folder, or the artifact where it holds no weights of a checkpoint."""
+    from slmbench.given import recognise
+
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
+    given = None if has_weights else recognise.of_folder(folder)
+    return given or checkpoint_of_folder(folder, trust_remote_code=trust_remote_code)
 
 
 def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
@@ -125,7 +147,7 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Ch
         raise BadInputError(
             f"{folder}: an adapter (adapter_config.json), no whole model; merge it into its model first"
         )
-    config = _json_object(config_path)
+    config = json_object(config_path)
     family, geometry = read_config(config, str(config_path), trust_remote_code=trust_remote_code)
     weights = inspect(weight_files(folder))
     vocabularies = {shape[0] for shape in weights.embedding_shapes if len(shape) == 2 and shape[1] == geometry.width}
@@ -146,7 +168,7 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Ch
         geometry=geometry.model_copy(update={"tied_embeddings": weights.tied_embeddings}),
         digest=digest,
         has_tokenizer=(folder / "tokenizer.json").is_file() or any(folder.glob("*.spm")),
-        **_special_tokens(config, _generation_config(folder), family),
+        **special_tokens(config, _generation_config(folder), family),
     )
 
 
@@ -160,11 +182,11 @@ def _of_entry(entry: catalog.CatalogEntry) -> Checkpoint:
         parameter_count=entry.parameter_count,
         geometry=geometry,
         digest=entry.digest(),
-        **_special_tokens(dict(entry.config), {}, family),
+        **special_tokens(dict(entry.config), {}, family),
     )
 
 
-def _special_tokens(config: dict[str, Any], generation: dict[str, Any], family: Family) -> dict[str, Any]:
+def special_tokens(config: dict[str, Any], generation: dict[str, Any], family: Family) -> dict[str, Any]:
     """Return the Checkpoint fields for the special tokens; the generation config wins where both speak."""
 
     def first(name: str) -> int | None:
@@ -195,10 +217,15 @@ def _special_tokens(config: dict[str, Any], generation: dict[str, Any], family: 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
-    return _json_object(path) if path.is_file() else {}
+    return json_object(path) if path.is_file() else {}
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        BadInputError: it is not JSON, no object, or cannot be read.
+    """
     try:
         value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from slmbench.models.safetensors import INDEX_NAME, SINGLE_NAME, pickle_only
 #: Everything a checkpoint needs; no pickle, no other framework's weights, no second copy of the weights.
 _PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", INDEX_NAME, "tokenizer*", "*.model",
              "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.spm", "*.jinja"]  # fmt: skip
+
+
+class NoCheckpointError(BadInputError):
+    """A repository without weights in safetensors: what else it holds may be an artifact."""
 
 
 def download(
@@ -37,7 +42,10 @@ def download(
 
     patterns = [*_PATTERNS, "*.py"] if trust_remote_code else _PATTERNS
     if offline or constants.HF_HUB_OFFLINE:
-        return _from_cache(repository, revision, patterns)
+        folder, commit = _from_cache(repository, revision, patterns)
+        if not any(folder.glob("*.safetensors*")) and not any(folder.glob("pytorch_model*.bin")):
+            raise NoCheckpointError(f"{repository}: its folder in the Hub cache has no {SINGLE_NAME}")
+        return folder, commit
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     where = f"{repository}@{revision}" if revision else repository
@@ -46,12 +54,12 @@ def download(
         commit = str(info.sha)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         if "config.json" not in sizes:
-            raise BadInputError(f"{where}: the Hub repository has no config.json")
+            raise NoCheckpointError(f"{where}: the Hub repository has no config.json")
         if not sizes.keys() & {SINGLE_NAME, INDEX_NAME}:
-            pickles = [name for name in sizes if name.endswith(".bin")]
-            raise BadInputError(
-                pickle_only(where, pickles[0]) if pickles else f"{where}: the Hub repository has no {SINGLE_NAME}"
-            )
+            pickles = [name for name in sizes if name.endswith(".bin") and name.replace(".bin", ".xml") not in sizes]
+            if pickles:
+                raise BadInputError(pickle_only(where, pickles[0]))
+            raise NoCheckpointError(f"{where}: the Hub repository has no {SINGLE_NAME}")
         config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_bytes())
         check(config, f"{where}/config.json", trust_remote_code=trust_remote_code)
         _check_disk(where, sum(size for name, size in sizes.items() if name.endswith(".safetensors")))
@@ -72,6 +80,43 @@ def _from_cache(repository: str, revision: str | None, patterns: list[str]) -> t
             f"{where} is not in the Hub cache, and this is offline; run once with a network"
         ) from error
     return Path(folder), Path(folder).name
+
+
+def list_files(repository: str, *, revision: str | None, offline: bool) -> dict[str, int]:
+    """Return the files of a repository with their sizes; offline those that are in the Hub's cache.
+
+    Raises:
+        BadInputError: no such repository or revision.
+        CannotRunError: the Hub cannot be reached, or nothing of it is in the cache (offline).
+    """
+    from huggingface_hub import HfApi, constants
+
+    if offline or constants.HF_HUB_OFFLINE:
+        folder, _ = _from_cache(repository, revision, ["*"])
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    with _reported(f"{repository}@{revision}" if revision else repository):
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        return {file.rfilename: file.size or 0 for file in info.siblings or []}
+
+
+def download_files(
+    repository: str, patterns: list[str], sizes: dict[str, int], *, revision: str | None, offline: bool
+) -> tuple[Path, str]:
+    """Return the local folder with those files of a repository that fit a pattern, and its commit.
+
+    Raises:
+        CannotRunError: the Hub cannot be reached, or the disk is full.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    if offline or constants.HF_HUB_OFFLINE:
+        return _from_cache(repository, revision, patterns)
+    where = f"{repository}@{revision}" if revision else repository
+    with _reported(where):
+        _check_disk(where, sum(size for name, size in sizes.items() if any(fnmatch(name, one) for one in patterns)))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return folder, folder.name
 
 
 def _check_disk(where: str, needed: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,18 +16,18 @@ from slmbench.backend import (
     ComputeDefault,
     SessionOptions,
     load_backend,
+    specs_of,
 )
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, nearest
-from slmbench.export.routes import ChosenRoute, choose_route
+from slmbench.export.routes import choose_exporter
 from slmbench.export.routes import refusal as export_refusal
 from slmbench.models.artifact import ArtifactSpec
-from slmbench.models.catalog import PAIR_TOLERANCE
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.plan.asked_checks import check_names, check_pairs, check_threads
 from slmbench.plan.refusal_reasons import ability_refusal, format_refusal, length_refusal, option_refusal
 from slmbench.plan.suite import Cell, Suite
 from slmbench.records.refusals import Refusal, refusal_lines
-from slmbench.system.container import allowed_cpus, container_limits
 from slmbench.system.extras import installed_version, missing
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
 
@@ -59,8 +58,6 @@ class PlanOptions:
     #: Text prompts: their digest, and the longest one's length in each checkpoint's own tokens.
     prompts_digest: str | None = None
     prompt_tokens: Mapping[str, int] = field(default_factory=dict)
-    #: The exporters that a baseline was measured with: what is compared with it goes the same way.
-    routes: Mapping[tuple[Format, Precision], Exporter] = field(default_factory=dict)
 
     def workload(self, cell: Cell) -> Workload:
         """Return the cell's workload; of text prompts, with the length they have for its checkpoint."""
@@ -82,13 +79,6 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     refusals: tuple[Refusal, ...]
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
-    #: For each format and precision the exporter, and why those asked before it are not.
-    routes: dict[tuple[Format, Precision], ChosenRoute] = field(default_factory=dict)
-
-    def route_lines(self) -> list[str]:
-        """Return a line for each format and precision that is exported here."""
-        used = {(cell.spec.format, cell.spec.weight_precision) for cell in self.cells}
-        return [f"route to {f} {p}: {chosen.sentence()}" for (f, p), chosen in self.routes.items() if (f, p) in used]
 
     def artifacts(self) -> list[tuple[Checkpoint, ArtifactSpec]]:
         """Return each artifact that the cases need, once."""
@@ -109,23 +99,24 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
         BadInputError: something asked for is wrong: more threads than cores, an unknown backend or option.
         CannotRunError: nothing at all can run; one line a reason.
     """
-    _check_pairs(suite, checkpoints)
-    _check_threads(suite.threads)
+    check_names(checkpoints)
+    check_pairs(suite, checkpoints)
+    check_threads(suite.threads)
     backends, broken = _load_backends(suite.backends)
     _check_attention(options.attention, backends)
     absent = {
         (name, device): device_refusal(backends[name], device, options) for name in backends for device in suite.devices
     }
-    routes = _routes(suite, backends, checkpoints, options)
-    exporters = {key: route.exporter for key, route in routes.items()}
+    exporters = _exporters(suite, backends, checkpoints)
     cells: list[PlannedCell] = []
     refusals: list[Refusal] = []
-    for cell in _cells(suite, options):
+    for cell in _cells(suite, options, checkpoints):
         checkpoint, backend = checkpoints[cell.checkpoint], backends.get(cell.backend)
         if backend is None:
             refusals.append(_refused(checkpoint, cell, cell.compute_precision, broken[cell.backend]))
             continue
-        compute = cell.compute_precision or default_compute(backend, cell, options)
+        fixed = checkpoint.given.compute if checkpoint.given else None
+        compute = cell.compute_precision or fixed or default_compute(backend, cell, options)
         others = [one for one in backends.values() if one is not backend]
         length = length_refusal(checkpoint, cell.workload)
         reason = (
@@ -134,6 +125,8 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             or option_refusal(backend.options_type, dict(options.backend_options), others)
         )
         spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
+        if isinstance(spec, str) and checkpoint.given is not None and _others_take(checkpoint, cell, others):
+            continue
         if isinstance(spec, str):
             refusals.append(_refused(checkpoint, cell, compute, spec))
             continue
@@ -142,7 +135,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             refusals += [found] if isinstance(found, Refusal) else []
     if not cells:
         raise CannotRunError("\n".join(["nothing can be measured", *refusal_lines(refusals)]))
-    return Plan(suite, tuple(cells), tuple(refusals), checkpoints, routes)
+    return Plan(suite, tuple(cells), tuple(refusals), checkpoints)
 
 
 def _load_backends(names: Sequence[str]) -> tuple[dict[str, Backend], dict[str, str]]:
@@ -186,63 +179,41 @@ def _check_attention(path: str | None, backends: Mapping[str, Backend]) -> None:
         )
 
 
-def _cells(suite: Suite, options: PlanOptions) -> list[Cell]:
-    """Return the suite's cells, each once: text prompts make one workload of several input lengths."""
-    cells = (replace(cell, workload=options.workload(cell)) for cell in suite.cells())
+def _cells(suite: Suite, options: PlanOptions, checkpoints: Mapping[str, Checkpoint]) -> list[Cell]:
+    """Return the suite's cells, each once: text prompts make one workload of several input lengths.
+
+    Of an artifact that the user brings, the weights have the precision that its file holds, whatever is asked.
+    """
+    cells = []
+    for cell in suite.cells():
+        given = checkpoints[cell.checkpoint].given
+        weights = cell.weight_precision if given is None else given.precision
+        cells.append(replace(cell, workload=options.workload(cell), weight_precision=weights))
     return list(dict.fromkeys(cells))
 
 
-def _check_pairs(suite: Suite, checkpoints: dict[str, Checkpoint]) -> None:
-    for index, (first, second) in enumerate(suite.pairs):
-        where, sides = suite.where("pairs", index), (checkpoints[first], checkpoints[second])
-        families = (sides[0].family, sides[1].family)
-        if families != ("encoder-decoder", "decoder-only"):
-            raise BadInputError(
-                f"{where}pair {first},{second}: an encoder-decoder and then a decoder-only checkpoint are expected, "
-                f"these are {families[0]} and {families[1]}"
-            )
-        apart = abs(sides[0].parameter_count / sides[1].parameter_count - 1)
-        if apart > PAIR_TOLERANCE:
-            counts = " and ".join(f"{side.parameter_count / 1e6:.1f}M" for side in sides)
-            raise BadInputError(
-                f"{where}pair {first},{second}: {counts} parameters are {apart:.0%} apart; a pair is within "
-                f"{PAIR_TOLERANCE:.0%} (list them under `checkpoints` to measure both without a verdict)"
-            )
-
-
-def _check_threads(threads: int | None) -> None:
-    usable = allowed_cpus()
-    if threads and threads > usable:
-        raise BadInputError(f"{threads} threads asked for, this process may use {usable} cores")
-    quota = container_limits().cpu_cores
-    if threads and quota is not None and threads > math.ceil(quota):
-        raise BadInputError(
-            f"{threads} threads asked for, this container may use {quota:g} cores' time: they would be stopped in turn"
-        )
-
-
-def _routes(
-    suite: Suite, backends: Mapping[str, Backend], checkpoints: Mapping[str, Checkpoint], options: PlanOptions
-) -> dict[tuple[Format, Precision], ChosenRoute]:
+def _exporters(
+    suite: Suite, backends: Mapping[str, Backend], checkpoints: Mapping[str, Checkpoint]
+) -> dict[tuple[Format, Precision], Exporter]:
     """Choose one exporter for each format and precision: one comparison, one route."""
     wanted: dict[tuple[Format, Precision], dict[str, Checkpoint]] = {}
     for cell in suite.cells():
         backend, checkpoint = backends.get(cell.backend), checkpoints[cell.checkpoint]
-        for spec in backend.artifact_specs(checkpoint, cell.weight_precision, cell.device) if backend else ():
+        for spec in specs_of(backend, checkpoint, cell.weight_precision, cell.device) if backend else ():
             if _has_routes(spec):
                 wanted.setdefault((spec.format, cell.weight_precision), {})[checkpoint.name] = checkpoint
-    asked: Mapping[tuple[Format, Precision], Exporter] = options.routes
-    if suite.exporter != "auto":
-        asked = dict.fromkeys(wanted, suite.exporter)
     return {
-        key: ChosenRoute(asked[key]) if key in asked else choose_route(key[0], list(group.values()), key[1])
-        for key, group in wanted.items()
+        (format_, precision): choose_exporter(format_, list(group.values()), precision)
+        if suite.exporter == "auto"
+        else suite.exporter
+        for (format_, precision), group in wanted.items()
     }
 
 
 def _has_routes(spec: ArtifactSpec) -> bool:
     """Tell whether there are exporters to choose from: not for fixed shapes, nor for graphs made for one engine."""
-    return spec.layout == "dynamic" and spec.format != "torch" and spec.target is None
+    plain = spec.layout == "dynamic" and spec.format != "torch" and spec.target is None
+    return plain and spec.exporter != "given"
 
 
 def _choose_spec(
@@ -253,9 +224,11 @@ def _choose_spec(
     requested: str,
 ) -> ArtifactSpec | str:
     """Return the artifact for the cell, or why there is none."""
-    specs = backend.artifact_specs(checkpoint, cell.weight_precision, cell.device)
+    specs = specs_of(backend, checkpoint, cell.weight_precision, cell.device)
     if not specs:
         return format_refusal(backend, checkpoint, cell.weight_precision, cell.device)
+    if checkpoint.given is not None:
+        return specs[0]
     reasons = []
     for spec in specs:
         chosen = exporters.get((spec.format, cell.weight_precision)) if _has_routes(spec) else None
@@ -272,6 +245,11 @@ def _choose_spec(
     names = ", ".join(dict.fromkeys(spec.exporter for spec in specs))
     asked = f"exporter {requested}" if requested != "auto" else "the exporter that fits all checkpoints here"
     return f"{backend.name} takes artifacts by {names}, not by {asked}"
+
+
+def _others_take(checkpoint: Checkpoint, cell: Cell, others: Sequence[Backend]) -> bool:
+    """Tell whether another backend of the plan takes the user's artifact: then nobody misses it in this one."""
+    return any(specs_of(one, checkpoint, cell.weight_precision, cell.device) for one in others)
 
 
 def _bounded(spec: ArtifactSpec, cell: Cell) -> ArtifactSpec:

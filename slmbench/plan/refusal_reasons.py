@@ -8,6 +8,7 @@ from slmbench.backend import Ability, Backend, SessionOptions, WorkloadAbilities
 from slmbench.case import Workload
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.given_record import LAYOUTS
 from slmbench.terms import PRECISIONS, Device, Precision
 
 #: What a workload needs beyond one prompt and one answer, and what is said of a backend that lacks it.
@@ -36,6 +37,8 @@ def length_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
 
 def format_refusal(backend: Backend, checkpoint: Checkpoint, precision: Precision, device: Device) -> str:
     """Return why a backend that names no artifact for a checkpoint in a precision has none."""
+    if checkpoint.given is not None:
+        return f"{backend.name} does not run {LAYOUTS[checkpoint.given.layout]} files of {checkpoint.family} models"
     others = [one for one in PRECISIONS if backend.artifact_specs(checkpoint, one, device)]
     if others:
         return f"{backend.name} takes {', '.join(others)} weights of {checkpoint.family} models, not {precision}"

@@ -17,12 +17,13 @@ from slmbench.case import FORMERLY_SAMPLES
 from slmbench.errors import BadInputError, nearest
 from slmbench.measure.text_prompts import Prompts, load_tokenizer, read_prompts, token_ids
 from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.models.given_record import default_backend
+from slmbench.plan.asked_checks import check_reference
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
 from slmbench.plan.sent_files import Carried, arrived
 from slmbench.plan.suite import Suite, WorkloadSweep, load_suite, parse_suite
 from slmbench.system.files import has_path_bytes
 from slmbench.system.yaml_reader import MAX_FILE_BYTES
-from slmbench.terms import Exporter, Format, Precision
 
 DEFAULT_SUITE = "quick"
 #: Options whose names differ from the suite's keys that they replace.
@@ -65,8 +66,8 @@ class RunRequest(BaseModel):
     prompts: Path | None = None
     threads: int | None = None
     exporter: str | None = None
-    #: The exporter by format and precision, where ``exporter`` is open: what a baseline was measured with.
-    routes: tuple[tuple[Format, Precision, Exporter], ...] = ()
+    #: The checkpoint whose tokens the user's artifacts are compared with.
+    reference: str | None = None
     attention: str | None = None
     backend_options: tuple[tuple[str, str], ...] = ()
     repeat: int | None = None
@@ -240,6 +241,9 @@ def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
     """
     suite = requested_suite(request)
     checkpoints = resolve_all(suite, request)
+    if request.reference is not None:
+        check_reference(resolve(request.reference, offline=request.offline), checkpoints)
+    suite = _with_backends_of_given(suite, checkpoints, request)
     prompts = _prompts(request, checkpoints) if request.prompts else None
     options = PlanOptions(
         simulate=request.simulate,
@@ -248,9 +252,20 @@ def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
         attention=request.attention if request.attention not in (None, "best", "all") else None,
         prompts_digest=prompts.digest if prompts else None,
         prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
-        routes={(format_, precision): exporter for format_, precision, exporter in request.routes},
     )
     return _only(make_plan(suite, checkpoints, options), request.only_cases), prompts
+
+
+def _with_backends_of_given(suite: Suite, checkpoints: Mapping[str, Checkpoint], request: RunRequest) -> Suite:
+    """Return the suite with the backends that artifacts of the user are deployed with, where no backend is named.
+
+    Where only such artifacts are asked for, by name, there is no other backend to compare with.
+    """
+    wanted = [default_backend(one.given.layout, one.family) for one in checkpoints.values() if one.given]
+    if request.backends or not wanted:
+        return suite
+    alone = len(wanted) == len(checkpoints) and not request.suite
+    return suite.model_copy(update={"backends": list(dict.fromkeys(wanted if alone else [*suite.backends, *wanted]))})
 
 
 def _only(plan: Plan, keys: Sequence[str]) -> Plan:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from slmbench.errors import BadInputError
-from slmbench.models.artifact import sha256_of
+from slmbench.system.digests import sha256_of
 from slmbench.system.paths import cache_dir
 
 #: The largest tokenizers known have about half of that.

@@ -63,6 +63,8 @@ class LoadRecord(StrictModel):
     agreement: float | None
     #: Golden tokens that were compared (margin large enough).
     agreement_tokens: int
+    #: False where there is no reference: the session was compared with itself and with the load before.
+    reference: bool = True
     requested_device: str
     executed_on: str
     nodes: dict[str, int] = Field(default_factory=dict)

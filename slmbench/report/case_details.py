@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.errors import one_line
+from slmbench.models.given_record import LAYOUTS, GivenRecord
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
 from slmbench.report.text_table import number, size
@@ -35,6 +36,8 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
     yield "parameters", f"{checkpoint.parameter_count:,}"
     yield "layers", f"{sizes.encoder_layers} encoder, {sizes.decoder_layers} decoder, width {sizes.width}"
     yield "artifact", info.artifact_id or "-"
+    if checkpoint.given is not None:
+        yield from _given(checkpoint.given)
     if info.decode_weight_bytes:
         yield "weights read by a decode step", size(info.decode_weight_bytes)
     if not loads:
@@ -48,7 +51,8 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
     yield "attention path", last.attention_path
     yield "threads read back", last.threads
     if last.agreement is not None:
-        yield "agreement with the reference", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
+        whose = "the reference" if last.reference else "itself (no reference)"
+        yield f"agreement with {whose}", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
     for memory in run.figures_of(info.case.key).memory:
         yield "peak memory (RSS)", size(memory.peak_rss_bytes)
     outcome = run.record.outcomes.get(info.case.key)
@@ -57,6 +61,18 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
     columns = run.recorded.get(info.case.key)
     if columns is not None and len(columns):
         yield "samples disturbed by others", f"{columns.disturbed.mean():.0%}"
+
+
+def _given(given: GivenRecord) -> Iterator[tuple[str, Any]]:
+    """Yield what an artifact that the user brought is, and who made it."""
+    types = ", ".join(f"{one.name} {one.size_bytes / max(1, given.weight_bytes):.1%}" for one in given.weight_types)
+    yield "brought by the user", LAYOUTS[given.layout]
+    yield "weights by bytes", f"{types}; {given.bits_per_weight:.2f} bits per weight"
+    for flag in given.flags:
+        yield "cost of this graph", flag
+    yield from given.producer
+    for one in given.files:
+        yield f"SHA-256 of {one.path}", one.sha256
 
 
 def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from slmbench.errors import one_line
+from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER
 from slmbench.records.refusals import lines_of
 from slmbench.report.text_table import EMPTY, Column, TextTable, bounded, folded, number, parameters, share, size
 
@@ -100,6 +101,10 @@ _LETTERS = {
     "tpot drifts": "D",
     "far off": "O",
     "simulated": "X",
+    "no reference": "R",
+    ALL_LOGITS: "G",
+    CROSS_KV_AGAIN: "G",
+    NO_SHARED_BUFFER: "G",
 }
 
 
@@ -111,6 +116,8 @@ _MEANINGS = {
     "W": "warm-up not stationary",
     "D": "drifts from first to last third",
     "O": "a sample far off the others",
+    "R": "no reference: tokens were compared with the model's own",
+    "G": "the graph computes or copies more than it has to (table.md says what)",
 }
 
 

@@ -34,6 +34,8 @@ TEXT_COLUMNS = (
     "failure",
     "refusal",
 )
+#: Flag of a case whose tokens no reference was there to compare with.
+NO_REFERENCE = "no reference"
 #: What a case makes of its engine's limits, as shares.
 _USES = ("bandwidth_use", "compute_use")
 _EMPTY = Interval(math.nan, math.nan, math.nan)
@@ -94,7 +96,8 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "failure": failure,
         "refusal": None,
     }
-    row["flags"] = ", ".join(_flags(row, made_of.samples, loads, simulated=run.simulated(key)))
+    flags = _flags(row, made_of.samples, loads, simulated=run.simulated(key))
+    row["flags"] = ", ".join([*given_flags(info, loads), *flags])
     return row
 
 
@@ -235,6 +238,13 @@ def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any
 def _converged(run: RunColumns, key: str) -> bool | None:
     outcome = run.record.outcomes.get(key)
     return all(outcome.converged.values()) if outcome and outcome.converged else None
+
+
+def given_flags(info: CaseInfo, loads: Sequence[LoadRecord]) -> list[str]:
+    """Return what a reader has to know of an artifact that the user brought."""
+    given = info.checkpoint.given
+    unproven = [NO_REFERENCE] if any(not load.reference for load in loads) else []
+    return unproven + list(given.flags if given else ())
 
 
 def _flags(

@@ -289,7 +289,8 @@ def _percent_up(share: float) -> str:
 
 
 def _sized(found: SideCase) -> str:
-    return f"{found.case.checkpoint} ({parameters(found.model.parameter_count)})"
+    unproven = "" if found.model.reference else ", no reference"
+    return f"{found.case.checkpoint} ({parameters(found.model.parameter_count)}{unproven})"
 
 
 def _path(found: SideCase) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, SlmbenchError
 from slmbench.export.artifact_store import find_artifact
-from slmbench.models.artifact import Artifact, ArtifactSpec, read_artifact, same_content
-from slmbench.models.checkpoint import Checkpoint
+from slmbench.export.given_artifact import given_artifact
+from slmbench.models.artifact import Artifact, ArtifactSpec, GoldenRecord, read_artifact, same_content
+from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.plan.planner import Plan
 from slmbench.plan.request import RunRequest
 from slmbench.records.refusals import refusal_lines
@@ -48,7 +49,7 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
         if (checkpoint, spec) in failed:
             continue
         try:
-            artifact = find_artifact(checkpoint, spec, note=say) or export_in_child(checkpoint, spec, request, say)
+            artifact = _get(checkpoint, spec, request, say)
             holds.enter_context(in_use([artifact.folder.name]))
             # In the moment between the two; from here on nobody does.
             if not _is_still(artifact):
@@ -62,6 +63,31 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
     if not found:
         raise CannotRunError("\n".join(["nothing can be measured", *failed.values(), *refusal_lines(plan.refusals)]))
     return RunArtifacts(found, failed)
+
+
+def _get(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
+    if checkpoint.given is not None:
+        return given_artifact(checkpoint, spec, _reference_record(checkpoint, request, say))
+    return find_artifact(checkpoint, spec, note=say) or export_in_child(checkpoint, spec, request, say)
+
+
+def _reference_record(given: Checkpoint, request: RunRequest, say: Say) -> GoldenRecord | None:
+    """Return the tokens of the reference that the user names, made in a process of its own; None where none is.
+
+    Raises:
+        CannotRunError: torch cannot run it.
+    """
+    if request.reference is None:
+        return None
+    reference = resolve(request.reference, offline=request.offline)
+    say(f"running {reference.name} in torch, the reference of {given.name}")
+    command = [sys.executable, "-P", "-m", "slmbench.export.reference", _reference(reference)]
+    command.append(json.dumps(list(given.eos_token_ids)))
+    offline = {"HF_HUB_OFFLINE": "1"} if request.offline else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**child_environment(), **offline})
+    if done.returncode != 0:
+        raise CannotRunError(f"--reference {reference.name}: {_error_line(done.stderr) or 'torch does not run it'}")
+    return GoldenRecord.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
 def _failed_before(plan: Plan, folder: Path) -> dict[tuple[Checkpoint, ArtifactSpec], str]:

@@ -47,8 +47,6 @@ class PlanCosts(BaseModel):
 
     cases: tuple[CaseEstimate, ...]
     refusals: tuple[str, ...]
-    #: For each format and precision the exporter, and why those asked before it are not.
-    routes: tuple[str, ...]
     #: Artifacts that the store lacks.
     exports: tuple[str, ...]
     export_s: float
@@ -70,7 +68,11 @@ class PlanCosts(BaseModel):
 
 def estimate(plan: Plan, settings: MeasureSettings) -> PlanCosts:
     """Estimate a plan's time, memory and disk."""
-    missing = [(checkpoint, spec) for checkpoint, spec in plan.artifacts() if find_artifact(checkpoint, spec) is None]
+    missing = [
+        (checkpoint, spec)
+        for checkpoint, spec in plan.artifacts()
+        if checkpoint.given is None and find_artifact(checkpoint, spec) is None
+    ]
     cases = tuple(_case(cell) for cell in plan.cells)
     loads = settings.min_loads if settings.repeat is None else min(settings.repeat, REPEAT_LOADS)
     samples = loads * settings.rounds if settings.repeat is None else settings.repeat
@@ -80,7 +82,6 @@ def estimate(plan: Plan, settings: MeasureSettings) -> PlanCosts:
     return PlanCosts(
         cases=cases,
         refusals=tuple(refusal_lines(plan.refusals)),
-        routes=tuple(plan.route_lines()),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
         export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
         load_s=(1 + loads) * opening_s,
@@ -127,9 +128,11 @@ def forecast_lines(costs: PlanCosts) -> list[str]:
 
 
 def _case(cell: PlannedCell) -> CaseEstimate:
-    work, weight_bytes = cell.case.workload, WEIGHT_BYTES[cell.case.weight_precision]
+    work, given = cell.case.workload, cell.checkpoint.given
+    weight_bytes = given.bits_per_weight / 8 if given else WEIGHT_BYTES[cell.case.weight_precision]
     seconds = sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, work))
-    memory_bytes = run_bytes(cell.checkpoint.parameter_count, copies=_copies(cell))
+    held = given.weight_bytes // 4 if given else cell.checkpoint.parameter_count
+    memory_bytes = run_bytes(held, copies=_copies(cell))
     return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)
 
 

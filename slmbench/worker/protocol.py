@@ -128,6 +128,8 @@ class Proven(StrictModel):
     threads: int
     attention_path: str
     cross_kv_once: bool | None
+    #: Whether tokens were compared with a reference's; else with the session's own (see slmbench.measure.own_proof).
+    reference: bool = True
     #: Further settings by name: what was asked, what is in effect.
     settings: dict[str, tuple[str, str]] = Field(default_factory=dict)
 

@@ -16,17 +16,30 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from slmbench._version import __version__
-from slmbench.backend import Backend, Draws, LoopSession, Session, SessionOptions, TellsSettings, Tokens, load_backend
+from slmbench.backend import (
+    Backend,
+    Draws,
+    LoopSession,
+    Placement,
+    Session,
+    SessionOptions,
+    TellsSettings,
+    Tokens,
+    load_backend,
+)
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, first_error_line, one_line
+from slmbench.export.golden_record import golden_prompts
+from slmbench.measure import own_proof
 from slmbench.measure.energy import EnergyReader
 from slmbench.measure.generate import Generation, ShortGenerationError
-from slmbench.measure.proof import agreement, tolerance_of
+from slmbench.measure.proof import Agreement, agreement, tolerance_of
 from slmbench.measure.random_prompts import PromptSource, PromptStream, pad_batch
 from slmbench.measure.warmup import warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
 from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
 from slmbench.records.schema import FailureReason
+from slmbench.system.extras import installed_version
 from slmbench.worker import protocol as p
 
 
@@ -191,6 +204,8 @@ class _OpenCase:
     def _prove(self, *, full: bool) -> p.Proven:
         # Placement first: it speaks of the inference before it, which was the workload's.
         placement = self.session.placement()
+        if not self.artifact.has_golden:
+            return self._proven(placement, self._own_agreement(full=full), reference=False)
         prompts = self._golden_prompts()
         chosen = prompts if full else prompts[:1]
         if chosen:
@@ -200,9 +215,23 @@ class _OpenCase:
             self.session.reserve(1, longest, max(len(g.tokens) for g in chosen))
         if isinstance(self.session, Draws):
             self.session.draw(None)
-        found = agreement(self.session, chosen, tolerance_of(self.case), self.family)
+        return self._proven(placement, agreement(self.session, chosen, tolerance_of(self.case), self.family))
+
+    def _own_agreement(self, *, full: bool) -> Agreement:
+        """Return how far the session agrees with itself and with the first load: there is no reference."""
+        checkpoint, backend = self.artifact.manifest.checkpoint, load_backend(self.case.backend)
+        prompts = [one.tolist() for one in golden_prompts(checkpoint)][: None if full else 1]
+        self.session.reserve(1, max(map(len, prompts)) + own_proof.TOKENS, own_proof.TOKENS)
+        if isinstance(self.session, Draws):
+            self.session.draw(None)
+        versions = {one: installed_version(one) or "" for one in backend.distributions}
+        kept = self.artifact.folder / own_proof.name_of_kept(self.case, versions)
+        return own_proof.own_agreement(self.session, prompts, self.case, self.family, kept)
+
+    def _proven(self, placement: Placement, found: Agreement, *, reference: bool = True) -> p.Proven:
         self._reserve_workload()
         return p.Proven(
+            reference=reference,
             agreement=found.share,
             agreement_tokens=found.compared,
             executed_on=placement.executed_on,

@@ -92,7 +92,14 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     given: dict[str, Any] = dict.fromkeys(inspect.signature(module.run).parameters, None)
     given |= {"seed": 7, "budget": 3.0, "interval_target": 4.0, "threads": 1, "repeat": 2, "suite": "smoke"}
     given |= {"scale": "small", "prompts": Path("p"), "exporter": "auto", "attention": "all", "out": Path("o")}
-    given |= {"resume": Path("r"), "revision": "v", "offline": True, "simulate": True, "trust_remote_code": True}
+    given |= {
+        "resume": Path("r"),
+        "reference": "c",
+        "revision": "v",
+        "offline": True,
+        "simulate": True,
+        "trust_remote_code": True,
+    }
     given |= {name: [name] for name in ("model", "device", "backend", "precision")} | {"device": ["cpu"]}
     given |= {name: [3] for name in ("input_tokens", "output_tokens", "batch", "answers")}
     given |= {"pair": ["a,b"], "option": ["k=v"], "arm": ["x=y"]}

@@ -12,6 +12,7 @@ from typing import Any
 
 import corpus
 import corpus_fleet
+import corpus_given
 import corpus_models
 import psutil
 import pytest
@@ -51,6 +52,9 @@ def _all() -> Iterator[Broken]:
         corpus_models.configs(),
         corpus_models.weights(),
         corpus_models.tokenizers(),
+        corpus_given.ggufs(),
+        corpus_given.irs(),
+        corpus_given.onnx_folders(),
         corpus_fleet.claims(),
         corpus_fleet.fleets(),
         corpus_fleet.fleet_options(),
@@ -77,7 +81,7 @@ def _tree(folder: Path) -> dict[str, int]:
 
 def _is_remembered(path: str) -> bool:
     """Return whether a file is what slmbench keeps about weights it has read whole, or a lock: no trace of an error."""
-    return path.startswith(("cache/weights", "cache/locks"))
+    return path.startswith(("cache/weights", "cache/digests", "cache/locks"))
 
 
 def attack(case: Broken, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_missing_parts(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "a")
     (folder / "model.safetensors").unlink()
     refused(folder, "no weights")
-    refused(folder / "config.json", "give the folder")
+    refused(folder / "config.json", "a checkpoint is a folder")
 
 
 def test_pickles_are_not_loaded(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""The tokens of a reference for an artifact that the user brings, from torch, in a process of its own.
+
+``python -m slmbench.export.reference REFERENCE ENDS``: prints the golden record. ENDS, a JSON list, are the tokens that
+the artifact never gives, so that both suppress the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+from slmbench.errors import ERROR_PREFIX, SlmbenchError, one_line
+from slmbench.export.build import golden_record
+from slmbench.models.artifact import ArtifactSpec, GoldenRecord
+from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.system.telemetry import output_is_ours
+
+
+def reference_record(checkpoint: Checkpoint, ends: list[int]) -> GoldenRecord:
+    """Return what torch makes of the golden prompts in fp32, with these tokens suppressed.
+
+    Raises:
+        CannotRunError: torch or transformers is missing, or does not load the checkpoint.
+    """
+    own = hashlib.sha256(json.dumps([checkpoint.digest, ends]).encode()).hexdigest()
+    asked = checkpoint.model_copy(update={"eos_token_ids": tuple(ends), "digest": own})
+    return golden_record(asked, ArtifactSpec(format="torch", exporter="none"), lambda _: None)
+
+
+def main() -> int:
+    """Print the record of the reference named on the command line."""
+    try:
+        with output_is_ours():
+            record = reference_record(resolve(sys.argv[1]), json.loads(sys.argv[2]))
+    except SlmbenchError as error:
+        sys.stderr.write(f"{ERROR_PREFIX}{one_line(str(error))}\n")
+        return error.exit_code
+    sys.stdout.write("\n" + record.model_dump_json() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

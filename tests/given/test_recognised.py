@@ -1,0 +1,141 @@
+"""slmbench inspect: what a file is, by its header; which of several is meant; what leads out of a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import given_files as good
+import pytest
+
+from slmbench.cli import run_main
+from slmbench.given.gguf_reader import read_header
+from slmbench.models.checkpoint import resolve
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, raw in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+def inspected(capsys: pytest.CaptureFixture[str], what: str | Path) -> dict[str, Any]:
+    assert run_main(["inspect", str(what), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], what: str | Path) -> str:
+    assert run_main(["inspect", str(what)]) == 2
+    return capsys.readouterr().err
+
+
+def can(found: dict[str, Any]) -> set[str]:
+    return {row["backend"] for row in found["backends"] if row["refusal"] is None}
+
+
+def test_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+    write(tmp_path, {"x-Q8_0.gguf": good.gguf_bytes()})
+    before = sorted(tmp_path.rglob("*"))
+    found = inspected(capsys, tmp_path / "x-Q8_0.gguf")
+    assert found["format"] == "GGUF"
+    assert (found["family"], found["architecture"]) == ("decoder-only", "llama")
+    assert {one["type"]: one["weights"] for one in found["weight_types"]} == {"F32": 96 * 64 + 64, "Q8_0": 64 * 128}
+    assert found["bits_per_weight"] == round(8 * (4 * 6208 + 64 * 128 * 34 / 32) / (6208 + 8192), 2)
+    assert found["context_length"] == 256
+    assert found["tokenizer"] == "gpt2, 96 tokens"
+    assert found["producer"]["general.quantized_by"] == "somebody"
+    assert can(found) == {"llama_cpp"}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_ir_a_genai_folder_and_hugging_faces_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ir = inspected(capsys, write(tmp_path / "ir", good.ir_files()))
+    assert (ir["format"], ir["precision"], ir["flags"]) == ("OpenVINO IR", "fp32", ["logits of all positions"])
+    assert can(ir) == {"openvino", "openvino_genai"}
+    genai = inspected(capsys, write(tmp_path / "genai", good.genai_files()))
+    assert (genai["format"], genai["context_length"]) == ("onnxruntime-genai folder", 256)
+    assert can(genai) == {"onnxruntime", "onnxruntime_genai"}
+    hf = inspected(capsys, write(tmp_path / "hf", good.hf_files()))
+    assert (hf["format"], hf["name"]) == ("Hugging Face ONNX", "hf:q4f16")
+    assert can(hf) == {"onnxruntime"}
+
+
+def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, {"a-Q4_0.gguf": good.gguf_bytes(), "a-Q8_0.gguf": good.gguf_bytes(), "mmproj-a.gguf": b"GGUF"})
+    said = refused(capsys, tmp_path)
+    assert "holds 2 artifacts: Q4_0 (a-Q4_0.gguf), Q8_0 (a-Q8_0.gguf)" in said
+    assert f"{tmp_path}:Q4_0" in said
+    assert inspected(capsys, f"{tmp_path}:q8_0")["files"][0]["path"] == "a-Q8_0.gguf"
+    hf = write(tmp_path / "hf", good.hf_files(**{"onnx/model_fp16.onnx": good.onnx_bytes()}))
+    assert inspected(capsys, f"{hf}:fp16")["files"][1]["path"] == "onnx/model_fp16.onnx"
+    assert inspected(capsys, hf / "onnx" / "model_q4f16.onnx")["name"] == "hf:q4f16"
+
+
+def test_a_split_file(tmp_path: Path) -> None:
+    values = {**good.VALUES, "split.count": 2, "split.tensors.count": 3}
+    tensors = list(good.TENSORS.items())
+    for part, some in enumerate((dict(tensors[:2]), dict(tensors[2:]))):
+        own = {**(values if part == 0 else {"split.count": 2}), "split.no": part}
+        (tmp_path / f"x-0000{part + 1}-of-00002.gguf").write_bytes(good.gguf_bytes(own, some))
+    checkpoint = resolve(str(tmp_path / "x-00002-of-00002.gguf"))
+    assert checkpoint.name == "x"
+    assert checkpoint.given is not None
+    assert [one.path for one in checkpoint.given.files] == ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"]
+    assert checkpoint.given.weights == 6208 + 8192
+
+
+@pytest.mark.parametrize("name", ["openvino_model.bin", "openvino_model.xml"])
+def test_a_link_out_of_the_folder_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "ir", good.ir_files())
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    assert "leads out" in refused(capsys, folder)
+
+
+def test_external_data_behind_a_link_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "hf", good.hf_files(onnx=good.onnx_bytes(location="w.bin")))
+    (tmp_path / "secret").write_bytes(bytes(good.VOCABULARY * good.WIDTH * 4))
+    (folder / "onnx" / "w.bin").symlink_to(tmp_path / "secret")
+    assert "leads out" in refused(capsys, folder)
+
+
+def test_a_folder_of_no_known_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, {"readme.txt": b"nothing"})
+    assert refused(capsys, tmp_path).count("\n") == 1
+    assert "no artifact slmbench knows" in refused(capsys, tmp_path / "readme.txt")
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(good.gguf_bytes())
+    first = resolve(str(path)).digest
+    read = []
+    monkeypatch.setattr("slmbench.system.digests.sha256_of", lambda one: read.append(one) or "0" * 64)
+    assert resolve(str(path)).digest == first
+    assert not read
+    path.write_bytes(good.gguf_bytes({**good.VALUES, "general.name": "another"}))
+    resolve(str(path))
+    assert read == [path]
+
+
+def test_the_table_of_ggmls_types_is_ggufs() -> None:
+    constants = pytest.importorskip("gguf.constants", reason="needs slmbench[llama]")
+    from slmbench.models.ggml_types import FILE_TYPES, GGML_TYPES
+
+    sizes = {int(kind): (kind.name, *size) for kind, size in constants.GGML_QUANT_SIZES.items()}
+    assert {number: sizes.get(number) for number in GGML_TYPES} == dict(GGML_TYPES)
+    for kind in constants.LlamaFileType:
+        if int(kind) in FILE_TYPES and int(kind) > 1:
+            assert kind.name.removeprefix("MOSTLY_").lower().removesuffix("_moe") == FILE_TYPES[int(kind)].replace(
+                "bf16", "bf16"
+            )
+
+
+def test_a_header_of_many_tokens_is_read_soon(tmp_path: Path) -> None:
+    words = [f"token {index}" for index in range(100_000)]
+    (tmp_path / "x.gguf").write_bytes(good.gguf_bytes({**good.VALUES, "tokenizer.ggml.tokens": words}))
+    assert read_header(tmp_path / "x.gguf").lengths["tokenizer.ggml.tokens"] == 100_000
