@@ -65,7 +65,7 @@ class BareOrNot(Service):
 def open_worker(planned: PlannedCase, folder: Path, name: str) -> Worker:
     worker = Worker(folder / f"{name}.log", command=[sys.executable, str(Path(__file__)), AS_WORKER])
     worker.ask(p.Open(case=planned.case, artifact=planned.artifact, options=planned.options, seed=0), p.Opened, 600)
-    worker.ask(p.WarmUp(load=0, most=8), p.Warm, 600)
+    worker.ask(p.WarmUp(workload=planned.case.workload, load=0, most=8), p.Warm, 600)
     return worker
 
 

@@ -29,8 +29,9 @@ __all__ = [
     "ENTRY_POINT_GROUP", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend", "BadInputError",
     "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device", "DeviceStatus", "Draws",
     "Extends", "Geometry", "LimitsProbe", "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape",
-    "Rereads", "Role", "Session", "SessionBase", "SessionOptions", "TellsMargins", "TellsSettings", "Tokens",
-    "WeightCopies", "Workload", "WorkloadAbilities", "backend_names", "load_backend", "load_backends", "specs_of",
+    "Rereads", "Role", "Session", "SessionBase", "SessionOptions", "SharesLoads", "TellsMargins", "TellsSettings",
+    "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names", "load_backend", "load_backends",
+    "specs_of",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"
@@ -271,6 +272,17 @@ class AttentionDefault(Protocol):
 
     def default_attention(self, checkpoint: Checkpoint, workload: Workload, device: Device) -> str | None:
         """Return the path for this workload where nobody asks for one; None for the first of ``attention_paths``."""
+
+
+@runtime_checkable
+class SharesLoads(Protocol):
+    """What a backend may also have: sessions whose figures do not depend on what they generated before."""
+
+    def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:
+        """Return whether one session may serve several workloads.
+
+        Say so only where ``benchmarks/shared_loads.py`` found the same figures as in loads of their own.
+        """
 
 
 @runtime_checkable

@@ -88,10 +88,19 @@ class Workload(BaseModel):
         parts += [self.sampling] if self.sampling != "greedy" else []
         return ", ".join([*parts, *(["no K/V cache"] if self.cache == "off" else [])])
 
+    @property
+    def source(self) -> str:
+        """Return the name of what is read: ``in512``, or the digest of text prompts."""
+        return f"text-{self.prompts}" if self.prompts else f"in{self.input_tokens}"
+
+    @property
+    def has_prefixes(self) -> bool:
+        """Return whether a shorter output of the same prompt is the beginning of this one: greedy, one turn."""
+        return self.turns == 1 and self.sampling == "greedy" and self.cache == "on"
+
     def label(self) -> str:
         """Return the short name used in keys: ``in512-out32-b1``; what is at its default is left out."""
-        source = f"text-{self.prompts}" if self.prompts else f"in{self.input_tokens}"
-        parts = [f"{source}-out{self.output_tokens}-b{self.batch}"]
+        parts = [f"{self.source}-out{self.output_tokens}-b{self.batch}"]
         if self.turns > 1:
             parts.append(f"t{self.turns}x{self.added}")
         if self.last_output_tokens:
@@ -130,13 +139,17 @@ class Case(BaseModel):
     @property
     def key(self) -> str:
         """Return the stable key: what is asked, in fixed order, defaults left out where they are optional."""
+        return self.key_with(self.workload.label())
+
+    def key_with(self, workload: str) -> str:
+        """Return the key with another text in place of the workload's label."""
         parts = [
             self.checkpoint,
             self.backend,
             self.device,
             f"{self.weight_precision}-{self.compute_precision}",
             f"{self.format}-{self.layout}-{self.exporter}",
-            self.workload.label(),
+            workload,
         ]
         if self.attention:
             parts.append(f"attention={self.attention}")

@@ -106,6 +106,10 @@ class OpenVinoBackend:
         own = checkpoint.family == "decoder-only" or spec.exporter == "slmbench"
         return everything if own else everything - {"answers"}
 
+    def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:
+        """Return whether one session may serve several workloads: measured on CPUs, with graphs for any length."""
+        return device == "cpu" and spec.layout == "dynamic"
+
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:
         """Compile the artifact for the device.
 

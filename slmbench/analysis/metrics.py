@@ -61,7 +61,7 @@ _METRICS = (
     ),
     Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.rows * c.tokens)),
     Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO),
-    Metric("first_inference", "first inference", "s", of_load=lambda r: r.first_inference_ns * NANO),
+    Metric("first_inference", "first inference", "s", of_load=lambda r: (r.first_inference_ns or 0) * NANO),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
 #: What is judged when nobody says otherwise.
@@ -274,7 +274,9 @@ def evidence_of(metric: Metric, columns: SampleColumns | None, loads: Sequence[L
         sampled = set(columns.load.tolist()) if columns is not None else set()
         alike = [record for record in loads if record.load in sampled] or loads
         values = np.array([metric.of_load(record) for record in alike])
-        if values.size == 0 or np.any(values <= 0):
+        # A load that read another length first says nothing of this one's first inference.
+        values = values[values > 0]
+        if values.size == 0:
             return None
         return Evidence(np.log(values), np.zeros(values.size), np.ones(values.size, dtype=np.int64))
     if columns is None or metric.of_samples is None:

@@ -41,6 +41,9 @@ Arms = Annotated[
     Names | None,
     _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times.", **SETTINGS),
 ]
+NoShare = Annotated[
+    bool, _how("--no-share", help="Load the model again for each length, and generate each output length by itself.")
+]
 Simulate = Annotated[
     bool,
     _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
@@ -81,6 +84,7 @@ def run(
     interval_target: IntervalTarget = None,
     seed: Annotated[int, _how(help="Random seed: prompts and the order of cases.")] = 0,
     arm: Arms = None,
+    no_share: NoShare = False,
     simulate: Simulate = False,
     out: Annotated[Path | None, _where(help="The run's folder.", show_default="results/DATE-SUITE")] = None,
     resume: Annotated[Path | None, _where(help="Continue the run in this folder.")] = None,
@@ -128,6 +132,7 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
     asked["pairs"] = [_pair(text) for text in given["pair"] or ()]
     for flag, field in (("option", "backend_options"), ("arm", "arms")):
         asked[field] = [key_value(text, f"--{flag}") for text in given[flag] or ()]
+    asked["share_loads"] = not given["no_share"]
     if given["interval_target"] is not None:
         asked["interval_target"] = given["interval_target"] / 100
     return RunRequest.model_validate({name: value for name, value in asked.items() if name in RunRequest.model_fields})

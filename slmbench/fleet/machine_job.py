@@ -17,6 +17,7 @@ from slmbench.fleet.job_progress import TallyWriter
 from slmbench.fleet.messages import Needed, Planned, Wanted
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.plan.configuration import merged
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan
 from slmbench.plan.request import RunRequest, plan_request
@@ -59,7 +60,8 @@ def planned(request: RunRequest) -> Planned:
     left_out = tuple(one_line(line) for line in refusal_lines(plan.refusals))
     keys = tuple(cell.case.key for cell in plan.cells)
     places = {key: place for place, key in enumerate(keys)}
-    blocks = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
+    together = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
+    blocks = merged(together, {cell.case.key: cell.configuration for cell in plan.cells if cell.configuration})
     return Planned(
         keys=keys,
         blocks=tuple(tuple(places[key] for key in block) for block in blocks),

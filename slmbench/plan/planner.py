@@ -15,6 +15,7 @@ from slmbench.backend import (
     Backend,
     ComputeDefault,
     SessionOptions,
+    SharesLoads,
     load_backend,
     specs_of,
 )
@@ -25,6 +26,7 @@ from slmbench.export.routes import refusal as export_refusal
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.asked_checks import check_names, check_pairs, check_threads
+from slmbench.plan.configuration import shared_configurations
 from slmbench.plan.refusal_reasons import ability_refusal, format_refusal, length_refusal, option_refusal
 from slmbench.plan.suite import Cell, Suite
 from slmbench.records.refusals import Refusal, refusal_lines
@@ -42,6 +44,8 @@ class PlannedCell:
     engine: str
     #: Fields of the backend's options type, JSON values.
     options: dict[str, Any] = field(default_factory=dict, compare=False)
+    #: The configuration whose other cases the case shares its loads with; None: its loads are its own.
+    configuration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class PlanOptions:
     #: Text prompts: their digest, and the longest one's length in each checkpoint's own tokens.
     prompts_digest: str | None = None
     prompt_tokens: Mapping[str, int] = field(default_factory=dict)
+    #: Whether one load serves all workloads of a configuration, where its backend can do that.
+    share_loads: bool = True
 
     def workload(self, cell: Cell) -> Workload:
         """Return the cell's workload; of text prompts, with the length they have for its checkpoint."""
@@ -135,7 +141,25 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             refusals += [found] if isinstance(found, Refusal) else []
     if not cells:
         raise CannotRunError("\n".join(["nothing can be measured", *refusal_lines(refusals)]))
-    return Plan(suite, tuple(cells), tuple(refusals), checkpoints)
+    return Plan(suite, _with_configurations(cells, backends, options), tuple(refusals), checkpoints)
+
+
+def _with_configurations(
+    cells: Sequence[PlannedCell], backends: Mapping[str, Backend], options: PlanOptions
+) -> tuple[PlannedCell, ...]:
+    """Return the cells, each with the configuration that it shares its loads in."""
+    may_share = {
+        (cell.case.backend, cell.spec, cell.case.device): isinstance(
+            backend := backends[cell.case.backend], SharesLoads
+        )
+        and backend.shares_loads(cell.spec, cell.case.device)
+        for cell in (cells if options.share_loads else ())
+    }
+    found = shared_configurations(
+        (cell.case, cell.options["attention"], may_share.get((cell.case.backend, cell.spec, cell.case.device), False))
+        for cell in cells
+    )
+    return tuple(replace(cell, configuration=found.get(cell.case.key)) for cell in cells)
 
 
 def _load_backends(names: Sequence[str]) -> tuple[dict[str, Backend], dict[str, str]]:

@@ -71,6 +71,8 @@ class RunRequest(BaseModel):
     attention: str | None = None
     backend_options: tuple[tuple[str, str], ...] = ()
     repeat: int | None = None
+    #: Whether one load serves all workloads of a configuration.
+    share_loads: bool = True
     budget_s: float | None = None
     #: Half-width of the 95 % intervals, as a share; version 0.2 called it the precision target.
     interval_target: float | None = Field(
@@ -250,6 +252,7 @@ def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
         arms=_arm_names(request.arms),
         backend_options=request.backend_options,
         attention=request.attention if request.attention not in (None, "best", "all") else None,
+        share_loads=request.share_loads,
         prompts_digest=prompts.digest if prompts else None,
         prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
     )

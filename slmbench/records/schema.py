@@ -43,18 +43,19 @@ class Conditions(StrictModel):
 
 
 class LoadRecord(StrictModel):
-    """One opening of one case: its phases and the proof that it runs what was asked."""
+    """One opening, as one of the cases that it serves sees it: its phases and the proof that it runs what was asked."""
 
     type: Literal["load"] = "load"
     case: str
-    #: Counts the openings of this case from 0. The first is the survey: alone on the machine, without the engine's
-    #: cache, proven with every golden prompt, not sampled.
+    #: Counts the openings of this case, or of its configuration, from 0. The first is the survey: alone on the machine,
+    #: without the engine's cache, proven with every golden prompt, not sampled.
     load: int
     pid: int
     load_ns: int
     #: None where the engine does not tell compiling from loading.
     compile_ns: int | None = None
-    first_inference_ns: int
+    #: None where the process had read another case's prompt before.
+    first_inference_ns: int | None
     #: Whether the engine could take compiled blobs from a cache: its compile time is then no compile time.
     engine_cache: bool = False
     warmups: int

@@ -87,5 +87,6 @@ def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
             number(float(np.median(columns.first_ns[mine])) / 1e6),
             number(float(np.median(tpot)) / 1e6),
         ]
-    times = [number(load.load_ns / 1e9), number(load.first_inference_ns / 1e9)] if figures.loads else ["-", "-"]
+    known = (load.load_ns, load.first_inference_ns) if figures.loads else (None, None)
+    times = ["-" if time_ns is None else number(time_ns / 1e9) for time_ns in known]
     return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", *medians]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from slmbench.running.case_state import CaseState
@@ -53,7 +53,7 @@ class Budget:
         mean = sum(state.survey_s + cost_s(state) for state in known) / len(known)
         return waiting + more * mean <= self.left_s
 
-    def affordable(self, groups: Collection[Sequence[CaseState]], deadline: float | None, *, one: bool) -> set[str]:
+    def affordable(self, groups: Iterable[Sequence[CaseState]], deadline: float | None, *, one: bool) -> set[str]:
         """Return the keys of those groups that can be loaded and sampled once more before the deadline.
 
         The groups with the fewest loads come first. With ``one`` the first is taken in any case.

@@ -1,13 +1,15 @@
-"""One opening of a case: start a worker, load, prove, warm up; and the survey, which every case passes once."""
+"""One opening: start a worker, load, prove, warm up; and what is written down of it for each case that it serves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from slmbench.measure.memory import MemoryPoller
 from slmbench.measure.proof import SessionProof, judge
+from slmbench.plan.configuration import lane_of
 from slmbench.records.schema import Conditions, LoadRecord, MemoryRecord, SampleRecord
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
@@ -20,55 +22,73 @@ def now() -> str:
 
 
 def start_worker(planned: PlannedCase, folder: Path) -> Worker:
-    """Start a worker whose log is the case's."""
-    return Worker(log_path(folder, planned.key), python=planned.python)
+    """Start a worker whose log is that of the case's loads."""
+    return Worker(log_path(folder, planned.load_key), python=planned.python)
 
 
-def open_case(
+@dataclass(frozen=True)
+class Load:
+    """One opening, proven: what every case that it serves records of it."""
+
+    number: int
+    pid: int
+    started: str
+    opened: p.Opened
+    proven: p.Proven
+    engine_cache: bool
+    #: The case whose prompt was the first that the process read.
+    first: PlannedCase
+
+
+def open_load(
     worker: Worker,
-    planned: PlannedCase,
-    load: int,
+    first: PlannedCase,
+    number: int,
     settings: MeasureSettings,
     avoid: Mapping[int, tuple[int, ...]],
     *,
     survey: bool,
-) -> tuple[LoadRecord, float]:
-    """Open a case in a fresh worker and prove it; return its record and the seconds that one sample may take.
+) -> Load:
+    """Open the artifact of a case in a fresh worker, let it read the case's prompt, and prove it.
 
     A survey opens without the engine's cache, so that its compile time is one; it is proven with every golden
-    prompt and not warmed up. A load that is to be sampled is proven with the first prompt.
+    prompt. A load that is to be sampled is proven with the first prompt.
 
     Raises:
         WorkerError: it cannot be opened, or shows something else than what was asked.
     """
     started = now()
-    options = planned.options | {"engine_cache": None} if survey else planned.options
+    options = first.options | {"engine_cache": None} if survey else first.options
     request = p.Open(
-        case=planned.case,
-        artifact=planned.artifact,
-        stamp=planned.stamp,
+        case=first.case,
+        artifact=first.artifact,
+        stamp=first.stamp,
         options=options,
         seed=settings.seed,
-        avoid=avoid[planned.checkpoint.geometry.vocab_size],
-        tokenizer=planned.tokenizer,
+        avoid=avoid[first.checkpoint.geometry.vocab_size],
+        tokenizer=first.tokenizer,
     )
     opened = worker.ask(request, p.Opened, settings.open_timeout_s)
     proven = worker.ask(p.Prove(full=survey), p.Proven, settings.open_timeout_s)
-    _check(planned, proven)
-    if survey:
-        warm = p.Warm(generations=0, stationary=True, last_ns=0)
-    else:
-        warm = worker.ask(p.WarmUp(load=load, most=settings.max_warmups), p.Warm, settings.open_timeout_s)
-    record = LoadRecord(
+    _check(first, proven)
+    cached = options.get("engine_cache") is not None
+    return Load(number, worker.pid, started, opened, proven, cached, first)
+
+
+def load_record(load: Load, planned: PlannedCase, warm: p.Warm | None = None) -> LoadRecord:
+    """Return what a load says of one of its cases; ``warm`` is its warm-up, None for a survey."""
+    proven = load.proven
+    read_first = lane_of(planned.case.workload) == lane_of(load.first.case.workload)
+    return LoadRecord(
         case=planned.key,
-        load=load,
-        pid=worker.pid,
-        load_ns=opened.load_ns,
-        compile_ns=opened.compile_ns,
-        first_inference_ns=opened.first_inference_ns,
-        engine_cache=options.get("engine_cache") is not None,
-        warmups=warm.generations,
-        stationary=warm.stationary,
+        load=load.number,
+        pid=load.pid,
+        load_ns=load.opened.load_ns,
+        compile_ns=load.opened.compile_ns,
+        first_inference_ns=load.opened.first_inference_ns if read_first else None,
+        engine_cache=load.engine_cache,
+        warmups=warm.generations if warm else 0,
+        stationary=warm.stationary if warm else True,
         agreement=proven.agreement,
         agreement_tokens=proven.agreement_tokens,
         reference=proven.reference,
@@ -79,10 +99,20 @@ def open_case(
         threads=proven.threads,
         attention_path=proven.attention_path,
         artifact_id=planned.artifact_id,
-        started=started,
+        started=load.started,
+        configuration=planned.configuration,
     )
-    timeout_s = max(settings.sample_timeout_floor_s, settings.sample_timeout_factor * warm.last_ns / 1e9)
-    return record, timeout_s
+
+
+def warm_up(worker: Worker, planned: PlannedCase, load: Load, settings: MeasureSettings) -> tuple[p.Warm, float]:
+    """Prepare a worker for a case and generate until it is steady; return the seconds that a sample may take.
+
+    Raises:
+        WorkerError: the workload does not fit, or a generation failed.
+    """
+    request = p.WarmUp(workload=planned.case.workload, load=load.number, most=settings.max_warmups)
+    warm = worker.ask(request, p.Warm, settings.open_timeout_s)
+    return warm, max(settings.sample_timeout_floor_s, settings.sample_timeout_factor * warm.last_ns / 1e9)
 
 
 def measure_memory(worker: Worker, planned: PlannedCase, settings: MeasureSettings) -> MemoryRecord:
@@ -92,7 +122,7 @@ def measure_memory(worker: Worker, planned: PlannedCase, settings: MeasureSettin
         WorkerError: the generation failed.
     """
     with MemoryPoller(worker.pid, gpu=planned.case.device == "gpu") as poller:
-        worker.ask(p.Exercise(), p.Exercised, settings.open_timeout_s)
+        worker.ask(p.Exercise(workload=planned.case.workload), p.Exercised, settings.open_timeout_s)
     return MemoryRecord(
         case=planned.key,
         peak_rss_bytes=poller.peak_rss_bytes,
@@ -129,6 +159,16 @@ def sample_record(
         conditions=conditions,
         flags=tuple(flags),
     )
+
+
+def derived_record(whole: SampleRecord, planned: PlannedCase) -> SampleRecord:
+    """Return the sample of a case with a shorter output: the beginning of one with a longer output.
+
+    Energy is the whole generation's and cannot be divided, so it is empty.
+    """
+    count = planned.case.workload.output_tokens
+    beginning = {"output_tokens": count, "token_ns": whole.token_ns[:count], "energy_j": None}
+    return whole.model_copy(update={**beginning, "case": planned.key, "derived_from": whole.case})
 
 
 def _check(planned: PlannedCase, proven: p.Proven) -> None:

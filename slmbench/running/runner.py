@@ -172,6 +172,7 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arm
         stamp=artifact.stamp,
         options=cell.options | {"engine_cache": str(cache_dir() / "engines" / case.backend)},
         python=arms[case.arm] if case.arm else None,
+        configuration=cell.configuration,
         prompts=prompts.texts if prompts else (),
         tokenizer=prompts.tokenizers[cell.checkpoint] if prompts else None,
     )

@@ -28,6 +28,8 @@ class PlannedCase:
     options: dict[str, Any] = field(default_factory=dict)
     #: The interpreter of the case's arm; None for this one.
     python: str | None = None
+    #: The configuration whose other cases the case shares its loads with; None: its loads are its own.
+    configuration: str | None = None
     #: Texts that samples take in turn instead of drawn ids, and the folder of the tokenizer.json that reads them.
     prompts: tuple[str, ...] = ()
     tokenizer: Path | None = None
@@ -36,6 +38,11 @@ class PlannedCase:
     def key(self) -> str:
         """Return the case's stable key."""
         return self.case.key
+
+    @property
+    def load_key(self) -> str:
+        """Return the key of what is opened for the case: of its configuration, or its own."""
+        return self.configuration or self.case.key
 
     def special_tokens(self) -> set[int]:
         """Return the ids that a drawn prompt must not hold."""

@@ -1,3 +1,3 @@
-"""One process a case: the worker, the line protocol, the host side, the scheduler of rounds."""
+"""One process a load: the worker, the line protocol, the host side, the scheduler of rounds."""
 
 __all__: tuple[str, ...] = ()

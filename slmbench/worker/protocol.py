@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from slmbench.case import Case
+from slmbench.case import Case, Workload
 from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
 #: Raised when a message changes its meaning; host and worker must agree.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Describe(StrictModel):
@@ -32,7 +32,7 @@ class Describe(StrictModel):
 
 
 class Open(StrictModel):
-    """Load the artifact for a case and run its first inference."""
+    """Load the artifact for a case and run its first inference, of the case's workload."""
 
     do: Literal["open"] = "open"
     case: Case
@@ -56,9 +56,13 @@ class Prove(StrictModel):
 
 
 class WarmUp(StrictModel):
-    """Generate until stationary, at most ``most`` times. ``load`` draws the prompts."""
+    """Prepare for this workload and generate until stationary, at most ``most`` times. ``load`` draws the prompts.
+
+    Samples are of this workload from then on.
+    """
 
     do: Literal["warm_up"] = "warm_up"
+    workload: Workload
     load: int
     most: int
 
@@ -74,9 +78,10 @@ class TakeSample(StrictModel):
 
 
 class Exercise(StrictModel):
-    """Generate once for a host that watches the process meanwhile; nothing is timed."""
+    """Generate this workload once for a host that watches the process meanwhile; nothing is timed."""
 
     do: Literal["exercise"] = "exercise"
+    workload: Workload
 
 
 class Close(StrictModel):
@@ -135,7 +140,7 @@ class Proven(StrictModel):
 
 
 class Warm(StrictModel):
-    """How the warm-up went; ``last_ns`` is the whole time of its last generation."""
+    """How the warm-up went; ``last_ns`` is about the time that the whole workload takes, going by the last one."""
 
     re: Literal["warm_up"] = "warm_up"
     generations: int

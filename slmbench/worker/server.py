@@ -1,9 +1,10 @@
-"""The worker's side: answers requests about one case with one session."""
+"""The worker's side: answers requests about the cases of one configuration with one session."""
 
 from __future__ import annotations
 
 import faulthandler
 import gc
+import math
 import os
 import platform
 import sys
@@ -41,6 +42,9 @@ from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifa
 from slmbench.records.schema import FailureReason
 from slmbench.system.extras import installed_version
 from slmbench.worker import protocol as p
+
+#: Tokens of a warm-up's generation: enough to see whether steps have become steady.
+WARM_UP_TOKENS = 8
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, service: Service) -> None:
@@ -142,7 +146,7 @@ class Service:
 
 
 class _OpenCase:
-    """A case with its session, opened and run once."""
+    """The session of a configuration, opened and run once, and the case that it is prepared for."""
 
     def __init__(self, request: p.Open) -> None:
         self.case: Case = request.case
@@ -181,8 +185,16 @@ class _OpenCase:
             return self._warm_up(request)
         if isinstance(request, p.TakeSample):
             return self._sample(request)
+        self._turn_to(request.workload)
         self._generate(PromptStream.MEMORY, 0, 0)
         return p.Exercised()
+
+    def _turn_to(self, work: Workload) -> None:
+        """Prepare the session for another workload; for the one that it is prepared for there is nothing to do."""
+        if work != self.case.workload:
+            # What is reserved is what this workload needs, as in a load of its own: also less than before.
+            reserve(self.session, work, self.family)
+            self.case = self.case.model_copy(update={"workload": work})
 
     def _reserve_workload(self) -> None:
         reserve(self.session, self.case.workload, self.family)
@@ -256,12 +268,20 @@ class _OpenCase:
         ]
 
     def _warm_up(self, request: p.WarmUp) -> p.Warm:
+        work = request.workload
+        self._turn_to(work)
+        # Whole prompts, but only so many steps as show a steady time. Later turns read more than the first.
+        steps = min(WARM_UP_TOKENS, work.output_tokens) if work.turns == 1 and work.cache == "on" else None
+
         def once(index: int) -> tuple[int, int]:
-            made = self._generate(PromptStream.WARM_UP, request.load + 1, index)
+            made = self._generate(PromptStream.WARM_UP, request.load + 1, index, most=steps)
             return made.token_ns[0], made.token_ns[-1]
 
         warm = warm_up(once, request.most)
-        return p.Warm(generations=warm.generations, stationary=warm.stationary, last_ns=warm.last_ns)
+        longer = work.output_tokens / steps if steps else 1
+        return p.Warm(
+            generations=warm.generations, stationary=warm.stationary, last_ns=math.ceil(warm.last_ns * longer)
+        )
 
     def _sample(self, request: p.TakeSample) -> p.Sampled:
         work = self.case.workload
