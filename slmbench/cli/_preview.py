@@ -33,6 +33,6 @@ def print_estimate(costs: PlanCosts) -> None:
     for line in forecast_lines(costs):
         console.print(Text(line))
     console.print(
-        f"{costs.disk_bytes / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of memory with all cases "
-        f"live, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
+        f"{costs.disk_bytes / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of memory with all "
+        f"{costs.opened} models loaded, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
     )

@@ -169,11 +169,12 @@ def _preview(request: RunRequest, as_json: bool) -> int:
     from slmbench.cli._preview import print_estimate
     from slmbench.plan.request import plan_request
     from slmbench.running.estimate import estimate
+    from slmbench.running.past_costs import read_past_costs
     from slmbench.running.runner import measure_settings, resumed
 
     request = resumed(request)
     plan, _ = plan_request(request)
-    costs = estimate(plan, measure_settings(request, plan.suite))
+    costs = estimate(plan, measure_settings(request, plan.suite), read_past_costs())
     if as_json:
         typer.echo(costs.model_dump_json(indent=1))
     else:

@@ -19,16 +19,16 @@ def configuration_key(case: Case, attention: str | None) -> str:
     return case.key_with(f"any-{rows}") + path
 
 
-def shared_configurations(cases: Iterable[tuple[Case, str | None, bool]]) -> dict[str, str]:
+def shared_configurations(cases: Iterable[tuple[Case, str | None]]) -> dict[str, str]:
     """Return the configuration of each case that shares its loads with another one, by the case's key.
 
-    Each case comes with the attention path that it is opened with and whether its backend lets it share loads. Graphs
+    ``cases`` are those of backends that can share loads, each with the attention path that it is opened with. Graphs
     of fixed shapes hold one workload, and steps without a K/V cache are another loop: these stay alone.
     """
     found = {
         case.key: configuration_key(case, attention)
-        for case, attention, may_share in cases
-        if may_share and case.layout == "dynamic" and case.workload.cache == "on"
+        for case, attention in cases
+        if case.layout == "dynamic" and case.workload.cache == "on"
     }
     members = Counter(found.values())
     return {key: configuration for key, configuration in found.items() if members[configuration] > 1}

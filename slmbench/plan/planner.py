@@ -148,17 +148,13 @@ def _with_configurations(
     cells: Sequence[PlannedCell], backends: Mapping[str, Backend], options: PlanOptions
 ) -> tuple[PlannedCell, ...]:
     """Return the cells, each with the configuration that it shares its loads in."""
-    may_share = {
-        (cell.case.backend, cell.spec, cell.case.device): isinstance(
-            backend := backends[cell.case.backend], SharesLoads
-        )
-        and backend.shares_loads(cell.spec, cell.case.device)
-        for cell in (cells if options.share_loads else ())
-    }
-    found = shared_configurations(
-        (cell.case, cell.options["attention"], may_share.get((cell.case.backend, cell.spec, cell.case.device), False))
-        for cell in cells
-    )
+
+    def may_share(cell: PlannedCell) -> bool:
+        backend = backends[cell.case.backend]
+        return isinstance(backend, SharesLoads) and backend.shares_loads(cell.spec, cell.case.device)
+
+    sharing = [cell for cell in cells if options.share_loads and may_share(cell)]
+    found = shared_configurations((cell.case, cell.options["attention"]) for cell in sharing)
     return tuple(replace(cell, configuration=found.get(cell.case.key)) for cell in cells)
 
 

@@ -74,6 +74,7 @@ def run(
     repeat: int | None = None,
     budget_s: float | None = None,
     interval_target: float | None = None,
+    share_loads: bool = True,
     seed: int = 0,
     arms: Sequence[tuple[str, str]] = (),
     simulate: bool = False,

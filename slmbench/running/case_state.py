@@ -22,6 +22,7 @@ from slmbench.records.schema import (
     read_run_record,
     read_samples,
 )
+from slmbench.running.sample_plan import samples_a_load
 from slmbench.running.settings import Measured, MeasureSettings, PlannedCase
 
 #: Loads that a fixed number of samples is spread over.
@@ -42,8 +43,12 @@ class CaseState:
     sample_timeout_s: float = 0.0
     #: Seconds that its survey took (0: not in this process), that the next load and one generation will take, about.
     survey_s: float = 0.0
+    #: Seconds of its configuration's opening in the survey, its proof included.
+    survey_open_s: float = 0.0
     opening_s: float = 2.0
     generation_s: float = 0.0
+    #: Seconds of one generation of its lane, where the case may be the beginning of a longer one (0: not known).
+    lane_sample_s: float = 0.0
     #: Metric to figure (ns) and half-width (share); see :meth:`judge`.
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -106,9 +111,21 @@ class CaseState:
     def rounds_wanted(self, settings: MeasureSettings) -> int:
         """Return how many samples the next load is to take."""
         if not settings.repeat:
-            return settings.rounds
+            return self._best_rounds(settings)
         missing = settings.repeat - len(counted(self.samples))
         return math.ceil(missing / max(1, min(settings.repeat, REPEAT_LOADS) - self.sampled_loads))
+
+    def _best_rounds(self, settings: MeasureSettings) -> int:
+        """Return how many samples make the next load worth most, by what the loads so far showed."""
+        if self.sampled_loads < settings.min_loads:
+            return settings.rounds
+        samples, reached = counted(self.samples), self.converged(settings)
+        found = [
+            samples_a_load(by_load(samples, metric), self.opening_s, self.lane_sample_s)
+            for metric in self.intervals
+            if not reached[metric]
+        ]
+        return max((count for count in found if count), default=settings.rounds)
 
     def loads_left(self, settings: MeasureSettings) -> int:
         """Return how many more loads the case seems to need: a half-width shrinks with the root of the loads."""

@@ -14,10 +14,12 @@ from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.catalog import export_bytes, run_bytes
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import phases
+from slmbench.plan.configuration import lane_of
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.records.refusals import refusal_lines
 from slmbench.running.budget import WARM_UPS
 from slmbench.running.case_state import REPEAT_LOADS
+from slmbench.running.past_costs import PastCosts, kind_of
 from slmbench.running.progress import duration
 from slmbench.running.settings import MeasureSettings
 
@@ -60,37 +62,51 @@ class PlanCosts(BaseModel):
     strict: bool
     #: Until every case has one sample.
     least_s: float
-    #: All cases live at once; fewer are, in blocks, where that does not fit.
+    #: Models that are opened for the cases: one a configuration.
+    opened: int
+    #: All of them live at once; fewer are, in blocks, where that does not fit.
     memory_bytes: int
     export_memory_bytes: int
     disk_bytes: int
 
 
-def estimate(plan: Plan, settings: MeasureSettings) -> PlanCosts:
-    """Estimate a plan's time, memory and disk."""
+def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = None) -> PlanCosts:
+    """Estimate a plan's time, memory and disk; ``past`` is what earlier runs on this machine took."""
+    past = past or PastCosts()
     missing = [
         (checkpoint, spec)
         for checkpoint, spec in plan.artifacts()
         if checkpoint.given is None and find_artifact(checkpoint, spec) is None
     ]
-    cases = tuple(_case(cell) for cell in plan.cells)
+    cases = tuple(_case(cell, past) for cell in plan.cells)
     loads = settings.min_loads if settings.repeat is None else min(settings.repeat, REPEAT_LOADS)
     samples = loads * settings.rounds if settings.repeat is None else settings.repeat
-    one_sample_s = sum(case.sample_s for case in cases)
-    # The survey is a load of its own, proven in full instead of warmed up.
-    opening_s = len(cases) * START_S + WARM_UPS * one_sample_s
+    opened: dict[str, int] = {}
+    start_s: dict[str, float] = {}
+    lanes: dict[tuple[str, str], float] = {}
+    for cell, case in zip(plan.cells, cases, strict=True):
+        load_key, lane = cell.configuration or case.key, lane_of(cell.case.workload)
+        opened[load_key] = max(opened.get(load_key, 0), case.memory_bytes)
+        start_s[load_key] = past.open_s(kind_of(cell.case, cell.checkpoint.family), START_S)
+        # Shorter outputs come out of the longest.
+        lanes[load_key, lane] = max(lanes.get((load_key, lane), 0.0), case.sample_s)
+    one_sample_s = sum(lanes.values())
+    opening_s = sum(start_s.values()) + WARM_UPS * one_sample_s
+    # The survey is a load of its own: proven in full, and every case generates once for its memory.
+    survey_s = opening_s + sum(case.sample_s for case in cases)
     return PlanCosts(
         cases=cases,
         refusals=tuple(refusal_lines(plan.refusals)),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
         export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
-        load_s=(1 + loads) * opening_s,
+        load_s=survey_s + loads * opening_s,
         sampling_s=samples * one_sample_s,
         loads=loads,
-        budget_s=0 if settings.repeat and settings.budget_s is None else settings.budget_for(len(cases)),
+        budget_s=0 if settings.repeat and settings.budget_s is None else settings.budget_for(len(lanes)),
         strict=settings.strict_budget,
-        least_s=2 * opening_s + one_sample_s,
-        memory_bytes=sum(case.memory_bytes for case in cases),
+        least_s=survey_s + opening_s + one_sample_s,
+        memory_bytes=sum(opened.values()),
+        opened=len(opened),
         export_memory_bytes=max((export_bytes(checkpoint.parameter_count) for checkpoint, _ in missing), default=0),
         disk_bytes=sum(_disk_bytes(checkpoint, spec) for checkpoint, spec in missing),
     )
@@ -127,10 +143,16 @@ def forecast_lines(costs: PlanCosts) -> list[str]:
     return lines
 
 
-def _case(cell: PlannedCell) -> CaseEstimate:
-    work, given = cell.case.workload, cell.checkpoint.given
+def estimated_s(cell: PlannedCell) -> float:
+    """Return about how many seconds one generation takes on a slow machine."""
+    given = cell.checkpoint.given
     weight_bytes = given.bits_per_weight / 8 if given else WEIGHT_BYTES[cell.case.weight_precision]
-    seconds = sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, work))
+    return sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, cell.case.workload))
+
+
+def _case(cell: PlannedCell, past: PastCosts) -> CaseEstimate:
+    seconds = estimated_s(cell) * past.factor(kind_of(cell.case, cell.checkpoint.family))
+    given = cell.checkpoint.given
     held = given.weight_bytes // 4 if given else cell.checkpoint.parameter_count
     memory_bytes = run_bytes(held, copies=_copies(cell))
     return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)

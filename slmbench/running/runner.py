@@ -37,7 +37,8 @@ from slmbench.records.schema import (
 from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.case_state import REPEAT_LOADS
-from slmbench.running.estimate import estimate, forecast_lines
+from slmbench.running.estimate import estimate, estimated_s, forecast_lines
+from slmbench.running.past_costs import kind_of, read_past_costs, remember, seen_costs
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.system.locks import only_run_in
 from slmbench.system.paths import cache_dir, plain_text
@@ -72,7 +73,7 @@ def execute(
             for line in refusal_lines(plan.refusals):
                 say(f"cannot run: {line}")
             settings = measure_settings(request, plan.suite, loads)
-            for line in forecast_lines(estimate(plan, settings)):
+            for line in forecast_lines(estimate(plan, settings, read_past_costs())):
                 say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
             _measure(plan, prompts, request, settings, folder, artifacts, described, observer or _silent, say)
@@ -115,6 +116,11 @@ def _measure(
     cases = [_planned(cell, artifacts.found[cell.checkpoint, cell.spec], prompts, arms) for cell in made]
     groups = judged_together([(cell.case, cell.engine) for cell in made], plan.suite.pairs)
     measured = measure(cases, folder, settings, observer, together=groups, lost=lost)
+    by_key = {cell.case.key: cell for cell in made}
+    remember(
+        (kind_of(by_key[key].case, by_key[key].checkpoint.family), cost)
+        for key, cost in seen_costs(measured.costs, {key: estimated_s(by_key[key]) for key in measured.costs})
+    )
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))

@@ -61,7 +61,8 @@ def measure(
         side_by_side = together or _arms(plan)
         journal = Journal(states, folder, settings.seed, observer or _unobserved, writer, next_round)
         blocks = _Scheduler(journal, side_by_side, settings).run()
-    return Measured({state.key: state.outcome(settings) for state in states}, blocks)
+    costs = {state.key: (state.survey_open_s, state.generation_s) for state in states if state.survey_open_s}
+    return Measured({state.key: state.outcome(settings) for state in states}, blocks, costs)
 
 
 def _arms(plan: Sequence[PlannedCase]) -> Collection[Collection[str]]:
@@ -83,7 +84,8 @@ class _Scheduler:
         self._members = self._groups(self._states)
         self._settings = settings
         self._avoid = tokens_to_avoid([state.planned for state in self._states])
-        seconds = None if settings.repeat and settings.budget_s is None else settings.budget_for(len(self._states))
+        generations = len({state.planned.generation_key for state in self._states})
+        seconds = None if settings.repeat and settings.budget_s is None else settings.budget_for(generations)
         self._budget = Budget(seconds, strict=settings.strict_budget)
         self._wave = Wave(journal, settings, ConditionsReader(), self._budget, self._avoid, self._rounds_of)
 

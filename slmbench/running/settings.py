@@ -11,6 +11,7 @@ from slmbench.case import Case
 from slmbench.errors import BadInputError
 from slmbench.measure.conditions import MINIMUM_SPAN_S
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.plan.configuration import lane_of
 from slmbench.records.schema import Outcome
 
 
@@ -38,6 +39,11 @@ class PlannedCase:
     def key(self) -> str:
         """Return the case's stable key."""
         return self.case.key
+
+    @property
+    def generation_key(self) -> tuple[str, str]:
+        """Return what is generated for the case: shorter outputs of one prompt come out of the longest."""
+        return self.load_key, lane_of(self.case.workload)
 
     @property
     def load_key(self) -> str:
@@ -105,11 +111,12 @@ class MeasureSettings:
         """Return the target of each metric of the stop rule."""
         return {"ttft": self.ttft_target, "tpot": self.tpot_target}
 
-    def budget_for(self, cases: int) -> float:
-        """Return the budget in seconds for that many cases."""
-        return DEFAULT_BUDGET_S * cases if self.budget_s is None else self.budget_s
+    def budget_for(self, generations: int) -> float:
+        """Return the budget in seconds for cases that take so many different generations."""
+        return DEFAULT_BUDGET_S * generations if self.budget_s is None else self.budget_s
 
 
+#: For each generation of each load: outputs that come out of a longer one take no time of their own.
 DEFAULT_BUDGET_S = 90.0
 
 
@@ -119,6 +126,8 @@ class Measured:
 
     outcomes: dict[str, Outcome]
     blocks: tuple[tuple[str, ...], ...]
+    #: By case key: seconds that opening its configuration and one generation took, where it was surveyed just now.
+    costs: dict[str, tuple[float, float]] = field(default_factory=dict, compare=False)
 
 
 def check_settings(plan: Sequence[PlannedCase], settings: MeasureSettings) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from slmbench.plan.configuration import lane_of
 from slmbench.running import events as e
 from slmbench.running.budget import WARM_UPS
 from slmbench.running.case_state import CaseState
@@ -50,7 +49,7 @@ def _survey_once(
             return
         opening_s = time.monotonic() - begin
         for state in waiting:
-            state.opening_s = opening_s / len(waiting)
+            state.survey_open_s, state.opening_s = opening_s, opening_s / len(waiting)
             if not _measure(journal, state, worker, load, settings):
                 return
 
@@ -73,14 +72,16 @@ def _measure(journal: Journal, state: CaseState, worker: Worker, load: Load, set
 
 def _share_costs(states: Sequence[CaseState], seconds: float) -> None:
     """Spread what the survey took, and what the next load and sample will take, over the cases that share them."""
-    longest: dict[str, CaseState] = {}
+    longest: dict[tuple[str, str], CaseState] = {}
     for state in sorted(states, key=_size):
         state.survey_s = seconds / len(states)
         if state.failure is None:
-            longest[lane_of(state.planned.case.workload)] = state
+            longest[state.planned.generation_key] = state
     for state in states:
-        if longest.get(lane_of(state.planned.case.workload)) is not state:
+        lane = state.planned.generation_key
+        if longest.get(lane) is not state:
             # It comes out of a longer generation, at no cost.
             state.generation_s = 0.0
+        state.lane_sample_s = longest[lane].generation_s if lane in longest else 0.0
         # A load that is sampled is proven with less, and warmed up instead.
         state.opening_s += WARM_UPS * state.generation_s

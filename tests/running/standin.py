@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
-from slmbench.errors import CannotRunError
+from slmbench.errors import BadInputError, CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import Device, Precision
@@ -41,6 +41,8 @@ class StandInOptions(SessionOptions):
     computes_in: str = ""
     wrong_tokens: int = 0
     memory_mib: int = 0
+    #: Prompt and answer together, of what fits; 0: everything does.
+    most_tokens: int = 0
     #: How much slower a load may be than another, as a share: drawn again by every worker.
     lottery: float = 0.0
 
@@ -91,6 +93,9 @@ class StandInSession:
             fail(self.options.fault)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        most = self.options.most_tokens
+        if most and input_tokens + output_tokens > most:
+            raise BadInputError(f"{input_tokens} + {output_tokens} tokens are more than {most}")
         self.reserved = (batch, input_tokens, output_tokens)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:

@@ -27,7 +27,7 @@ from slmbench.records.schema import (
     write_run,
 )
 from slmbench.running import events as e
-from slmbench.running import scheduler
+from slmbench.running import survey, wave
 from slmbench.running.case_state import CaseState
 from slmbench.running.load import start_worker
 from slmbench.running.scheduler import measure
@@ -178,7 +178,8 @@ def test_no_worker_starts_while_a_model_loads(
         if isinstance(event, e.Opening) and not event.survey:
             told.append("open")
 
-    monkeypatch.setattr(scheduler, "start_worker", start)
+    for module in (survey, wave):
+        monkeypatch.setattr(module, "start_worker", start)
     measure([planned(name) for name in "abc"], tmp_path, replace(quick, repeat=1), look)
     # Three surveys, one worker each; then all three workers of the wave, and only then the first model.
     assert told == ["start"] * 6 + ["open"] * 3
