@@ -57,6 +57,7 @@ class PlainProgress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._reported = -math.inf
+        self._proven = ""
 
     def __call__(self, event: e.Event) -> None:
         """Take an event."""
@@ -65,6 +66,11 @@ class PlainProgress:
                 return
             if isinstance(event, e.TimeLeft):
                 self._reported = time.monotonic()
+        if isinstance(event, e.Ready) and (shared := event.record.configuration):
+            # One process proves all of its cases; they come in a row.
+            if shared == self._proven:
+                return
+            self._proven = shared
         line = _line(event)
         if line:
             print(one_line(line), file=self._stream, flush=True)
@@ -76,7 +82,7 @@ def _line(event: e.Event) -> str | None:
         return f"measuring {amount(len(event.cases), 'case')}{budget}"
     if isinstance(event, e.Ready) and event.record.warmups == 0:
         seconds = (event.record.load_ns + (event.record.compile_ns or 0)) / 1e9
-        return f"{event.case}: proven, loads in {seconds:.1f} s"
+        return f"{event.record.configuration or event.case}: proven, loads in {seconds:.1f} s"
     if isinstance(event, e.Blocked) and len(event.blocks) > 1:
         return f"not enough memory for all cases at once: measuring in {len(event.blocks)} groups"
     if isinstance(event, e.Judged):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_lengths_come_in_lanes_and_all_configurations_are_in_one(
         assert len({length for _, length in members}) == 1
     for load in {sample.load for sample in taken}:
         lanes = [by_round[r] for r in sorted({s.round for s in taken if s.load == load})]
-        changes = sum(one != other for one, other in zip(lanes, lanes[1:], strict=False))
+        changes = sum(one != other for one, other in itertools.pairwise(lanes))
         assert changes == 1
 
 
