@@ -105,10 +105,8 @@ def show(what: str, side: str, turns: Sequence[Turn]) -> None:
     widths = [width for turn in turns for width in turn.half_widths]
     width = f", median half-width {statistics.median(widths):.1%} of {len(widths)}" if widths else ""
     times = " ".join(f"{one:.1f}" for one in seconds)
-    print(
-        f"{what:5} {side:4} {statistics.median(seconds):8.1f} s  ({times})  peak {peak:.0f} MiB, {turns[-1].loads} loads{width}",
-        flush=True,
-    )
+    cost = f"peak {peak:.0f} MiB, {turns[-1].loads} loads{width}"
+    print(f"{what:5} {side:4} {statistics.median(seconds):8.1f} s  ({times})  {cost}", flush=True)
 
 
 def main() -> None:

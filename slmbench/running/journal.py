@@ -51,6 +51,14 @@ class Journal:
         self._writer.append(record)
         state.add(record)
 
+    def fail_load(self, states: Sequence[CaseState], load: int, failure: WorkerError) -> None:
+        """Keep why a configuration could not be opened: for the cases of this wave, and for those that were done.
+
+        The proof is the configuration's: where it fails, no figure of any of its cases stands.
+        """
+        others = self._served[states[0].planned.load_key] if failure.reason.voids_figures else states
+        self.fail([state for state in others if state.failure is None], load, failure)
+
     def fail(self, states: Iterable[CaseState], load: int, failure: WorkerError) -> None:
         """Keep why the cases failed.
 

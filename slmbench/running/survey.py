@@ -45,7 +45,7 @@ def _survey_once(
         try:
             load = open_load(worker, waiting[0].planned, number, settings, avoid, survey=True)
         except WorkerError as failure:
-            journal.fail(waiting, number, failure)
+            journal.fail_load(waiting, number, failure)
             return
         opening_s = time.monotonic() - begin
         for state in waiting:

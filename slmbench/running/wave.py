@@ -141,7 +141,7 @@ class Wave:
             load = open_load(worker, first.planned, number, self._settings, self._avoid, survey=False)
         except WorkerError as failure:
             worker.kill()
-            self._journal.fail(states, number, failure)
+            self._journal.fail_load(states, number, failure)
             return None
         worker.suspend()
         return load
