@@ -37,7 +37,7 @@ def test_phases_are_told_apart(worker: Worker, planned: MakePlan) -> None:
     opened = worker.ask(open_request(planned(ttft_ms=30)), p.Opened, 20)
     assert (opened.load_ns, opened.compile_ns) == (5, 7)
     assert opened.first_inference_ns >= 30e6
-    warm = worker.ask(p.WarmUp(load=0, most=4), p.Warm, 20)
+    warm = worker.ask(p.WarmUp(workload=planned(ttft_ms=30).case.workload, load=0, most=4), p.Warm, 20)
     assert 2 <= warm.generations <= 4
     sample = worker.ask(p.TakeSample(round=0), p.Sampled, 20)
     assert sample.token_ns[0] >= 30e6
