@@ -33,8 +33,9 @@ Precision = Literal[PlainPrecision, GgufPrecision]
 #: int16, int8: activations quantised to that many bits before they meet quantised weights, as Qualcomm's HTP (16) and
 #: ONNX Runtime's ``MatMulNBits`` (8) do.
 ComputePrecision = Literal["fp32", "fp16", "bf16", "int16", "int8"]
-#: "given": nobody here exported it, the user brought it.
-Exporter = Literal["slmbench", "optimum", "genai", "none", "given"]
+#: slmbench: our own builder, for the types that are described to it; generic: the transformers network itself, traced;
+#: given: nobody here exported it, the user brought it.
+Exporter = Literal["slmbench", "generic", "optimum", "genai", "none", "given"]
 Device = Literal["cpu", "gpu", "npu"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -9,7 +9,7 @@ from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.given_record import NO_SHARED_BUFFER
-from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status
 from . import cuda_session, probe, qnn
@@ -38,7 +38,7 @@ class OnnxRuntimeBackend:
         return [cpu_status(_CPU, self.distributions[0]), cuda_status(), *qnn.devices()]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return ours and, for decoder-only checkpoints, the onnxruntime-genai builder's."""
+        """Return ours, the traced network's and, for decoder-only checkpoints, the onnxruntime-genai builder's."""
         if checkpoint.given is not None:
             return given_specs(checkpoint, "ort_genai", "hf_onnx") if device == "cpu" else ()
         if device == "npu":
@@ -46,10 +46,10 @@ class OnnxRuntimeBackend:
         if device == "gpu":
             wanted = ArtifactSpec(format="onnx", weight_precision=precision, target=CUDA)
             return (wanted,) if precision in _CUDA_COMPUTE else ()
-        ours = ArtifactSpec(format="onnx", weight_precision=precision, exporter="slmbench")
+        exporters: tuple[Exporter, ...] = ("genai", "slmbench", "generic")
         if checkpoint.family == "encoder-decoder":
-            return [ours]
-        return [ArtifactSpec(format="onnx", weight_precision=precision, exporter="genai"), ours]
+            exporters = exporters[1:]
+        return [ArtifactSpec(format="onnx", weight_precision=precision, exporter=one) for one in exporters]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device

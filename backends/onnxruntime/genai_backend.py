@@ -15,7 +15,7 @@ from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.given_record import NO_SHARED_BUFFER
 from slmbench.system.telemetry import silence_telemetry
-from slmbench.terms import ComputePrecision, Device, Precision
+from slmbench.terms import ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status, default_threads, require
 from ..common.reserved import Reserved
@@ -42,15 +42,13 @@ class OnnxRuntimeGenaiBackend:
         return [cpu_status("CPU", "onnxruntime-genai")]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return the user's folder, or the builder's graph and ours, for decoder-only checkpoints on the CPU."""
+        """Return the user's folder, or the builder's graph, ours and the traced network, of decoder-only models."""
         if checkpoint.given is not None:
             return given_specs(checkpoint, "ort_genai") if device == "cpu" else []
         if checkpoint.family != "decoder-only" or device != "cpu":
             return []
-        return [
-            ArtifactSpec(format="onnx", weight_precision=precision, exporter="genai"),
-            ArtifactSpec(format="onnx", weight_precision=precision, exporter="slmbench"),
-        ]
+        exporters: tuple[Exporter, ...] = ("genai", "slmbench", "generic")
+        return [ArtifactSpec(format="onnx", weight_precision=precision, exporter=one) for one in exporters]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device

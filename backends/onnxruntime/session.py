@@ -77,9 +77,8 @@ class OnnxRuntimeSession:
 
     def _self_kv(self, graph: OrtGraph, length: int) -> dict[str, NDArray[np.float32]]:
         """Return zeroed K/V buffers ``[B, kv, length, d]`` by the names of the past inputs."""
-        sizes = self._geometry
-        shape = (self._reserved.rows, sizes.kv_heads, length, sizes.head_dim)
-        return {name: np.zeros(shape, np.float32) for name in graph.inputs if name.startswith("past_key_values.")}
+        pasts = (port for name, port in graph.inputs.items() if name.startswith("past_key_values."))
+        return {port.name: np.zeros(_kv_shape(port, self._reserved.rows, length), np.float32) for port in pasts}
 
     def _bind_kv(self, binding: Any, buffers: dict[str, NDArray[np.float32]], rows: int | None = None) -> None:
         """Bind K/V of all rows, or of the first ``rows``, as past and as present."""
@@ -134,6 +133,11 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Free sessions, bindings and buffers."""
         self.__dict__.clear()
+
+
+def _kv_shape(port: Any, rows: int, length: int) -> tuple[int, ...]:
+    """Return the shape of K or V for a port ``[B, kv, L, d]``, whose heads and their size are fixed."""
+    return rows, port.shape[1], length, port.shape[3]
 
 
 class OrtDecoderOnlySession(OnnxRuntimeSession):
@@ -264,9 +268,10 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         """Make self and cross K/V buffers of full length and both bindings."""
         super().reserve(batch, input_tokens, output_tokens)
         encoder, decoder = self._graphs["encoder"], self._graphs["decoder"]
-        sizes = self._geometry
-        count = batch * sizes.kv_heads * input_tokens * sizes.head_dim
-        self._cross = {name: np.zeros(count, np.float32) for name in encoder.outputs}
+        ports = {name: decoder.inputs[name] for name in encoder.outputs}
+        self._cross = {
+            name: np.zeros(math.prod(_kv_shape(port, batch, input_tokens)), np.float32) for name, port in ports.items()
+        }
         self._kv = self._self_kv(decoder, output_tokens)
         self._make_logits()
         self._ids, self._position = np.zeros((batch, 1), np.int64), np.zeros(1, np.int64)
@@ -302,19 +307,19 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
         return token
 
-    def _cross_shape(self, rows: int, length: int) -> tuple[int, ...]:
-        return rows, self._geometry.kv_heads, length, self._geometry.head_dim
+    def _cross_shape(self, name: str, rows: int, length: int) -> tuple[int, ...]:
+        return _kv_shape(self._graphs["decoder"].inputs[name], rows, length)
 
     def _bind_cross(self, batch: int, length: int) -> None:
         for name, buffer in self._cross.items():
-            bind_out(self._prompt, name, buffer, shape=self._cross_shape(batch, length))
-            bind(self._step, name, buffer, shape=self._cross_shape(self._reserved.rows, length))
+            bind_out(self._prompt, name, buffer, shape=self._cross_shape(name, batch, length))
+            bind(self._step, name, buffer, shape=self._cross_shape(name, self._reserved.rows, length))
         self._encoded = batch, length
 
     def _spread(self, batch: int, length: int, count: int) -> None:
         """Give each of ``batch`` prompts ``count`` rows with its cross K/V."""
-        for buffer in self._cross.values():
-            shape = self._cross_shape(self._reserved.rows, length)
+        for name, buffer in self._cross.items():
+            shape = self._cross_shape(name, self._reserved.rows, length)
             rows = buffer[: math.prod(shape)].reshape(shape)
             rows[:] = np.repeat(rows[:batch], count, axis=0)
 

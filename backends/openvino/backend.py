@@ -10,7 +10,7 @@ from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.extras import install_command, not_installed
 from slmbench.system.telemetry import silence_telemetry
-from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Precision
+from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status, require
 from . import npu, probe
@@ -60,15 +60,13 @@ class OpenVinoBackend:
         ]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return our graphs and optimum-intel's; static ones for the NPU."""
+        """Return our graphs, the traced network and optimum-intel's; static ones for the NPU."""
         if checkpoint.given is not None:
             return given_specs(checkpoint, "openvino_ir") if device != "npu" else ()
         if device == "npu":
             return npu.artifact_specs(precision)
-        return [
-            ArtifactSpec(format="openvino", weight_precision=precision, exporter="optimum"),
-            ArtifactSpec(format="openvino", weight_precision=precision, exporter="slmbench"),
-        ]
+        exporters: tuple[Exporter, ...] = ("optimum", "slmbench", "generic")
+        return [ArtifactSpec(format="openvino", weight_precision=precision, exporter=one) for one in exporters]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device
@@ -103,7 +101,7 @@ class OpenVinoBackend:
             return frozenset()
         everything: frozenset[Ability] = frozenset(("turns", "answers", "random", "uncached"))
         # optimum's decoder makes the cross K/V itself, once a row: a prompt would not be read once.
-        own = checkpoint.family == "decoder-only" or spec.exporter == "slmbench"
+        own = checkpoint.family == "decoder-only" or spec.exporter != "optimum"
         return everything if own else everything - {"answers"}
 
     def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:

@@ -39,13 +39,14 @@ class OpenVinoGenaiBackend:
         return [replace(one, available=False, detail=detail, remedy=remedy) for one in found]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return optimum-intel's graphs and ours; the NPU's pipeline takes optimum-intel's only."""
+        """Return optimum-intel's graphs, ours and the traced network; the NPU's pipeline takes optimum-intel's only."""
         if checkpoint.family != "decoder-only":
             return ()
         if checkpoint.given is not None:
             return given_specs(checkpoint, "openvino_ir") if device != "npu" else ()
         optimum = ArtifactSpec(format="openvino", weight_precision=precision, exporter="optimum")
-        return [optimum] if device == "npu" else [optimum, optimum.model_copy(update={"exporter": "slmbench"})]
+        others = (optimum.model_copy(update={"exporter": one}) for one in ("slmbench", "generic"))
+        return [optimum] if device == "npu" else [optimum, *others]
 
     def refusal(
         self, checkpoint: Checkpoint, spec: ArtifactSpec, options: SessionOptions, device: Device

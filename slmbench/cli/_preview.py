@@ -28,6 +28,8 @@ def print_estimate(costs: PlanCosts) -> None:
     console.print(table)
     for line in costs.refusals:
         console.print(Text(f"cannot run: {one_line(line)}", style="yellow"))
+    for line in costs.routes:
+        console.print(Text(one_line(line)))
     for line in costs.exports:
         console.print(Text(f"to export: {one_line(line)}"))
     for line in forecast_lines(costs):

@@ -20,7 +20,7 @@ def export(
     format_: Annotated[Format, typer.Option("--format", help="What is written.")] = "openvino",
     precision: Annotated[Precision, typer.Option(help="Precision of the weights.")] = "fp32",
     exporter: Annotated[
-        str, typer.Option(help="auto, slmbench, optimum (OpenVINO) or genai (ONNX, decoder-only).")
+        str, typer.Option(help="auto, slmbench, generic, optimum (OpenVINO) or genai (ONNX, decoder-only).")
     ] = "auto",
     layout: Annotated[Layout, typer.Option(help="static: fixed shapes, for NPUs.")] = "dynamic",
     input_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest prompt.")] = None,

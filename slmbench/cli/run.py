@@ -75,7 +75,7 @@ def run(
     answers: Answers = None,
     prompts: PromptFile = None,
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
-    exporter: Annotated[str | None, _how(help="auto, slmbench, optimum or genai.")] = None,
+    exporter: Annotated[str | None, _how(help="auto, slmbench, generic, optimum or genai.")] = None,
     reference: Reference = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend.", **SETTINGS)] = None,

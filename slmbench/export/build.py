@@ -26,7 +26,7 @@ from slmbench.export.artifact_store import (
     write_manifest,
 )
 from slmbench.export.golden_record import make_golden, reference_versions
-from slmbench.export.routes import Exported, Progress, choose_exporter, installed_versions, refusal, route
+from slmbench.export.routes import Exported, Progress, installed_versions, refusal, route
 from slmbench.models.artifact import (
     GOLDEN_NAME,
     Artifact,
@@ -43,7 +43,7 @@ from slmbench.system.files import make_folder, write_whole
 from slmbench.system.paths import cache_dir
 from slmbench.system.telemetry import silence_telemetry
 
-__all__ = ["check_resources", "choose_exporter", "ensure_artifact"]
+__all__ = ["check_resources", "ensure_artifact"]
 
 #: Bytes of a weight on disk, scales of grouped int4 included.
 _WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.6}

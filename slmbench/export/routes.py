@@ -12,6 +12,7 @@ from typing import Literal, Protocol, cast
 
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError
+from slmbench.export.failed_proofs import failed_proof
 from slmbench.models.artifact import ArtifactSpec, Manifest, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import EXPORTERS, Exporter, Format, Layout, Precision
@@ -38,6 +39,10 @@ _TORCH = ("torch", "transformers")
 _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ("openvino", "slmbench", "dynamic"): RouteEntry("slmbench.export.openvino.route", (*_TORCH, "openvino", "nncf")),
     ("onnx", "slmbench", "dynamic"): RouteEntry("slmbench.export.onnx.route", (*_TORCH, "onnx-ir")),
+    ("openvino", "generic", "dynamic"): RouteEntry(
+        "slmbench.export.generic.openvino_route", (*_TORCH, "openvino", "nncf")
+    ),
+    ("onnx", "generic", "dynamic"): RouteEntry("slmbench.export.generic.onnx_route", (*_TORCH, "onnx", "onnx-ir")),
     ("openvino", "optimum", "dynamic"): RouteEntry(
         "slmbench.export.optimum", (*_TORCH, "optimum-intel", "openvino", "nncf")
     ),
@@ -47,9 +52,26 @@ _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ("openvino", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "openvino", "nncf")),
     ("onnx", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "onnx")),
 }
-#: What people deploy each format with; "auto" takes it where it takes every checkpoint under comparison. A format that
-#: is not here has one route.
-_COMMUNITY: dict[Format, Exporter] = {"openvino": "optimum", "onnx": "genai"}
+#: What "auto" asks for each format, in order: what people deploy it with, our own builder, then the network traced.
+_ORDER: dict[Format, tuple[Exporter, ...]] = {
+    "openvino": ("optimum", "slmbench", "generic"),
+    "onnx": ("genai", "slmbench", "generic"),
+    "gguf": ("slmbench",),
+    "torch": ("none",),
+}
+
+
+@dataclass(frozen=True)
+class ChosenRoute:
+    """The one exporter for all checkpoints under comparison, and why those that were asked before it are not."""
+
+    exporter: Exporter
+    passed_over: tuple[tuple[Exporter, str], ...] = ()
+
+    def sentence(self) -> str:
+        """Return the exporter and the reasons, on one line."""
+        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.passed_over)
+        return f"{self.exporter} ({reasons})" if reasons else self.exporter
 
 
 def make_spec(
@@ -80,7 +102,7 @@ def make_spec(
     if soc is not None and target != "qnn":
         raise BadInputError(f"--soc {soc} needs --target qnn")
     if format == "torch" or (layout == "dynamic" and target is None):
-        chosen = choose_exporter(format, [checkpoint], precision, cast("Exporter", exporter))
+        chosen = choose_route(format, [checkpoint], precision, cast("Exporter", exporter)).exporter
     else:
         chosen = "slmbench" if exporter == "auto" else cast("Exporter", exporter)
     return ArtifactSpec(
@@ -118,32 +140,58 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
         return str(error)
 
 
-def choose_exporter(
+def choose_route(
     format: Format,
     checkpoints: Sequence[Checkpoint],
     precision: Precision,
     requested: Exporter | Literal["auto"] = "auto",
-) -> Exporter:
-    """Return the one exporter for all ``checkpoints`` under comparison (dynamic layout).
+) -> ChosenRoute:
+    """Return the one route for all ``checkpoints`` under comparison (dynamic layout).
 
-    "auto" takes the community's where it supports every checkpoint, else slmbench's for all of them.
+    "auto" takes the first that takes every checkpoint and has not failed its proof for one. A checkpoint that no
+    route takes decides nothing.
 
     Raises:
         CannotRunError: the requested exporter does not take one of them; the text names it and says why.
     """
     if format == "torch":
-        return "none"
+        return ChosenRoute("none")
     if requested != "auto":
         for checkpoint in checkpoints:
             reason = refusal(checkpoint, ArtifactSpec(format=format, weight_precision=precision, exporter=requested))
             if reason is not None:
                 raise CannotRunError(f"{checkpoint.name}: {reason}")
-        return requested
-    community = _COMMUNITY.get(format)
-    if community is None:
-        return "slmbench"
-    spec = ArtifactSpec(format=format, weight_precision=precision, exporter=community)
-    return community if all(refusal(c, spec) is None for c in checkpoints) else "slmbench"
+        return ChosenRoute(requested)
+    order = _ORDER[format]
+    reasons = {
+        (exporter, checkpoint.name): _not_chosen(
+            checkpoint, ArtifactSpec(format=format, weight_precision=precision, exporter=exporter)
+        )
+        for exporter in order
+        for checkpoint in checkpoints
+    }
+    taken = [c for c in checkpoints if any(reasons[exporter, c.name] is None for exporter in order)]
+    passed_over: list[tuple[Exporter, str]] = []
+    for exporter in order:
+        against = [(c, reason) for c in taken if (reason := reasons[exporter, c.name])]
+        if not against:
+            # The last one's refusal is the answer where none takes any of them.
+            return ChosenRoute(exporter if taken else order[-1], tuple(passed_over))
+        passed_over.append((exporter, f"{against[0][0].name}: {against[0][1]}"))
+    # Each takes some, none takes all: the one that takes most.
+    most = max(order, key=lambda exporter: sum(reasons[exporter, c.name] is None for c in taken))
+    return ChosenRoute(most, tuple(one for one in passed_over if one[0] != most))
+
+
+def _not_chosen(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return why "auto" does not take a route: it refuses, or its tokens were wrong when they were last proven."""
+    found = refusal(checkpoint, spec)
+    if found is not None:
+        return found
+    failed = failed_proof(spec.artifact_id(checkpoint.digest))
+    if failed is None or not made_alike(spec, failed.versions, installed_versions()):
+        return None
+    return f"failed its proof on {failed.backend}: {failed.message} (--exporter {spec.exporter} tries again)"
 
 
 def installed_versions() -> dict[str, str]:

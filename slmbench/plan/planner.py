@@ -21,7 +21,7 @@ from slmbench.backend import (
 )
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, nearest
-from slmbench.export.routes import choose_exporter
+from slmbench.export.routes import ChosenRoute, choose_route
 from slmbench.export.routes import refusal as export_refusal
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
@@ -64,6 +64,8 @@ class PlanOptions:
     prompt_tokens: Mapping[str, int] = field(default_factory=dict)
     #: Whether one load serves all workloads of a configuration, where its backend can do that.
     share_loads: bool = True
+    #: The exporters that a baseline was measured with: what is compared with it goes the same way.
+    routes: Mapping[tuple[Format, Precision], Exporter] = field(default_factory=dict)
 
     def workload(self, cell: Cell) -> Workload:
         """Return the cell's workload; of text prompts, with the length they have for its checkpoint."""
@@ -85,6 +87,13 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     refusals: tuple[Refusal, ...]
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    #: For each format and precision the exporter, and why those asked before it are not.
+    routes: dict[tuple[Format, Precision], ChosenRoute] = field(default_factory=dict)
+
+    def route_lines(self) -> list[str]:
+        """Return a line for each format and precision that is exported here."""
+        used = {(cell.spec.format, cell.spec.weight_precision) for cell in self.cells}
+        return [f"route to {f} {p}: {chosen.sentence()}" for (f, p), chosen in self.routes.items() if (f, p) in used]
 
     def artifacts(self) -> list[tuple[Checkpoint, ArtifactSpec]]:
         """Return each artifact that the cases need, once."""
@@ -113,7 +122,8 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     absent = {
         (name, device): device_refusal(backends[name], device, options) for name in backends for device in suite.devices
     }
-    exporters = _exporters(suite, backends, checkpoints)
+    routes = _routes(suite, backends, checkpoints, options)
+    exporters = {key: route.exporter for key, route in routes.items()}
     cells: list[PlannedCell] = []
     refusals: list[Refusal] = []
     for cell in _cells(suite, options, checkpoints):
@@ -141,7 +151,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             refusals += [found] if isinstance(found, Refusal) else []
     if not cells:
         raise CannotRunError("\n".join(["nothing can be measured", *refusal_lines(refusals)]))
-    return Plan(suite, _with_configurations(cells, backends, options), tuple(refusals), checkpoints)
+    return Plan(suite, _with_configurations(cells, backends, options), tuple(refusals), checkpoints, routes)
 
 
 def _with_configurations(
@@ -212,9 +222,9 @@ def _cells(suite: Suite, options: PlanOptions, checkpoints: Mapping[str, Checkpo
     return list(dict.fromkeys(cells))
 
 
-def _exporters(
-    suite: Suite, backends: Mapping[str, Backend], checkpoints: Mapping[str, Checkpoint]
-) -> dict[tuple[Format, Precision], Exporter]:
+def _routes(
+    suite: Suite, backends: Mapping[str, Backend], checkpoints: Mapping[str, Checkpoint], options: PlanOptions
+) -> dict[tuple[Format, Precision], ChosenRoute]:
     """Choose one exporter for each format and precision: one comparison, one route."""
     wanted: dict[tuple[Format, Precision], dict[str, Checkpoint]] = {}
     for cell in suite.cells():
@@ -222,11 +232,12 @@ def _exporters(
         for spec in specs_of(backend, checkpoint, cell.weight_precision, cell.device) if backend else ():
             if _has_routes(spec):
                 wanted.setdefault((spec.format, cell.weight_precision), {})[checkpoint.name] = checkpoint
+    asked: Mapping[tuple[Format, Precision], Exporter] = options.routes
+    if suite.exporter != "auto":
+        asked = dict.fromkeys(wanted, suite.exporter)
     return {
-        (format_, precision): choose_exporter(format_, list(group.values()), precision)
-        if suite.exporter == "auto"
-        else suite.exporter
-        for (format_, precision), group in wanted.items()
+        key: ChosenRoute(asked[key]) if key in asked else choose_route(key[0], list(group.values()), key[1])
+        for key, group in wanted.items()
     }
 
 

@@ -24,6 +24,7 @@ from slmbench.plan.sent_files import Carried, arrived
 from slmbench.plan.suite import Suite, WorkloadSweep, load_suite, parse_suite
 from slmbench.system.files import has_path_bytes
 from slmbench.system.yaml_reader import MAX_FILE_BYTES
+from slmbench.terms import Exporter, Format, Precision
 
 DEFAULT_SUITE = "quick"
 #: Options whose names differ from the suite's keys that they replace.
@@ -68,6 +69,8 @@ class RunRequest(BaseModel):
     exporter: str | None = None
     #: The checkpoint whose tokens the user's artifacts are compared with.
     reference: str | None = None
+    #: The exporter by format and precision, where ``exporter`` is open: what a baseline was measured with.
+    routes: tuple[tuple[Format, Precision, Exporter], ...] = ()
     attention: str | None = None
     backend_options: tuple[tuple[str, str], ...] = ()
     repeat: int | None = None
@@ -255,6 +258,7 @@ def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
         share_loads=request.share_loads,
         prompts_digest=prompts.digest if prompts else None,
         prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
+        routes={(format_, precision): exporter for format_, precision, exporter in request.routes},
     )
     return _only(make_plan(suite, checkpoints, options), request.only_cases), prompts
 

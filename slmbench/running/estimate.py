@@ -49,6 +49,8 @@ class PlanCosts(BaseModel):
 
     cases: tuple[CaseEstimate, ...]
     refusals: tuple[str, ...]
+    #: For each format and precision the exporter, and why those asked before it are not.
+    routes: tuple[str, ...]
     #: Artifacts that the store lacks.
     exports: tuple[str, ...]
     export_s: float
@@ -97,6 +99,7 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
     return PlanCosts(
         cases=cases,
         refusals=tuple(refusal_lines(plan.refusals)),
+        routes=tuple(plan.route_lines()),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
         export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
         load_s=survey_s + loads * opening_s,

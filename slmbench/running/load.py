@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from slmbench.export.failed_proofs import FailedProof, forget_failed_proof, remember_failed_proof
 from slmbench.measure.memory import MemoryPoller
-from slmbench.measure.proof import SessionProof, judge
+from slmbench.measure.proof import SessionProof, Verdict, judge
+from slmbench.models.artifact import read_artifact
 from slmbench.plan.configuration import lane_of
-from slmbench.records.schema import Conditions, LoadRecord, MemoryRecord, SampleRecord
+from slmbench.records.schema import Conditions, FailureReason, LoadRecord, MemoryRecord, SampleRecord
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
 from slmbench.worker import protocol as p
@@ -184,5 +186,22 @@ def _check(planned: PlannedCase, proven: p.Proven) -> None:
         reference=proven.reference,
     )
     verdict = judge(planned.case, evidence)
+    _remember(planned, verdict)
     if verdict:
         raise WorkerError(verdict.reason, verdict.message)
+
+
+#: What an artifact does wrong, on any machine.
+_OF_THE_ARTIFACT = (FailureReason.WRONG_TOKENS, FailureReason.CROSS_KV_RECOMPUTED)
+
+
+def _remember(planned: PlannedCase, verdict: Verdict | None) -> None:
+    """Keep "auto" from choosing this route again where its tokens were wrong; what is right now was mended."""
+    if planned.case.exporter == "given":
+        return
+    if verdict is None:
+        forget_failed_proof(planned.artifact_id)
+    elif verdict.reason in _OF_THE_ARTIFACT and planned.case.arm is None and not planned.case.simulate:
+        versions = read_artifact(planned.artifact).manifest.versions
+        failure = FailedProof(backend=planned.case.backend, message=verdict.message, versions=versions)
+        remember_failed_proof(planned.artifact_id, failure)

@@ -72,6 +72,8 @@ def execute(
         with ExitStack() as holds:
             for line in refusal_lines(plan.refusals):
                 say(f"cannot run: {line}")
+            for line in plan.route_lines():
+                say(line)
             settings = measure_settings(request, plan.suite, loads)
             for line in forecast_lines(estimate(plan, settings, read_past_costs())):
                 say(line)

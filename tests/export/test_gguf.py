@@ -9,7 +9,7 @@ import pytest
 
 from slmbench.errors import CannotRunError
 from slmbench.export.build import ensure_artifact
-from slmbench.export.routes import choose_exporter, make_spec, refusal
+from slmbench.export.routes import choose_route, make_spec, refusal
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.cost_model import decode_weights
@@ -151,5 +151,5 @@ def test_variants_that_llama_cpp_computes_otherwise_are_refused() -> None:
 
 def test_auto_takes_the_one_exporter_there_is() -> None:
     checkpoint: Checkpoint = resolve("llama-tiny")
-    assert choose_exporter("gguf", [checkpoint], "fp32") == "slmbench"
+    assert choose_route("gguf", [checkpoint], "fp32").exporter == "slmbench"
     assert make_spec(checkpoint, "gguf", "int8").label() == "gguf int8 (slmbench)"

@@ -28,7 +28,7 @@ from slmbench.export.artifact_store import (
 )
 from slmbench.export.build import ensure_artifact
 from slmbench.export.golden_record import make_golden
-from slmbench.export.routes import choose_exporter, make_spec
+from slmbench.export.routes import choose_route, make_spec
 from slmbench.export.torch_model import load_model
 from slmbench.models.artifact import GOLDEN_NAME, MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
 from slmbench.models.checkpoint import Checkpoint, resolve
@@ -335,7 +335,7 @@ def test_torch_has_no_int8() -> None:
     checkpoint = resolve("llama-tiny")
     with pytest.raises(CannotRunError, match="no int8 weights"):
         ensure_artifact(checkpoint, make_spec(checkpoint, "torch", "int8"), progress=Said())
-    assert choose_exporter("torch", [resolve("llama-tiny")], "fp32") == "none"
+    assert choose_route("torch", [resolve("llama-tiny")], "fp32").exporter == "none"
 
 
 @pytest.mark.parametrize(

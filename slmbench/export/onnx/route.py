@@ -69,7 +69,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     del model
     graphs = _graphs(checkpoint, spec, network)
     if "model" in graphs and spec.target is None:
-        config = _genai_config(checkpoint, network.max_positions or MAX_POSITIONS)
+        config = genai_config(checkpoint, network.max_positions or MAX_POSITIONS)
         (folder / "genai_config.json").write_text(config, encoding="utf-8")
     once = not recomputed_products(graphs["decoder"]) if "decoder" in graphs else None
     for role, graph in graphs.items():
@@ -101,7 +101,7 @@ def _graphs(checkpoint: Checkpoint, spec: ArtifactSpec, network: Any) -> dict[Ro
     return {"encoder": encoder_decoder.encoder(network, bits), "decoder": encoder_decoder.decoder(network, bits)}
 
 
-def _genai_config(checkpoint: Checkpoint, positions: int) -> str:
+def genai_config(checkpoint: Checkpoint, positions: int) -> str:
     """Return what onnxruntime-genai must know about a graph besides the graph itself."""
     sizes = checkpoint.geometry
     parts = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value"}

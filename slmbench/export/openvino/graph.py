@@ -13,10 +13,10 @@ _SMALL = 4096
 _BITS = {"u4": 4, "i4": 4, "nf4": 4}
 
 
-def make_stateful(model: Any, kv_heads: int, head_dim: int) -> Any:
+def make_stateful(model: Any) -> Any:
     """Turn the ports ``past_key_values.*`` / ``present.*`` into states that begin as empty tensors.
 
-    The first value of a state is ``[batch, kv_heads, 0, head_dim]``, with the batch taken from ``input_ids``.
+    The first value of a state has no positions: ``[batch, kv heads, 0, head size]``, with the batch of ``input_ids``.
     """
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
@@ -26,12 +26,14 @@ def make_stateful(model: Any, kv_heads: int, head_dim: int) -> Any:
         (name,) = port.get_names()
         if name.startswith("past_key_values."):
             pairs[name] = name.replace("past_key_values.", "present.")
+    sizes = {name: model.input(name).get_partial_shape() for name in pairs}
     apply_make_stateful_transformation(model, pairs)
     batch = ops.gather(ops.shape_of(model.input("input_ids"), "i64"), [0], 0)
-    empty = ops.constant([kv_heads, 0, head_dim], dtype="int64")
-    shape = ops.concat([batch, empty], axis=0)
     for op in model.get_ops():
         if op.get_type_name() == "ReadValue":
+            past = next(name for name in sizes if op.get_variable_id().startswith(f"{name}{pairs[name]}"))
+            fixed = [size.get_length() if size.is_static else 0 for size in list(sizes[past])[1:]]
+            shape = ops.concat([batch, ops.constant(fixed, dtype="int64")], axis=0)
             op.set_arguments([ops.broadcast(ops.constant(0.0, dtype="float32"), shape).output(0)])
     model.validate_nodes_and_infer_types()
     return model

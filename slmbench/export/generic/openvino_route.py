@@ -1,0 +1,116 @@
+"""The generic OpenVINO route: the network traced, its self-attention K/V as states, attention fused by the engine."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from slmbench.errors import CannotRunError
+from slmbench.export.openvino.graph import cross_kv_once, make_stateful, write_compressed
+from slmbench.export.openvino.merge_projections import merge_projections
+from slmbench.export.routes import Exported, Progress
+from slmbench.models.artifact import ArtifactSpec, Role
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.extras import needed
+from slmbench.system.telemetry import silence_telemetry
+
+ATTENTION = "SDPA, stateful"
+#: Soft-capped scores fit no fused operator.
+ATTENTION_CAPPED = "soft-capped, stateful"
+_FILES: dict[Role, str] = {
+    "model": "openvino_model.xml",
+    "encoder": "openvino_encoder_model.xml",
+    "decoder": "openvino_decoder_model.xml",
+}
+
+
+def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return None: whether a network can be traced is seen when it is."""
+    return None
+
+
+def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
+    """Write ``openvino_model.xml`` (decoder-only), or an encoder and a decoder, into ``folder``.
+
+    Raises:
+        CannotRunError: openvino, nncf or torch is missing, or the network cannot be traced; the text says why.
+    """
+    silence_telemetry()
+    try:
+        import openvino  # noqa: F401
+
+        from slmbench.export.generic.attention import Engine
+        from slmbench.export.generic.wrapper import kv_sizes, longest_that_traces
+        from slmbench.export.torch_model import load_model
+    except ImportError as error:
+        raise CannotRunError(needed(error, "to export to OpenVINO")) from error
+    progress("loading the weights")
+    network: Any = load_model(checkpoint)
+    sizes = kv_sizes(network, checkpoint.family == "encoder-decoder")
+    engine = Engine()
+    engine.install(network)
+    roles: tuple[Role, ...] = ("encoder", "decoder") if sizes.cross else ("model",)
+    once, bytes_read = None, 0
+    for role in roles:
+        progress("tracing the network" if role == "model" else f"tracing the {role}")
+        model = longest_that_traces(partial(_converted, role, network, engine, sizes), role)
+        if role != "encoder":
+            make_stateful(fix_kv_shapes(model, sizes))
+        if role == "decoder":
+            once = cross_kv_once(model)
+        progress(f"writing {_FILES[role]} in {spec.weight_precision}")
+        merge_projections(model)
+        # Of an encoder-decoder the decoder comes last: it is what a step reads.
+        bytes_read = write_compressed(model, spec.weight_precision, folder / _FILES[role])
+        del model
+        gc.collect()
+    attention = ATTENTION_CAPPED if engine.capped else ATTENTION
+    return Exported({role: _FILES[role] for role in roles}, attention, once, bytes_read)
+
+
+def _converted(role: Role, network: Any, engine: Any, sizes: Any, length: int) -> Any:
+    from slmbench.export.generic.openvino_graphs import traced
+
+    return convert(*traced(role, network, engine, sizes, length))
+
+
+def convert(module: Any, example: tuple[Any, ...], inputs: list[str], outputs: list[str]) -> Any:
+    """Trace the module and return the OpenVINO model with named ports.
+
+    Raises:
+        CannotRunError: OpenVINO's frontend does not take the network.
+    """
+    import openvino as ov
+    import torch
+
+    from slmbench.export.generic.wrapper import failure_text
+
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # The tracer warns of every Python branch on a shape; the golden record is what proves the graph.
+            warnings.simplefilter("ignore")
+            model = ov.convert_model(module.eval(), example_input=example)
+    except Exception as error:  # the frontend raises whatever the traced network raises
+        raise CannotRunError(f"OpenVINO cannot convert the network: {failure_text(error)}") from error
+    for ports, names in ((model.inputs, inputs), (model.outputs, outputs)):
+        if len(ports) != len(names):
+            raise CannotRunError(f"the converted graph has {len(ports)} ports where {len(names)} are expected")
+        for port, name in zip(ports, names, strict=True):
+            port.get_tensor().set_names({name})
+    return model
+
+
+def fix_kv_shapes(model: Any, sizes: Any) -> Any:
+    """Tell the graph what never varies of its K/V: heads and their size. Engines fuse attention only then."""
+    import openvino as ov
+
+    for prefix, layers in (("past_key_values", sizes.own), ("cross", sizes.cross)):
+        for index, parts in enumerate(layers):
+            for name, axes in parts:
+                shape = ov.PartialShape([-1, *(-1 if size is None else size for size in axes)])
+                model.input(f"{prefix}.{index}.{name}").get_node().set_partial_shape(shape)
+    model.validate_nodes_and_infer_types()
+    return model
