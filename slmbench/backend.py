@@ -281,7 +281,7 @@ class SharesLoads(Protocol):
     def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:
         """Return whether one session may serve several workloads.
 
-        Say so only where ``benchmarks/shared_loads.py`` found the same figures as in loads of their own.
+        Say so only where ``benchmarks/shared_loads.py`` finds no difference to loads of their own.
         """
 
 

@@ -105,7 +105,7 @@ class OpenVinoBackend:
         return everything if own else everything - {"answers"}
 
     def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:
-        """Return whether one session may serve several workloads: measured on CPUs, with graphs for any length."""
+        """Return whether one session may serve several workloads: compared on CPUs, for graphs of any length."""
         return device == "cpu" and spec.layout == "dynamic"
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session | LoopSession:

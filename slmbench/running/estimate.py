@@ -6,7 +6,7 @@ import math
 
 from pydantic import BaseModel, ConfigDict
 
-from slmbench.backend import WeightCopies, load_backend
+from slmbench.backend import Backend, WeightCopies, load_backend
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.export.artifact_store import find_artifact
@@ -80,7 +80,8 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         for checkpoint, spec in plan.artifacts()
         if checkpoint.given is None and find_artifact(checkpoint, spec) is None
     ]
-    cases = tuple(_case(cell, past) for cell in plan.cells)
+    backends = {name: load_backend(name) for name in {cell.case.backend for cell in plan.cells}}
+    cases = tuple(_case(cell, past, backends[cell.case.backend]) for cell in plan.cells)
     loads = settings.min_loads if settings.repeat is None else min(settings.repeat, REPEAT_LOADS)
     samples = loads * settings.rounds if settings.repeat is None else settings.repeat
     opened: dict[str, int] = {}
@@ -153,16 +154,15 @@ def estimated_s(cell: PlannedCell) -> float:
     return sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, cell.case.workload))
 
 
-def _case(cell: PlannedCell, past: PastCosts) -> CaseEstimate:
+def _case(cell: PlannedCell, past: PastCosts, backend: Backend) -> CaseEstimate:
     seconds = estimated_s(cell) * past.factor(kind_of(cell.case, cell.checkpoint.family))
     given = cell.checkpoint.given
     held = given.weight_bytes // 4 if given else cell.checkpoint.parameter_count
-    memory_bytes = run_bytes(held, copies=_copies(cell))
+    memory_bytes = run_bytes(held, copies=_copies(cell, backend))
     return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)
 
 
-def _copies(cell: PlannedCell) -> int:
-    backend = load_backend(cell.case.backend)
+def _copies(cell: PlannedCell, backend: Backend) -> int:
     if not isinstance(backend, WeightCopies):
         return 1
     options = backend.options_type.model_validate(cell.options)
