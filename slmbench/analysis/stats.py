@@ -124,9 +124,19 @@ def load_levels(loads: Sequence[ArrayLike], *, quantile: float = 0.5) -> tuple[F
     """
     if not loads:
         raise ValueError("no loads")
-    ordered = [np.sort(_logs(load)) for load in loads]
-    figures = np.array([np.quantile(values, quantile) for values in ordered])
-    return figures, np.array([quantile_error(values, quantile) for values in ordered])
+    logs = [_logs(load) for load in loads]
+    sizes = np.array([values.size for values in logs])
+    figures, errors = np.empty(len(logs)), np.empty(len(logs))
+    # Loads of one size at once: a large run has ten thousand of them.
+    for size in np.unique(sizes):
+        places = np.flatnonzero(sizes == size)
+        ordered = np.sort(np.stack([logs[place] for place in places]), axis=1)
+        below = int(quantile * (size - 1))
+        above = min(below + 1, int(size) - 1)
+        share = quantile * (size - 1) - below
+        figures[places] = ordered[:, below] + share * (ordered[:, above] - ordered[:, below])
+        errors[places] = quantile_errors(ordered, quantile)
+    return figures, errors
 
 
 def level_of(figures: ArrayLike, inner_errors: ArrayLike) -> Estimate:
@@ -139,22 +149,25 @@ def level_of(figures: ArrayLike, inner_errors: ArrayLike) -> Estimate:
     return Estimate(float(logs.mean()), math.sqrt(variance / logs.size), logs.size - 1.0)
 
 
-def quantile_error(ordered: Floats, quantile: float = 0.5) -> float:
-    """Return the bootstrap standard error of a quantile of sorted values, without drawing (Maritz–Jarrett).
+def quantile_errors(ordered: Floats, quantile: float) -> Floats:
+    """Return the bootstrap standard errors of a quantile of sorted rows ``[n, values]``, without drawing.
 
     The resampled order statistic takes the i-th value with probability ``I(i/n) − I((i−1)/n)``, I the
     regularised incomplete beta function with parameters ``q(n+1)`` and ``(1−q)(n+1)``. Source: Maritz & Jarrett,
     JASA 73 (1978) 194–196.
     """
-    count = ordered.size
-    if count < 2:
-        return 0.0
+    weights = _order_weights(ordered.shape[1], quantile)
+    mean = ordered @ weights
+    errors: Floats = np.sqrt((ordered - mean[:, None]) ** 2 @ weights)
+    return errors
+
+
+@lru_cache(maxsize=256)
+def _order_weights(count: int, quantile: float) -> Floats:
     from scipy.special import betainc
 
     edges = betainc(quantile * (count + 1), (1 - quantile) * (count + 1), np.arange(count + 1) / count)
-    weights = np.diff(edges)
-    mean = float(weights @ ordered)
-    return math.sqrt(float(weights @ (ordered - mean) ** 2))
+    return np.diff(edges)
 
 
 def hierarchical_interval(loads: Sequence[ArrayLike], *, confidence: float = 0.95, quantile: float = 0.5) -> Interval:

@@ -86,6 +86,10 @@ class SampleColumns:
 
         Where that is equal or unknown the later one counts. The other stays on disk and in what is drawn.
         """
+        return self._counted
+
+    @cached_property
+    def _counted(self) -> NDArray[np.bool_]:
         mask = np.zeros(len(self), dtype=np.bool_)
         # Stable order by load, round and falling foreign activity: the last of each place is the one that counts.
         order = np.lexsort((-np.nan_to_num(self.foreign_load), self.round, self.load))
