@@ -28,7 +28,8 @@ from pathlib import Path
 import psutil
 
 from slmbench.analysis import stats
-from slmbench.analysis.metrics import log_ratio, side_of
+from slmbench.analysis.metrics import side_of
+from slmbench.analysis.ratios import log_ratio
 from slmbench.fleet.read import run_folders
 from slmbench.records.sample_arrays import read_columns
 

@@ -23,6 +23,7 @@ import numpy as np
 from slmbench.analysis import noise, stats
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase
+from slmbench.analysis.ratios import mean_ratio
 from slmbench.analysis.verdicts import Comparison, compare_sides, verdict_of
 from slmbench.case import Case, Workload
 from slmbench.report.check_summary import Sampler, judge_until_conclusive
@@ -309,6 +310,39 @@ def rules_of_others(count: int, rng: np.random.Generator) -> Iterator[list[str]]
             yield [f"{gate:.0%}", name, f"{100 * alarm / count:.1f} %", f"{100 - 100 * hit / count:.1f} %"]
 
 
+#: What the workloads of one load have for themselves, besides the load's effect.
+OWN = 0.005
+
+
+def shared_loads(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    """The geometric mean over workloads that one load serves: its effect counted once, and as if independent."""
+    for workloads in (2, 6, 30):
+        for loads in (3, 5, 10):
+            row = [str(workloads), str(loads)]
+            for interleaved in (False, True):
+                hits, naive = list[bool](), list[bool]()
+                for _ in range(count):
+                    sides = [in_shared_loads(workloads, loads, name, rng) for name in ("base", "new")]
+                    pairs = list(zip(*sides, strict=True))
+                    apart = [(replace(old, shared_loads=None), replace(new, shared_loads=None)) for old, new in pairs]
+                    for cases, found in ((pairs, hits), (apart, naive)):
+                        mean = mean_ratio(cases, interleaved=interleaved).interval()
+                        found.append(mean.low <= 1 <= mean.high)
+                row += [share(iter(hits)), share(iter(naive))]
+            yield row
+
+
+def in_shared_loads(workloads: int, loads: int, name: str, rng: np.random.Generator) -> list[Evidence]:
+    """Draw what the cases of one configuration measured in the same loads; equal loads are neighbours in time."""
+    logs = rng.normal(0, BETWEEN, loads) + rng.normal(0, OWN, (workloads, loads))
+    ones, numbers = np.ones(loads, dtype=np.int64), np.arange(loads)
+    rounds = [tuple((k, np.array([k]), np.exp(one[k : k + 1])) for k in range(loads)) for one in logs]
+    return [
+        Evidence(one, 0 * one, ones, each, loads=numbers, shared_loads=name)
+        for one, each in zip(logs, rounds, strict=True)
+    ]
+
+
 PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[list[str]]]]] = {
     "alarms": (
         "Identical software called different (of comparisons)",
@@ -340,6 +374,10 @@ PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[l
     "conclusive": (
         "--until-conclusive, arms, loads at 3 %, at most 200 more",
         "slower by | regressed | unchanged | inconclusive | loads", until_conclusive,
+    ),
+    "shared": (
+        "The geometric mean's interval over workloads of the same loads holds 1 (load effect 2 %, own 0.5 %)",
+        "workloads | loads | separate runs | as if independent | arms | as if independent", shared_loads,
     ),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,23 @@ class Speed:
             options=self.options,
         )
 
+    @property
+    def configuration(self) -> str:
+        """Return what shares loads: the case without its workload."""
+        return self.case.key.replace(f"|{self.case.workload.label()}", "")
+
+
+#: Lengths of a grid: in, out, and what the first token and the others take.
+GRID = ((128, 16, 25.0), (128, 64, 25.0), (1024, 16, 210.0), (1024, 64, 210.0))
+
+
+def grid(speed: Speed) -> list[Speed]:
+    """Return a model at every length of the grid; its own time to the first token is that of 128 tokens in."""
+    return [
+        replace(speed, input_tokens=given, output_tokens=out, ttft_ms=speed.ttft_ms * first / GRID[0][2])
+        for given, out, first in GRID
+    ]
+
 
 PAIR = (
     Speed(model="mu-small", family="encoder-decoder", ttft_ms=52, tpot_ms=7.6, parameters=60_100_000),
@@ -156,8 +173,13 @@ def make_run(
     limits: dict[str, Any] | None = None,
     run_id: str | None = None,
     created: str = "2026-01-02T03:04:05+00:00",
+    shared: bool = False,
 ) -> Made:
-    """Make a run of these cases, all live in the same rounds; ``drift`` moves all of a round together."""
+    """Make a run of these cases, all live in the same rounds; ``drift`` moves all of a round together.
+
+    ``shared``: one process a load serves all workloads of a model, one input length after the other. What a load does
+    to times is the same for all of them; of equal inputs the longest output is measured, the others are derived.
+    """
     rng = np.random.default_rng(seed)
     pairs = _pairs(speeds)
     arms = sorted({s.arm or "" for s in speeds})
@@ -187,8 +209,10 @@ def make_run(
     )
     made = Made(record)
     shift = np.cumsum(rng.normal(0, drift, 10_000)) if drift else np.zeros(10_000)
+    if shared:
+        made.lines += _shared_records(speeds, rng, shift)
     for speed in speeds:
-        made.lines += _records(speed, rng, shift)
+        made.lines += [] if shared else _records(speed, rng, shift)
         made.lines.append(MemoryRecord(case=speed.case.key, peak_rss_bytes=400_000_000))
     return made
 
@@ -200,59 +224,92 @@ def _pairs(speeds: Sequence[Speed]) -> tuple[tuple[str, str], ...]:
 
 
 def _records(speed: Speed, rng: np.random.Generator, shift: np.ndarray) -> list[Any]:
-    key, lines = speed.case.key, []
+    lines: list[Any] = []
     for load in range(speed.loads):
         lottery = np.exp(rng.normal(0, speed.between, 2))
-        lines.append(
-            LoadRecord(
-                case=key,
-                load=load,
-                pid=1000 + load,
-                load_ns=int(3e8 * lottery[0]),
-                first_inference_ns=int(2e8 * lottery[1]),
-                warmups=2,
-                stationary=True,
-                agreement=1.0,
-                agreement_tokens=48,
-                requested_device=speed.device,
-                executed_on=speed.device,
-                compute_precision=speed.compute,
-                threads=2,
-                attention_path=speed.attention,
-                artifact_id="a" * 32,
-                started="2026-01-02T03:04:05+00:00",
-            )
-        )
+        lines.append(_load(speed, load, lottery, first_inference_ns=int(2e8 * lottery[1])))
         for number in range(speed.rounds):
             round_ = load * speed.rounds + number
-            now = np.exp(shift[round_])
-            ttft = 1e6 * speed.ttft_ms * lottery[0] * now * np.exp(rng.normal(0, speed.within))
-            gaps = (
-                1e6
-                * speed.tpot_ms
-                * lottery[1]
-                * now
-                * np.exp(rng.normal(0, 3 * speed.within, speed.output_tokens - 1))
-            )
-            stamps = np.concatenate([[ttft], ttft + np.cumsum(gaps)]).astype(np.int64)
-            phases = (
-                {"encode": int(ttft * 0.9), "first_step": int(ttft * 0.1)} if speed.family == "encoder-decoder" else {}
-            )
-            lines.append(
-                SampleRecord(
-                    case=key,
-                    load=load,
-                    round=round_,
-                    started="2026-01-02T03:04:05+00:00",
-                    batch=1,
-                    input_tokens=speed.input_tokens,
-                    output_tokens=speed.output_tokens,
-                    token_ns=tuple(int(s) for s in stamps),
-                    phases_ns=phases,
-                    flags=speed.flags,
-                )
-            )
+            lines.append(_sample(speed, load, round_, lottery * np.exp(shift[round_]), rng))
     return lines
+
+
+def _shared_records(speeds: Sequence[Speed], rng: np.random.Generator, shift: np.ndarray) -> list[Any]:
+    configurations: dict[str, list[Speed]] = {}
+    for speed in speeds:
+        configurations.setdefault(speed.configuration, []).append(speed)
+    lanes = sorted({speed.input_tokens for speed in speeds})
+    lines: list[Any] = []
+    for name, members in configurations.items():
+        longest = {lane: max((s for s in members if s.input_tokens == lane), key=_output) for lane in lanes}
+        measured = list(longest.values())
+        for load in range(members[0].loads):
+            lottery = np.exp(rng.normal(0, members[0].between, 2))
+            first = measured[int(rng.integers(len(measured)))]
+            for speed in members:
+                inference = int(2e8 * lottery[1]) if speed is first else None
+                record = _load(speed, load, lottery, first_inference_ns=inference)
+                lines.append(record.model_copy(update={"configuration": name}))
+            for place, lane in enumerate(lanes):
+                speed = longest[lane]
+                for number in range(speed.rounds):
+                    round_ = (load * len(lanes) + place) * speed.rounds + number
+                    sample = _sample(speed, load, round_, lottery * np.exp(shift[round_]), rng)
+                    lines.append(sample)
+                    others = [s for s in members if s.input_tokens == lane and s is not speed]
+                    lines += [_beginning(sample, other) for other in others]
+    return lines
+
+
+def _output(speed: Speed) -> int:
+    return speed.output_tokens
+
+
+def _beginning(sample: SampleRecord, speed: Speed) -> SampleRecord:
+    count = speed.output_tokens
+    new = {"case": speed.case.key, "output_tokens": count, "token_ns": sample.token_ns[:count]}
+    return sample.model_copy(update={**new, "derived_from": sample.case})
+
+
+def _load(speed: Speed, load: int, lottery: np.ndarray, *, first_inference_ns: int | None) -> LoadRecord:
+    return LoadRecord(
+        case=speed.case.key,
+        load=load,
+        pid=1000 + load,
+        load_ns=int(3e8 * lottery[0]),
+        first_inference_ns=first_inference_ns,
+        warmups=2,
+        stationary=True,
+        agreement=1.0,
+        agreement_tokens=48,
+        requested_device=speed.device,
+        executed_on=speed.device,
+        compute_precision=speed.compute,
+        threads=2,
+        attention_path=speed.attention,
+        artifact_id="a" * 32,
+        started="2026-01-02T03:04:05+00:00",
+    )
+
+
+def _sample(speed: Speed, load: int, round_: int, factors: np.ndarray, rng: np.random.Generator) -> SampleRecord:
+    """Make one generation; ``factors`` are what its load and the moment do to the first token and to the others."""
+    ttft = 1e6 * speed.ttft_ms * factors[0] * np.exp(rng.normal(0, speed.within))
+    noise = np.exp(rng.normal(0, 3 * speed.within, speed.output_tokens - 1))
+    stamps = np.concatenate([[ttft], ttft + np.cumsum(1e6 * speed.tpot_ms * factors[1] * noise)]).astype(np.int64)
+    phases = {"encode": int(ttft * 0.9), "first_step": int(ttft * 0.1)} if speed.family == "encoder-decoder" else {}
+    return SampleRecord(
+        case=speed.case.key,
+        load=load,
+        round=round_,
+        started="2026-01-02T03:04:05+00:00",
+        batch=1,
+        input_tokens=speed.input_tokens,
+        output_tokens=speed.output_tokens,
+        token_ns=tuple(int(s) for s in stamps),
+        phases_ns=phases,
+        flags=speed.flags,
+    )
 
 
 def floor_of(keys: Iterable[str], shift: float = 0.002, runs: int = 12) -> Floor:

@@ -77,7 +77,7 @@ def test_files_and_functions_can_be_read_at_once() -> None:
 def test_contributing_names_files_and_folders_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     answers = re.findall(r"^\| Where .*\? \| `([\w/.]+)` \|$", text, re.MULTILINE)
-    assert len(answers) == 20
+    assert len(answers) >= 20
     named = set(re.findall(r"`((?:slmbench|backends|tests|docs|suites|examples|benchmarks)/[\w/.]*)`", text))
     assert {name for name in named if not (ROOT / name).exists()} == set()
     # The table of folders has all of them.

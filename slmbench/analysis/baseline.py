@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from slmbench._version import __version__
-from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, matching_key
+from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, loads_id, matching_key
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
 from slmbench.system.files import open_regular, read_regular, write_output
@@ -31,6 +31,8 @@ class _StoredEvidence(StrictModel):
     logs: list[Annotated[float, Field(ge=-100, le=100)]] = Field(min_length=1)
     inner_errors: list[Annotated[float, Field(ge=0, le=100)]]
     counts: list[Annotated[int, Field(ge=0, le=2**53)]]
+    #: Numbers of the loads, where cases shared them.
+    loads: list[Annotated[int, Field(ge=0, le=2**53)]] | None = None
 
 
 class _StoredCase(StrictModel):
@@ -47,6 +49,9 @@ class _StoredCase(StrictModel):
     step_bytes: float | None
     disturbed: float
     failure: str | None
+    #: What loads of one configuration served several cases, and whose longer generations these are the beginning of.
+    configuration: str | None = None
+    derived_from: str | None = None
     metrics: dict[str, _StoredEvidence]
 
 
@@ -76,9 +81,9 @@ def save_baseline(side: Side, path: Path) -> None:
     if not any(case.evidence for case in side.cases.values()):
         reason = next((case.failure for case in side.cases.values() if case.failure), "no samples")
         raise NotComparableError(f"{side.name}: nothing was measured, so there is nothing to judge against: {reason}")
-    single = [
-        key for key, case in side.cases.items() if any(e.logs.size < 2 for e in case.evidence.values())
-    ]  # fmt: skip
+    # Of a shared load only one case has the first inference: too few of those cost the metric, not the baseline.
+    measured = {key: case.evidence.values() for key, case in side.cases.items() if case.evidence}
+    single = [key for key, found in measured.items() if not any(_is_kept(one) for one in found)]
     if single:
         raise NotComparableError(f"{side.name}: loaded once only, so nothing is known of how loads differ: {single[0]}")
     baseline = Baseline(
@@ -98,9 +103,26 @@ def save_baseline(side: Side, path: Path) -> None:
 def _lines(baseline: Baseline) -> str:
     """Return the file: one case a line, so that a diff of two baselines reads well."""
     raw = baseline.model_dump(mode="json", exclude_defaults=False)
-    cases = ",\n".join("  " + json.dumps(case, separators=(",", ":")) for case in raw.pop("cases"))
+    cases = ",\n".join("  " + json.dumps(_short(case), separators=(",", ":")) for case in raw.pop("cases"))
     head = json.dumps(raw, indent=1)
     return f'{head[:-2]},\n "cases": [\n{cases}\n ]\n}}\n'
+
+
+#: Left out where there is nothing to say, so that version 0.2 reads baselines without shared loads.
+_ONLY_IF_SHARED = ("configuration", "derived_from", "loads")
+
+
+def _short(case: dict[str, Any]) -> dict[str, Any]:
+    metrics = {name: _without_none(metric) for name, metric in case["metrics"].items()}
+    return _without_none(case) | {"metrics": metrics}
+
+
+def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if value is not None or name not in _ONLY_IF_SHARED}
+
+
+def _is_kept(evidence: Evidence) -> bool:
+    return evidence.logs.size >= 2
 
 
 def _case_of(found: SideCase) -> _StoredCase:
@@ -119,13 +141,17 @@ def _case_of(found: SideCase) -> _StoredCase:
         step_bytes=model.step_bytes,
         disturbed=round(found.disturbed, 4),
         failure=found.failure,
+        configuration=found.configuration,
+        derived_from=found.derived_from,
         metrics={
             name: _StoredEvidence(
                 logs=[round(float(value), _DECIMALS) for value in evidence.logs],
                 inner_errors=[round(float(value), _DECIMALS) for value in evidence.inner_errors],
                 counts=[int(count) for count in evidence.counts],
+                loads=None if evidence.loads is None or found.configuration is None else evidence.loads.tolist(),
             )
             for name, evidence in found.evidence.items()
+            if _is_kept(evidence)
         },
     )
 
@@ -160,7 +186,7 @@ def read_baseline(path: Path) -> Side:
         )
     try:
         baseline = Baseline.model_validate(raw)
-        cases = {matching_key(entry.case): _side_case(entry) for entry in baseline.cases}
+        cases = {matching_key(entry.case): _side_case(baseline, entry) for entry in baseline.cases}
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -168,7 +194,7 @@ def read_baseline(path: Path) -> Side:
         raise BadInputError(f"{path}: {error}") from error
     return Side(
         name=path.name,
-        run_id=f"baseline of {baseline.run_id}",
+        run_id=_run_id(baseline),
         arm=None,
         cases=cases,
         machine=baseline.machine,
@@ -179,7 +205,11 @@ def read_baseline(path: Path) -> Side:
     )
 
 
-def _side_case(entry: _StoredCase) -> SideCase:
+def _run_id(baseline: Baseline) -> str:
+    return f"baseline of {baseline.run_id}"
+
+
+def _side_case(baseline: Baseline, entry: _StoredCase) -> SideCase:
     return SideCase(
         case=entry.case,
         model=ModelFacts(
@@ -194,17 +224,25 @@ def _side_case(entry: _StoredCase) -> SideCase:
             step_flops=entry.step_flops,
             step_bytes=entry.step_bytes,
         ),
-        evidence={name: _evidence(entry, name) for name in entry.metrics},
+        evidence={name: _evidence(baseline, entry, name) for name in entry.metrics},
         failure=entry.failure,
         disturbed=entry.disturbed,
+        configuration=entry.configuration,
+        derived_from=entry.derived_from,
     )
 
 
-def _evidence(entry: _StoredCase, name: str) -> Evidence:
+def _evidence(baseline: Baseline, entry: _StoredCase, name: str) -> Evidence:
     kept = entry.metrics[name]
     logs, inner = np.array(kept.logs), np.array(kept.inner_errors)
-    if not len(kept.logs) == len(kept.inner_errors) == len(kept.counts):
+    if not len(kept.logs) == len(kept.inner_errors) == len(kept.counts) or len(kept.loads or logs) != len(logs):
         raise ValueError(f"{name} of {entry.case.key}: unequal numbers of loads")
     if not np.all(np.isfinite(logs)) or not np.all(np.isfinite(inner)) or np.any(inner < 0):
         raise ValueError(f"{name} of {entry.case.key}: not times")
-    return Evidence(logs, inner, np.array(kept.counts, dtype=np.int64))
+    return Evidence(
+        logs,
+        inner,
+        np.array(kept.counts, dtype=np.int64),
+        loads=None if kept.loads is None else np.array(kept.loads, dtype=np.int64),
+        shared_loads=loads_id(_run_id(baseline), None, entry.configuration) if kept.loads else None,
+    )

@@ -8,7 +8,8 @@ from functools import cached_property
 
 from slmbench.analysis import stats
 from slmbench.analysis.gates import DEFAULT_GATE
-from slmbench.analysis.metrics import Evidence, Side, SideCase, log_ratio
+from slmbench.analysis.metrics import Evidence, Side, SideCase
+from slmbench.analysis.ratios import log_ratio
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import DISTURBED_BOUND
 

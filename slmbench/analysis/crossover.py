@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from slmbench.analysis.metrics import Side, SideCase
 from slmbench.analysis.pairs import Pair
-from slmbench.analysis.stats import Interval
+from slmbench.analysis.ratios import weighted
+from slmbench.analysis.stats import Interval, Summand, weighted_sum
 from slmbench.terms import Family
 
 
@@ -75,6 +76,33 @@ class Lead:
     where: str
     #: Input tokens to the speed-up, lengths rising.
     speedups: dict[int, Interval]
+    #: What the speed-ups are made of (log ratios, decoder-only over encoder-decoder).
+    parts: dict[int, list[Summand]]
+
+    def line(self) -> dict[float, Interval]:
+        """Return the speed-ups by length and, where loads are shared, points on the straight lines between them.
+
+        Lengths that were measured in the same loads have their effect in common. So a point between two of them is
+        made load by load, and its interval comes from how the loads differ: what they share is counted once.
+        """
+        points: dict[float, Interval] = {}
+        for first, last in pairwise(self.speedups):
+            points[first] = self.speedups[first]
+            if _shared(self.parts[first], self.parts[last]):
+                for step in range(1, _STEPS):
+                    share = step / _STEPS
+                    between = weighted(self.parts[first], 1 - share) + weighted(self.parts[last], share)
+                    points[first * (last / first) ** share] = weighted_sum(between).interval()
+        last = max(self.speedups)
+        return points | {last: self.speedups[last]}
+
+
+#: Points between two lengths.
+_STEPS = 16
+
+
+def _shared(first: Sequence[Summand], last: Sequence[Summand]) -> bool:
+    return {part.owner for part in first} == {part.owner for part in last}
 
 
 def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
@@ -94,17 +122,24 @@ def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
         if metric in pair.ratios and (kept is None or kept.encoder.case.workload.output_tokens < work.output_tokens):
             found[work.input_tokens] = pair
     return [
-        Lead(metric, encoder, decoder, where, {x: found[x].ratios[metric].speedup for x in sorted(found)})
+        Lead(
+            metric,
+            encoder,
+            decoder,
+            where,
+            {x: found[x].ratios[metric].speedup for x in sorted(found)},
+            {x: found[x].ratios[metric].parts for x in sorted(found)},
+        )
         for (encoder, decoder, where, *_), found in groups.items()
     ]
 
 
 def crossovers(pairs: Iterable[Pair]) -> list[Crossover]:
     """Return the input lengths at which a pair's first tokens come equally soon."""
-    return [Crossover(length, lead.where) for lead in leads_of(pairs, "ttft") for length in crossings(lead.speedups)]
+    return [Crossover(length, lead.where) for lead in leads_of(pairs, "ttft") for length in crossings(lead.line())]
 
 
-def crossings(speedups: Mapping[int, Interval]) -> list[Interval]:
+def crossings(speedups: Mapping[float, Interval]) -> list[Interval]:
     """Return the lengths at which a speed-up passes 1, each with its 95 % interval.
 
     ``speedups`` has them by length, rising. Between two lengths the figure and its bounds are straight lines on

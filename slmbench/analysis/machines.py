@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from slmbench.analysis.best import Best, BestPath, DeviceColumn, Row, best_of
-from slmbench.analysis.metrics import DEFAULT_METRICS, Side, SideCase
+from slmbench.analysis.judged_once import figure_of
+from slmbench.analysis.metrics import DEFAULT_METRICS, Side, SideCase, matching_key
 from slmbench.analysis.pairs import Pair, pairs_of, precision_of
 from slmbench.analysis.verdicts import fingerprint_of
 from slmbench.case import Workload
@@ -57,6 +58,8 @@ class Matrix:
     #: Of each device, and of each row that more than one device ran.
     best_at: Mapping[DeviceColumn, Best]
     best_for: Mapping[Row, Best]
+    #: The task whose matrix has the same figures, and says what is best; None where this one does.
+    same_as: Workload | None = None
 
     def entries(self) -> Iterator[BestPath]:
         """Yield every entry, by rows."""
@@ -90,7 +93,7 @@ def shelf_of(stands: Sequence[Stand], metrics: Sequence[str] = (), notes: Sequen
     found = _Found(kinds)
     tasks = sorted(found.works.values(), key=_task_order)
     names = metrics or DEFAULT_METRICS
-    matrices = [_matrix(found, work, metric) for work in tasks for metric in names]
+    matrices = _judged_once([_matrix(found, work, metric) for work in tasks for metric in names])
     pairs = [PairAt(stand.machine, pair) for kind in kinds for stand in kind.stands for pair in pairs_of(stand.side)]
     return Shelf(
         kinds=tuple(kinds),
@@ -223,6 +226,33 @@ def _matrix(found: _Found, work: Workload, metric: str) -> Matrix:
         best_at={place: best for place, best in at.items() if best is not None},
         best_for={row: best for row, best in each.items() if best is not None},
     )
+
+
+def _judged_once(matrices: Sequence[Matrix]) -> list[Matrix]:
+    """Return matrices of which those with the same figures (first tokens of one generation) are judged once."""
+    groups: defaultdict[tuple[str, frozenset[tuple[str, str]]], list[Matrix]] = defaultdict(list)
+    for matrix in matrices:
+        groups[matrix.metric, _figures(matrix)].append(matrix)
+    judges = {key: min(group, key=_derived) for key, group in groups.items()}
+    judged = []
+    for matrix in matrices:
+        judge = judges[matrix.metric, _figures(matrix)]
+        of_another = judge is not matrix and bool(_figures(matrix))
+        as_there = replace(matrix, best=None, best_at={}, best_for={}, same_as=judge.work)
+        judged.append(as_there if of_another else matrix)
+    return judged
+
+
+def _figures(matrix: Matrix) -> frozenset[tuple[str, str]]:
+    return frozenset(
+        (entry.side.run_id, figure_of(matrix.metric, matching_key(entry.found.case), entry.found))
+        for entry in matrix.entries()
+        if entry.evidence
+    )
+
+
+def _derived(matrix: Matrix) -> int:
+    return sum(entry.found.derived_from is not None for entry in matrix.entries())
 
 
 def _pair_order(at: PairAt) -> tuple[str, str, tuple[int, int, int, int, int, str], str, str, str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from slmbench.terms import Family
 
 NANO = 1e-9
 
+#: One figure a case; one a generation, which shorter answers are derived from; one a process.
+BelongsTo = Literal["case", "generation", "configuration"]
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -32,8 +36,10 @@ class Metric:
     unit: str
     #: Values of one case: from samples (one a sample, NaN where it has none).
     of_samples: Callable[[SampleColumns], Floats] | None = None
-    #: Values of one case: one a load.
+    #: Values of one case: one a load; NaN where a load has none.
     of_load: Callable[[LoadRecord], float] | None = None
+    #: What the figure belongs to: cases that share it have one figure, which is judged once.
+    belongs_to: BelongsTo = "case"
 
 
 def _seconds(nanoseconds: NDArray[Any]) -> Floats:
@@ -44,24 +50,35 @@ def _phase(name: str) -> Callable[[SampleColumns], Floats]:
     return lambda c: _seconds(c.phases_ns[name]) if name in c.phases_ns else np.full(len(c), np.nan)
 
 
+def _nano(nanoseconds: int | None) -> float:
+    return math.nan if nanoseconds is None else nanoseconds * NANO
+
+
 _METRICS = (
-    Metric("ttft", "time to first token", "s", lambda c: _seconds(c.first_ns)),
+    Metric("ttft", "time to first token", "s", lambda c: _seconds(c.first_ns), belongs_to="generation"),
     Metric("tpot", "time per output token", "s", lambda c: _seconds(c.tpot_ns())),
     Metric("turn_ttft", "time to first token of later turns", "s", lambda c: _seconds(c.turn_first_ns)),
     Metric("last_ttft", "time to first token of the last turn", "s", lambda c: _seconds(c.last_turn_first_ns)),
     Metric("e2e", "whole generation", "s", lambda c: _seconds(c.last_ns)),
-    Metric("encode", "encoder", "s", _phase("encode")),
-    Metric("cross_kv", "cross-attention K/V", "s", _phase("cross_kv")),
-    Metric("first_step", "first decoder step", "s", _phase("first_step")),
+    Metric("encode", "encoder", "s", _phase("encode"), belongs_to="generation"),
+    Metric("cross_kv", "cross-attention K/V", "s", _phase("cross_kv"), belongs_to="generation"),
+    Metric("first_step", "first decoder step", "s", _phase("first_step"), belongs_to="generation"),
     Metric(
         "ttft_text",
         "time to first token from the text",
         "s",
         lambda c: _seconds(c.first_ns) + _phase("tokenise")(c),
+        belongs_to="generation",
     ),
     Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.rows * c.tokens)),
-    Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO),
-    Metric("first_inference", "first inference", "s", of_load=lambda r: (r.first_inference_ns or 0) * NANO),
+    Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO, belongs_to="configuration"),
+    Metric(
+        "first_inference",
+        "first inference",
+        "s",
+        of_load=lambda r: _nano(r.first_inference_ns),
+        belongs_to="generation",
+    ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
 #: What is judged when nobody says otherwise.
@@ -92,6 +109,10 @@ class Evidence:
     counts: NDArray[np.int64]
     #: Per load its number, the rounds of its samples and their values; None from a baseline: nothing to pair with.
     rounds: tuple[tuple[int, NDArray[np.int64], Floats], ...] | None = None
+    #: Numbers of the loads; None where a baseline did not keep them.
+    loads: NDArray[np.int64] | None = None
+    #: Whose loads these are: cases of one configuration shared them. None: the case had loads of its own.
+    shared_loads: str | None = None
 
     @property
     def estimate(self) -> stats.Estimate:
@@ -137,6 +158,10 @@ class SideCase:
     disturbed: float = 0.0
     #: Whether each metric's interval reached its target; what the run did not say (and a baseline) is absent.
     converged: dict[str, bool] = field(default_factory=dict)
+    #: Configuration whose loads served this case and others; None where it had loads of its own.
+    configuration: str | None = None
+    #: Key (without the arm) of the case whose longer generations this one's samples are the beginning of.
+    derived_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +224,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
         raise NotComparableError(f"{whose}: an empty run: {what}, so there is nothing to judge")
     return Side(
         name=name,
-        run_id=f"{run.record.run_id} of {run.record.created}",
+        run_id=run_id_of(run),
         arm=arm,
         cases=cases,
         machine=run.record.machines.get(arm or "", {}),
@@ -216,6 +241,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
 def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     key = info.case.key
     loads = run.loads.get(key, [])
+    configuration, source = run.shared_configurations.get(key), run.sources.get(key)
     failures = run.failures.get(key, [])
     figures = run.figures_of(key)
     columns = run.recorded.get(key)
@@ -224,7 +250,7 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     for metric in _METRICS:
         found = evidence_of(metric, figures.samples, figures.loads)
         if found is not None:
-            evidence[metric.name] = found
+            evidence[metric.name] = replace(found, shared_loads=loads_id(run_id_of(run), info.case.arm, configuration))
     return SideCase(
         case=info.case,
         model=model_of(info, loads, run.record.limits),
@@ -232,7 +258,19 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
         failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
         disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
         converged=outcome.converged if outcome else {},
+        configuration=configuration,
+        derived_from=matching_key(run.cases[source].case) if source in run.cases else source,
     )
+
+
+def run_id_of(run: RunColumns) -> str:
+    """Return what tells a run from every other: its id with its time."""
+    return f"{run.record.run_id} of {run.record.created}"
+
+
+def loads_id(run_id: str, arm: str | None, configuration: str | None) -> str | None:
+    """Return what tells the loads of one configuration from all others; None for loads of a case's own."""
+    return None if configuration is None else f"{run_id}|{arm or ''}|{configuration}"
 
 
 def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any]) -> ModelFacts:
@@ -273,12 +311,12 @@ def evidence_of(metric: Metric, columns: SampleColumns | None, loads: Sequence[L
         # The first opening only proves the case and warms caches; those that were sampled are like each other.
         sampled = set(columns.load.tolist()) if columns is not None else set()
         alike = [record for record in loads if record.load in sampled] or loads
-        values = np.array([metric.of_load(record) for record in alike])
-        # A load that read another length first says nothing of this one's first inference.
-        values = values[values > 0]
-        if values.size == 0:
+        measured = [(record.load, value) for record in alike if not math.isnan(value := metric.of_load(record))]
+        numbers, values = np.array([one[0] for one in measured], dtype=np.int64), np.array([one[1] for one in measured])
+        if values.size == 0 or np.any(values <= 0):
             return None
-        return Evidence(np.log(values), np.zeros(values.size), np.ones(values.size, dtype=np.int64))
+        ones = np.ones(values.size, dtype=np.int64)
+        return Evidence(np.log(values), np.zeros(values.size), ones, loads=numbers)
     if columns is None or metric.of_samples is None:
         return None
     values = metric.of_samples(columns)
@@ -292,39 +330,4 @@ def evidence_of(metric: Metric, columns: SampleColumns | None, loads: Sequence[L
     ]
     logs, inner = stats.load_levels([group[2] for group in groups])
     counts = np.array([group[2].size for group in groups], dtype=np.int64)
-    return Evidence(logs, inner, counts, tuple(groups))
-
-
-#: Fewer pairs of loads than this cannot carry an interval of their own.
-MINIMUM_PAIRS = 3
-
-
-def log_ratio(base: Evidence, new: Evidence, *, interleaved: bool) -> stats.Estimate:
-    """Return the log ratio ``new / base``: round by round where the loads lived side by side, else of the levels.
-
-    ``interleaved`` says that both come from one run, so that equal round numbers mean neighbours in time.
-    """
-    pairs = _pairs_of_loads(base, new) if interleaved else []
-    if len(pairs) >= MINIMUM_PAIRS:
-        return stats.paired_ratio([old for old, _ in pairs], [young for _, young in pairs])
-    return stats.ratio(base.estimate, new.estimate)
-
-
-def _pairs_of_loads(base: Evidence, new: Evidence) -> list[tuple[Floats, Floats]]:
-    """Return the values of loads that shared their rounds, aligned by round; empty unless it is one to one."""
-    if base.rounds is None or new.rounds is None:
-        return []
-    pairs, taken = [], set()
-    for _, old_rounds, old_values in base.rounds:
-        best: tuple[int, Floats, Floats] | None = None
-        for number, young_rounds, young_values in new.rounds:
-            common, old_at, young_at = np.intersect1d(old_rounds, young_rounds, return_indices=True)
-            if common.size and (best is None or common.size > best[1].size):
-                best = (number, old_values[old_at], young_values[young_at])
-        if best is None:
-            continue
-        if best[0] in taken:
-            return []
-        taken.add(best[0])
-        pairs.append(best[1:])
-    return pairs if len(pairs) == min(len(base.rounds), len(new.rounds)) else []
+    return Evidence(logs, inner, counts, tuple(groups), loads=np.array([group[0] for group in groups], dtype=np.int64))

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from slmbench.analysis.gates import Gates
+from slmbench.analysis.judged_once import groups_of_one_figure
 from slmbench.analysis.metrics import DEFAULT_METRICS, Side, SideCase
 
 #: Parts of the first token's time: only encoder-decoders have them, and not every graph separates them.
 _PHASES = ("encode", "cross_kv", "first_step")
+_DERIVED = ": it is the beginning of longer generations, where that cannot be seen; --no-share measures it by itself"
 _OF_LATER_TURNS = ("turn_ttft", "last_ttft")
 
 
@@ -35,7 +37,7 @@ def not_judged(
     found = []
     for metric in metrics:
         somewhere = any(metric in side.cases[key].evidence for side in (base, new) for key in keys)
-        for key in keys:
+        for key in _not_covered(base, new, keys, metric):
             reason = _one_sided(base, new, key, metric)
             if reason is None and _on_neither(base.cases[key], new.cases[key], metric):
                 named = asked or gates.names(metric, key)
@@ -45,6 +47,13 @@ def not_judged(
             if reason:
                 found.append(NotJudged(key, metric, gates.gate(metric, key), reason, base.cases[key]))
     return tuple(found)
+
+
+def _not_covered(base: Side, new: Side, keys: Sequence[str], metric: str) -> Iterator[str]:
+    """Yield the cases that no judgement of the same figure covers: one for each figure."""
+    for group in groups_of_one_figure(metric, keys, [base, new]):
+        if not any(metric in base.cases[key].evidence and metric in new.cases[key].evidence for key in group):
+            yield group[0]
 
 
 def is_newly_failed(old: SideCase, young: SideCase) -> bool:
@@ -68,7 +77,8 @@ def _one_sided(base: Side, new: Side, key: str, metric: str) -> str | None:
         return None
     if had or has:
         lacking, case = (new, young) if had else (base, old)
-        return f"{lacking.name} has no {metric} of this case" + (f": {case.failure}" if case.failure else "")
+        why = f": {case.failure}" if case.failure else _DERIVED if case.derived_from else ""
+        return f"{lacking.name} has no {metric} of this case{why}"
     if old.failure and young.failure:
         different = "" if old.failure == young.failure else f"; now: {young.failure}"
         return f"failed on both sides: {old.failure}{different}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
-from slmbench.analysis.metrics import Evidence, Side, SideCase, arms_of, log_ratio, side_of
-from slmbench.analysis.stats import Estimate, Interval
+from slmbench.analysis.judged_once import figure_of
+from slmbench.analysis.metrics import Evidence, Side, SideCase, arms_of, matching_key, side_of
+from slmbench.analysis.ratios import ratio_parts
+from slmbench.analysis.stats import Estimate, Interval, Summand, weighted_sum
 from slmbench.case import Case
 from slmbench.records.sample_arrays import RunColumns
 
@@ -20,9 +23,19 @@ class PairRatio:
     """One metric of a pair: how many times faster the encoder-decoder is than the engine's best decoder path."""
 
     metric: str
-    estimate: Estimate
     encoder: SideCase
     decoder: SideCase
+
+    @cached_property
+    def parts(self) -> list[Summand]:
+        """Return the log ratio, decoder-only over encoder-decoder, as parts: see :func:`ratio_parts`."""
+        evidence = self.encoder.evidence[self.metric], self.decoder.evidence[self.metric]
+        return ratio_parts(*evidence, interleaved=True)
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Return the log ratio, decoder-only over encoder-decoder."""
+        return weighted_sum(self.parts)
 
     @property
     def speedup(self) -> Interval:
@@ -76,6 +89,24 @@ def pairs_of(side: Side) -> Iterator[Pair]:
                 yield Pair(ratios["ttft"].encoder, ratios["ttft"].decoder, group[0], side.arm, ratios)
 
 
+def with_own_figure(pairs: Iterable[Pair], metric: str) -> list[Pair]:
+    """Return the pairs of a side that have the metric, of those that share its figures the one that was measured."""
+    kept: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        if metric not in pair.ratios:
+            continue
+        sides = pair.ratios[metric].encoder, pair.ratios[metric].decoder
+        figures = [figure_of(metric, matching_key(one.case), one) for one in sides]
+        other = kept.setdefault((figures[0], figures[1]), pair)
+        if _derived(pair, metric) < _derived(other, metric):
+            kept[figures[0], figures[1]] = pair
+    return list(kept.values())
+
+
+def _derived(pair: Pair, metric: str) -> int:
+    return sum(one.derived_from is not None for one in (pair.ratios[metric].encoder, pair.ratios[metric].decoder))
+
+
 _Group = tuple[str, ...]
 
 
@@ -96,8 +127,7 @@ def _ratios(encoders: list[SideCase], decoders: list[SideCase]) -> dict[str, Pai
     for metric in PAIR_METRICS:
         encoder, decoder = _fastest(encoders, metric), _fastest(decoders, metric)
         if encoder and decoder:
-            estimate = log_ratio(encoder.evidence[metric], decoder.evidence[metric], interleaved=True)
-            ratios[metric] = PairRatio(metric, estimate, encoder, decoder)
+            ratios[metric] = PairRatio(metric, encoder, decoder)
     return ratios
 
 

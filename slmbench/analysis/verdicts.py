@@ -11,10 +11,13 @@ from typing import Literal
 from pydantic import ValidationError
 
 from slmbench.analysis import stats
+from slmbench.analysis.comparison_warnings import comparison_warnings
 from slmbench.analysis.gates import Gates
-from slmbench.analysis.metrics import Side, SideCase, log_ratio
+from slmbench.analysis.judged_once import groups_of_one_figure
+from slmbench.analysis.metrics import Side, SideCase
 from slmbench.analysis.noise import DEFAULT_FLOOR, Floor, Shift
-from slmbench.analysis.not_judged import NotJudged, failure_notes, is_newly_failed, not_judged
+from slmbench.analysis.not_judged import NotJudged, is_newly_failed, not_judged
+from slmbench.analysis.ratios import log_ratio, mean_ratio
 from slmbench.errors import ExitCode, NotComparableError, nearest
 from slmbench.machine.fingerprint import Difference, Fingerprint, differences
 
@@ -54,6 +57,10 @@ class Judgement:
     step: int = 1
     verdict: Verdict = "not judged"
     reason: str = ""
+    #: Other cases that have the same figure: this verdict is theirs, too.
+    stands_for: tuple[str, ...] = ()
+    #: The case whose judgement stands for this one; None where this is judged itself.
+    judged_with: str | None = None
 
     @property
     def ratio(self) -> stats.Interval:
@@ -104,6 +111,8 @@ class Comparison:
     base: Side
     new: Side
     judgements: tuple[Judgement, ...]
+    #: Figures that are those of another case, with its verdict: to be shown, not to be counted.
+    shared: tuple[Judgement, ...]
     #: Keys of cases that only one side has, and of those that failed on the new side (with the reason).
     only_base: tuple[str, ...]
     only_new: tuple[str, ...]
@@ -116,6 +125,14 @@ class Comparison:
     warnings: tuple[str, ...] = ()
     #: Geometric mean over cases of new / base, by metric.
     means: dict[str, stats.Estimate] = field(default_factory=dict)
+
+    def shown(self) -> list[Judgement]:
+        """Return what is judged and what is shown with it, case by case."""
+        if not self.shared:
+            return list(self.judgements)
+        cases = {key: place for place, key in enumerate(self.base.cases)}
+        metrics = {metric: place for place, metric in enumerate(dict.fromkeys(j.metric for j in self.judgements))}
+        return sorted((*self.judgements, *self.shared), key=lambda j: (cases[j.key], metrics[j.metric]))
 
     def counts(self) -> dict[str, int]:
         """Return how many judgements ended with each verdict."""
@@ -155,7 +172,8 @@ def compare_sides(
         raise NotComparableError(unjudged)
     apart = None if base.run_id == new.run_id else floor or Floor()
     wanted = metrics or gates.metrics()
-    raw = _raw_judgements(base, new, common, wanted, gates, apart, look)
+    shown = _raw_judgements(base, new, common, wanted, gates, apart, look)
+    raw = [one for one in shown if one.judged_with is None]
     left = not_judged(base, new, common, wanted, gates, asked=bool(metrics))
     judgements = _with_verdicts(raw, base, new) if not unjudged else raw
     failed = {k: new.cases[k].failure or "no figures" for k in common if is_newly_failed(base.cases[k], new.cases[k])}
@@ -166,13 +184,14 @@ def compare_sides(
         base=base,
         new=new,
         judgements=tuple(judgements),
+        shared=tuple(_with_verdict_of_another([one for one in shown if one.judged_with], judgements)),
         only_base=tuple(key for key in base.cases if key not in new.cases),
         only_new=tuple(key for key in new.cases if key not in base.cases),
         failed=failed,
         differences=tuple(found),
         not_judged=left,
         unjudged=unjudged,
-        warnings=tuple(_warnings(base, new, common, gates)),
+        warnings=tuple(comparison_warnings(base, new, common, gates)),
         means={metric: mean for metric in wanted if (mean := _mean(raw, metric, apart)) is not None},
     )
 
@@ -249,11 +268,13 @@ def _raw_judgements(
     look: float,
 ) -> list[Judgement]:
     found = []
+    owners, others = _owners(base, new, keys, metrics)
     for key in keys:
         for metric in metrics:
-            old, young = base.cases[key].evidence.get(metric), new.cases[key].evidence.get(metric)
-            if old is None or young is None:
+            if (key, metric) not in owners:
                 continue
+            old, young = base.cases[key].evidence[metric], new.cases[key].evidence[metric]
+            owner, stands_for = owners[key, metric], others.get((key, metric), ())
             within = log_ratio(old, young, interleaved=floor is None)
             shift = floor.shift([key], metric) if floor else None
             found.append(
@@ -265,14 +286,42 @@ def _raw_judgements(
                     within=within,
                     estimate=shift.added_to(within) if shift else within,
                     shift=shift,
-                    gate=gates.gate(metric, key),
+                    # One figure has one gate: the strictest that was asked of the cases that have it.
+                    gate=min(gates.gate(metric, one) for one in (owner, *others.get((owner, metric), ()))),
                     base_case=base.cases[key],
                     new_case=new.cases[key],
                     alpha=gates.alpha * look,
                     look=look,
+                    stands_for=stands_for,
+                    judged_with=owner if owner != key else None,
                 )
             )
     return found
+
+
+_Figure = tuple[str, str]
+
+
+def _owners(
+    base: Side, new: Side, keys: Sequence[str], metrics: Sequence[str]
+) -> tuple[dict[_Figure, str], dict[_Figure, tuple[str, ...]]]:
+    """Return, by case and metric, whose judgement stands for each figure that both sides have, and for whom it does."""
+    owners: dict[_Figure, str] = {}
+    others: dict[_Figure, tuple[str, ...]] = {}
+    for metric in metrics:
+        measured = [key for key in keys if metric in base.cases[key].evidence and metric in new.cases[key].evidence]
+        for owner, *rest in groups_of_one_figure(metric, measured, [base, new]):
+            owners |= {(key, metric): owner for key in (owner, *rest)}
+            if rest:
+                others[owner, metric] = tuple(rest)
+    return owners, others
+
+
+def _with_verdict_of_another(shown: Sequence[Judgement], judged: Sequence[Judgement]) -> Iterable[Judgement]:
+    known = {(found.key, found.metric): found for found in judged}
+    for one in shown:
+        owner = known[one.judged_with or one.key, one.metric]
+        yield replace(one, p_value=owner.p_value, step=owner.step, verdict=owner.verdict, reason=owner.reason)
 
 
 def _with_verdicts(raw: Sequence[Judgement], base: Side, new: Side) -> list[Judgement]:
@@ -329,26 +378,13 @@ def _blindness(shift: Shift, gate: float) -> str:
 
 
 def _mean(judgements: Sequence[Judgement], metric: str, floor: Floor | None) -> stats.Estimate | None:
-    """Return the geometric mean over cases; what they share of the shift between runs does not average out."""
+    """Return the geometric mean over what is judged; what is shared of a load or of the shift between runs stays."""
     chosen = [judgement for judgement in judgements if judgement.metric == metric]
     if not chosen:
         return None
-    mean = stats.geometric_mean([judgement.within for judgement in chosen])
+    sides = [(judgement.base_case.evidence[metric], judgement.new_case.evidence[metric]) for judgement in chosen]
+    mean = mean_ratio(sides, interleaved=floor is None)
     return floor.shift([judgement.key for judgement in chosen], metric).added_to(mean) if floor else mean
-
-
-def _warnings(base: Side, new: Side, keys: Sequence[str], gates: Gates) -> Iterable[str]:
-    yield from base.warnings
-    yield from new.warnings
-    yield from failure_notes(base, new, keys)
-    for key in keys:
-        if base.cases[key].model.digest != new.cases[key].model.digest:
-            yield f"{key}: the checkpoints of that name differ (other config or weights)"
-        paths = base.cases[key].model.attention_path, new.cases[key].model.attention_path
-        if None not in paths and paths[0] != paths[1]:
-            yield f"{key}: another attention path ran: {paths[0]} / {paths[1]}"
-    for pattern in gates.idle_rules(list(keys)):
-        yield f"the gates for '{pattern}' fit no case of this comparison"
 
 
 def _example(base: Side, new: Side) -> str:

@@ -91,7 +91,9 @@ def _gates(found: Calibration) -> Table:
     from slmbench.analysis.metrics import DEFAULT_METRICS
     from slmbench.analysis.noise import MOST_RUNS, runs_needed, shift_of
 
-    judged = [shift_of([case[metric]]) for case in found.cases.values() for metric in DEFAULT_METRICS if metric in case]
+    # A first token that several cases share is judged once; its levels are equal.
+    levels = {(name, case[name]) for case in found.cases.values() for name in DEFAULT_METRICS if name in case}
+    judged = [shift_of([each]) for _, each in levels]
     table = Table(box=None, caption="Arms of one run need no calibration: they share the machine's shift.")
     table.add_column("gate", justify="right")
     table.add_column("separate runs here")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -65,6 +65,8 @@ class SampleColumns:
     energy_j: Floats
     #: Labelled "foreign_load".
     disturbed: NDArray[np.bool_]
+    #: The beginning of a longer generation, not generated for this case.
+    derived: NDArray[np.bool_]
     #: Parts of the first token's time in ns; NaN where a sample lacks one.
     phases_ns: dict[str, Floats]
     #: All stamps of all samples behind one another; empty when read without them.
@@ -131,6 +133,19 @@ class RunColumns:
     recorded_memory: dict[str, list[MemoryRecord]]
     failures: dict[str, list[FailureRecord]]
     warnings: list[str] = field(default_factory=list)
+    #: By case the case whose longer generations its samples are the beginning of; of several the first.
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def shared_configurations(self) -> dict[str, str]:
+        """Return by case the configuration whose loads served it and at least one other case."""
+        named = {
+            key: loads[-1].configuration
+            for key, loads in self.loads.items()
+            if loads[-1].configuration and all(one.configuration == loads[-1].configuration for one in loads)
+        }
+        users = Counter(named.values())
+        return {key: name for key, name in named.items() if name and users[name] > 1}
 
     @cached_property
     def cases(self) -> dict[str, CaseInfo]:
@@ -141,7 +156,20 @@ class RunColumns:
         """Return what may be shown and judged of a case: the one place where samples become figures."""
         if self.simulated(key) or any(failure.reason.voids_figures for failure in self.failures.get(key, [])):
             return CaseFigures()
-        return CaseFigures(self.recorded.get(key), self.loads.get(key, []), self.recorded_memory.get(key, []))
+        return CaseFigures(self.recorded.get(key), self._loads_of(key), self.recorded_memory.get(key, []))
+
+    def _loads_of(self, key: str) -> list[LoadRecord]:
+        """Return a case's loads; a derived one's have the first inferences of the case whose generations it shares."""
+        loads, source = self.loads.get(key, []), self.sources.get(key)
+        if source is None:
+            return loads
+        first = {one.load: one.first_inference_ns for one in self.loads.get(source, []) if one.first_inference_ns}
+        return [
+            one.model_copy(update={"first_inference_ns": first[one.load]})
+            if one.first_inference_ns is None and one.load in first
+            else one
+            for one in loads
+        ]
 
     def simulated(self, key: str) -> bool:
         """Return whether a stand-in ran in place of the case's device, so that its times mean nothing."""
@@ -229,6 +257,7 @@ class _CaseArrays:
         self.ints = {name: array("q") for name in _INTEGERS}
         self.floats = {name: array("d") for name in _FLOATS}
         self.disturbed = bytearray()
+        self.derived = bytearray()
         self.phases: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self.token_ns = array("q")
         self.turn_tokens = array("q")
@@ -240,6 +269,7 @@ class _CaseArrays:
         return SampleColumns(
             **columns,
             disturbed=np.frombuffer(bytes(self.disturbed), dtype=np.bool_),
+            derived=np.frombuffer(bytes(self.derived), dtype=np.bool_),
             phases_ns={name: _padded(values, count) for name, values in self.phases.items()},
             token_ns=np.array(self.token_ns, dtype=np.int64),
             turn_tokens=np.array(self.turn_tokens, dtype=np.int64),
@@ -257,6 +287,8 @@ class _ColumnsBuilder:
         self._source = source
         self._keep_tokens = keep_tokens
         self._cases: defaultdict[str, _CaseArrays] = defaultdict(_CaseArrays)
+        self._sources: dict[str, str] = {}
+        self._named: set[str] = set()
         self._others: dict[type, defaultdict[str, list[Any]]] = {kind: defaultdict(list) for kind in _OTHERS.values()}
 
     def add_sample(self, raw: dict[str, Any], number: int) -> None:
@@ -282,6 +314,13 @@ class _ColumnsBuilder:
                 phase.extend([math.nan] * (len(case.disturbed) - len(phase)))
                 phase.append(value)
             case.disturbed.append("foreign_load" in raw.get("flags", ()))
+            source = raw.get("derived_from")
+            case.derived.append(source is not None)
+            if source is not None:
+                if not isinstance(source, str):
+                    raise TypeError("derived_from: the key of a case is expected")
+                self._sources.setdefault(raw["case"], source)
+                self._named.add(source)
             if self._keep_tokens:
                 case.token_ns.extend(stamps)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -326,7 +365,7 @@ class _ColumnsBuilder:
             BadInputError: a record of a case that the run does not list.
         """
         known = {info.case.key for info in record.cases}
-        self._check_cases(known, self._cases, *self._others.values())
+        self._check_cases(known, self._cases, self._named, *self._others.values())
         return RunColumns(
             folder=folder,
             record=record,
@@ -335,6 +374,7 @@ class _ColumnsBuilder:
             recorded_memory=dict(self._others[MemoryRecord]),
             failures=dict(self._others[FailureRecord]),
             warnings=warnings,
+            sources=self._sources,
         )
 
     def _check_cases(self, known: set[str], *found: Iterable[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -42,6 +44,11 @@ _STYLES = {"regressed": "bold red", "improved": "bold green", "unchanged": "dim"
 #: Missing cases for which the nearest ones are looked up: among thousands that takes seconds each.
 HINTED_CASES = 5
 
+#: Cases that share a judgement and are named with it.
+NAMED_CASES = 4
+#: The workload in a case's key.
+_WORKLOAD = re.compile(r"\|((?:in|text-)\w+-out\d+-b\d+[^|]*)")
+
 Row = Mapping[str, Any]
 
 
@@ -63,9 +70,28 @@ def _ratio(row: Row) -> str:
 
 def _verdict(row: Row) -> str:
     text = f"{MARKS[row['verdict']]} {row['verdict']}"
+    if row["judged_with"]:
+        return f"{text} (judged with {lengths_of(row['judged_with'])})"
     if row["verdict"] == "inconclusive" and row["detectable"] <= TELLING:
         return f"{text} (sees {number(row['detectable'] * 100, 2)} %)"
     return text
+
+
+def lengths_of(key: str) -> str:
+    """Return the workload of a case's key as tables write it: ``128 / 64``; its label where it is more than lengths."""
+    found = _WORKLOAD.search(key)
+    label = found[1] if found else key
+    lengths = re.fullmatch(r"in(\d+)-out(\d+)-b1", label)
+    return f"{lengths[1]} / {lengths[2]}" if lengths else label
+
+
+def also_for(judgement: Judgement) -> str:
+    """Return for which other cases a judgement stands, as text that follows its own; empty where it is for one case."""
+    if not judgement.stands_for:
+        return ""
+    others = [lengths_of(key) for key in judgement.stands_for]
+    named = others if len(others) <= NAMED_CASES else [*others[:NAMED_CASES], f"{len(others) - NAMED_CASES} more"]
+    return f"; the same figure as at {', '.join(named)}"
 
 
 def _attention(row: Row) -> str:
@@ -171,7 +197,7 @@ def headline(comparison: Comparison) -> str:
     if comparison.unjudged:
         return f"not judged: {comparison.unjudged}"
     counts = comparison.counts()
-    cases = len({j.key for j in comparison.judgements} | {left.key for left in comparison.not_judged})
+    cases = len({j.key for j in comparison.shown()} | {left.key for left in comparison.not_judged})
     parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS if verdict in counts]
     if comparison.failed:
         parts.append(f"{len(comparison.failed)} failed")
@@ -194,14 +220,24 @@ def notes(comparison: Comparison) -> list[str]:
     lines += [f"failed in {comparison.new.name}: {key}: {reason}" for key, reason in comparison.failed.items()]
     lines += [f"not judged: {left.key} {left.metric}: {left.reason}" for left in comparison.not_judged]
     lines += [
-        f"inconclusive: {j.key} {j.metric}: {j.reason}; {seen(j)}"
+        f"inconclusive: {j.key} {j.metric}: {j.reason}; {seen(j)}{also_for(j)}"
         for j in comparison.judgements
         if j.verdict == "inconclusive"
     ]
+    lines += judged_once(comparison)
     lines += [f"cannot run in {comparison.new.name}: {line}" for line in refusal_lines(other_refusals(comparison))]
     kinds = {True: "differs (hard)", False: "differs"}
     lines += [f"machine {kinds[found.hard]}: {found}" for found in comparison.differences]
     return [one_line(line) for line in [*lines, *comparison.warnings]]
+
+
+def judged_once(comparison: Comparison) -> list[str]:
+    """Return for each metric how many figures are those of other cases: one line each, none where there are none."""
+    counts = Counter(found.metric for found in comparison.shared)
+    return [
+        f"{METRICS[metric].title}: {amount(count, 'row')} with the judgement of another case, which has the same figure"
+        for metric, count in counts.items()
+    ]
 
 
 def missing_cases(comparison: Comparison) -> dict[str, str]:
@@ -288,7 +324,7 @@ def print_comparison(
         if name:
             console.print(Text(f"\n{one_line(name)}", style="bold"))
         print_table(console, comparison_table(comparison, rows, columns, console.width), styles=_STYLES)
-    if len({judgement.key for judgement in comparison.judgements}) > 1:
+    if len({judgement.key for judgement in comparison.shown()}) > 1:
         console.print(Text(f"geometric mean of new / base: {', '.join(means(comparison))}"))
     for line in notes(comparison):
         console.print(Text(line))

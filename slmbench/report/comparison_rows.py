@@ -13,11 +13,12 @@ from slmbench.analysis.verdicts import Comparison, Judgement
 
 
 def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return one flat row a judgement: what the case is, both figures in SI units, ratio, verdict.
+    """Return one flat row a figure: what the case is, both figures in SI units, ratio, verdict.
 
+    ``judged_with`` names the case whose judgement stands for a figure that several cases share; else it is empty.
     What could not be judged has a row, too, without figures (NaN).
     """
-    judged = [_row(comparison, judgement) for judgement in comparison.judgements]
+    judged = [_row(comparison, judgement) for judgement in comparison.shown()]
     return judged + [_row_without_figures(comparison, left) for left in comparison.not_judged]
 
 
@@ -34,6 +35,7 @@ def _row_without_figures(comparison: Comparison, left: NotJudged) -> dict[str, A
         "detectable": math.nan,
         "verdict": "not judged",
         "reason": left.reason,
+        "judged_with": "",
     }
 
 
@@ -41,6 +43,8 @@ def _identity(comparison: Comparison, key: str, metric: str, base: SideCase, new
     return {
         "case": key,
         **{name: field(base) for name, field in FIELDS.items()},
+        "derived": base.derived_from is not None,
+        "new_derived": new.derived_from is not None,
         "new_attention": new.model.attention_path or "",
         "metric": metric,
         "unit": METRICS[metric].unit,
@@ -61,6 +65,7 @@ def _row(comparison: Comparison, found: Judgement) -> dict[str, Any]:
         "detectable": found.detectable if math.isfinite(found.detectable) else math.nan,
         "verdict": found.verdict,
         "reason": found.reason,
+        "judged_with": found.judged_with or "",
     }
 
 

@@ -11,7 +11,7 @@ from slmbench.analysis.metrics import METRICS, Evidence, Side, SideCase
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import Comparison, Judgement
 from slmbench.errors import one_line
-from slmbench.report.comparison import missing_cases, other_refusals, seen
+from slmbench.report.comparison import also_for, missing_cases, other_refusals, seen
 from slmbench.report.text_table import bounds
 
 ExportFormat = Literal["bencher", "github-smaller", "github-bigger"]
@@ -145,5 +145,5 @@ def judged_sentence(judgement: Judgement) -> str:
     ratio = judgement.ratio
     text = f"{judgement.metric} is {ratio.mid:.3f}x{bounds(ratio, 3, '')} of the base, gate {judgement.gate * 100:g} %"
     if judgement.verdict == "inconclusive":
-        return f"{judgement.verdict}: {text}; {judgement.reason}; {seen(judgement)}"
-    return f"{judgement.verdict}: {text}"
+        text += f"; {judgement.reason}; {seen(judgement)}"
+    return f"{judgement.verdict}: {text}{also_for(judgement)}"

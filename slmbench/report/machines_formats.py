@@ -55,6 +55,7 @@ def _entry(entry: BestPath) -> dict[str, Any]:
         "machine": entry.machine,
         **_spread("value", entry.interval),
         "loads": int(entry.evidence.logs.size) if entry.evidence else 0,
+        "derived": entry.found.derived_from is not None,
         "state": "; ".join(entry.states()),
         "backend": entry.found.case.backend if measured else "",
         "path": entry.path() if measured else "",
@@ -64,7 +65,8 @@ def _entry(entry: BestPath) -> dict[str, Any]:
 
 
 def _absent(machine: str) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"machine": machine, **_spread("value", None), "loads": 0, "state": "not run"}
+    nothing: dict[str, Any] = {"machine": machine, **_spread("value", None), "loads": 0, "derived": False}
+    nothing["state"] = "not run"
     return nothing | dict.fromkeys(("backend", "path", "case", "run"), "")
 
 

@@ -123,6 +123,8 @@ def _named(entry: BestPath) -> str:
 
 def best_line(matrix: Matrix) -> str:
     """Return what is best of a matrix and what it is held against; no winner if none can be distinguished."""
+    if matrix.same_as:
+        return f"The same figures as at {task_of(matrix.same_as)}: what is best is said there."
     best, unit = matrix.best, unit_of(matrix)
     if best is None:
         return "No figure to choose by."

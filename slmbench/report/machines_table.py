@@ -72,7 +72,7 @@ def matrix_table(matrix: Matrix) -> ShelfTable:
         cells = [_cell(matrix.cells[row, place], place, unit, marks, usual) for place in matrix.places]
         rows.append([[row.checkpoint, row.precision], *cells])
     headers = [["model"], *([*some(place.machines), place.device] for place in matrix.places)]
-    if len(matrix.rows) > 1:
+    if len(matrix.rows) > 1 and not matrix.same_as:
         rows.append([["best there"], *(_best_there(matrix.best_at.get(place)) for place in matrix.places)])
     if matrix.best_for:
         headers.append(["best for it"])

@@ -105,6 +105,7 @@ _LETTERS = {
     ALL_LOGITS: "G",
     CROSS_KV_AGAIN: "G",
     NO_SHARED_BUFFER: "G",
+    "beginning of": "B",
 }
 
 
@@ -118,6 +119,7 @@ _MEANINGS = {
     "O": "a sample far off the others",
     "R": "no reference: tokens were compared with the model's own",
     "G": "the graph computes or copies more than it has to (table.md says what)",
+    "B": "the beginning of a longer generation with the same input: its first token is that one's",
 }
 
 

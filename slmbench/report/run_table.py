@@ -88,6 +88,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "loads": len(np.unique(samples.load)) if samples is not None else 0,
         "samples": len(samples) if samples is not None else 0,
         **figures,
+        "derived": run.sources.get(key) is not None,
         "peak_memory_bytes": max((m.peak_uss_bytes or m.peak_rss_bytes for m in memory), default=math.nan),
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
@@ -118,6 +119,7 @@ def _refused_row(refusal: Refusal) -> dict[str, Any]:
         **_workload(work),
         "loads": 0,
         "samples": 0,
+        "derived": False,
         **_figures(None, [], work),
         **dict.fromkeys(("peak_memory_bytes", "device_memory_bytes", "agreement", *_USES), none),
         "refusal": refusal.reason,
@@ -259,6 +261,8 @@ def _flags(
         flags.append("stopped early")
     if samples is None:
         return flags
+    if row["derived"]:
+        flags.append("beginning of a longer generation")
     if row["loads"] == 1:
         flags.append("one load: no interval")
     if samples.disturbed.any():

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from slmbench.analysis.crossover import Lead, crossings, leads_of
-from slmbench.analysis.metrics import Side, SideCase, log_ratio
-from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sides_of
+from slmbench.analysis.metrics import METRICS, Side, SideCase
+from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sides_of, with_own_figure
+from slmbench.analysis.ratios import log_ratio
 from slmbench.analysis.stats import Interval
 from slmbench.case import Case
 from slmbench.records.sample_arrays import RunColumns, columns_of
@@ -43,9 +44,8 @@ def claim_sentences(run: RunColumns, sides: Sequence[Side]) -> list[str]:
     for claim in run.record.claims:
         groups: dict[tuple[str, ...], list[Pair]] = {}
         for side in sides:
-            for pair in pairs_of(side):
-                if claim.metric in pair.ratios:
-                    groups.setdefault(_group(pair), []).append(pair)
+            for pair in with_own_figure(pairs_of(side), claim.metric):
+                groups.setdefault(_group(pair), []).append(pair)
         reported = [*(_verdict(claim, pairs) for pairs in groups.values()), *_figures(claim, sides)]
         if reported and claim.note:
             reported[-1] += f". {claim.note}"
@@ -165,7 +165,7 @@ def crossover_sentences(pairs: Iterable[Pair]) -> list[str]:
 def _answer(lead: Lead) -> str:
     encoder, decoder, speedups = lead.encoder, lead.decoder, lead.speedups
     together, alone = _QUESTIONS[lead.metric]
-    found = crossings(speedups)
+    found = crossings(lead.line())
     first, last = min(speedups), max(speedups)
     if not found:
         unsure = [str(x) for x, y in speedups.items() if not (y.low > 1 or y.high < 1)]
@@ -210,6 +210,8 @@ def pair_sentence(pair: Pair) -> str:
     # Of one prompt and one answer the whole follows from the two others.
     whole = work.turns > 1 or work.answers > 1
     spoken = [ratio for name, ratio in pair.ratios.items() if name != "e2e" or whole]
+    # The first token of a longer generation is spoken of there.
+    spoken = [ratio for ratio in spoken if not _is_of_another(ratio)] or spoken
     case = pair.encoder.case
     where = f"{pair.engine} {precision_of(case)}" + (f", arm {pair.arm}" if pair.arm else "")
     more = f", {work.more()}" if work.more() else ""
@@ -219,6 +221,11 @@ def pair_sentence(pair: Pair) -> str:
         f"{work.input_tokens} in / {work.output_tokens} out{more} on {where}{device} "
         f"({_against(spoken)}{_limits_alone(spoken)})"
     )
+
+
+def _is_of_another(ratio: PairRatio) -> bool:
+    derived = ratio.encoder.derived_from and ratio.decoder.derived_from
+    return bool(derived) and METRICS[ratio.metric].belongs_to != "case"
 
 
 def pair_sentences(run: Run | RunColumns) -> list[str]:
