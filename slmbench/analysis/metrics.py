@@ -16,7 +16,7 @@ from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.models import cost_model
 from slmbench.records.refusals import Refusal
-from slmbench.records.sample_arrays import Floats, RunColumns, SampleColumns
+from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
 from slmbench.terms import Family
 
@@ -248,7 +248,7 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     outcome = run.record.outcomes.get(key)
     evidence = {}
     for metric in _METRICS:
-        found = evidence_of(metric, figures.samples, figures.loads)
+        found = evidence_of(metric, figures)
         if found is not None:
             evidence[metric.name] = replace(found, shared_loads=loads_id(run_id_of(run), info.case.arm, configuration))
     return SideCase(
@@ -305,8 +305,15 @@ def costs_of(info: CaseInfo) -> dict[str, float]:
     return costs
 
 
-def evidence_of(metric: Metric, columns: SampleColumns | None, loads: Sequence[LoadRecord]) -> Evidence | None:
+def evidence_of(metric: Metric, figures: CaseFigures) -> Evidence | None:
     """Return what a case's loads say about a metric, or None where nothing was measured."""
+    if metric.name not in figures.computed:
+        figures.computed[metric.name] = _evidence_of(metric, figures.samples, figures.loads)
+    found: Evidence | None = figures.computed[metric.name]
+    return found
+
+
+def _evidence_of(metric: Metric, columns: SampleColumns | None, loads: Sequence[LoadRecord]) -> Evidence | None:
     if metric.of_load is not None:
         # The first opening only proves the case and warms caches; those that were sampled are like each other.
         sampled = set(columns.load.tolist()) if columns is not None else set()

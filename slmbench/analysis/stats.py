@@ -124,8 +124,10 @@ def load_levels(loads: Sequence[ArrayLike], *, quantile: float = 0.5) -> tuple[F
     """
     if not loads:
         raise ValueError("no loads")
-    logs = [_logs(load) for load in loads]
-    sizes = np.array([values.size for values in logs])
+    sizes = np.array([np.size(load) for load in loads])
+    if not sizes.all():
+        raise ValueError("a load without values")
+    logs = np.split(_logs(np.concatenate([np.ravel(load) for load in loads])), np.cumsum(sizes)[:-1])
     figures, errors = np.empty(len(logs)), np.empty(len(logs))
     # Loads of one size at once: a large run has ten thousand of them.
     for size in np.unique(sizes):
@@ -342,7 +344,8 @@ def _beyond(bar: Floats | float, deviation: Floats, power: float) -> float:
         high *= 2
         if high > 700:
             return math.inf
-    for _ in range(24):
+    # To a ten-thousandth of the effect.
+    for _ in range(14):
         middle = (low + high) / 2
         low, high = (middle, high) if float(np.mean(ndtr((middle - bar) / deviation))) < power else (low, middle)
     return high

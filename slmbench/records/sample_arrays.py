@@ -117,6 +117,8 @@ class CaseFigures:
     samples: SampleColumns | None = None
     loads: Sequence[LoadRecord] = ()
     memory: Sequence[MemoryRecord] = ()
+    #: What was computed from these figures before: tables, sentences and verdicts ask for the same.
+    computed: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class RunColumns:
     warnings: list[str] = field(default_factory=list)
     #: By case the case whose longer generations its samples are the beginning of; of several the first.
     sources: dict[str, str] = field(default_factory=dict)
+    _figures: dict[str, CaseFigures] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def shared_configurations(self) -> dict[str, str]:
@@ -154,6 +157,11 @@ class RunColumns:
 
     def figures_of(self, key: str) -> CaseFigures:
         """Return what may be shown and judged of a case: the one place where samples become figures."""
+        if key not in self._figures:
+            self._figures[key] = self._figures_of(key)
+        return self._figures[key]
+
+    def _figures_of(self, key: str) -> CaseFigures:
         if self.simulated(key) or any(failure.reason.voids_figures for failure in self.failures.get(key, [])):
             return CaseFigures()
         return CaseFigures(self.recorded.get(key), self._loads_of(key), self.recorded_memory.get(key, []))

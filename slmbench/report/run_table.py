@@ -15,7 +15,7 @@ from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
 from slmbench.records.refusals import Refusal
-from slmbench.records.sample_arrays import Floats, RunColumns, SampleColumns, columns_of
+from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns, columns_of
 from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     case, key = info.case, info.case.key
     loads, samples, made_of = run.loads.get(key, []), run.recorded.get(key), run.figures_of(key)
     failure = _failure(run, key, proven_only=case.simulate and bool(loads))
-    figures = _figures(made_of.samples, made_of.loads, case.workload)
+    figures = _figures(made_of, case.workload)
     memory = made_of.memory
     row = {
         **_identity(info, loads),
@@ -120,7 +120,7 @@ def _refused_row(refusal: Refusal) -> dict[str, Any]:
         "loads": 0,
         "samples": 0,
         "derived": False,
-        **_figures(None, [], work),
+        **_figures(CaseFigures(), work),
         **dict.fromkeys(("peak_memory_bytes", "device_memory_bytes", "agreement", *_USES), none),
         "refusal": refusal.reason,
         "flags": "",
@@ -176,9 +176,10 @@ def _failure(run: RunColumns, key: str, *, proven_only: bool) -> str | None:
     return reasons[0] if reasons else f"{NOT_MEASURED}: the run ended before it"
 
 
-def _figures(samples: SampleColumns | None, loads: Sequence[LoadRecord], work: Workload) -> dict[str, Any]:
+def _figures(made_of: CaseFigures, work: Workload) -> dict[str, Any]:
     """Return the timings of a case; every key is there also when nothing was measured."""
-    found = {name: evidence_of(metric, samples, loads) for name, metric in METRICS.items()}
+    samples, loads = made_of.samples, made_of.loads
+    found = {name: evidence_of(metric, made_of) for name, metric in METRICS.items()}
     intervals = {name: _interval(evidence) for name, evidence in found.items()}
     row: dict[str, Any] = {}
     for name in ("ttft", "ttft_text", "turn_ttft", "last_ttft", "tpot", "e2e", "encode", "cross_kv", "first_step"):
