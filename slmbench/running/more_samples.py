@@ -41,7 +41,11 @@ def request_of(name: str, typed: RunRequest | None = None) -> RunRequest:
         raise BadInputError(f"{name}: does not say what was measured; run it yourself and name the run")
     asked = request_from_file(side.options, name, typed or RunRequest())
     # What "auto" chose then, not what it would choose now: a verdict is of the same kind of artifact.
-    cases = (one.case for one in side.cases.values() if one.case.layout == "dynamic" and one.case.device == "cpu")
+    cases = (
+        one.case
+        for one in side.cases.values()
+        if one.case.layout == "dynamic" and one.case.device == "cpu" and one.case.exporter != "given"
+    )
     routes = sorted({(case.format, case.weight_precision, case.exporter) for case in cases})
     return asked.model_copy(update={"routes": tuple(routes)})
 
