@@ -53,7 +53,8 @@ class OpenVinoSession:
             role: ReadGraph(core, artifact.graph(role), engine_name, self._asked) for role in artifact.manifest.graphs
         }
         self._plain_products = options.compute_precision == "fp32" and platform.machine() in ("x86_64", "AMD64")
-        self._apart = steps_apart(options, device)
+        # OpenVINO's CPU plugin gives up on states of fixed size in a graph whose rows are fixed.
+        self._apart = steps_apart(options, device) and "recurrent" not in artifact.manifest.attention
         self._step_role: Role = "decode" if self._apart else self._stepped
         self._graphs: dict[Role, CompiledGraph] = {role: self._read_graphs[role].compile() for role in self._whole()}
         self._step_rows = 0

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from slmbench.export.generic.recurrent import replace_recurrent
+from slmbench.export.generic.replaced_parts import replace_parts
 
 
 class Fixed:
@@ -32,6 +32,10 @@ class Fixed:
     def get_seq_length(self, *_: Any) -> Any:
         """Return the positions that are there; under a tracer a value of the graph, not a number."""
         return self.keys.shape[-2]
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[Any, int]:
+        """Return how many positions new queries see at most, and the first of them."""
+        return self.get_seq_length() + query_length, 0
 
 
 class Recorded(Fixed):
@@ -80,7 +84,7 @@ class Engine:
             if config is not None:
                 config._attn_implementation = self.name
             self._replace_relative_attention(module)
-        replace_recurrent(model, self)
+        replace_parts(model, self)
         if hasattr(model, "set_experts_implementation"):
             # Each token's experts are looked up: loops over experts that have tokens cannot be traced.
             model.set_experts_implementation("batched_mm")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
+from transformers.masking_utils import causal_mask_function
 
 from slmbench.export.generic.attention import Engine, Fixed, additive, is_cross, repeat_heads, written_out
 
@@ -128,6 +128,11 @@ class SharedKvLayer(Fixed):
         """Return how many positions came before."""
         return self.engine.before
 
+    def get_mask_sizes(self, query_length: Any) -> tuple[Any, int]:
+        """Return the sizes; the mask that is asked for next is one over these positions."""
+        self.engine.own_mask = True
+        return super().get_mask_sizes(query_length)
+
 
 class OnnxEngine(Engine):
     """ONNX Runtime's attention; of one trace at a time."""
@@ -144,6 +149,7 @@ class OnnxEngine(Engine):
         self.before: Any = 0
         self.last: Tensor | None = None
         self.layers: list[SharedKvLayer] = []
+        self.own_mask = False
         #: Masks that are nothing but causal, with their window; kept, so that no other object gets their identity.
         self._plain: list[tuple[Tensor, int]] = []
 
@@ -159,7 +165,7 @@ class OnnxEngine(Engine):
 
     def mask(self, *, batch_size: Any, q_length: Any, kv_length: Any, mask_function: Any, **more: Any) -> Tensor:
         """Return the additive mask [B, 1, S, T]; rows of a decoder begin with their first token."""
-        own = self.positions is not None and mask_function is not bidirectional_mask_function
+        own, self.own_mask = self.own_mask, False
         if not own:
             return super().mask(
                 batch_size=batch_size, q_length=q_length, kv_length=kv_length, mask_function=mask_function, **more

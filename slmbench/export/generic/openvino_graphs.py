@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slmbench.export.generic.attention import Engine, KvLayer
-from slmbench.export.generic.recurrent import StateLayer
+from slmbench.export.generic.replaced_parts import StateLayer
 from slmbench.export.generic.wrapper import (
     DecoderOnlyNetwork,
     DecoderStepNetwork,

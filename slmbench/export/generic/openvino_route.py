@@ -18,6 +18,8 @@ from slmbench.system.extras import needed
 from slmbench.system.telemetry import silence_telemetry
 
 ATTENTION = "SDPA, stateful"
+#: Some layers keep another state than K/V; the engine's session looks for the word.
+ATTENTION_RECURRENT = "SDPA, stateful, recurrent"
 #: Soft-capped scores fit no fused operator.
 ATTENTION_CAPPED = "soft-capped, stateful"
 _FILES: dict[Role, str] = {
@@ -68,6 +70,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         del model
         gc.collect()
     attention = ATTENTION_CAPPED if engine.capped else ATTENTION
+    attention = ATTENTION_RECURRENT if sizes.is_recurrent else attention
     return Exported({role: _FILES[role] for role in roles}, attention, once, bytes_read)
 
 

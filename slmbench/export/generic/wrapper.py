@@ -51,7 +51,9 @@ def kv_sizes(model: Any, encoder_decoder: bool) -> KvSizes:
     with torch.inference_mode():
         if not encoder_decoder:
             return KvSizes(_parts(model(input_ids=ids, use_cache=True).get(kept_name(model))))
-        out = model(input_ids=ids, decoder_input_ids=ids, use_cache=True)
+        # Not the network's own: it may be made for as many layers as the encoder has.
+        fresh = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        out = model(input_ids=ids, decoder_input_ids=ids[:, :1], use_cache=True, **{kept_name(model): fresh})
     cache, width = out.get(kept_name(model)), int(out.encoder_last_hidden_state.shape[-1])
     return KvSizes(_parts(cache.self_attention_cache), _parts(cache.cross_attention_cache), width)
 
@@ -154,7 +156,8 @@ class GivenCache(DynamicCache):
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[Any, int]:  # noqa: ARG002
         """Return how many positions queries see at most, and the first of them."""
-        return self.get_seq_length() + query_length, 0
+        sizes = (layer.get_mask_sizes(query_length) for layer in self.layers if isinstance(layer, Fixed))
+        return next(sizes, (query_length, 0))
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Layers that keep a state instead of K/V: short convolutions, Mamba 2, gated delta nets; and experts that loop.
+"""Parts of networks that cannot be traced as they are, each found by what its module has, and what stands for it.
 
-transformers computes a prompt and a step by different code, chosen in Python. A traced graph has one way for any
-number of tokens: a convolution over the last inputs and the new ones, and a recurrence that begins with the state.
+Layers that keep a state instead of K/V (short convolutions, Mamba 2, gated delta nets): transformers computes a prompt
+and a step by different code, chosen in Python. A traced graph has one way for any number of tokens: a convolution over
+the last inputs and the new ones, and a recurrence that begins with the state. And experts that are looped over, and
+embeddings that are written into.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, softplus
+from torch.nn.functional import conv1d, embedding, softplus
 
 
 class StateLayer:
@@ -30,7 +32,7 @@ class StateLayer:
         return (self.conv_states,) if self.recurrent_states is None else (self.conv_states, self.recurrent_states)
 
 
-def replace_recurrent(model: Any, engine: Any) -> None:
+def replace_parts(model: Any, engine: Any) -> None:
     """Have the network's recurrent layers read and write the states of ``engine.cache``."""
     for module in list(model.modules()):
         if getattr(module, "layer_idx", None) is None:
@@ -48,6 +50,8 @@ def replace_recurrent(model: Any, engine: Any) -> None:
     for module in list(model.modules()):
         if all(hasattr(module, name) for name in ("router", "input_linear", "output_linear", "activation")):
             module.forward = _Experts(module)
+        if hasattr(module, "eoi_embedding"):
+            module.forward = _EmbeddingWithImageEnd(module)
 
 
 def _mask_of_new_tokens(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -166,3 +170,16 @@ class _Experts:
         gate, up = (m.input_linear.weight[chosen] @ x[:, None, :, None]).chunk(2, dim=2)
         out = (m.output_linear.weight[chosen] @ (m.activation(gate) * up)).squeeze(-1)
         return (out * gates[..., None]).sum(1).reshape(batch, length, width)
+
+
+class _EmbeddingWithImageEnd:
+    """An embedding in which one token's row is a parameter of its own: chosen, where transformers writes it in."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """Return the embeddings [B, S, width]."""
+        m = self.module
+        found = embedding(input_ids, m.weight, m.padding_idx) * m.embed_scale
+        return torch.where((input_ids == m.eoi_token_index)[..., None], m.eoi_embedding, found)
