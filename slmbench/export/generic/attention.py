@@ -188,9 +188,10 @@ class Engine:
         folded = groups > 1 and is_cross(module)
         if folded:
             # All queries see the same encoder positions: those that share a K/V head are in one matrix, and the
-            # encoder's K/V, which may be long, are not repeated at every step. The mask is [B, 1, 1, N].
+            # encoder's K/V, which may be long, are not repeated at every step.
             heads, size = module.config.num_attention_heads, module.head_dim
             query = query.reshape(batch, heads // groups, -1, size)
+            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
         elif groups > 1:
             # In this form engines find self-attention with its K/V update, and repeat nothing.
             key, value = repeat_heads(key, groups), repeat_heads(value, groups)
