@@ -26,7 +26,7 @@ ASKED += ["--precision", "fp32", "--precision", "int8", "--input-tokens", "16", 
 def slmbench(folder: Path, *words: str, codes: tuple[int, ...] = (0,)) -> str:
     """Run a command in that folder; the repository is on no path."""
     command = [sys.executable, "-P", "-m", "slmbench", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode in codes, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
