@@ -39,13 +39,13 @@ def samples_of(plan: list[PlannedCase], settings: MeasureSettings) -> list[list[
 def over_loads(names: list[list[Brief]], metric: str) -> stats.Interval:
     """Return the ratio's interval as slmbench judges it: round by round, loads the unit."""
     base, new = (by_load(samples, metric) for samples in names)
-    return stats.paired_ratio(base, new).interval()
+    return stats.level([young / old for old, young in zip(base, new, strict=True)]).interval()
 
 
 def over_samples(names: list[list[Brief]], metric: str) -> stats.Interval:
     """Return the ratio's interval with every sample for a load of its own, as if samples were independent."""
     base, new = (np.concatenate(by_load(samples, metric))[:, None] for samples in names)
-    return stats.paired_ratio(list(base), list(new)).interval()
+    return stats.level(list(new / base)).interval()
 
 
 def covers(interval: stats.Interval) -> bool:

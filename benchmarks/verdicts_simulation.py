@@ -24,8 +24,9 @@ from slmbench.analysis import noise, stats
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase
 from slmbench.analysis.ratios import mean_ratio
-from slmbench.analysis.verdicts import Comparison, compare_sides, verdict_of
+from slmbench.analysis.verdicts import Comparison, compare_sides, exit_code, verdict_of
 from slmbench.case import Case, Workload
+from slmbench.errors import ExitCode
 from slmbench.report.check_summary import Sampler, judge_until_conclusive
 
 METRICS = ("ttft", "tpot")
@@ -210,7 +211,7 @@ def seen_in_the_next(first: Comparison, second: Comparison) -> Iterator[bool]:
     One metric of one case is slower at a time: with several, Holm's procedure sees each of them a little more often.
     """
     p_values = [one.estimate.p_value() for one in second.judgements]
-    for at in range(0, len(p_values), max(1, len(p_values) // 10)):
+    for at in range(0, len(p_values), max(1, len(p_values) // 3)):
         then = second.judgements[at]
         value = then.estimate.value + math.log1p(first.judgements[at].detectable)
         slowed = replace(then.estimate, value=value)
@@ -249,7 +250,7 @@ def until_conclusive(count: int, rng: np.random.Generator) -> Iterator[list[str]
             taken.append(loads)
         yield [
             f"{slower:.1%}",
-            *(share(end == name for end in ends) for name in ("regressed", "unchanged", "inconclusive")),
+            *(share(end == name for end in ends) for name in ("regressed", "passes", "inconclusive")),
             f"{np.mean(taken):.0f}",
         ]  # fmt: skip
 
@@ -274,7 +275,8 @@ def sampled_on(slower: float, rng: np.random.Generator, most: int = 200) -> tupl
         say=said.append,
         clock=lambda: clock[0],
     )
-    return found.judgements[0].verdict, state.base.shape[-1]
+    ends = {ExitCode.OK: "passes", ExitCode.REGRESSED: "regressed", ExitCode.INCONCLUSIVE: "inconclusive"}
+    return ends[exit_code([found])], state.base.shape[-1]
 
 
 def power_of_arms(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
@@ -373,7 +375,7 @@ PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[l
     ),
     "conclusive": (
         "--until-conclusive, arms, loads at 3 %, at most 200 more",
-        "slower by | regressed | unchanged | inconclusive | loads", until_conclusive,
+        "slower by | the check fails | passes | is inconclusive | loads", until_conclusive,
     ),
     "shared": (
         "The geometric mean's interval over workloads of the same loads holds 1 (load effect 2 %, own 0.5 %)",

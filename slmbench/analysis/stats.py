@@ -193,26 +193,6 @@ def ratio(base: Estimate, new: Estimate) -> Estimate:
     return _combined(new.value - base.value, [base, new], [1.0, 1.0])
 
 
-def paired_ratio(base: Sequence[ArrayLike], new: Sequence[ArrayLike], *, quantile: float = 0.5) -> Estimate:
-    """Return the log ratio ``new / base`` of loads that lived side by side, round by round.
-
-    ``base[k][r]`` and ``new[k][r]`` are neighbours of one round in the k-th pair of loads. The ratio is taken in
-    every round, so drift of the machine cancels; loads remain the unit.
-
-    Raises:
-        ValueError: unequal shapes, no loads, or values that are not positive and finite.
-    """
-    if len(base) != len(new):
-        raise ValueError(f"{len(base)} loads against {len(new)}: not paired")
-    ratios = []
-    for first, second in zip(base, new, strict=True):
-        old, young = _logs(first), _logs(second)
-        if old.shape != young.shape:
-            raise ValueError(f"{old.size} rounds against {young.size}: not paired")
-        ratios.append(np.exp(young - old))
-    return level(ratios, quantile=quantile)
-
-
 def geometric_mean(ratios: Sequence[Estimate]) -> Estimate:
     """Return the mean of independent log ratios: the geometric mean of the ratios.
 

@@ -74,7 +74,6 @@ class _OnnxReader:
     def __init__(self, data: mmap.mmap, folder: Path) -> None:
         self._data, self._folder = data, folder
         self.header = OnnxHeader()
-        self._unknown: set[str] = set()
 
     def model(self) -> OnnxHeader:
         for number, value in fields(self._data, (0, len(self._data))):

@@ -82,7 +82,7 @@ def test_pairing_cancels_drift() -> None:
     drift = [np.exp(rng.normal(0, 0.5, 6)) for _ in range(6)]
     base = [load * d for load, d in zip(lottery(rng, 6, 6), drift, strict=True)]
     new = [1.1 * load * d for load, d in zip(lottery(rng, 6, 6), drift, strict=True)]
-    paired = stats.paired_ratio(base, new).interval()
+    paired = stats.level([young / old for old, young in zip(base, new, strict=True)]).interval()
     unpaired = unpaired_ratio(base, new).interval()
     assert paired.low <= 1.1 <= paired.high
     assert stats.relative_half_width(paired) < stats.relative_half_width(unpaired) / 3
