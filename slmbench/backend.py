@@ -279,10 +279,7 @@ class SharesLoads(Protocol):
     """What a backend may also have: sessions whose figures do not depend on what they generated before."""
 
     def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:
-        """Return whether one session may serve several workloads.
-
-        Say so only where ``benchmarks/shared_loads.py`` finds no difference to loads of their own.
-        """
+        """Return whether one session may serve several workloads: only where benchmarks/shared_loads.py agrees."""
 
 
 @runtime_checkable
