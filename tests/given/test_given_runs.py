@@ -13,7 +13,7 @@ from slmbench.cli import run_main
 from slmbench.records.schema import Run, read_run
 
 pytestmark = pytest.mark.slow
-SHORT = ("--input-tokens", "16", "--output-tokens", "8", "--repeat", "2", "--threads", "1")
+SHORT = ("--input-tokens", "16", "--output-tokens", "8", "--repeat", "1", "--threads", "1")
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
@@ -22,6 +22,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 def run(what: Path, out: Path, *more: str, code: int = 0) -> Run:
     """Measure an artifact; whatever happens, nothing next to it changes."""
+    assert not out.is_relative_to(what.parent)
     before = tree(what.parent)
     assert run_main(["run", "--model", str(what), *SHORT, "--out", str(out), *more]) == code
     assert tree(what.parent) == before
@@ -104,7 +105,7 @@ def test_an_encoder_decoders_ir_folder(
 
 
 def test_transformers_js_names(genai_folder: Path, decoder_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "js"
+    folder = tmp_path / "hub" / "js"
     (folder / "onnx").mkdir(parents=True)
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         if (decoder_folder / name).exists():
@@ -120,3 +121,33 @@ def test_nobody_else_takes_it(q4_gguf: Path, tmp_path: Path, capsys: pytest.Capt
     out = str(tmp_path / "a")
     assert run_main(["run", "--model", str(q4_gguf), *SHORT, "--backend", "openvino", "--out", out]) == 5
     assert "openvino does not run GGUF files" in capsys.readouterr().err
+
+
+def test_graphs_that_give_all_k_and_v_again(decoder_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """optimum's layout without a shared buffer: one graph of a decoder-only model."""
+    import hf_layout
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(decoder_folder, attn_implementation="eager")
+    folder = tmp_path / "hub" / "whole"
+    hf_layout.write_decoder(model, model.config, folder)
+    shutil.copy(decoder_folder / "config.json", folder)
+    run(folder, tmp_path / "a", "--reference", "llama-tiny")
+    (row,) = rows(tmp_path / "a", capsys)
+    assert (row["failure"], row["agreement"], row["attention"]) == (None, 1.0, "unfused")
+    assert "no shared K/V buffer" in row["flags"]
+    assert "logits of all positions" in row["flags"]
+
+
+def test_an_encoder_and_two_decoders(seq2seq_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """optimum's layout of an encoder-decoder: the first step makes the cross K/V, later ones are fed them."""
+    import hf_layout
+    import transformers
+
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(seq2seq_folder)
+    folder = tmp_path / "hub" / "three"
+    hf_layout.write_encoder_decoder(model, model.config, folder)
+    shutil.copy(seq2seq_folder / "config.json", folder)
+    run(folder, tmp_path / "a", "--reference", "t5-tiny")
+    (row,) = rows(tmp_path / "a", capsys)
+    assert (row["failure"], row["agreement"]) == (None, 1.0)

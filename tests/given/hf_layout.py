@@ -1,0 +1,128 @@
+"""Graphs in Hugging Face's ONNX layout as optimum exports them: K/V in and out whole, an encoder's states to a decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+
+class Decoder(torch.nn.Module):
+    """A decoder-only model: ids, mask, positions and past K/V to logits of all positions and present K/V."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Any, mask: Any, positions: Any, *past: Any) -> tuple[Any, ...]:
+        cache = cache_of(past)
+        out = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return (out.logits, *tensors_of(out.past_key_values))
+
+
+class Encoder(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder = model.get_encoder()
+
+    def forward(self, ids: Any, mask: Any) -> Any:
+        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+class FirstStep(torch.nn.Module):
+    """The decoder without past: what reads the start token, and gives the K/V of both attentions."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, mask: Any, ids: Any, states: Any) -> tuple[Any, ...]:
+        out = self.model(
+            decoder_input_ids=ids, encoder_outputs=(states,), attention_mask=mask, use_cache=True,
+            past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        )  # fmt: skip
+        both = out.past_key_values
+        own, cross = tensors_of(both.self_attention_cache), tensors_of(both.cross_attention_cache)
+        return (out.logits, *own, *cross)
+
+
+class LaterStep(torch.nn.Module):
+    """The decoder with past: cross K/V come in and stay."""
+
+    def __init__(self, model: Any, states: Any) -> None:
+        super().__init__()
+        self.model, self.states = model, states
+
+    def forward(self, mask: Any, ids: Any, *past: Any) -> tuple[Any, ...]:
+        half = len(past) // 2
+        cache = EncoderDecoderCache(cache_of(past[:half]), cache_of(past[half:]))
+        cache.is_updated = dict.fromkeys(range(half // 2), True)
+        out = self.model(
+            decoder_input_ids=ids, encoder_outputs=(self.states,), attention_mask=mask, use_cache=True,
+            past_key_values=cache,
+        )  # fmt: skip
+        return (out.logits, *tensors_of(out.past_key_values.self_attention_cache))
+
+
+def cache_of(tensors: Any) -> Any:
+    cache = DynamicCache()
+    for layer in range(len(tensors) // 2):
+        cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
+    return cache
+
+
+def tensors_of(cache: Any) -> list[Any]:
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+
+
+def names(prefix: str, layers: int, kind: str = "") -> list[str]:
+    return [f"{prefix}.{layer}.{kind}{part}" for layer in range(layers) for part in ("key", "value")]
+
+
+def export(module: Any, inputs: dict[str, Any], outputs: list[str], path: Path) -> None:
+    """Export with every dimension free but those of heads and widths."""
+    free: dict[str, dict[int, str]] = {}
+    for name, tensor in inputs.items():
+        past = name.startswith("past")
+        axes = (0, 2) if past else range(min(2, tensor.ndim))
+        free[name] = {axis: f"{name}_{axis}" for axis in axes}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        module.eval(), tuple(inputs.values()), str(path), input_names=list(inputs), output_names=outputs,
+        dynamic_axes=free, opset_version=17, dynamo=False,
+    )  # fmt: skip
+
+
+def write_decoder(model: Any, config: Any, folder: Path) -> None:
+    """Write ``onnx/model.onnx``."""
+    layers, heads, width = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+    past = {name: torch.zeros(1, heads, 3, width) for name in names("past_key_values", layers)}
+    inputs = {
+        "input_ids": torch.ones(1, 2, dtype=torch.int64),
+        "attention_mask": torch.ones(1, 5, dtype=torch.int64),
+        "position_ids": torch.tensor([[3, 4]]),
+        **past,
+    }
+    with torch.no_grad():
+        export(Decoder(model), inputs, ["logits", *names("present", layers)], folder / "onnx" / "model.onnx")
+
+
+def write_encoder_decoder(model: Any, config: Any, folder: Path) -> None:
+    """Write an encoder, a decoder without past and one with it, next to each other."""
+    layers, heads, width = config.num_decoder_layers, config.num_heads, config.d_kv
+    ids, mask = torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)
+    own, cross = names("present", layers, "decoder."), names("present", layers, "encoder.")
+    with torch.no_grad():
+        states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        export(Encoder(model), {"input_ids": ids, "attention_mask": mask}, ["last_hidden_state"],
+               folder / "encoder_model.onnx")  # fmt: skip
+        one = {"encoder_attention_mask": mask, "input_ids": ids[:, :1]}
+        export(FirstStep(model), {**one, "encoder_hidden_states": states}, ["logits", *own, *cross],
+               folder / "decoder_model.onnx")  # fmt: skip
+        past = {name: torch.zeros(1, heads, 2, width) for name in names("past_key_values", layers, "decoder.")}
+        past |= {name: torch.zeros(1, heads, 4, width) for name in names("past_key_values", layers, "encoder.")}
+        export(LaterStep(model, states), {**one, **past}, ["logits", *own], folder / "decoder_with_past_model.onnx")
