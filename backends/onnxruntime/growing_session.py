@@ -79,14 +79,15 @@ class GrowingSession(OnnxRuntimeSession):
             else:
                 binding.bind_ortvalue_input(name, given)
         presents = [name for name in graph.outputs if name.startswith(_PRESENT)]
+        positions = 1 if "num_logits_to_keep" in graph.inputs else count
+        # Outputs come in the order in which they were bound at first.
+        logits = self._logits_of(graph, rows, positions)
         for name in presents:
             binding.bind_output(name, "cpu")
-        positions = 1 if "num_logits_to_keep" in graph.inputs else count
-        logits = self._logits_of(graph, rows, positions)
         graph.session.run_with_iobinding(binding)
         if logits is not self._logits:
             self._logits[:] = logits[:, -1:]
-        made = dict(zip(graph.outputs, binding.get_outputs(), strict=True))
+        made = dict(zip(["logits", *presents], binding.get_outputs(), strict=True))
         for name in presents:
             past_name = name.replace(_PRESENT, _PAST)
             if not (keep and keep in name and past_name in self._kv):

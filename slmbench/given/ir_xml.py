@@ -72,6 +72,13 @@ class _Builder:
         self.graph, self._layer = IrGraph(), IrLayer("", "")
         self._path: list[str] = []
         self._text = ""
+        self._edges: list[tuple[str, int, str]] = []
+
+    def finish(self) -> IrGraph:
+        """Return the graph, each layer's inputs in the order of its ports."""
+        for target, _, source in sorted(self._edges, key=lambda edge: edge[1]):
+            self.graph.inputs.setdefault(target, []).append(source)
+        return self.graph
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._path.append(tag)
@@ -87,7 +94,7 @@ class _Builder:
             if self._path[3] == "output":
                 self._layer.names |= {name for name in attributes.get("names", "").split(",") if name}
         elif tag == "edge" and depth == 3:
-            graph.inputs.setdefault(attributes["to-layer"], []).append(attributes["from-layer"])
+            self._edges.append((attributes["to-layer"], int(attributes["to-port"]), attributes["from-layer"]))
         elif self._path[1:2] == ["rt_info"] and attributes.get("value") and len(graph.notes) < _MOST_NOTES:
             graph.notes[".".join(self._path[2:])] = attributes["value"]
         self._text = ""
@@ -127,11 +134,24 @@ def read_ir(path: Path) -> IrGraph:
             if path.stat().st_size > _MOST_BYTES:
                 raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
             parser.ParseFile(file)
-        _check_weights(builder.graph, path.with_suffix(".bin"))
+        graph = builder.finish()
+        _check_weights(graph, path.with_suffix(".bin"))
     except (OSError, ValueError, LookupError, expat.ExpatError) as error:
         reason = f"no attribute {error}" if isinstance(error, LookupError) else str(error)
         raise BadInputError(f"{path}: not an OpenVINO IR that can be used: {one_line(reason)[:250]}") from error
-    return builder.graph
+    return graph
+
+
+def small_integers(layer: IrLayer, weights: Path) -> list[int] | None:
+    """Return the values of a constant of a few indices, which are all that is read of the weights; None of others."""
+    size = {"i64": 8, "i32": 4}.get(layer.data.get("element_type", ""))
+    length = int(layer.data.get("size", "0"))
+    if layer.type != "Const" or size is None or not 0 < length <= 64:
+        return None
+    with open_regular(weights) as file:
+        file.seek(int(layer.data["offset"]))
+        raw = file.read(length)
+    return [int.from_bytes(raw[at : at + size], "little", signed=True) for at in range(0, length, size)]
 
 
 def _no_doctype(*_: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -58,6 +59,8 @@ class OnnxHeader:
     #: Operators that give the tensors from which the logits are made, last first.
     producers: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    #: Constants of a few integers, by which one sees what a slice takes.
+    integers: dict[str, list[int]] = field(default_factory=dict)
 
     def by_type(self) -> dict[str, tuple[int, int]]:
         """Return (weights, bytes) by type."""
@@ -136,7 +139,7 @@ class _OnnxReader:
 
     def _tensor(self, span: Span, fallback: str) -> None:
         shape: list[int] = []
-        kind, name, held, where, values = 0, fallback, None, {}, 0
+        kind, name, held, where, values, raw = 0, fallback, None, {}, 0, b""
         for number, value in fields(self._data, span):
             if number == 1:
                 shape += numbers(self._data, value)
@@ -145,7 +148,9 @@ class _OnnxReader:
             elif number == 8:
                 name = self._text(value)
             elif number == 9:
-                held = message(value)[1] - message(value)[0]
+                begin, end = message(value)
+                held = end - begin
+                raw = self._data[begin:end] if held <= 64 else b""
             elif number in (4, 5, 7, 10, 11):
                 values += message(value)[1] - message(value)[0] if not isinstance(value, int) else 8
             elif number == 13:
@@ -161,6 +166,8 @@ class _OnnxReader:
             raise ValueError(f"its weight '{one_line(name)[:60]}' has {held:,} bytes, its shape says {size:,}")
         elif bits and held is None and not values and size:
             raise ValueError(f"its weight '{one_line(name)[:60]}' has no data")
+        if kind == 7 and raw and len(raw) % 8 == 0:
+            self.header.integers[name] = list(struct.unpack(f"<{len(raw) // 8}q", raw))
         if type_name:
             self.header.weights[name] = Weight(type_name, tuple(shape), size)
 
@@ -256,21 +263,27 @@ def read_onnx(path: Path) -> OnnxHeader:
 
 
 def cuts_before_head(header: OnnxHeader) -> bool:
-    """Tell whether the LM head gets the last position only."""
+    """Tell whether the LM head gets the last position only.
+
+    transformers slices the states in any case: from their beginning where nobody asks for less.
+    """
     name = "logits"
     past_head = False
     for _ in range(32):
         kind, inputs = header.producers.get(name, ("", []))
         if kind in ("Gather", "GatherND", "Slice"):
-            return True
-        if kind in ("MatMul", "MatMulNBits", "Gemm"):
+            begin = header.integers.get(inputs[1] if len(inputs) > 1 else "")
+            if begin is None or -1 in begin:
+                return True
+        elif kind in ("MatMul", "MatMulNBits", "Gemm"):
             if past_head:
                 return False
             past_head = True
         elif kind not in ("Add", "Div", "Mul", "Tanh", "Cast", "Reshape", "Unsqueeze", "Squeeze"):
             return False
         fed = [one for one in inputs if one in header.producers and one not in header.weights]
-        if not fed:
+        # Behind the head, a sum of two computed tensors is where the layers end.
+        if not fed or (past_head and kind == "Add" and len(fed) > 1):
             return False
         name = fed[0]
     return False

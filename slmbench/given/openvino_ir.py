@@ -8,7 +8,7 @@ from pathlib import Path
 from slmbench.errors import BadInputError
 from slmbench.given.description import Description, files_of, short
 from slmbench.given.hf_files import check_vocabulary, read_model_config, tokenizer_of
-from slmbench.given.ir_xml import BITS, IrGraph, IrLayer, read_ir
+from slmbench.given.ir_xml import BITS, IrGraph, IrLayer, read_ir, small_integers
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, GivenRole
 from slmbench.terms import Precision
 
@@ -59,7 +59,10 @@ def describe(folder: Path) -> Description:
     if not states:
         raise BadInputError(f"{folder}: its graph keeps no K/V as states (optimum-intel's --stateful); export it so")
     types = _weight_types(list(graphs.values()))
-    flags = [] if _cuts_before_head(stepped) else [ALL_LOGITS]
+    weights = (folder / names["decoder" if "decoder" in names else "model"]).with_suffix(".bin")
+    # A decoder of an encoder-decoder reads one token at a time.
+    many = config.family == "decoder-only" and not _cuts_before_head(stepped, weights)
+    flags = [ALL_LOGITS] if many else []
     if config.family == "encoder-decoder" and states < 4 * config.geometry.decoder_layers:
         flags.append(CROSS_KV_AGAIN)
     return Description(
@@ -126,8 +129,11 @@ def _decode_bytes(graph: IrGraph, vocabulary: int) -> int:
     return sum(int(one.data["size"]) for one in layers) - unread
 
 
-def _cuts_before_head(graph: IrGraph) -> bool:
-    """Tell whether the LM head gets the last position only."""
+def _cuts_before_head(graph: IrGraph, weights: Path) -> bool:
+    """Tell whether the LM head gets the last position only.
+
+    transformers slices the states in any case: from their beginning where nobody asks for less.
+    """
     results = [key for key in graph.of_type("Result") if graph.inputs.get(key)]
     key = graph.inputs[results[0]][0] if results else ""
     past_head = False
@@ -136,8 +142,11 @@ def _cuts_before_head(graph: IrGraph) -> bool:
         if layer is None:
             return False
         if layer.type in _CUTS:
-            return True
-        if layer.type == "MatMul":
+            places = [graph.layers[one] for one in graph.inputs.get(key, [])[1:2] if one in graph.layers]
+            begin = small_integers(places[0], weights) if places else None
+            if begin is None or -1 in begin:
+                return True
+        elif layer.type == "MatMul":
             if past_head:
                 return False
             past_head = True
@@ -145,7 +154,8 @@ def _cuts_before_head(graph: IrGraph) -> bool:
             return False
         feeds = [one for one in graph.inputs.get(key, []) if one in graph.layers]
         wanted = [one for one in feeds if graph.layers[one].type not in ("Const", "Convert")]
-        if not (wanted or feeds):
+        # Behind the head, a sum of two computed tensors is where the layers end.
+        if not (wanted or feeds) or (past_head and layer.type == "Add" and len(wanted) > 1):
             return False
         key = (wanted or feeds)[0]
     return False

@@ -14,6 +14,7 @@ from slmbench.analysis.roofline import bandwidth_use, compute_use, limits_of_cas
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
+from slmbench.models.given_record import ALL_LOGITS
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns, columns_of
 from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
@@ -247,7 +248,9 @@ def given_flags(info: CaseInfo, loads: Sequence[LoadRecord]) -> list[str]:
     """Return what a reader has to know of an artifact that the user brought."""
     given = info.checkpoint.given
     unproven = [NO_REFERENCE] if any(not load.reference for load in loads) else []
-    return unproven + list(given.flags if given else ())
+    # openvino-genai cuts the logits of an IR itself when it loads it.
+    cut = {ALL_LOGITS} if info.case.backend == "openvino_genai" else set()
+    return unproven + [flag for flag in (given.flags if given else ()) if flag not in cut]
 
 
 def _flags(

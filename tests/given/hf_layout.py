@@ -1,4 +1,7 @@
-"""Graphs in Hugging Face's ONNX layout as optimum exports them: K/V in and out whole, an encoder's states to a decoder."""
+"""Graphs in Hugging Face's ONNX layout as optimum exports them: K/V in and out whole, encoder states to a decoder.
+
+Masks are made here: those of transformers 5 cannot be traced.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ class Decoder(torch.nn.Module):
 
     def forward(self, ids: Any, mask: Any, positions: Any, *past: Any) -> tuple[Any, ...]:
         cache = cache_of(past)
+        seen = torch.arange(mask.shape[1])[None, None] <= positions[:, :, None]
+        wide = blocked(seen & (mask[:, None] > 0))
         out = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids, attention_mask=wide, position_ids=positions, past_key_values=cache, use_cache=True
         )
         return (out.logits, *tensors_of(out.past_key_values))
 
@@ -30,7 +35,8 @@ class Encoder(torch.nn.Module):
         self.encoder = model.get_encoder()
 
     def forward(self, ids: Any, mask: Any) -> Any:
-        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        wide = blocked(mask[:, None] > 0)
+        return self.encoder(input_ids=ids, attention_mask=wide).last_hidden_state
 
 
 class FirstStep(torch.nn.Module):
@@ -42,7 +48,8 @@ class FirstStep(torch.nn.Module):
 
     def forward(self, mask: Any, ids: Any, states: Any) -> tuple[Any, ...]:
         out = self.model(
-            decoder_input_ids=ids, encoder_outputs=(states,), attention_mask=mask, use_cache=True,
+            decoder_input_ids=ids, encoder_outputs=(states,), attention_mask=blocked(mask[:, None] > 0), use_cache=True,
+            decoder_attention_mask=torch.zeros(ids.shape[0], 1, 1, 1),
             past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         )  # fmt: skip
         both = out.past_key_values
@@ -62,10 +69,16 @@ class LaterStep(torch.nn.Module):
         cache = EncoderDecoderCache(cache_of(past[:half]), cache_of(past[half:]))
         cache.is_updated = dict.fromkeys(range(half // 2), True)
         out = self.model(
-            decoder_input_ids=ids, encoder_outputs=(self.states,), attention_mask=mask, use_cache=True,
+            decoder_input_ids=ids, encoder_outputs=(self.states,), attention_mask=blocked(mask[:, None] > 0),
+            use_cache=True, decoder_attention_mask=torch.zeros(ids.shape[0], 1, 1, past[0].shape[2] + 1),
             past_key_values=cache,
         )  # fmt: skip
         return (out.logits, *tensors_of(out.past_key_values.self_attention_cache))
+
+
+def blocked(seen: Any) -> Any:
+    """Return the additive mask ``[B, 1, queries, keys]`` of what is seen ``[B, queries, keys]``."""
+    return torch.where(seen, 0.0, -1e9)[:, None].to(torch.float32)
 
 
 def cache_of(tensors: Any) -> Any:
