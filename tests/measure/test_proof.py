@@ -67,8 +67,8 @@ def test_a_simulated_device_may_stand_in() -> None:
         ("fp32", "bf16", 0.94, True),
         ("int8", "fp32", 0.96, False),
         ("int8", "fp32", 0.94, True),
-        ("int4", "fp32", 0.3, False),
-        ("int4", "fp32", 0.1, True),
+        ("int4", "fp32", 0.1, False),
+        ("int4", "fp32", 0.04, True),
     ],
 )
 def test_the_coarser_precision_decides(weights: str, compute: str, share: float, fails: bool) -> None:
