@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from slmbench.analysis import noise
 from slmbench.analysis.noise import Calibration, Floor, Shift, read_floor, runs_needed, save_calibration, shift_of
-from slmbench.analysis.stats import Estimate
+from slmbench.analysis.stats import Estimate, detectable_effect
 from slmbench.machine.fingerprint import Fingerprint, Hardware
 
 MACHINE = Fingerprint(
@@ -42,6 +42,28 @@ def test_a_shift_is_the_variance_between_two_runs_and_never_has_more_freedom_tha
     assert widened.value == 0.1
     assert widened.error == pytest.approx(math.sqrt(0.01**2 + 2 * 0.01**2))
     assert widened.freedom == 2
+
+
+def test_what_the_loads_of_a_calibration_scatter_is_known_and_no_part_of_what_runs_differ_by() -> None:
+    variances = {"c": {"ttft": 4e-5}, "d": {"ttft": 8e-5}}
+    levels = {"ttft": (0.0, 0.01, 0.02)}
+    kept = calibration(cases={"c": levels, "d": levels}, load_variances=variances)
+    one, mean = kept.shift(["c"], "ttft"), kept.shift(["c", "d"], "ttft")
+    assert one is not None
+    assert mean is not None
+    assert one.loads_variance == pytest.approx(2 * 4e-5)
+    assert mean.loads_variance == pytest.approx(2 * (4e-5 + 8e-5) / 4)
+    # The tests keep it; the slowdown that would be seen does not.
+    assert one.variance == shift_of([levels["ttft"]]).variance
+    within = Estimate(0.0, 0.01, 9)
+    with_noise, without = (
+        detectable_effect(
+            within, alpha=0.01, shift_variance=one.variance, shift_freedom=one.freedom, shift_noise=noise_variance
+        )
+        for noise_variance in (0.0, one.loads_variance)
+    )
+    assert without < with_noise
+    assert calibration().shift(["c"], "ttft") == shift_of([levels["ttft"]])
 
 
 def test_what_cases_share_of_a_shift_does_not_average_out() -> None:

@@ -192,7 +192,7 @@ def test_a_detectable_effect_is_seen_as_often_as_it_says(freedom: int, shift: fl
         value = math.log1p(effect) + rng.normal(0, math.hypot(error, shift))
         t = value / math.sqrt(later + between)
         seen.append(t > stats.t_quantile(1 - alpha / 2, degrees) and value > threshold)
-    assert np.mean(seen) == pytest.approx(0.8, abs=0.06)
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.05)
     assert stats.detectable_effect(Estimate(0.0, math.nan, 0), alpha=alpha) == math.inf
     assert stats.detectable_effect(Estimate(0.0, 0.0, 4), alpha=alpha, threshold=0.05) == pytest.approx(
         math.expm1(0.05)
