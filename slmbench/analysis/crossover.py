@@ -10,7 +10,8 @@ from itertools import pairwise
 from slmbench.analysis.metrics import Side, SideCase
 from slmbench.analysis.pairs import Pair
 from slmbench.analysis.ratios import weighted
-from slmbench.analysis.stats import Interval, Summand, weighted_sum
+from slmbench.analysis.stats import Interval
+from slmbench.analysis.weighted_sum import Summand, weighted_sum
 from slmbench.terms import Family
 
 

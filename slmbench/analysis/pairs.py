@@ -10,7 +10,8 @@ from functools import cached_property
 from slmbench.analysis.judged_once import figure_of
 from slmbench.analysis.metrics import Evidence, Side, SideCase, arms_of, matching_key, side_of
 from slmbench.analysis.ratios import ratio_parts
-from slmbench.analysis.stats import Estimate, Interval, Summand, weighted_sum
+from slmbench.analysis.stats import Estimate, Interval
+from slmbench.analysis.weighted_sum import Summand, weighted_sum
 from slmbench.case import Case
 from slmbench.records.sample_arrays import RunColumns
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from slmbench.analysis import stats
 from slmbench.analysis.metrics import Evidence
-from slmbench.analysis.stats import Summand
+from slmbench.analysis.weighted_sum import Summand, weighted_sum
 from slmbench.records.sample_arrays import Floats
 
 #: Fewer pairs of loads than this cannot carry an interval of their own.
@@ -23,7 +23,7 @@ def log_ratio(base: Evidence, new: Evidence, *, interleaved: bool) -> stats.Esti
     loads, else of the levels. ``interleaved`` says that both come from one run, so that equal round numbers mean
     neighbours in time.
     """
-    return stats.weighted_sum(ratio_parts(base, new, interleaved=interleaved))
+    return weighted_sum(ratio_parts(base, new, interleaved=interleaved))
 
 
 def mean_ratio(pairs: Iterable[tuple[Evidence, Evidence]], *, interleaved: bool) -> stats.Estimate:
@@ -32,7 +32,7 @@ def mean_ratio(pairs: Iterable[tuple[Evidence, Evidence]], *, interleaved: bool)
     Raises:
         ValueError: no cases.
     """
-    return stats.weighted_sum(mean_parts([ratio_parts(base, new, interleaved=interleaved) for base, new in pairs]))
+    return weighted_sum(mean_parts([ratio_parts(base, new, interleaved=interleaved) for base, new in pairs]))
 
 
 def mean_parts(ratios: list[list[Summand]]) -> list[Summand]:

@@ -8,7 +8,7 @@ loads on the log scale, and all uncertainty comes from how the loads differ. Tim
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -190,7 +190,7 @@ def relative_half_width(interval: Interval) -> float:
 
 def ratio(base: Estimate, new: Estimate) -> Estimate:
     """Return the log ratio ``new / base`` of independent levels, with Welch's degrees of freedom."""
-    return _combined(new.value - base.value, [base, new], [1.0, 1.0])
+    return combined(new.value - base.value, [base, new], [1.0, 1.0])
 
 
 def geometric_mean(ratios: Sequence[Estimate]) -> Estimate:
@@ -202,62 +202,7 @@ def geometric_mean(ratios: Sequence[Estimate]) -> Estimate:
     if not ratios:
         raise ValueError("no ratios")
     share = 1 / len(ratios)
-    return _combined(sum(r.value for r in ratios) * share, ratios, [share] * len(ratios))
-
-
-@dataclass(frozen=True)
-class Summand:
-    """What one case adds to a sum of log levels: a figure a load."""
-
-    #: Whose loads these are: parts of equal owners were measured in the same loads where the load numbers are equal.
-    owner: Hashable
-    loads: tuple[Hashable, ...]
-    logs: Floats
-    inner_errors: Floats
-    weight: float = 1.0
-
-
-def weighted_sum(parts: Sequence[Summand]) -> Estimate:
-    """Return the sum of weight times level over parts; what parts share of a load is counted once.
-
-    Parts of one owner share the effect of each load. So their figures are put together load by load first, and the
-    error comes from how these sums differ over loads, however alike the parts are within one. (Where every part has
-    every load that is the plain variance of a mean over loads; where some lack loads it is the sum of squared
-    influences, as for clusters: Liang & Zeger, Biometrika 73 (1986) 13-22.) Parts of different owners are independent.
-    The parts are the ones that were chosen, not a draw from all possible ones: only their errors add up.
-
-    Raises:
-        ValueError: no parts.
-    """
-    if not parts:
-        raise ValueError("no figures")
-    families: dict[Hashable, list[Summand]] = {}
-    for part in parts:
-        families.setdefault(part.owner, []).append(part)
-    sums = [_sum_of_family(family) for family in families.values()]
-    return _combined(sum(one.value for one in sums), sums, [1.0] * len(sums))
-
-
-def _sum_of_family(parts: Sequence[Summand]) -> Estimate:
-    """Return the sum over parts that share loads; freedom is that of the parts, by what each adds to the variance."""
-    levels = [level_of(part.logs, part.inner_errors) for part in parts]
-    value = sum(part.weight * one.value for part, one in zip(parts, levels, strict=True))
-    if any(not math.isfinite(one.error) for one in levels):
-        return Estimate(value, math.nan, 0.0)
-    influences: dict[Hashable, float] = {}
-    guard = 0.0
-    for part, one in zip(parts, levels, strict=True):
-        count = part.logs.size
-        # The root undoes the shrinkage of a variance about its own mean.
-        scale = part.weight / count * math.sqrt(count / (count - 1))
-        for load, log in zip(part.loads, (part.logs - one.value).tolist(), strict=True):
-            influences[load] = influences.get(load, 0.0) + scale * log
-        guard += float(np.sum((part.weight * part.inner_errors / count) ** 2))
-    variance = max(sum(influence**2 for influence in influences.values()), guard)
-    own = [(part.weight * one.error) ** 2 for part, one in zip(parts, levels, strict=True)]
-    freedoms = [one.freedom for one in levels]
-    weighed = sum(a * b for a, b in zip(own, freedoms, strict=True))
-    return Estimate(value, math.sqrt(variance), weighed / sum(own) if sum(own) > 0 else min(freedoms))
+    return combined(sum(r.value for r in ratios) * share, ratios, [share] * len(ratios))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -368,7 +313,7 @@ def _exp(value: float) -> float:
     return math.exp(max(value, -700.0)) if value < 700 else math.inf
 
 
-def _combined(value: float, parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+def combined(value: float, parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
     """Return an estimate of that value whose independent parts add up; freedom after Welch and Satterthwaite."""
     variances = [(weight * part.error) ** 2 for part, weight in zip(parts, weights, strict=True)]
     total = sum(variances)

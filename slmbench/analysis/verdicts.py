@@ -131,7 +131,7 @@ class Comparison:
         if not self.shared:
             return list(self.judgements)
         cases = {key: place for place, key in enumerate(self.base.cases)}
-        metrics = {metric: place for place, metric in enumerate(dict.fromkeys(j.metric for j in self.judgements))}
+        metrics = {metric: place for place, metric in enumerate(self.means)}
         return sorted((*self.judgements, *self.shared), key=lambda j: (cases[j.key], metrics[j.metric]))
 
     def counts(self) -> dict[str, int]:

@@ -22,8 +22,8 @@ from slmbench.analysis.metrics import Evidence, Side
 from slmbench.analysis.pairs import pairs_of, sides_of
 from slmbench.analysis.ratios import log_ratio, mean_ratio
 from slmbench.analysis.sides import read_side, read_sides, where
-from slmbench.analysis.stats import Summand
 from slmbench.analysis.verdicts import Comparison, compare_sides
+from slmbench.analysis.weighted_sum import Summand, weighted_sum
 from slmbench.case import Case
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
@@ -44,7 +44,7 @@ def part(owner: object, logs: np.ndarray, weight: float = 1.0, loads: range | No
 
 def test_a_mean_over_cases_of_the_same_loads_is_the_mean_of_each_load() -> None:
     figures = np.random.default_rng(0).normal(0, 0.02, (5, 8))
-    found = stats.weighted_sum([part("one", logs, 1 / 5) for logs in figures])
+    found = weighted_sum([part("one", logs, 1 / 5) for logs in figures])
     means = figures.mean(axis=0)
     expected = stats.level_of(means, 0 * means)
     assert found.value == pytest.approx(expected.value)
@@ -54,19 +54,19 @@ def test_a_mean_over_cases_of_the_same_loads_is_the_mean_of_each_load() -> None:
 
 def test_cases_with_loads_of_their_own_are_independent() -> None:
     figures = np.random.default_rng(1).normal(0, 0.02, (5, 8))
-    found = stats.weighted_sum([part(number, logs, 1 / 5) for number, logs in enumerate(figures)])
+    found = weighted_sum([part(number, logs, 1 / 5) for number, logs in enumerate(figures)])
     expected = stats.geometric_mean([stats.level_of(logs, 0 * logs) for logs in figures])
     assert (found.value, found.error, found.freedom) == pytest.approx(
         (expected.value, expected.error, expected.freedom)
     )
     # Of one configuration, but never in the same load: the same error.
     apart = [part("one", logs, 1 / 5, range(8 * n, 8 * n + 8)) for n, logs in enumerate(figures)]
-    assert stats.weighted_sum(apart).error == pytest.approx(expected.error)
+    assert weighted_sum(apart).error == pytest.approx(expected.error)
 
 
 def test_what_both_sides_of_a_ratio_share_cancels() -> None:
     load = np.random.default_rng(2).normal(0, 0.02, 8)
-    found = stats.weighted_sum([part("one", load + 0.1), part("one", load, -1)])
+    found = weighted_sum([part("one", load + 0.1), part("one", load, -1)])
     assert found.value == pytest.approx(0.1)
     assert found.error == pytest.approx(0, abs=1e-12)
 
@@ -79,7 +79,7 @@ def test_cases_that_lack_loads_never_make_an_error_vanish(loads: int, cases: int
     for _ in range(cases):
         chosen = np.sort(rng.choice(loads, size=int(rng.integers(2, loads + 1)), replace=False))
         parts.append(Summand("one", tuple(chosen.tolist()), effect[chosen], np.full(chosen.size, 0.001), 1 / cases))
-    found = stats.weighted_sum(parts)
+    found = weighted_sum(parts)
     assert found.error > 0
     assert 1 <= found.freedom <= loads - 1
     # Never surer than all cases together would be with loads of their own.
@@ -112,7 +112,7 @@ def test_cases_of_one_configuration_are_compared_within_their_loads() -> None:
     within = log_ratio(one, other, interleaved=True)
     assert within.freedom == pytest.approx(9)
     assert within.error < log_ratio(one, other, interleaved=False).error * 1.01
-    assert within.error < stats.weighted_sum([part(1, one.logs), part(2, other.logs, -1)]).error / 2
+    assert within.error < weighted_sum([part(1, one.logs), part(2, other.logs, -1)]).error / 2
 
 
 def side(tmp_path: Path, name: str, speeds: list[Speed], *, shared: bool = True, seed: int = 0) -> Side:
@@ -135,6 +135,7 @@ def test_a_first_token_is_judged_once_with_the_case_that_was_measured(tmp_path: 
     assert [j.verdict for j in first] == ["regressed", "regressed"]
     assert len([j for j in comparison.judgements if j.metric == "tpot"]) == 4
     assert sum(comparison.counts().values()) == 6
+    assert [j.metric for j in comparison.shown()] == ["ttft", "tpot"] * 4
     assert {j.step for j in comparison.judgements} <= {1, 2, 3, 4, 5, 6}
     for shown in comparison.shared:
         assert lengths(shown.base_case.case)[1] == 16

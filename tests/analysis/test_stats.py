@@ -15,6 +15,7 @@ from scipy import stats as scipy_stats
 
 from slmbench.analysis import stats
 from slmbench.analysis.stats import Estimate, Interval
+from slmbench.analysis.weighted_sum import Summand, weighted_sum
 
 
 def lottery(rng: np.random.Generator, loads: int, rounds: int, between: float = 0.02, within: float = 0.01):
@@ -61,8 +62,8 @@ def unpaired_ratio(base: Sequence[ArrayLike], new: Sequence[ArrayLike]) -> Estim
     parts = []
     for name, loads, weight in (("base", base, -1.0), ("new", new, 1.0)):
         logs, inner = stats.load_levels(loads)
-        parts.append(stats.Summand(name, tuple(range(logs.size)), logs, inner, weight))
-    return stats.weighted_sum(parts)
+        parts.append(Summand(name, tuple(range(logs.size)), logs, inner, weight))
+    return weighted_sum(parts)
 
 
 @pytest.mark.parametrize("within", [0.001, 0.01, 0.05])
