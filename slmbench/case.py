@@ -137,6 +137,11 @@ class Case(BaseModel):
     simulate: bool = False
 
     @property
+    def engine_builds_graph(self) -> bool:
+        """Return whether the artifact holds weights alone: what the graph computes is then the engine's own choice."""
+        return self.format == "gguf"
+
+    @property
     def key(self) -> str:
         """Return the stable key: what is asked, in fixed order, defaults left out where they are optional."""
         return self.key_with(self.workload.label())

@@ -34,7 +34,7 @@ from slmbench.measure.generate import generate
 from slmbench.measure.proof import REQUIRED_AGREEMENT, agreement, coarser
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
-from slmbench.terms import MARGIN_TOLERANCE, Device, Precision
+from slmbench.terms import MARGIN_TOLERANCE, Device, Precision, plain_precision
 
 __all__ = ["CHECKS", "ConformanceError", "Subject", "subject"]
 
@@ -209,7 +209,7 @@ def check_tokens(subject: Subject) -> None:
     """The reference's tokens come out, as far as the precision can distinguish them."""
     manifest = subject.artifact.manifest
     asked = subject.options.compute_precision
-    tolerance = max(MARGIN_TOLERANCE.get(asked, 0.0), MARGIN_TOLERANCE[manifest.spec.weight_precision])
+    tolerance = max(MARGIN_TOLERANCE.get(asked, 0.0), MARGIN_TOLERANCE[plain_precision(manifest.spec.weight_precision)])
     required = REQUIRED_AGREEMENT[coarser(manifest.spec.weight_precision, asked)]
     golden = subject.artifact.golden().prompts
     with subject.session() as session:

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.errors import CannotRunError, one_line
+from slmbench.models.gguf_layout import FILE_TYPES
 
 from .cpu_features import amx_obstacle, compiled_for, cpu_flags, missing_features
 
 #: ggml's numbers of the types that K/V can have here.
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
-#: llama.cpp's numbers of types of files, and the bit of those that it counted.
-_FILE_TYPES, _GUESSED = {0: "F32", 1: "F16", 7: "Q8_0", 32: "BF16"}, 1024
+#: The bit of a file's type that llama.cpp counted itself.
+_GUESSED = 1024
 _ERROR = 4
 _BUFFER = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size")
 _KV_TYPE = re.compile(r"K \((\w+)\):.*V \((\w+)\):")
@@ -111,12 +112,12 @@ class GgufModel:
         self.close.atexit = False
 
     def file_type(self) -> str:
-        """Return ggml's type of most tensors, which llama.cpp counts where the file does not say it."""
+        """Return the file's type, most tensors' or a mixture's; llama.cpp counts where the file does not say it."""
         reported = self.engine.llama_model_ftype(self.handle) & ~_GUESSED
-        return _FILE_TYPES.get(reported, f"file type {reported}")
+        return FILE_TYPES.get(reported, f"file type {reported}")
 
-    def context(self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool) -> Context:
-        """Make a context for ``rows`` sequences of ``length`` tokens each.
+    def context(self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool, encoded: int = 0) -> Context:
+        """Make a context for ``rows`` sequences of ``length`` tokens each; an encoder reads ``encoded`` tokens at once.
 
         Raises:
             CannotRunError: llama.cpp refuses it.
@@ -127,7 +128,11 @@ class GgufModel:
         params.n_seq_max, params.kv_unified = rows, False
         params.n_ctx = rows * -(-length // 256) * 256
         # Logits of one place a row: buffers for more would be there for nothing.
-        params.n_batch, params.n_outputs_max = rows * length, rows
+        params.n_batch, params.n_outputs_max = rows * length, max(rows, encoded)
+        if encoded:
+            # llama.cpp ends the process where an encoder's input is larger than this, and where a T5's sequences have
+            # cells of their own (its table of relative positions does not fit them).
+            params.n_ubatch, params.kv_unified = encoded, True
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = int(flash)
@@ -194,6 +199,18 @@ class Context:
         if address != self._address or len(self._view) != rows:
             self._address, self._view = address, np.ctypeslib.as_array(logits, (rows, self._vocabulary))
         return self._view
+
+    def encode(self, batch: Batch) -> None:
+        """Let the encoder read a batch; its output stays in the context until the next call.
+
+        Raises:
+            CannotRunError: llama.cpp refuses it.
+        """
+        code = self._engine.llama_encode(self._handle, batch.struct)
+        if code:
+            raise CannotRunError(
+                f"llama.cpp reads no batch of {batch.struct.n_tokens} tokens: llama_encode gave {code}"
+            )
 
     def close(self) -> None:
         """Free it."""

@@ -24,13 +24,16 @@ from slmbench.system.files import open_regular
 from slmbench.terms import ComputePrecision
 
 #: The header of the largest model with 4096 layers is smaller.
-_MOST_BYTES, _MOST_TENSORS, _MOST_VALUES, _LONGEST_TEXT = 1 << 24, 1 << 16, 64, 256
+_MOST_BYTES, _MOST_TENSORS, _MOST_VALUES, _LONGEST_TEXT = 1 << 25, 1 << 16, 64, 1 << 17
 _VERSION, _ALIGNMENT, _MOST_DIMENSIONS = 3, 32, 4
-_TYPES = {one.number: one for one in layout.TYPES.values()}
+_TYPES = {one.number: one for one in layout.TENSOR_TYPES.values()}
 #: What activations are brought into before they meet weights of ggml's type; quantised ones meet 8 bits.
 _COMPUTE: dict[str, ComputePrecision] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-#: Numbers of the types of values: uint32, float32, text.
-_UINT32, _FLOAT32, _TEXT = 4, 6, 8
+#: Numbers of the types of values: uint32, int32, float32, yes or no, text, a list.
+_UINT32, _INT32, _FLOAT32, _BOOL, _TEXT, _LIST = 4, 5, 6, 7, 8, 9
+#: The largest vocabularies have 262,144 tokens, and about as many merges.
+_LONGEST_LIST = 1 << 20
+_CODES = {_UINT32: "I", _INT32: "i", _FLOAT32: "f", _BOOL: "?"}
 
 
 class _HeaderReader:
@@ -66,9 +69,10 @@ def matrix_types(artifact: Artifact) -> set[str]:
     Raises:
         CannotRunError: it is cut, is no GGUF file, or says something else than slmbench's exporter does.
     """
-    path = artifact.graph("model")
+    path, checkpoint = artifact.graph("model"), artifact.manifest.checkpoint
     try:
-        return _read(path, layout.header(artifact.manifest.checkpoint))
+        expected = layout.header(checkpoint, artifact.manifest.spec.weight_precision)
+        return _read(path, expected, layout.optional_header(checkpoint))
     except (OSError, ValueError) as error:
         raise CannotRunError(
             f"{path}: not a GGUF file of slmbench's: {one_line(str(error))[:200]}; `slmbench export` writes a new one"
@@ -94,7 +98,7 @@ def compute_of_given(artifact: Artifact) -> ComputePrecision:
     return _COMPUTE.get(largest, "int8")
 
 
-def _read(path: Path, expected: Mapping[str, Any]) -> set[str]:
+def _read(path: Path, expected: Mapping[str, Any], optional: Mapping[str, Any]) -> set[str]:
     with open_regular(path) as file:
         reader, size = _HeaderReader(file.read(_MOST_BYTES)), path.stat().st_size
     if reader.take("4s") != b"GGUF":
@@ -104,7 +108,8 @@ def _read(path: Path, expected: Mapping[str, Any]) -> set[str]:
         raise ValueError(f"it is of version {version}, not {_VERSION}")
     if tensors > _MOST_TENSORS or values > _MOST_VALUES:
         raise ValueError(f"it claims {tensors} tensors and {values} values")
-    _check_values(_values(reader, values), expected)
+    found = _values(reader, values)
+    _check_values(found, {**expected, **{name: value for name, value in optional.items() if name in found}})
     return _types_of_matrices(reader, tensors, size)
 
 
@@ -114,13 +119,23 @@ def _values(reader: _HeaderReader, count: int) -> dict[str, Any]:
         name, kind = reader.text(), reader.take("I")
         if name in found:
             raise ValueError(f"'{name}' is there twice")
-        if kind == _TEXT:
-            found[name] = reader.text()
-        elif kind in (_UINT32, _FLOAT32):
-            found[name] = reader.take("I" if kind == _UINT32 else "f")
-        else:
-            raise ValueError(f"'{name}' is of a type that is not expected")
+        found[name] = _list(reader, name) if kind == _LIST else _value(reader, kind, name)
     return found
+
+
+def _value(reader: _HeaderReader, kind: int, name: str) -> Any:
+    if kind == _TEXT:
+        return reader.text()
+    if kind not in _CODES:
+        raise ValueError(f"'{name}' is of a type that is not expected")
+    return reader.take(_CODES[kind])
+
+
+def _list(reader: _HeaderReader, name: str) -> list[Any]:
+    kind, count = reader.take("I"), reader.take("Q")
+    if count > _LONGEST_LIST:
+        raise ValueError(f"'{name}' is a list of {count} values")
+    return [_value(reader, kind, name) for _ in range(count)]
 
 
 def _check_values(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -129,10 +144,16 @@ def _check_values(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None
             raise ValueError(f"'{name}' is not for an artifact to say")
     for name, value in expected.items():
         reported = found.get(name)
-        if value is None and isinstance(reported, float) and 0 < reported < math.inf:
-            continue
-        if value is None or reported != value:
-            raise ValueError(f"its {name} is {reported!r:.60}, the manifest's {value!r:.60}")
+        if not _fits(reported, value):
+            wanted = f"a {value.__name__}" if isinstance(value, type) else f"{value!r:.60}"
+            raise ValueError(f"its {name} is {reported!r:.60}, expected is {wanted}")
+
+
+def _fits(reported: Any, expected: Any) -> bool:
+    if not isinstance(expected, type):
+        return bool(reported == expected)
+    number = isinstance(reported, (int, float)) and 0 <= reported < math.inf
+    return type(reported) is expected and (number or expected in (list, str, bool))
 
 
 def _types_of_matrices(reader: _HeaderReader, count: int, size: int) -> set[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError
 from slmbench.models.artifact import Artifact
-from slmbench.models.gguf_layout import TYPES
+from slmbench.models.gguf_layout import MIXTURES, TENSOR_TYPES
 from slmbench.terms import ComputePrecision, Device
 
 from ..common.cpu_device import default_threads
@@ -22,7 +22,7 @@ from .bindings import Batch, Context, GgufModel
 from .gguf_header import compute_of_given, matrix_types
 
 #: What products with matrices of ggml's type are computed in: activations are brought into this first.
-_COMPUTE = {one.name: one.compute for one in TYPES.values()}
+_COMPUTE = {one.name: one.compute for one in TENSOR_TYPES.values()}
 #: Default of K/V: the compute precision, and half precision with int8, as in llama.cpp's own default.
 _KV_CACHE: dict[ComputePrecision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f16"}
 FLASH, UNFUSED = "flash", "unfused"
@@ -42,6 +42,25 @@ class LlamaCppOptions(SessionOptions):
     repack: bool | None = None
 
 
+def kv_cache_of(options: SessionOptions) -> str:
+    """Return the type that K/V are kept in: what is asked, or what fits the compute precision."""
+    return LlamaCppOptions.of(options).kv_cache or _KV_CACHE[options.compute_precision]
+
+
+def attention_refusal(options: SessionOptions) -> str | None:
+    """Return why flash attention does not compute in the asked precision, or None.
+
+    llama.cpp's graph converts K and V from F32 to F16 for it (build_attn_mha), whatever the cache holds: logits are
+    then off by thousandths of their standard deviation, where unfused attention is exact to millionths.
+    """
+    if options.attention != FLASH or kv_cache_of(options) != "f32":
+        return None
+    return (
+        "llama.cpp's flash attention rounds K and V from fp32 to fp16: use --attention unfused, or --option "
+        "kv_cache=f16 to keep them in fp16 knowingly"
+    )
+
+
 class LlamaCppSession:
     """One model and a context for the reserved shape. Not thread-safe."""
 
@@ -57,12 +76,13 @@ class LlamaCppSession:
         self._suppressed = np.array(self._reserved.end_tokens, dtype=np.int64)
         self._threads = options.threads or default_threads()
         asked = LlamaCppOptions.of(options)
-        self._kv_cache = asked.kv_cache or _KV_CACHE[options.compute_precision]
-        # llama.cpp's own choice on CPUs: it reads prompts sooner, and steps later over K/V that are not f16.
-        self._flash = options.attention != UNFUSED
+        self._kv_cache = kv_cache_of(options)
+        # llama.cpp's own choice on CPUs, where it keeps the precision.
+        self._flash = options.attention == FLASH or (options.attention is None and self._kv_cache != "f32")
         given = checkpoint.given is not None
         self._given_compute = compute_of_given(artifact) if given else None
         self._types = set() if given else matrix_types(artifact)
+        self._mixture = None if given else MIXTURES.get(artifact.manifest.spec.weight_precision)
         self._choice = TokenChooser()
         self._context: Context | None = None
         self._shape = (0, 0)
@@ -187,7 +207,9 @@ class LlamaCppSession:
         """Return what products with the matrices of the file are computed in: by its header, and by llama.cpp."""
         if self._given_compute is not None:
             return self._given_compute
-        found = self._types | {self._model.file_type()}
+        found = set(self._types)
+        if self._mixture is None:
+            found.add(self._model.file_type())
         return "+".join(sorted({_COMPUTE.get(one, one) for one in found}))
 
     def threads(self) -> int:
@@ -195,11 +217,13 @@ class LlamaCppSession:
         return self._openmp.team_size(self._threads if self._context is None else self._context.threads()[0])
 
     def settings(self) -> dict[str, tuple[str, str]]:
-        """Return repacked weights, threads, K/V's type and flash attention, as far as llama.cpp reports them."""
+        """Return weights, threads, K/V's type and flash attention, as far as llama.cpp reports them."""
         found = {
             "repacked weights": self._repacking(),
             "threads": (str(self._threads), self._openmp.in_words(self._threads)),
         }
+        if self._mixture is not None:
+            found["weights"] = self._mixture.name, self._model.file_type()
         if self._context is None:
             return found
         found["threads of prompts"] = str(self._threads), str(self._context.threads()[1])

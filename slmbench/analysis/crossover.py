@@ -12,6 +12,7 @@ from slmbench.analysis.pairs import Pair
 from slmbench.analysis.ratios import weighted
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.weighted_sum import Summand, weighted_sum
+from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.terms import Family
 
 
@@ -117,6 +118,8 @@ def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
         where = f"{pair.engine} {case.weight_precision}/{case.compute_precision}"
         where += f", arm {pair.arm}" if pair.arm else ""
         where = where if metric == "ttft" else f"{work.output_tokens} out on {where}"
+        if metric in pair.ratios and pair.ratios[metric].computes_cross_kv_again:
+            where += f", {CROSS_KV_AGAIN}"
         key = (case.checkpoint, pair.decoder.case.checkpoint, where, case.device, work.more())
         found = groups.setdefault(key, {})
         kept = found.get(work.input_tokens)

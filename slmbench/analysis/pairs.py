@@ -50,6 +50,11 @@ class PairRatio:
         return decoder / encoder
 
     @property
+    def computes_cross_kv_again(self) -> bool:
+        """Return whether steps of the encoder-decoder compute cross-attention's K/V again: llama.cpp's graph does."""
+        return self.metric != "ttft" and self.encoder.case.engine_builds_graph
+
+    @property
     def beats_limits(self) -> bool:
         """Return whether a side is faster than the limits allow: then these were measured too low."""
         return any(

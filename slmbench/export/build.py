@@ -27,6 +27,7 @@ from slmbench.export.artifact_store import (
 )
 from slmbench.export.golden_record import make_golden, reference_versions
 from slmbench.export.routes import Exported, Progress, installed_versions, refusal, route
+from slmbench.export.stored_weights import stored_weights
 from slmbench.models.artifact import (
     GOLDEN_NAME,
     Artifact,
@@ -34,19 +35,18 @@ from slmbench.models.artifact import (
     FileEntry,
     GoldenRecord,
     Manifest,
+    expected_weight_bytes,
     read_artifact,
 )
 from slmbench.models.catalog import export_bytes
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.gguf_layout import MIXTURES
 from slmbench.system.digests import sha256_of
 from slmbench.system.files import make_folder, write_whole
 from slmbench.system.paths import cache_dir
 from slmbench.system.telemetry import silence_telemetry
 
 __all__ = ["check_resources", "ensure_artifact"]
-
-#: Bytes of a weight on disk, scales of grouped int4 included.
-_WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.6}
 
 
 def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Progress, force: bool = False) -> Artifact:
@@ -91,12 +91,14 @@ def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
         raise CannotRunError(
             f"{what} takes about {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
         )
-    written = count * _WEIGHT_BYTES[spec.weight_precision]
+    written = count * expected_weight_bytes(spec.weight_precision)
     if checkpoint.family == "encoder-decoder" and not direct:
         # Encoder and decoder are graphs of their own, each with the embedding.
         written += checkpoint.geometry.vocab_size * checkpoint.geometry.width * 4
     # Compression starts from an fp32 graph in the same folder, which is deleted at the end.
-    disk = written if spec.weight_precision == "fp32" or direct else written + count * 4
+    # A quantised GGUF is made from one in fp32 as well.
+    from_fp32 = spec.weight_precision in MIXTURES if spec.format == "gguf" else not direct
+    disk = written + count * 4 if from_fp32 and spec.weight_precision != "fp32" else written
     store = artifacts_dir()
     free = shutil.disk_usage(store).free
     if disk > free:
@@ -178,6 +180,7 @@ def _write_manifest(
         attention=exported.attention,
         cross_kv_once=exported.cross_kv_once,
         decode_weight_bytes=exported.decode_weight_bytes,
+        weights=stored_weights(spec, folder, exported.graphs),
         versions=installed_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         export_seconds=round(seconds, 3),

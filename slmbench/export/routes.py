@@ -15,7 +15,8 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.failed_proofs import failed_proof
 from slmbench.models.artifact import ArtifactSpec, Manifest, Role
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.terms import EXPORTERS, Exporter, Format, Layout, Precision
+from slmbench.models.gguf_layout import MIXTURES
+from slmbench.terms import EXPORTERS, GGUF_PRECISIONS, Exporter, Format, Layout, Precision
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,16 @@ class RouteEntry:
     module: str
     #: Distributions whose versions decide what it writes.
     libraries: tuple[str, ...]
+    #: And those that decide it where llama.cpp's quantiser makes the file.
+    quantisers: tuple[str, ...] = ()
 
     def refusal(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
         """Return why the route cannot write this artifact (one line), or None."""
         return cast("str | None", import_module(self.module).refusal(checkpoint, spec))
+
+    def deciding(self, spec: ArtifactSpec) -> tuple[str, ...]:
+        """Return the distributions whose versions decide the bytes of this artifact."""
+        return (*self.libraries, *(self.quantisers if spec.weight_precision in MIXTURES else ()))
 
     def writer(self) -> Route:
         """Return the function that writes."""
@@ -48,7 +55,7 @@ _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ),
     ("onnx", "genai", "dynamic"): RouteEntry("slmbench.export.ort_genai", (*_TORCH, "onnxruntime-genai", "onnx")),
     ("torch", "none", "dynamic"): RouteEntry("slmbench.export.torch", ()),
-    ("gguf", "slmbench", "dynamic"): RouteEntry("slmbench.export.gguf", (*_TORCH, "gguf")),
+    ("gguf", "slmbench", "dynamic"): RouteEntry("slmbench.export.gguf.route", (*_TORCH, "gguf"), ("llama-cpp-python",)),
     ("openvino", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "openvino", "nncf")),
     ("onnx", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "onnx")),
 }
@@ -134,6 +141,8 @@ def route(spec: ArtifactSpec) -> RouteEntry:
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why this artifact cannot be exported (one line), or None when it can."""
+    if spec.weight_precision in GGUF_PRECISIONS and spec.format != "gguf":
+        return f"{spec.weight_precision} is a precision of GGUF files, which --backend llama_cpp runs"
     try:
         return route(spec).refusal(checkpoint, spec)
     except CannotRunError as error:
@@ -197,7 +206,7 @@ def _not_chosen(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
 def installed_versions() -> dict[str, str]:
     """Return the versions of slmbench and of every exporter library that is installed."""
     found = {"slmbench": __version__}
-    for name in sorted({name for entry in _ROUTES.values() for name in entry.libraries}):
+    for name in sorted({name for entry in _ROUTES.values() for name in (*entry.libraries, *entry.quantisers)}):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
@@ -206,12 +215,12 @@ def installed_versions() -> dict[str, str]:
 def missing_libraries(spec: ArtifactSpec) -> list[str]:
     """Return the distributions that an export needs, for its golden record too, and that are not installed."""
     now = installed_versions()
-    return [name for name in dict.fromkeys((*_TORCH, *route(spec).libraries)) if name not in now]
+    return [name for name in dict.fromkeys((*_TORCH, *route(spec).deciding(spec))) if name not in now]
 
 
 def made_alike(spec: ArtifactSpec, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Return whether everything that decides an artifact's bytes had the same version in two exports."""
-    return all(one.get(name) == other.get(name) for name in ("slmbench", *_TORCH, *route(spec).libraries))
+    return all(one.get(name) == other.get(name) for name in ("slmbench", *_TORCH, *route(spec).deciding(spec)))
 
 
 def outdated(manifest: Manifest) -> str | None:
@@ -220,7 +229,7 @@ def outdated(manifest: Manifest) -> str | None:
     None too where a library is not installed at all: a machine without exporters uses what it was given.
     """
     now = installed_versions()
-    deciding = ("slmbench", *route(manifest.spec).libraries)
+    deciding = ("slmbench", *route(manifest.spec).deciding(manifest.spec))
     if any(name not in now for name in deciding):
         return None
     for name in deciding:

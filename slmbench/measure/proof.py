@@ -92,8 +92,8 @@ def judge(case: Case, evidence: SessionProof) -> Verdict | None:
     for name, (asked, reported) in evidence.settings.items():
         if asked != reported:
             return Verdict(FailureReason.WRONG_SETTING, f"asked for {name} {asked}, the engine has {reported}")
-    # What a graph of the user's does is its own cost, and a flag in the table.
-    if evidence.cross_kv_once is False and case.exporter != "given":
+    # What a graph of the user's does, or one that the engine builds, is a cost of its own and a flag in the table.
+    if evidence.cross_kv_once is False and case.exporter != "given" and not case.engine_builds_graph:
         return Verdict(
             FailureReason.CROSS_KV_RECOMPUTED, "a decoder step of this artifact computes cross-attention K/V again"
         )

@@ -21,7 +21,7 @@ from slmbench.models.given_record import GivenLayout
 from slmbench.system.digests import sha256_of, sha256_remembered
 from slmbench.system.files import read_regular
 from slmbench.system.paths import cache_dir
-from slmbench.terms import Exporter, Format, Layout, Precision, StrictModel
+from slmbench.terms import GGUF_PRECISIONS, Exporter, Format, Layout, Precision, StrictModel, plain_precision
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.json"
@@ -35,6 +35,14 @@ Role = Literal["model", "encoder", "decoder", "decode"]
 #: Tokens of a golden prompt, or of its answer; far more than is ever written, and few enough to be proven soon.
 _MOST_GOLDEN_TOKENS = 512
 _Ids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=_MOST_GOLDEN_TOKENS)]
+
+
+def expected_weight_bytes(precision: Precision) -> float:
+    """Return about how many bytes a weight takes on disk, scales of groups included."""
+    if precision in GGUF_PRECISIONS:
+        # A model whose rows do not fit the blocks of 4-bit types has more bits.
+        return 1.1 if plain_precision(precision) == "int8" else 0.8
+    return {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "int4": 0.7}[plain_precision(precision)]
 
 
 class ArtifactSpec(StrictModel):
@@ -100,6 +108,22 @@ class FileEntry(StrictModel):
     sha256: str
 
 
+class StoredWeights(StrictModel):
+    """What an artifact's weights are stored in, counted from its files."""
+
+    #: Bits of a weight on average, scales and zero points of groups included.
+    bits: float = Field(gt=0, le=64)
+    #: Each type of weights, in its format's words ("Q4_K", "i4", "float32"), to its share of all weights.
+    types: dict[str, float]
+    #: Tensors that are stored in another type than was asked for, for their rows do not fit its blocks.
+    fallbacks: int = Field(default=0, ge=0)
+
+    def label(self) -> str:
+        """Return the types with their shares, largest first: ``Q4_K 61 %, Q6_K 39 %``."""
+        largest_first = sorted(self.types.items(), key=lambda one: -one[1])
+        return ", ".join(f"{name} {share:.0%}" for name, share in largest_first if share >= 0.005)
+
+
 class Manifest(StrictModel):
     """What an artifact is and how it was made."""
 
@@ -117,6 +141,8 @@ class Manifest(StrictModel):
     cross_kv_once: bool | None = None
     #: Bytes of weights that one decode step reads (decoder and LM head; of an embedding only the rows used).
     decode_weight_bytes: int
+    #: None in artifacts of versions before 0.3.
+    weights: StoredWeights | None = None
     versions: dict[str, str]
     created: str
     export_seconds: float

@@ -9,7 +9,7 @@ from slmbench.case import Workload
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.given_record import LAYOUTS
-from slmbench.terms import PRECISIONS, Device, Precision
+from slmbench.terms import GGUF_PRECISIONS, PRECISIONS, Device, Precision
 
 #: What a workload needs beyond one prompt and one answer, and what is said of a backend that lacks it.
 _MISSING: dict[Ability, str] = {
@@ -39,7 +39,8 @@ def format_refusal(backend: Backend, checkpoint: Checkpoint, precision: Precisio
     """Return why a backend that names no artifact for a checkpoint in a precision has none."""
     if checkpoint.given is not None:
         return f"{backend.name} does not run {LAYOUTS[checkpoint.given.layout]} files of {checkpoint.family} models"
-    others = [one for one in PRECISIONS if backend.artifact_specs(checkpoint, one, device)]
+    known = (*PRECISIONS, *(GGUF_PRECISIONS if precision in GGUF_PRECISIONS else ()))
+    others = [one for one in known if backend.artifact_specs(checkpoint, one, device)]
     if others:
         return f"{backend.name} takes {', '.join(others)} weights of {checkpoint.family} models, not {precision}"
     return f"{backend.name} takes no {checkpoint.family} models on {device}"

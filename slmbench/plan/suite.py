@@ -28,12 +28,14 @@ from pydantic import (
 
 from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.errors import BadInputError, nearest
+from slmbench.models.gguf_layout import MIXTURES
 from slmbench.plan.typed_lists import counted, listed, seconds
 from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
 from slmbench.terms import (
     COMPUTE_PRECISIONS,
+    GGUF_PRECISIONS,
     PRECISIONS,
     ComputePrecision,
     Device,
@@ -44,6 +46,8 @@ from slmbench.terms import (
 )
 
 MAX_CASES = 100_000
+#: Mixtures of GGUF's types that slmbench can make.
+_MADE = tuple(one for one in MIXTURES if one in GGUF_PRECISIONS)
 
 
 def parse_precision(text: str) -> tuple[Precision, ComputePrecision | None]:
@@ -53,13 +57,18 @@ def parse_precision(text: str) -> tuple[Precision, ComputePrecision | None]:
         BadInputError: either is unknown.
     """
     weights, _, compute = text.partition("/")
-    if weights not in PRECISIONS:
-        raise BadInputError(f"unknown precision '{weights}'. Known: {', '.join(PRECISIONS)}.")
+    known: list[Precision] = [*PRECISIONS, *GGUF_PRECISIONS]
+    found = next((one for one in known if one == weights), None)
+    if found is None:
+        raise BadInputError(
+            f"unknown precision '{weights}'. Known: {', '.join(PRECISIONS)}; of GGUF files: {', '.join(_MADE)}."
+            + nearest(weights, list(known))
+        )
     if not compute:
-        return weights, None
+        return found, None
     if compute not in COMPUTE_PRECISIONS:
         raise BadInputError(f"unknown compute precision '{compute}'. Known: {', '.join(COMPUTE_PRECISIONS)}.")
-    return weights, compute
+    return found, compute
 
 
 def _scaled(counts: list[int], factor: float) -> list[int]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationE
 
 from slmbench.case import FORMERLY_SAMPLES, Case
 from slmbench.errors import BadInputError
+from slmbench.models.artifact import StoredWeights
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.records.refusals import Refusal
 from slmbench.system.files import has_path_bytes, json_text, numbered_lines, open_regular, read_regular, write_whole
@@ -195,6 +196,8 @@ class CaseInfo(StrictModel):
     engine: str
     artifact_id: str | None = None
     decode_weight_bytes: int | None = None
+    #: What its weights are stored in; None for artifacts of versions before 0.3.
+    weights: StoredWeights | None = None
 
 
 #: How the warning begins that a case of a run that ended has no samples, for its budget was spent.

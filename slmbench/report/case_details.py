@@ -40,6 +40,8 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
         yield from _given(checkpoint.given)
     if info.decode_weight_bytes:
         yield "weights read by a decode step", size(info.decode_weight_bytes)
+    if info.weights:
+        yield "stored weights", f"{info.weights.bits:.4g} bits each: {info.weights.label()}"
     if not loads:
         yield "loads", "none"
         return

@@ -63,6 +63,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("backend", lambda r: r["backend"], numeric=False, weight=10, foldable=True),
     Column("device", _device, numeric=False, weight=9, foldable=True),
     Column("weights / compute", _precision, numeric=False, weight=9, foldable=True),
+    Column("bits / weight", lambda r: number(r["bits_per_weight"]), weight=4, foldable=True),
     Column("attention", lambda r: r["attention"] or EMPTY, numeric=False, weight=8, foldable=True),
     Column("exporter", lambda r: r["exporter"], numeric=False, weight=8, foldable=True),
     Column("threads", lambda r: str(r["threads"] or EMPTY), weight=7, foldable=True),
@@ -100,6 +101,7 @@ _LETTERS = {
     "ttft drifts": "D",
     "tpot drifts": "D",
     "far off": "O",
+    "fallback types": "F",
     "simulated": "X",
     "no reference": "R",
     ALL_LOGITS: "G",
@@ -120,6 +122,7 @@ _MEANINGS = {
     "R": "no reference: tokens were compared with the model's own",
     "G": "the graph computes or copies more than it has to (table.md says what)",
     "B": "the beginning of a longer generation with the same input: its first token is that one's",
+    "F": "tensors whose rows do not fit the asked type are stored in one of more bits",
 }
 
 

@@ -13,8 +13,10 @@ from slmbench.analysis.outliers import outlier_flags
 from slmbench.analysis.roofline import bandwidth_use, compute_use, limits_of_case
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
+from slmbench.errors import amount
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
-from slmbench.models.given_record import ALL_LOGITS
+from slmbench.models.artifact import StoredWeights
+from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns, columns_of
 from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
@@ -29,6 +31,7 @@ TEXT_COLUMNS = (
     "executed_on",
     "attention",
     "threads",
+    "weight_types",
     "bandwidth_note",
     "compute_note",
     "converged",
@@ -99,7 +102,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "refusal": None,
     }
     flags = _flags(row, made_of.samples, loads, simulated=run.simulated(key))
-    row["flags"] = ", ".join([*given_flags(info, loads), *flags])
+    row["flags"] = ", ".join([*given_flags(info, loads), *artifact_flags(info), *flags])
     return row
 
 
@@ -115,6 +118,7 @@ def _refused_row(refusal: Refusal) -> dict[str, Any]:
         "device": refusal.device,
         "weight_precision": refusal.weight_precision,
         "compute_precision": refusal.compute_precision,
+        "bits_per_weight": none,
         "attention": refusal.attention,
         "options": "",
         **_workload(work),
@@ -130,7 +134,7 @@ def _refused_row(refusal: Refusal) -> dict[str, Any]:
 
 def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
     case, checkpoint = info.case, info.checkpoint
-    last = loads[-1] if loads else None
+    last, weights = loads[-1] if loads else None, stored_weights_of(info)
     return {
         "case": case.key,
         "arm": case.arm,
@@ -143,6 +147,8 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
         "executed_on": last.executed_on if last else None,
         "weight_precision": case.weight_precision,
         "compute_precision": last.compute_precision if last else case.compute_precision,
+        "bits_per_weight": weights.bits if weights else math.nan,
+        "weight_types": weights.label() if weights else None,
         "attention": last.attention_path if last else case.attention,
         "exporter": case.exporter,
         "layout": case.layout,
@@ -251,6 +257,23 @@ def given_flags(info: CaseInfo, loads: Sequence[LoadRecord]) -> list[str]:
     # openvino-genai cuts the logits of an IR itself when it loads it.
     cut = {ALL_LOGITS} if info.case.backend == "openvino_genai" else set()
     return unproven + [flag for flag in (given.flags if given else ()) if flag not in cut]
+
+
+def stored_weights_of(info: CaseInfo) -> StoredWeights | None:
+    """Return what the case's weights are stored in: counted at the export, or from a given artifact's headers."""
+    given = info.checkpoint.given
+    if given is None or not given.weights:
+        return info.weights
+    types = {one.name: one.weights / given.weights for one in given.weight_types if one.weights}
+    return StoredWeights(bits=given.bits_per_weight, types=types)
+
+
+def artifact_flags(info: CaseInfo) -> list[str]:
+    """Return what a reader has to know of the artifact and of the graph that the engine makes of it."""
+    again = info.case.engine_builds_graph and info.checkpoint.family == "encoder-decoder"
+    fallbacks = info.weights.fallbacks if info.weights else 0
+    tensors = [f"fallback types in {amount(fallbacks, 'tensor')}"] if fallbacks else []
+    return [*([CROSS_KV_AGAIN] if again else []), *tensors]
 
 
 def _flags(

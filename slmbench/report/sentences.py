@@ -11,6 +11,7 @@ from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sid
 from slmbench.analysis.ratios import log_ratio
 from slmbench.analysis.stats import Interval
 from slmbench.case import Case
+from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Claim, Run
 from slmbench.report.text_table import bounds, parameters
@@ -73,7 +74,7 @@ def _verdict(claim: Claim, pairs: Sequence[Pair]) -> str:
     return (
         f"'{claim.says}' ({claim.source}), a factor of {claim.speedup:.2f} in {_NOUNS[claim.metric]}: "
         f"{first.checkpoint} against {pairs[0].decoder.case.checkpoint} on {pairs[0].engine} {precision_of(first)}, "
-        f"{first.device}{arm}: {span}; {counts}"
+        f"{first.device}{arm}: {span}; {counts}{_more_work([pair.ratios[claim.metric] for pair in pairs], pairs[0])}"
     )
 
 
@@ -219,7 +220,7 @@ def pair_sentence(pair: Pair) -> str:
     return (
         f"{_sized(pair.encoder)} {_joined(map(_phrase, spoken))} than {_sized(pair.decoder)} at "
         f"{work.input_tokens} in / {work.output_tokens} out{more} on {where}{device} "
-        f"({_against(spoken)}{_limits_alone(spoken)})"
+        f"({_against(spoken)}{_limits_alone(spoken)}{_more_work(spoken, pair)})"
     )
 
 
@@ -284,6 +285,12 @@ def _limits_alone(ratios: list[PairRatio]) -> str:
     ]
     too_low = " (measured too low: a figure is faster than they allow)" if any(r.beats_limits for r in ratios) else ""
     return f"; the device's limits alone{too_low} give {', '.join(known)}" if known else ""
+
+
+def _more_work(ratios: Iterable[PairRatio], pair: Pair) -> str:
+    """Return what the engine's steps do beyond what the encoder-decoder asks for; a better one would be faster."""
+    again = any(ratio.computes_cross_kv_again for ratio in ratios)
+    return f"; {pair.engine} has the encoder-decoder's {CROSS_KV_AGAIN}" if again else ""
 
 
 def _bounds(interval: Interval) -> str:

@@ -10,7 +10,7 @@ from slmbench.backend import Backend, WeightCopies, load_backend
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.export.artifact_store import find_artifact
-from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.artifact import ArtifactSpec, expected_weight_bytes
 from slmbench.models.catalog import export_bytes, run_bytes
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import phases
@@ -29,7 +29,6 @@ BYTES_PER_S = 1e10
 #: A worker's start: interpreter, engine, compiling.
 START_S = 2.0
 EXPORT_BYTES_PER_S = 2e7
-WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.6}
 
 
 class CaseEstimate(BaseModel):
@@ -150,7 +149,7 @@ def forecast_lines(costs: PlanCosts) -> list[str]:
 def estimated_s(cell: PlannedCell) -> float:
     """Return about how many seconds one generation takes on a slow machine."""
     given = cell.checkpoint.given
-    weight_bytes = given.bits_per_weight / 8 if given else WEIGHT_BYTES[cell.case.weight_precision]
+    weight_bytes = given.bits_per_weight / 8 if given else expected_weight_bytes(cell.case.weight_precision)
     return sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, cell.case.workload))
 
 
@@ -203,4 +202,4 @@ def _fp32_bytes(checkpoint: Checkpoint) -> int:
 
 
 def _disk_bytes(checkpoint: Checkpoint, spec: ArtifactSpec) -> int:
-    return int(checkpoint.parameter_count * WEIGHT_BYTES[spec.weight_precision])
+    return int(checkpoint.parameter_count * expected_weight_bytes(spec.weight_precision))

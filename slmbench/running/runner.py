@@ -220,6 +220,7 @@ def _run_record(
                 engine=cell.engine,
                 artifact_id=artifact.manifest.artifact_id if artifact else None,
                 decode_weight_bytes=artifact.manifest.decode_weight_bytes if artifact else None,
+                weights=artifact.manifest.weights if artifact else None,
             )
         )
     return RunRecord(

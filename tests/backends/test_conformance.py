@@ -41,6 +41,8 @@ CASES: dict[str, Case] = {
     "openvino_genai": ("openvino_genai", "llama-tiny", "cpu", "fp32", {}, None),
     "llama_cpp": ("llama_cpp", "llama-tiny", "cpu", "fp32", {}, None),
     "llama_cpp-int8": ("llama_cpp", "dec-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
+    "llama_cpp-q4_k_m": ("llama_cpp", "dec-tiny", "cpu", "q4_k_m", {"compute_precision": "int8"}, None),
+    "llama_cpp-t5": ("llama_cpp", "t5-tiny", "cpu", "fp32", {}, None),
     "onnxruntime_genai": ("onnxruntime_genai", "llama-tiny", "cpu", "fp32", {}, None),
 }  # fmt: skip
 QUICK = ["openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"]

@@ -28,7 +28,7 @@ pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 
 from slmbench.export.build import ensure_artifact
 
-COMPUTE = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
+COMPUTE = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
 def artifact_of(name: str, precision: str = "fp32") -> Artifact:
@@ -38,7 +38,7 @@ def artifact_of(name: str, precision: str = "fp32") -> Artifact:
 
 def open_session(artifact: Artifact, batch: int = 1, inputs: int = 48, outputs: int = 24, **more: Any) -> Any:
     backend = load_backend("llama_cpp")
-    compute = COMPUTE[artifact.manifest.spec.weight_precision]
+    compute = COMPUTE.get(artifact.manifest.spec.weight_precision, "int8")
     options = backend.options_type.model_validate({"threads": 1, "compute_precision": compute, **more})
     session = backend.open(artifact, "cpu", options)
     assert isinstance(session, Session)
@@ -53,15 +53,42 @@ def generate(session: Session, prompt: Any, mask: Any = None, count: int = 12) -
     return np.stack(tokens, axis=1)
 
 
-@pytest.mark.parametrize("attention", ["flash", "unfused"])
 @pytest.mark.parametrize("name", ["llama-tiny", "dec-tiny", "qwen3-tiny"])
-def test_every_golden_token_comes_out(name: str, attention: str) -> None:
+def test_every_golden_token_comes_out(name: str) -> None:
     artifact = artifact_of(name)
-    session = open_session(artifact, attention=attention)
+    session = open_session(artifact)
     found = agreement(session, artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], "decoder-only")
     assert found.compared > 40
     assert found.equal == found.compared
-    assert session.attention_path() == attention
+    assert session.attention_path() == "unfused"
+
+
+def test_fp32_is_exact_and_flash_attention_would_not_be() -> None:
+    """llama.cpp's graph converts K and V to F16 for it: a Mistral then got 1 of 48 tokens wrong."""
+    import torch
+
+    from slmbench.export.torch_model import load_model
+
+    prompt = np.random.default_rng(4).integers(4, 1000, (1, 40))
+    with torch.inference_mode():
+        network: Any = load_model(resolve("llama-tiny"))
+        expected = network(torch.from_numpy(prompt)).logits[0, -1].double().numpy()
+
+    def off(**options: Any) -> float:
+        session = open_session(artifact_of("llama-tiny"), **options)
+        seen = []
+        session._choice = lambda logits: seen.append(logits[0].copy()) or np.zeros(1, np.int64)  # type: ignore[func-returns-value]
+        session.start(prompt)
+        finite = np.isfinite(seen[0])
+        return float(np.abs(seen[0] - expected)[finite].max() / expected.std())
+
+    assert off() < 2e-5
+    assert 1e-4 < off(kv_cache="f16", attention="flash") < 3e-2
+    backend = load_backend("llama_cpp")
+    options = backend.options_type.model_validate({"attention": "flash"})
+    told = backend.refusal(resolve("llama-tiny"), ArtifactSpec(format="gguf"), options, "cpu")
+    assert told is not None
+    assert "rounds K and V from fp32 to fp16" in told
 
 
 SMALL: dict[str, Any] = {
@@ -74,8 +101,39 @@ VARIANTS = {
     "llama, linear rope": shapes.decoder("llama", **SMALL, rope_parameters={**SCALED, "rope_type": "linear"}),
     "mistral, own head size": shapes.decoder("mistral", **SMALL, head_dim=32, sliding_window=None),
 }
+WINDOWED: dict[str, Any] = {
+    "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "hidden_activation": "gelu_pytorch_tanh",
+    "layer_types": ["sliding_attention", "full_attention"], "tied": True,
+}  # fmt: skip
+BY_LAYER = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 256,
+    "long_factor": [2.0 + one for one in range(8)], "short_factor": [1.0 + one / 10 for one in range(8)],
+}  # fmt: skip
+SCALES = {"attention_multiplier": 0.2, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0}
+VARIANTS |= {
+    "llama with biases": shapes.decoder("llama", **SMALL, attention_bias=True, mlp_bias=True),
+    "qwen2": shapes.decoder("qwen2", **SMALL),
+    "qwen2, linear rope": shapes.decoder("qwen2", **SMALL, rope_parameters={**SCALED, "rope_type": "linear"}),
+    "gemma": shapes.decoder("gemma", **{**SMALL, "tied": True}, head_dim=32, hidden_act="gelu_pytorch_tanh"),
+    "gemma2": shapes.decoder("gemma2", **{**SMALL, **WINDOWED}),
+    "gemma3, linear rope": shapes.decoder("gemma3_text", **{**SMALL, **WINDOWED}, rope_parameters=BY_LAYER),
+    "phi3": shapes.decoder("phi3", **SMALL),
+    "phi3, a part of each head": shapes.decoder(
+        "phi3", **SMALL, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    ),
+    "phi3, longrope": shapes.decoder(
+        "phi3", **{**SMALL, "positions": 1024}, rope_parameters=LONG, original_max_position_embeddings=256
+    ),
+    "smollm3": shapes.decoder("smollm3", **{**SMALL, "layers": 4}),
+    "granite": shapes.decoder("granite", **SMALL, **SCALES),
+    "olmo2": shapes.decoder("olmo2", **SMALL),
+    "olmo2, one embedding": shapes.decoder("olmo2", **{**SMALL, "tied": True}),
+}
 REFUSED = {
-    "has no such parameter": {"attention_bias": True},
     "not yarn": {"rope_parameters": {**SCALED, "rope_type": "yarn"}},
 }
 
@@ -94,13 +152,21 @@ def variant(config: dict[str, Any], folder: Path) -> Artifact:
             else:
                 parameter.normal_(0.0, (3.0 if name.endswith("q_proj.weight") else 1.0) * parameter.shape[1] ** -0.5)
     model.save_pretrained(folder)
-    return ensure_artifact(checkpoint_of_folder(folder), ArtifactSpec(format="gguf"), progress=lambda _: None)
+    try:
+        checkpoint = checkpoint_of_folder(folder)
+    except BadInputError as error:
+        if "unsupported architecture" not in str(error):
+            raise
+        pytest.skip(f"slmbench does not read {config['model_type']} yet")
+    return ensure_artifact(checkpoint, ArtifactSpec(format="gguf"), progress=lambda _: None)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_carried(name: str, tmp_path: Path) -> None:
     artifact = variant(VARIANTS[name], tmp_path / "variant")
-    found = agreement(open_session(artifact), artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], "decoder-only")
+    # ggml takes the Gemmas' GELU from a table of 16-bit numbers.
+    tolerance = MARGIN_TOLERANCE["fp16" if name.startswith("gemma") else "fp32"]
+    found = agreement(open_session(artifact), artifact.golden().prompts, tolerance, "decoder-only")
     assert found.compared > 40
     assert found.equal == found.compared
 
@@ -123,7 +189,8 @@ def test_tokens_survive_other_precisions(name: str, precision: str) -> None:
 def test_precision_threads_and_settings_are_read_back(precision: str, kv: str) -> None:
     session = open_session(artifact_of("llama-tiny", precision))
     session.start(np.full((1, 4), 5))
-    assert session.compute_precision() == COMPUTE[precision]
+    flash = "disabled" if precision == "fp32" else "enabled"
+    assert session.compute_precision() == COMPUTE.get(precision, "int8")
     assert session.threads() == 1
     assert session.placement().executed_on == "cpu"
     # Whether there is something to repack depends on the CPU.
@@ -131,7 +198,7 @@ def test_precision_threads_and_settings_are_read_back(precision: str, kv: str) -
     assert asked == effect
     assert session.settings() | {"repacked weights": ("", "")} == {
         "repacked weights": ("", ""), "threads": ("1", "1"),
-        "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": ("enabled", "enabled"),
+        "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": (flash, flash),
     }  # fmt: skip
 
 
@@ -221,8 +288,7 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "device", "message"),
     [
-        ("t5-tiny", {}, "cpu", "decoder-only models"),
-        ("gemma3-tiny", {}, "cpu", "no GGUF of the architecture 'gemma3_text'"),
+        ("bart-tiny", {}, "cpu", "no GGUF of the architecture 'bart'"),
         ("mistral-tiny", {}, "cpu", "ignores the attention window"),
         ("llama-tiny", {}, "gpu", "on the CPU only, not on gpu"),
         ("llama-tiny", {"compute_precision": "bf16"}, "cpu", "fp32 weights in fp32, not in bf16"),
@@ -240,9 +306,9 @@ def test_what_cannot_run_is_refused_in_one_line(name: str, change: dict[str, Any
 def test_specs_are_for_what_can_run() -> None:
     backend, llama = load_backend("llama_cpp"), resolve("llama-tiny")
     assert [spec.format for spec in backend.artifact_specs(llama, "int8", "cpu")] == ["gguf"]
-    assert not backend.artifact_specs(llama, "int4", "cpu")
+    assert [spec.weight_precision for spec in backend.artifact_specs(llama, "q4_k_m", "cpu")] == ["q4_k_m"]
+    assert not backend.artifact_specs(llama, "q2_k", "cpu")
     assert not backend.artifact_specs(llama, "fp32", "gpu")
-    assert not backend.artifact_specs(resolve("t5-tiny"), "fp32", "cpu")
 
 
 def spoilt(place: Path, good: Artifact, data: bytes) -> Artifact:
@@ -276,7 +342,7 @@ def test_a_file_that_says_something_else_is_refused_before_it_is_opened(
         "'general.architecture' is there twice": (
             data[:16] + more + a_value(b"general.architecture", b"llama") + data[24:]
         ),
-        "its llama.block_count is 900, the manifest's 2": data[:layers] + struct.pack("<I", 900) + data[layers + 4 :],
+        "its llama.block_count is 900, expected is 2": data[:layers] + struct.pack("<I", 900) + data[layers + 4 :],
     }
     for number, (message, broken) in enumerate(cases.items()):
         with pytest.raises(CannotRunError, match="not a GGUF file of slmbench's: ") as refused:
@@ -327,3 +393,53 @@ def test_contract_in_half_precision(check: Any, precision: Any) -> None:
     backend = load_backend("llama_cpp")
     options = backend.options_type(compute_precision=precision)
     check(testing.subject(backend, "llama-tiny", precision=precision, options=options))
+
+
+def test_a_t5_gives_the_references_tokens() -> None:
+    artifact = artifact_of("t5-tiny")
+    found = agreement(open_session(artifact), artifact.golden().prompts, MARGIN_TOLERANCE["fp32"], "encoder-decoder")
+    assert found.compared > 40
+    assert found.equal == found.compared
+    # llama.cpp's graph computes them at every step.
+    assert artifact.manifest.cross_kv_once is False
+
+
+def test_a_t5s_prompts_in_a_batch_and_its_steps_without_a_cache() -> None:
+    rng, lengths = np.random.default_rng(0), (9, 31, 20)
+    prompts = [rng.integers(4, 1000, length) for length in lengths]
+    ids, mask = np.zeros((3, 31), np.int64), np.zeros((3, 31), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, 1
+    session = open_session(artifact_of("t5-tiny"), 3, 31, 12)
+    together = generate(session, ids, mask)
+    assert set(session.phases_ns()) == {"encode", "first_step"}
+    alone = open_session(artifact_of("t5-tiny"), 1, 31, 12)
+    for row, prompt in enumerate(prompts):
+        assert together[row].tolist() == generate(alone, prompt[None])[0].tolist()
+    answer = [int(alone.start(prompts[2][None])[0])]
+    for _ in range(11):
+        answer.append(int(alone.reread(np.array([answer]))[0]))
+    assert answer == together[2].tolist()
+
+
+def test_a_t5s_prompt_beyond_one_physical_batch() -> None:
+    """llama.cpp would end the process where an encoder's input exceeded its batch."""
+    prompt = np.random.default_rng(2).integers(4, 1000, (1, 1100))
+    assert generate(open_session(artifact_of("t5-tiny"), 1, 1100, 4), prompt, count=4).shape == (1, 4)
+
+
+def test_a_tokenizer_goes_along_and_reads_as_the_checkpoints(tmp_path: Path) -> None:
+    """A byte-level BPE whose rule is unknown is left out; llama.cpp's own tools then have sizes alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = tmp_path / "model"
+    config = shapes.decoder("llama", **SMALL)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    artifact = variant(config, folder)
+    assert b"tokenizer.ggml.tokens" not in artifact.graph("model").read_bytes()[: 1 << 16]
+    open_session(artifact)
