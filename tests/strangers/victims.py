@@ -10,7 +10,7 @@ from pathlib import Path
 from slmbench.case import Case, Workload
 from slmbench.models.artifact import MANIFEST_NAME, Artifact, FileEntry, sha256_of
 from slmbench.records.schema import LoadRecord
-from slmbench.running.load import open_case
+from slmbench.running.load import load_record, open_load
 from slmbench.running.settings import MeasureSettings, PlannedCase, tokens_to_avoid
 from slmbench.running.worker_process import Worker, WorkerError
 
@@ -74,9 +74,10 @@ class Victim:
         planned = self.planned(folder, stamp)
         settings = MeasureSettings(open_timeout_s=60)
         try:
-            return open_case(self.worker, planned, 0, settings, tokens_to_avoid([planned]), survey=True)[0]
+            load = open_load(self.worker, planned, 0, settings, tokens_to_avoid([planned]), survey=True)
         except WorkerError as failure:
             return failure
+        return load_record(load, planned)
 
     def refused(self, folder: Path, stamp: str = "") -> str:
         """Return the line with which the artifact was refused."""
