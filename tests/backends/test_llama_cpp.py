@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import hashlib
 import shutil
 import struct
 from dataclasses import replace
@@ -428,18 +430,44 @@ def test_a_t5s_prompt_beyond_one_physical_batch() -> None:
     assert generate(open_session(artifact_of("t5-tiny"), 1, 1100, 4), prompt, count=4).shape == (1, 4)
 
 
-def test_a_tokenizer_goes_along_and_reads_as_the_checkpoints(tmp_path: Path) -> None:
-    """A byte-level BPE whose rule is unknown is left out; llama.cpp's own tools then have sizes alone."""
+def save_tokenizer(folder: Path) -> Any:
+    """Write a byte-level BPE of single bytes and a few merges; return it as transformers reads it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    folder = tmp_path / "model"
-    config = shapes.decoder("llama", **SMALL)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    merges = [("h", "e"), ("l", "l"), ("he", "ll")]
+    vocabulary = {text: index for index, text in enumerate([*alphabet, *("".join(one) for one in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    found.save_pretrained(folder)
+    return found
+
+
+def test_a_tokenizer_goes_along_and_reads_as_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slmbench.export.gguf import tokenizer as written
+
+    folder = tmp_path / "model"
     folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    artifact = variant(config, folder)
+    theirs = save_tokenizer(folder)
+    probe = str(theirs.encode(written._PROBE)).encode()
+    monkeypatch.setitem(written._RULES, hashlib.sha256(probe).hexdigest(), "gpt-2")
+    session = open_session(variant(shapes.decoder("llama", **SMALL), folder))
+    engine, text = session._model.engine, b"hello, world 123 <|end|>"
+    ids = (ctypes.c_int32 * 64)()
+    count = engine.llama_tokenize(
+        engine.llama_model_get_vocab(session._model.handle), text, len(text), ids, 64, False, True
+    )
+    assert list(ids[:count]) == theirs.encode(text.decode(), add_special_tokens=False)
+    assert session._opened()._vocabulary == SMALL["vocab"]
+
+
+def test_a_tokenizer_that_llama_cpp_has_no_rule_for_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_tokenizer(folder)
+    artifact = variant(shapes.decoder("llama", **{**SMALL, "vocab": 448}), folder)
     assert b"tokenizer.ggml.tokens" not in artifact.graph("model").read_bytes()[: 1 << 16]
     open_session(artifact)
