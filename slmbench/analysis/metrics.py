@@ -230,12 +230,18 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
         machine=run.record.machines.get(arm or "", {}),
         versions=run.record.versions.get(arm or "", {}),
         created=run.record.created,
-        warnings=tuple(run.warnings),
+        warnings=(*run.warnings, *_unproven(cases)),
         pairs=run.record.pairs,
         options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
         simulated=tuple(info.case for info in run.record.cases if info.case.arm == arm and info.case.simulate),
         refusals=run.record.refusals,
     )
+
+
+def _unproven(cases: Mapping[str, SideCase]) -> list[str]:
+    """Return what a comparison says of the user's artifacts whose tokens no reference was there to compare with."""
+    names = dict.fromkeys(one.case.checkpoint for one in cases.values() if not one.model.reference)
+    return [f"no reference: the tokens of {', '.join(names)} were compared with the model's own only"] if names else []
 
 
 def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:

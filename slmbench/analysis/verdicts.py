@@ -191,7 +191,7 @@ def compare_sides(
         differences=tuple(found),
         not_judged=left,
         unjudged=unjudged,
-        warnings=tuple(comparison_warnings(base, new, common, gates)),
+        warnings=tuple(dict.fromkeys(comparison_warnings(base, new, common, gates))),
         means={metric: mean for metric in wanted if (mean := _mean(raw, metric, apart)) is not None},
     )
 

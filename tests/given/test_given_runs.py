@@ -52,7 +52,9 @@ def test_a_gguf_from_the_command_to_the_verdict(
     assert "no reference" in row["flags"]
     assert "given" in (tmp_path / "a" / "table.md").read_text(encoding="utf-8")
     run(q4_gguf, tmp_path / "b")
+    capsys.readouterr()
     assert run_main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) in (0, 1, 4)
+    assert "no reference: the tokens of dec-tiny-Q4_K_M" in capsys.readouterr().out.replace("\n", " ")
     assert run_main(["check", "--baseline", str(tmp_path / "a"), str(tmp_path / "b")]) in (0, 1, 4)
 
 
