@@ -11,8 +11,16 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    architectures: Annotated[
+        bool, typer.Option("--architectures", help="Which architectures each exporter takes, as tests found it.")
+    ] = False,
+) -> None:
     """List the catalog: architectures with seeded random weights, and whether they fit in this machine's memory."""
+    if architectures:
+        _print_architectures(as_json)
+        return
     from slmbench.models.catalog import overview
 
     rows = overview()
@@ -30,3 +38,31 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         fits = "run, export" if row["fits_export"] else "run" if row["fits_run"] else "no"
         table.add_row(row["name"], row["family"], millions, row["shape_of"], row["pair"] or "", fits)
     Console().print(table)
+
+
+def _print_architectures(as_json: bool) -> None:
+    from slmbench.models.known_routes import AGREE, rows
+    from slmbench.report.text_table import make_console
+
+    found = rows()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    from rich.table import Table
+
+    titles = [title for title in found[0] if title not in ("name", "family")]
+    table = Table(box=None, caption="agree: the golden tokens came out; a number is the reason below")
+    table.add_column("architecture", no_wrap=True)
+    for title in titles:
+        table.add_column(title)
+    reasons: dict[str, int] = {}
+    for row in found:
+        shown = [
+            "agree" if row[title] == AGREE else str(reasons.setdefault(row[title], len(reasons) + 1))
+            for title in titles
+        ]
+        table.add_row(row["name"], *shown)
+    console = make_console()
+    console.print(table)
+    for reason, number in reasons.items():
+        console.print(f"{number}. {reason}", markup=False)

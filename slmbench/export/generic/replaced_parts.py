@@ -52,6 +52,8 @@ def replace_parts(model: Any, engine: Any) -> None:
             module.forward = _Experts(module)
         if hasattr(module, "eoi_embedding"):
             module.forward = _EmbeddingWithImageEnd(module)
+        if isinstance(module, torch.nn.Embedding) and "inputs_shape" in inspect.signature(module.forward).parameters:
+            module.forward = _CountedPositions(module)
 
 
 def _mask_of_new_tokens(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -183,3 +185,19 @@ class _EmbeddingWithImageEnd:
         m = self.module
         found = embedding(input_ids, m.weight, m.padding_idx) * m.embed_scale
         return torch.where((input_ids == m.eoi_token_index)[..., None], m.eoi_embedding, found)
+
+
+class _CountedPositions:
+    """ProphetNet's positions as a value of the graph, where transformers makes a number of them."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, inputs_shape: Any, *_: Any, past_key_values: Any = None, **__: Any) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of the positions behind what is kept, and the positions; of a step for all rows."""
+        m = self.module
+        before = 0 if past_key_values is None else past_key_values.get_seq_length()
+        positions = (torch.arange(inputs_shape[1]) + before + m.padding_idx + 1).clamp(max=m.max_length - 1)[None]
+        if isinstance(before, int) and before == 0:
+            positions = positions.expand(inputs_shape[0], -1)
+        return embedding(positions, m.weight, m.padding_idx), positions

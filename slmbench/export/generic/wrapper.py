@@ -50,12 +50,24 @@ def kv_sizes(model: Any, encoder_decoder: bool) -> KvSizes:
     ids = torch.ones(1, 3, dtype=torch.long)
     with torch.inference_mode():
         if not encoder_decoder:
-            return KvSizes(_parts(model(input_ids=ids, use_cache=True).get(kept_name(model))))
+            return KvSizes(_parts(_kept(model, ids)))
         # Not the network's own: it may be made for as many layers as the encoder has.
         fresh = EncoderDecoderCache(DynamicCache(), DynamicCache())
         out = model(input_ids=ids, decoder_input_ids=ids[:, :1], use_cache=True, **{kept_name(model): fresh})
     cache, width = out.get(kept_name(model)), int(out.encoder_last_hidden_state.shape[-1])
     return KvSizes(_parts(cache.self_attention_cache), _parts(cache.cross_attention_cache), width)
+
+
+def _kept(model: Any, ids: Tensor) -> Any:
+    """Return what a decoder-only network keeps of a few tokens."""
+    name = kept_name(model)
+    try:
+        return model(input_ids=ids, use_cache=True).get(name)
+    except ValueError:
+        # A hybrid network whose config asks for attention alone: it asks its cache for a state all the same.
+        cache = DynamicCache(config=model.config)
+        cache.has_previous_state = lambda *_: False
+        return model(input_ids=ids, use_cache=True, **{name: cache}).get(name)
 
 
 def kept_name(model: Any) -> str:

@@ -1,0 +1,54 @@
+"""Each architecture on each route, as docs/architectures.md says: its table is what these tests find."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+ROOT = Path(__file__).parents[2]
+if not (ROOT / "tests" / "architectures.py").exists():
+    pytest.skip("needs the small checkpoints of tests/architectures.py", allow_module_level=True)
+
+
+def _table() -> Any:
+    spec = importlib.util.spec_from_file_location("architectures_table", ROOT / "docs" / "architectures_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+table = _table()
+KEPT = {row["name"]: row for row in json.loads(table.DATA.read_text(encoding="utf-8"))}
+#: Columns that are asked for in the quick test: the routes that the table is about.
+QUICK = ("openvino generic", "onnxruntime generic")
+
+
+def _third() -> int:
+    """Return which third of the architectures this commit proves: all are covered by three commits or so."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return int(done.stdout[:8], 16) % 3 if done.returncode == 0 else 0
+
+
+def test_every_architecture_has_a_row_and_the_page_shows_it() -> None:
+    assert list(KEPT) == table.names()
+    assert table.PAGE.read_text(encoding="utf-8") == table.page(list(KEPT.values()))
+
+
+@pytest.mark.parametrize("name", table.names()[_third() :: 3])
+def test_a_third_of_the_architectures_is_exported_as_the_table_says(name: str, tmp_path: Path) -> None:
+    """The generic route alone: the others have tests of their own."""
+    assert table.row(name, tmp_path, QUICK) == {key: KEPT[name][key] for key in ("name", "family", *QUICK)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", table.names())
+def test_every_architecture_is_exported_as_the_table_says(name: str, tmp_path: Path) -> None:
+    assert table.row(name, tmp_path) == KEPT[name]
