@@ -27,8 +27,16 @@ def fast(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests this machine can run."""
-    session.install("-e", ".[cpu,test]")
+    session.install("-e", ".[cpu,optimum,test]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tests_newest(session: nox.Session) -> None:
+    """The tests of models, exporters and torch on the newest transformers, which optimum-intel does not allow."""
+    session.install("-e", ".[cpu,test]")
+    session.run("pip", "install", "--upgrade", "transformers", "huggingface-hub")
+    session.run("pytest", "tests/models", "tests/export", "tests/backends", *session.posargs)
 
 
 @nox.session

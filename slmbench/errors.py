@@ -103,6 +103,13 @@ def amount(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def one_line(text: str) -> str:
     """Return the text on one line, without control characters: a name from a file must not steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text).strip()

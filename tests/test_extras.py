@@ -15,7 +15,7 @@ OPTIONAL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["opti
 
 def test_every_extra_brings_what_the_table_says() -> None:
     listed = {name: {Requirement(text).name for text in texts} for name, texts in OPTIONAL.items()}
-    users = {"export", "cpu", "llama", "history", "cuda", "qnn", "fleet"}
+    users = {"export", "cpu", "llama", "history", "cuda", "qnn", "fleet", "optimum"}
     assert {one: extra for extra in users for one in listed[extra] - {"slmbench"}} == EXTRAS
 
 
@@ -33,7 +33,7 @@ def test_no_message_names_an_extra_by_itself() -> None:
     ("name", "text"),
     [
         ("torch", "torch is not installed: pip install 'slmbench[export]'"),
-        ("optimum.intel", "optimum-intel is not installed: pip install 'slmbench[export]'"),
+        ("optimum.intel", "optimum-intel is not installed: pip install 'slmbench[optimum]'"),
         ("llama_cpp", "llama-cpp-python is not installed: pip install 'slmbench[llama]'"),
         ("onnxruntime_genai", "onnxruntime-genai is not installed: pip install 'slmbench[cpu]'"),
         ("bokeh", "bokeh is not installed: pip install bokeh"),
@@ -43,6 +43,16 @@ def test_modules_and_distributions_get_the_same_text(name: str, text: str) -> No
     assert missing(name) == text
     error = ModuleNotFoundError(f"No module named '{name}'", name=name)
     assert needed(error, "here").endswith(install_command(name))
+
+
+def test_the_cause_is_told_where_a_library_hides_it() -> None:
+    """transformers raises "Could not import module 'AutoModel...'" from what was really missing."""
+    cause = ImportError("huggingface-hub>=1.3.0,<2.0 is required, but found huggingface-hub==0.30.2")
+    hidden = ModuleNotFoundError("Could not import module 'AutoModelForCausalLM'. Are its requirements defined?")
+    hidden.__cause__ = cause
+    assert needed(hidden, "to export").endswith(f"is needed to export and cannot be imported: {cause}")
+    hidden.__cause__ = ModuleNotFoundError("No module named 'torch'", name="torch")
+    assert needed(hidden, "to export") == "torch is needed to export: pip install 'slmbench[export]'"
 
 
 def test_a_package_that_is_there_and_broken_says_so() -> None:

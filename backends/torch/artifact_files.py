@@ -26,10 +26,10 @@ def check_files(artifact: Artifact) -> None:
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: not JSON: {one_line(str(error))[:120]}") from error
-    _, found = read_config(config, str(path), trust_remote_code=manifest.checkpoint.trust_remote_code)
+    found = read_config(config, str(path), trust_remote_code=manifest.checkpoint.trust_remote_code).geometry
     expected = manifest.checkpoint.geometry
-    # Whether embeddings are tied is seen from the weights, not from the config.
-    reported = {"tied_embeddings", "shared_embedding"}
+    # Seen from the weights, not from the config.
+    reported = {"tied_embeddings", "shared_embedding", "ffn_matrices", "cost_unknown"}
     for name, value in expected.model_dump(exclude=reported).items():
         if getattr(found, name) != value:
             raise BadInputError(f"{path}: its {name} is {getattr(found, name)!r:.60}, the manifest's {value!r:.60}")

@@ -49,7 +49,9 @@ class TorchBackend:
         return None
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
-        """Return what our loop does."""
+        """Return what our loop does; a state cannot be read behind or shared as K/V can."""
+        if checkpoint.geometry.layer_kinds:
+            return frozenset(("random",))
         return frozenset(("turns", "answers", "random", "uncached"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:

@@ -1,16 +1,13 @@
-"""K/V of one attention layer in a buffer of full length: a step writes one place and attends to a view.
-
-Imports transformers at its top, to subclass its cache layer: sessions import this module when they run.
-"""
+"""K/V of one attention layer in a buffer of full length: a step writes one place and attends to a view."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers.cache_utils import CacheLayerMixin
+from slmbench.models.network import CacheLayer
 
 
-class BufferedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
+class BufferedLayer(CacheLayer):
     """Room for ``length`` positions; nothing is copied or allocated after the first update.
 
     Prompts may be fewer than ``rows``: :meth:`spread` gives each of them several. With a ``window`` a query attends to
@@ -18,7 +15,6 @@ class BufferedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is n
     """
 
     def __init__(self, rows: int, length: int, window: int | None) -> None:
-        super().__init__()
         self._rows, self._length, self._window = rows, length, window
         self._filled = 0
         # transformers makes the mask of windowed layers from this and from get_mask_sizes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import CannotRunError, one_line
 from slmbench.models.artifact import Artifact
+from slmbench.models.network import Reader, cache_of, layer_windows, load_folder
 from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
@@ -18,6 +18,7 @@ from ..common.next_token import TokenChooser
 from ..common.openmp import OpenMp
 from ..common.reserved import Reserved
 from .artifact_files import check_files
+from .kv_cache import BufferedLayer
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
 
@@ -50,6 +51,7 @@ class TorchSession:
         # Otherwise "fp32" may mean TF32 or bf16 products.
         torch.set_float32_matmul_precision("highest")
         checkpoint = artifact.manifest.checkpoint
+        self._layers = checkpoint.geometry.decoder_layers
         started = perf_counter_ns()
         self._model = _load(artifact, options.compute_precision).to(self._place)
         self._load_ns = perf_counter_ns() - started
@@ -91,21 +93,31 @@ class TorchSession:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self._place)
 
     def _cache(self, length: int) -> Any:
-        """Return a cache for ``length`` positions: of fixed shape to compile, else one whose layers give views."""
+        """Return a cache for ``length`` positions: of fixed shape to compile, else one whose layers give views.
+
+        None where the network's layers keep something else than K/V: it makes its own then, at every start.
+        """
         from transformers.cache_utils import Cache, StaticLayer
 
-        from .kv_cache import BufferedLayer
-
-        config = self._model.config.get_text_config(decoder=True)
-        count, rows = config.num_hidden_layers, self._reserved.rows
+        windows = layer_windows(self._model, self._layers)
+        if windows is None:
+            if self._compiles:
+                raise CannotRunError("compile=true needs K/V of fixed shape; this network's layers keep something else")
+            return None
         if self._compiles:
             # Windowed layers too: the mask keeps their window, and one that rolls would be compiled at every step.
-            return Cache(layers=[StaticLayer(length) for _ in range(count)])
-        kinds = (getattr(config, "layer_types", None) or ["full_attention"] * count)[:count]
-        window = getattr(config, "sliding_window", None)
-        return Cache(
-            layers=[BufferedLayer(rows, length, window if kind == "sliding_attention" else None) for kind in kinds]
-        )
+            return Cache(layers=[StaticLayer(length) for _ in windows])
+        return cache_of([BufferedLayer(self._reserved.rows, length, window) for window in windows])
+
+    def _spread_kv(self, reserved: Any, kept: Any, count: int) -> None:
+        """Give each prompt ``count`` rows of what was kept: in the buffers that were reserved, or in its own cache."""
+        if reserved is not None:
+            for layer in reserved.layers:
+                layer.spread(count)
+        elif hasattr(kept, "batch_repeat_interleave"):
+            kept.batch_repeat_interleave(count)
+        else:
+            raise CannotRunError("what this network keeps of a prompt cannot be shared by several answers")
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last start, in ns."""
@@ -158,11 +170,12 @@ class TorchSession:
         """Free the network and its buffers."""
         import torch
 
-        self._model = self._call = self._past = None
+        self._model = self._call = self._past = self._reader = None
         if self._compiles:
             torch._dynamo.reset()
 
     _past: Any = None
+    _reader: Any = None
 
 
 class TorchDecoderOnly(TorchSession):
@@ -191,11 +204,12 @@ class TorchDecoderOnly(TorchSession):
             self._mask = self._tensor(np.pad(attention_mask, ((0, 0), (0, total - length)), constant_values=1))
             self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
-            self._past.reset()
+            if self._past is not None:
+                self._past.reset()
+            self._reader = Reader(self._model, self._past)
             logits = self._read(input_ids)
             if count > 1:
-                for layer in self._past.layers:
-                    layer.spread(count)
+                self._spread_kv(self._past, self._reader.kept, count)
                 logits = logits.repeat_interleave(count, dim=0)
                 if self._mask is not None and self._positions is not None:
                     self._mask = self._mask.repeat_interleave(count, dim=0)
@@ -218,13 +232,7 @@ class TorchDecoderOnly(TorchSession):
         """Return the logits of the last position after reading ``[B, n]`` behind what the K/V hold."""
         self._reserved.token()
         self._length += input_ids.shape[1]
-        return self._model(
-            self._tensor(input_ids),
-            past_key_values=self._past,
-            use_cache=True,
-            logits_to_keep=1,
-            **self._padding(input_ids.shape[1]),
-        ).logits
+        return self._reader.read(self._tensor(input_ids), **self._padding(input_ids.shape[1]))
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next.
@@ -238,8 +246,7 @@ class TorchDecoderOnly(TorchSession):
         self._length += 1
         with torch.inference_mode():
             ids = self._tensor(tokens).unsqueeze(1)
-            logits = self._call(ids, past_key_values=self._past, use_cache=True, logits_to_keep=1, **self._padding(1))
-            return self._next_tokens(logits.logits)
+            return self._next_tokens(self._reader.read(ids, self._call, **self._padding(1)))
 
     def _padding(self, fed: int) -> dict[str, Any]:
         """Return mask and positions for the next ``fed`` tokens; nothing where no prompt is padded."""
@@ -284,7 +291,8 @@ class TorchEncoderDecoder(TorchSession):
         self._reserved.token()
         began = perf_counter_ns()
         with torch.inference_mode():
-            self._self_kv.reset()
+            if self._self_kv is not None:
+                self._self_kv.reset()
             self._mask = self._tensor(np.ones_like(input_ids) if attention_mask is None else attention_mask)
             encoder = self._model.get_encoder()
             states = encoder(input_ids=self._tensor(input_ids), attention_mask=self._mask).last_hidden_state
@@ -292,10 +300,11 @@ class TorchEncoderDecoder(TorchSession):
                 torch.cuda.synchronize()
         encoded = perf_counter_ns()
         self._states = BaseModelOutput(last_hidden_state=states)
-        self._past = EncoderDecoderCache(self._self_kv, DynamicCache())
+        kept = EncoderDecoderCache(self._self_kv, DynamicCache()) if self._self_kv is not None else None
+        self._reader = Reader(self._model, kept, encoder_outputs=self._states, attention_mask=self._mask)
         with torch.inference_mode():
             # Before the rows part, so that cross K/V are made once a prompt.
-            logits = self._decode(self._model, np.full((len(input_ids), 1), self._start_token, dtype=np.int64))
+            logits = self._reader.read(self._tensor(np.full((len(input_ids), 1), self._start_token, dtype=np.int64)))
             if count > 1:
                 logits = self._spread(logits, count)
             token = self._next_tokens(logits)
@@ -304,10 +313,11 @@ class TorchEncoderDecoder(TorchSession):
 
     def _spread(self, logits: Any, count: int) -> Any:
         """Give each prompt ``count`` rows with its K/V, and return its logits for each."""
-        for layer in self._self_kv.layers:
-            layer.spread(count)
-        self._past.cross_attention_cache.batch_repeat_interleave(count)
-        self._mask = self._mask.repeat_interleave(count, dim=0)
+        kept = self._reader.kept
+        self._spread_kv(self._self_kv, kept, count)
+        if self._self_kv is not None:
+            kept.cross_attention_cache.batch_repeat_interleave(count)
+        self._mask = self._reader.fixed["attention_mask"] = self._mask.repeat_interleave(count, dim=0)
         self._states.last_hidden_state = self._states.last_hidden_state.repeat_interleave(count, dim=0)
         return logits.repeat_interleave(count, dim=0)
 
@@ -321,7 +331,7 @@ class TorchEncoderDecoder(TorchSession):
 
         self._reserved.token()
         with torch.inference_mode():
-            return self._next_tokens(self._decode(self._call, tokens[:, None]))
+            return self._next_tokens(self._reader.read(self._tensor(tokens[:, None]), self._call))
 
     def reread(self, tokens: Tokens) -> Tokens:
         """Read the start token and the answer so far ``[B, n]`` without any cache; return the next tokens.
@@ -336,17 +346,13 @@ class TorchEncoderDecoder(TorchSession):
         self._reserved.token()
         whole = np.insert(tokens, 0, self._start_token, axis=1)
         with torch.inference_mode():
-            return self._next_tokens(self._decode(self._model, whole, cached=False))
-
-    def _decode(self, call: Any, ids: Tokens, *, cached: bool = True) -> Any:
-        """Return the logits after reading ``[B, n]``."""
-        return call(
-            encoder_outputs=self._states,
-            attention_mask=self._mask,
-            decoder_input_ids=self._tensor(ids),
-            past_key_values=self._past if cached else None,
-            use_cache=cached,
-        ).logits
+            read = self._model(
+                encoder_outputs=self._states,
+                attention_mask=self._mask,
+                decoder_input_ids=self._tensor(whole),
+                use_cache=False,
+            )
+            return self._next_tokens(read.logits)
 
 
 def _compiled_graphs() -> int:
@@ -368,33 +374,14 @@ def _load(artifact: Artifact, precision: str) -> Any:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    manifest = artifact.manifest
-    decoder_only = manifest.checkpoint.family == "decoder-only"
-    auto = transformers.AutoModelForCausalLM if decoder_only else transformers.AutoModelForSeq2SeqLM
+    checkpoint = artifact.manifest.checkpoint
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     check_files(artifact)
     try:
-        model = auto.from_pretrained(
-            artifact.folder,
-            dtype=dtype,
-            attn_implementation=_attention(artifact.folder),
-            use_safetensors=True,
-            local_files_only=True,
-            # Whatever its manifest says: who trusts a checkpoint does not trust whoever sends an artifact of it.
-            trust_remote_code=False,
-        )
+        # Without its code, trusted or not: who trusts a checkpoint does not trust whoever sends an artifact of it.
+        model, lacking = load_folder(artifact.folder, checkpoint.family, dtype=dtype)
     except Exception as error:  # safetensors and transformers raise many kinds for a damaged folder
         raise CannotRunError(f"{artifact.folder}: transformers cannot load it: {one_line(str(error))[:200]}") from error
-    if getattr(model.config, "slmbench_shared_embedding", False):
-        # The paper's networks keep one embedding for both; transformers loads two.
-        model.get_encoder().embed_tokens.weight = model.get_decoder().embed_tokens.weight
-    return model.eval().requires_grad_(False)
-
-
-def _attention(folder: Path) -> str:
-    """Return the attention that transformers computes right: its T5 has eager alone, its SDPA drops soft-capping."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    capped = any(getattr(one, "attn_logit_softcapping", None) for one in (config, getattr(config, "decoder", None)))
-    return "eager" if config.model_type == "t5" or capped else "sdpa"
+    if lacking:
+        raise CannotRunError(f"{artifact.folder}: the weights lack {len(lacking)} parameters, as {min(lacking)}")
+    return model

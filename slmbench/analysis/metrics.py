@@ -300,7 +300,9 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
 
 
 def costs_of(info: CaseInfo) -> dict[str, float]:
-    """Return what the model must compute and move: see :mod:`slmbench.models.cost_model`."""
+    """Return what the model must compute and move (:mod:`slmbench.models.cost_model`); empty where it is not known."""
+    if info.checkpoint.geometry.cost_unknown is not None:
+        return {}
     phases = cost_model.phases(info.checkpoint, info.case.workload, kv_bytes=kv_bytes(info.case))
     costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
     for step in phases:

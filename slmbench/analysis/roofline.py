@@ -105,6 +105,8 @@ def shortest_times(info: CaseInfo, limits: Limits) -> dict[str, float]:
     rate = limits.matrix.get(case.compute_precision)
     if rate is None or info.decode_weight_bytes is None or not limits.bandwidth:
         return {}
+    if info.checkpoint.geometry.cost_unknown is not None:
+        return {}
     phases = cost_model.phases(
         info.checkpoint,
         case.workload,

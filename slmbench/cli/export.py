@@ -35,6 +35,9 @@ def export(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
+    convert_pickles: Annotated[
+        bool, typer.Option("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Export a checkpoint and print where the artifact is."""
@@ -47,7 +50,13 @@ def export(
     from slmbench.system.telemetry import output_is_ours
 
     began = time.perf_counter()
-    model = resolve(checkpoint, revision=revision, offline=offline, trust_remote_code=trust_remote_code)
+    model = resolve(
+        checkpoint,
+        revision=revision,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+        convert_pickles=convert_pickles,
+    )
     spec = make_spec(
         model, format_, precision, exporter,
         layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc,

@@ -93,6 +93,9 @@ def run(
     trust_remote_code: Annotated[
         bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
+    convert_pickles: Annotated[
+        bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
+    ] = False,
     dry_run: DryRun = False,
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from slmbench.models.artifact import GoldenPrompt, GoldenRecord
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.network import Reader
 
 if TYPE_CHECKING:
     import torch
@@ -61,25 +62,23 @@ def golden_prompts(checkpoint: Checkpoint, input_tokens: int | None = None) -> l
 
 
 def _generate(model: Any, checkpoint: Checkpoint, ids: NDArray[np.int64], count: int) -> tuple[list[int], list[float]]:
-    """Return ``count`` greedy tokens and their margins, from an explicit loop with K/V kept."""
+    """Return ``count`` greedy tokens and their margins, from an explicit loop with K/V or states kept."""
     import torch
 
     tokens: list[int] = []
     margins: list[float] = []
-    fixed: dict[str, Any] = {"use_cache": True}
+    fixed: dict[str, Any] = {}
     with torch.inference_mode():
         prompt = torch.from_numpy(ids)[None]
         if checkpoint.family == "encoder-decoder":
             fixed["encoder_outputs"] = model.get_encoder()(input_ids=prompt, attention_mask=torch.ones_like(prompt))
             fixed["attention_mask"] = torch.ones_like(prompt)
-            name, fed = "decoder_input_ids", torch.tensor([[checkpoint.decoder_start_token_id]])
+            fed = torch.tensor([[checkpoint.decoder_start_token_id]])
         else:
-            name, fed = "input_ids", prompt
-        past = None
+            fed = prompt
+        reader = Reader(model, **fixed)
         for _ in range(count):
-            result = model(**{name: fed}, past_key_values=past, **fixed)
-            past = result.past_key_values
-            token, margin = pick(result.logits[0, -1].double().numpy(), checkpoint.eos_token_ids)
+            token, margin = pick(reader.read(fed)[0, -1].double().numpy(), checkpoint.eos_token_ids)
             tokens.append(token)
             margins.append(margin)
             fed = torch.tensor([[token]])

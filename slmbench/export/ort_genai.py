@@ -84,7 +84,8 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     except ImportError as error:
         raise CannotRunError(needed(error, "for onnxruntime-genai's builder")) from error
     with tempfile.TemporaryDirectory(prefix="slmbench-genai-") as work:
-        source = checkpoint.path if checkpoint.path is not None and checkpoint.has_tokenizer else None
+        whole = checkpoint.has_tokenizer and not checkpoint.is_part
+        source = checkpoint.path if whole else None
         if source is None:
             progress("writing the checkpoint for the builder")
             source = _save_checkpoint(checkpoint, Path(work) / "checkpoint")

@@ -16,6 +16,7 @@ from slmbench.export.failed_proofs import failed_proof
 from slmbench.models.artifact import ArtifactSpec, Manifest, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import MIXTURES
+from slmbench.system.extras import missing
 from slmbench.terms import EXPORTERS, GGUF_PRECISIONS, Exporter, Format, Layout, Precision
 
 
@@ -197,6 +198,10 @@ def _not_chosen(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     found = refusal(checkpoint, spec)
     if found is not None:
         return found
+    lacking = missing_libraries(spec)
+    if lacking and not set(lacking).intersection(_TORCH):
+        # This machine can export, but not by that route. (One that cannot export at all uses what it was given.)
+        return missing(lacking[0])
     failed = failed_proof(spec.artifact_id(checkpoint.digest))
     if failed is None or not made_alike(spec, failed.versions, installed_versions()):
         return None
@@ -250,7 +255,7 @@ class Exported:
     graphs: dict[Role, str]
     attention: str
     cross_kv_once: bool | None
-    decode_weight_bytes: int
+    decode_weight_bytes: int | None
 
 
 class Route(Protocol):

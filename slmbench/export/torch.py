@@ -12,7 +12,7 @@ from slmbench.export.routes import Exported, Progress
 from slmbench.models import catalog
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.models.cost_model import decode_weights
+from slmbench.models.cost_model import known_decode_weights
 from slmbench.models.safetensors import INDEX_NAME, weight_files
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -42,7 +42,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         attention="transformers",
         # transformers' EncoderDecoderCache keeps cross K/V from the first step on; a test counts the projections.
         cross_kv_once=True if checkpoint.family == "encoder-decoder" else None,
-        decode_weight_bytes=decode_weights(checkpoint.geometry) * _BYTES[spec.weight_precision],
+        decode_weight_bytes=known_decode_weights(checkpoint.geometry, _BYTES[spec.weight_precision]),
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.models import catalog
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.network import load_folder, share_embedding
 from slmbench.system.extras import needed
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ def load_model(checkpoint: Checkpoint, *, attention: str = "eager") -> torch.nn.
         BadInputError: the folder's config or weights are not what transformers takes.
     """
     try:
+        import torch  # noqa: F401
         import transformers
+
+        # Loaded when they are asked for: what they lack shows now.
+        transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM  # noqa: B018
     except ImportError as error:
         raise CannotRunError(needed(error, "to export")) from error
     transformers.utils.logging.disable_progress_bar()
@@ -71,34 +76,19 @@ def _auto_class(checkpoint_family: str) -> Any:
 def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
     import torch
 
+    path, family = checkpoint.path, checkpoint.family
+    assert path is not None
+    trusted = checkpoint.trust_remote_code
     try:
-        model, found = _auto_class(checkpoint.family).from_pretrained(
-            checkpoint.path,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=checkpoint.trust_remote_code,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise BadInputError(f"{checkpoint.path}: transformers cannot load it: {_short(error)}") from error
-    _share_embedding(model, model.config)
-    lacking = _never_loaded(model, set(found["missing_keys"]))
+        model, lacking = load_folder(path, family, dtype=torch.float32, attention=attention, trust_remote_code=trusted)
+    except Exception as error:  # transformers and safetensors raise many kinds
+        raise BadInputError(f"{path}: transformers cannot load it: {_short(error)}") from error
     if lacking:
         # transformers draws them at random: not the checkpoint that was asked for.
         raise BadInputError(
-            f"{checkpoint.path}: the weights lack {len(lacking)} of the parameters that config.json asks for, "
-            f"as {lacking[0]}"
+            f"{path}: the weights lack {len(lacking)} of the parameters that config.json asks for, as {min(lacking)}"
         )
     return model
-
-
-def _never_loaded(model: Any, missing: set[str]) -> list[str]:
-    """Return those parameters of ``missing`` that are not tied to one that was loaded, in order."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    loaded = {id(parameter) for name, parameter in named.items() if name not in missing}
-    return sorted(name for name in missing if name in named and id(named[name]) not in loaded)
 
 
 def build_empty(entry: catalog.CatalogEntry, attention: str = "eager") -> Any:
@@ -112,7 +102,7 @@ def build_empty(entry: catalog.CatalogEntry, attention: str = "eager") -> Any:
     if not entry.config["tie_word_embeddings"] and model.lm_head.weight is model.get_input_embeddings().weight:
         # transformers 5 ties every T5; the gated ones have an LM head of their own.
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight), requires_grad=False)
-    _share_embedding(model, config)
+    share_embedding(model)
     return model.eval()
 
 
@@ -154,12 +144,6 @@ def _without_parameters() -> Iterator[None]:
         yield
     finally:
         torch.nn.Module.register_parameter = register
-
-
-def _share_embedding(model: Any, config: Any) -> None:
-    """Tie the encoder's embedding to the decoder's where the config asks for it, as the paper's models do."""
-    if getattr(config, "slmbench_shared_embedding", False):
-        model.get_encoder().embed_tokens.weight = model.get_decoder().embed_tokens.weight
 
 
 def _values(entry: catalog.CatalogEntry, module: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

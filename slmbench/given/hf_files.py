@@ -34,10 +34,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise BadInputError(f"{folder}: no config.json next to the graph, so nobody knows what model it is")
     config = json_object(path)
-    family, geometry = read_config(config, str(path))
+    facts = read_config(config, str(path))
     generation = folder / "generation_config.json"
-    tokens = special_tokens(config, json_object(generation) if generation.is_file() else {}, family)
-    return ModelConfig(family, short(config.get("model_type", "")), geometry, **tokens)
+    tokens = special_tokens(config, json_object(generation) if generation.is_file() else {}, facts.family)
+    return ModelConfig(facts.family, short(facts.architecture), facts.geometry, **tokens)
 
 
 def check_vocabulary(folder: Path, configured: int, found: int | None) -> None:

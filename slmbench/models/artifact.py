@@ -139,8 +139,9 @@ class Manifest(StrictModel):
     #: Proof that no decoder step computes cross-attention K/V: MatMuls by source (see export/inspect).
     #: None for decoder-only.
     cross_kv_once: bool | None = None
-    #: Bytes of weights that one decode step reads (decoder and LM head; of an embedding only the rows used).
-    decode_weight_bytes: int
+    #: Bytes of weights that one decode step reads (decoder and LM head; of an embedding only the rows used). None
+    #: where that is not known, as of a mixture of experts.
+    decode_weight_bytes: int | None
     #: None in artifacts of versions before 0.3.
     weights: StoredWeights | None = None
     versions: dict[str, str]

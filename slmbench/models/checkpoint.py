@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.models import catalog
-from slmbench.models.geometry import Geometry, read_config
+from slmbench.models.accepted import check_full_precision, quantised
+from slmbench.models.convert_pickles import as_safetensors, is_pickled
+from slmbench.models.cost_model import with_matrices
+from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
-from slmbench.models.safetensors import inspect, weight_files
+from slmbench.models.safetensors import Weights, inspect, weight_files
 from slmbench.system.files import read_regular
 from slmbench.system.paths import plain_path, plain_text
 from slmbench.terms import Family
@@ -37,11 +40,15 @@ class Checkpoint(BaseModel):
     path: Path | None = Field(default=None, exclude=True)
     #: The user lets the checkpoint's own Python code run; never part of the identity.
     trust_remote_code: bool = Field(default=False, exclude=True)
+    #: The pickle that its weights were converted from, on request, with its hash.
+    converted_from: str | None = None
     #: The Hub commit, where there is one.
     revision: str | None = None
     family: Family
-    #: transformers' model_type: "t5", "llama", ...
+    #: transformers' model_type: "t5", "llama", ...; of the text part, where pictures or sound go in as well.
     architecture: str
+    #: It is the text part of a model that takes pictures or sound as well.
+    is_part: bool = False
     parameter_count: int = Field(ge=0, le=2**50)
     geometry: Geometry
     #: SHA-256 over the config and the weights (catalog: the config and the seed).
@@ -70,12 +77,18 @@ class Checkpoint(BaseModel):
 
 
 def resolve(
-    reference: str, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
+    reference: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+    convert_pickles: bool = False,
 ) -> Checkpoint:
     """Return the checkpoint that ``reference`` names: a catalog name, a local folder, or a Hub id.
 
     A Hub checkpoint (``org/name`` or ``org/name@revision``) is downloaded, safetensors only, and pinned to the
-    commit that its revision names; with ``offline`` (or ``HF_HUB_OFFLINE=1``) it must be in the Hub cache.
+    commit that its revision names; with ``offline`` (or ``HF_HUB_OFFLINE=1``) it must be in the Hub cache. With
+    ``convert_pickles`` weights that are there as pickles alone are converted once.
 
     Raises:
         BadInputError: nothing of that name, or a checkpoint that slmbench does not take; the text says why.
@@ -95,7 +108,7 @@ def resolve(
         # Too long for a file name, or with a NUL in it: no path, so a name.
         is_folder = exists = False
     if is_folder:
-        return _of_local(folder, trust_remote_code=trust_remote_code)
+        return _of_local(folder, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles)
     if exists:
         return recognise.of_file(folder)
     place, name = recognise.split_name(reference)
@@ -115,72 +128,135 @@ def resolve(
         return recognise.of_hub(match["id"], name, revision=asked, offline=offline)
     try:
         path, commit = hub.download(
-            match["id"], revision=asked, offline=offline, trust_remote_code=trust_remote_code, check=read_config
+            match["id"],
+            revision=asked,
+            offline=offline,
+            trust_remote_code=trust_remote_code,
+            pickles=convert_pickles,
+            check=_read_checkpoint_config,
         )
     except hub.NoCheckpointError:
         return recognise.of_hub(match["id"], None, revision=asked, offline=offline)
-    local = checkpoint_of_folder(path, trust_remote_code=trust_remote_code)
+    local = checkpoint_of_folder(path, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles)
     return local.model_copy(update={"name": match["id"], "source": "hub", "revision": commit})
 
 
-def _of_local(folder: Path, *, trust_remote_code: bool) -> Checkpoint:
+def _of_local(folder: Path, *, trust_remote_code: bool, convert_pickles: bool) -> Checkpoint:
     """Return the checkpoint in a folder, or the artifact where it holds no weights of a checkpoint."""
     from slmbench.given import recognise
 
     has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
     given = None if has_weights else recognise.of_folder(folder)
-    return given or checkpoint_of_folder(folder, trust_remote_code=trust_remote_code)
+    return given or checkpoint_of_folder(folder, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles)
 
 
-def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
+def _read_checkpoint_config(config: dict[str, Any], where: str, *, trust_remote_code: bool) -> ConfigFacts:
+    """Return what a checkpoint's config says.
+
+    Raises:
+        BadInputError: it is of no model that slmbench measures, or of quantised weights.
+    """
+    check_full_precision(config, where)
+    return read_config(config, where, trust_remote_code=trust_remote_code)
+
+
+def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False, convert_pickles: bool = False) -> Checkpoint:
     """Return the checkpoint in a local Hugging Face folder.
 
     Raises:
         BadInputError: no config or weights, pickled weights, an architecture slmbench does not take, a config
             that is not JSON or does not fit the weights, a damaged safetensors file.
     """
-    config_path = folder / "config.json"
+    config_path, adapter = folder / "config.json", folder / "adapter_config.json"
+    if adapter.exists():
+        # transformers would load the model that it names, wherever that is, and apply the adapter to it.
+        base = json_object(adapter).get("base_model_name_or_path")
+        model = f"its base model {one_line(str(base))[:120]}" if base else "its base model"
+        raise BadInputError(
+            f"{folder}: an adapter (adapter_config.json), not a whole model; merge it into {model} "
+            "(peft: merge_and_unload) and give the merged folder"
+        )
     if not config_path.is_file():
         raise BadInputError(f"{folder}: no config.json; a checkpoint folder holds config.json and safetensors")
-    if (folder / "adapter_config.json").exists():
-        # transformers would load the model that it names, wherever that is, and apply the adapter to it.
-        raise BadInputError(
-            f"{folder}: an adapter (adapter_config.json), no whole model; merge it into its model first"
-        )
+    if convert_pickles and is_pickled(folder):
+        converted, origin = as_safetensors(folder)
+        found = checkpoint_of_folder(converted, trust_remote_code=trust_remote_code)
+        return found.model_copy(update={"name": plain_text(folder.resolve().name), "converted_from": origin})
     config = json_object(config_path)
-    family, geometry = read_config(config, str(config_path), trust_remote_code=trust_remote_code)
-    weights = inspect(weight_files(folder))
-    vocabularies = {shape[0] for shape in weights.embedding_shapes if len(shape) == 2 and shape[1] == geometry.width}
-    if weights.embedding_shapes and geometry.vocab_size not in vocabularies:
-        raise BadInputError(
-            f"{config_path}: vocabulary {geometry.vocab_size} and width {geometry.width} do not fit the weights, whose "
-            f"embeddings are {', '.join('x'.join(map(str, shape)) for shape in weights.embedding_shapes)}"
-        )
+    facts = _read_checkpoint_config(config, str(config_path), trust_remote_code=trust_remote_code)
+    embedding = (facts.geometry.vocab_size, facts.geometry.width)
+    weights = inspect(weight_files(folder), embedding, text_alone=facts.has_other_inputs)
+    _check_weights(facts, weights, str(config_path))
+    geometry = with_matrices(facts.geometry, weights.matrix_elements)
     digest = hashlib.sha256(config_path.read_bytes() + weights.sha256.encode()).hexdigest()
     return Checkpoint(
         name=plain_text(folder.resolve().name),
         source="folder",
         path=plain_path(folder.resolve()),
         trust_remote_code=trust_remote_code,
-        family=family,
-        architecture=config["model_type"],
+        family=facts.family,
+        architecture=facts.architecture,
+        is_part=facts.is_part,
         parameter_count=weights.parameter_count,
         geometry=geometry.model_copy(update={"tied_embeddings": weights.tied_embeddings}),
         digest=digest,
         has_tokenizer=(folder / "tokenizer.json").is_file() or any(folder.glob("*.spm")),
-        **special_tokens(config, _generation_config(folder), family),
+        **special_tokens({**facts.values, **config}, _generation_config(folder), facts.family),
     )
 
 
+def _check_weights(facts: ConfigFacts, weights: Weights, where: str) -> None:
+    """Compare the sizes in config.json with the weights'.
+
+    Raises:
+        BadInputError: they contradict each other; the text has both.
+    """
+    if weights.packed is not None:
+        raise BadInputError(quantised(where, f"they hold {weights.packed}"))
+    g = facts.geometry
+    narrow = {facts.values.get(name) for name in ("word_embed_proj_dim", "embedding_size", "d_embed")}
+    widths = {g.width, g.encoder_side.width, *narrow}
+    rows = {shape[0] for shape in weights.embedding_shapes if len(shape) == 2 and shape[1] in widths}
+    if weights.embedding_shapes and g.vocab_size not in rows:
+        raise BadInputError(
+            f"{where}: vocabulary {g.vocab_size} and width {g.width} do not fit the weights, whose "
+            f"embeddings are {', '.join('x'.join(map(str, shape)) for shape in weights.embedding_shapes)}"
+        )
+    # Layers that guess further tokens come after the others; transformers does not load them.
+    more = facts.values.get("num_nextn_predict_layers")
+    most = g.decoder_layers + (more if type(more) is int else 0)
+    found = [count for prefix, count in weights.layer_counts.items() if not g.encoder_layers or "encoder" not in prefix]
+    sides = [("decoder", g.decoder_layers, most, max(found, default=g.decoder_layers))]
+    if g.encoder_layers:
+        found = [count for prefix, count in weights.layer_counts.items() if "encoder" in prefix]
+        sides.append(("encoder", g.encoder_layers, g.encoder_layers, max(found, default=g.encoder_layers)))
+    for side, least, most_, count in sides:
+        if not least <= count <= most_:
+            raise BadInputError(f"{where}: {least} {side} layers do not fit the weights, which have {count}")
+    if facts.family == "encoder-decoder" or g.layer_kinds or facts.values.get("attn_output_gate") or _varies(facts):
+        return
+    for what, heads, tensors in (("heads", g.heads, weights.query_rows), ("K/V heads", g.kv_heads, weights.key_rows)):
+        if tensors and heads * g.head_dim not in tensors:
+            raise BadInputError(
+                f"{where}: {heads} {what} of {g.head_dim} do not fit the weights, whose projections have "
+                f"{', '.join(map(str, tensors))} rows"
+            )
+
+
+def _varies(facts: ConfigFacts) -> bool:
+    """Return whether heads have other sizes than head_dim, or differ from layer to layer."""
+    return any(facts.values.get(name) for name in ("q_lora_rank", "kv_lora_rank", "global_head_dim", "multi_query"))
+
+
 def _of_entry(entry: catalog.CatalogEntry) -> Checkpoint:
-    family, geometry = read_config(entry.config, entry.name)
+    family = entry.family
     return Checkpoint(
         name=entry.name,
         source="catalog",
         family=family,
         architecture=entry.architecture,
         parameter_count=entry.parameter_count,
-        geometry=geometry,
+        geometry=geometry_of(entry.config, family, entry.name),
         digest=entry.digest(),
         **special_tokens(dict(entry.config), {}, family),
     )

@@ -14,12 +14,17 @@ Activations are left out: they fit the caches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmbench.case import Workload
 from slmbench.errors import BadInputError
-from slmbench.models.checkpoint import Checkpoint
-from slmbench.models.geometry import Geometry
+from slmbench.models.geometry import Geometry, SideSizes
+
+if TYPE_CHECKING:
+    from slmbench.models.checkpoint import Checkpoint
+
+#: Share by which the matrices of a model may differ from those that these formulas count.
+_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,11 @@ def phase_rows(
     """Return one row a phase, and a last one ("total") over the whole generation.
 
     Raises:
-        BadInputError: the lengths are beyond the checkpoint's positions.
+        BadInputError: the lengths are beyond the checkpoint's positions, or its costs do not follow from its sizes.
     """
     check_lengths(checkpoint, workload)
+    if checkpoint.geometry.cost_unknown is not None:
+        raise BadInputError(f"{checkpoint.name}: not counted: {checkpoint.geometry.cost_unknown}")
     found = phases(checkpoint, workload, weight_bytes=weight_bytes, kv_bytes=kv_bytes)
     rows = []
     total = Phase("total", 0, 0.0, 0.0, 0.0)
@@ -139,7 +146,7 @@ def encode_flops(g: Geometry, tokens: int) -> int:
     windows = g.encoder_windows or (None,) * g.encoder_layers
     # Within a window a token sees as many behind it as before it, and itself once.
     pairs = sum(2 * _causal_pairs(tokens, window) - tokens for window in windows)
-    return g.encoder_layers * 2 * tokens * _block_weights(g) + _attention(g, pairs)
+    return g.encoder_layers * 2 * tokens * _encoder_block(g) + _attention(g.encoder_side, pairs)
 
 
 def cross_kv_flops(g: Geometry, tokens: int) -> int:
@@ -150,7 +157,8 @@ def cross_kv_flops(g: Geometry, tokens: int) -> int:
 def prefill_flops(g: Geometry, tokens: int) -> int:
     """Return the FLOPs of a decoder-only model over one prompt, LM head at the last position only."""
     pairs = sum(_causal_pairs(tokens, window) for window in g.windows or (None,) * g.decoder_layers)
-    return g.decoder_layers * 2 * tokens * _block_weights(g) + _attention(g, pairs) + 2 * g.vocab_size * g.width
+    blocks = g.decoder_layers * 2 * tokens * _block_weights(g, g.ffn_matrices)
+    return blocks + _attention(g, pairs) + 2 * g.vocab_size * g.width
 
 
 def step_flops(g: Geometry, past: float, cross: float = 0) -> int:
@@ -161,18 +169,23 @@ def step_flops(g: Geometry, past: float, cross: float = 0) -> int:
 
 def encode_weights(g: Geometry, tokens: int) -> int:
     """Return the weights an encoder reads: its layers, and of the embedding the prompt's rows."""
-    return g.encoder_layers * _block_weights(g) + tokens * g.width
+    return g.encoder_layers * _encoder_block(g) + tokens * g.encoder_side.width
 
 
 def cross_kv_weights(g: Geometry) -> int:
     """Return the weights of all cross-attention K and V projections."""
-    return g.decoder_layers * 2 * g.width * g.kv_heads * g.head_dim
+    return g.decoder_layers * 2 * g.encoder_side.width * g.kv_heads * g.head_dim
 
 
 def decode_weights(g: Geometry) -> int:
     """Return the weights that a decoder step reads: its layers and the LM head; of cross-attention only Q and O."""
     cross = 2 * g.width * g.heads * g.head_dim if g.encoder_layers else 0
-    return g.decoder_layers * (_block_weights(g) + cross) + g.vocab_size * g.width
+    return g.decoder_layers * (_block_weights(g, g.ffn_matrices) + cross) + g.vocab_size * g.width
+
+
+def known_decode_weights(g: Geometry, bytes_each: float) -> int | None:
+    """Return the bytes of the weights that a decoder step reads, or None where they do not follow from the sizes."""
+    return None if g.cost_unknown is not None else round(decode_weights(g) * bytes_each)
 
 
 def kv_row(g: Geometry) -> int:
@@ -210,10 +223,37 @@ def _seen(g: Geometry, tokens: float) -> list[float]:
     return [tokens if window is None else min(tokens, window) for window in windows]
 
 
-def _block_weights(g: Geometry) -> int:
+def with_matrices(g: Geometry, elements: int) -> Geometry:
+    """Return the geometry with what the weights decide; ``elements``: of all matrices, embeddings left out.
+
+    They say whether the feed-forward is gated (two matrices or three), and whether the layers are of the kind that
+    the formulas here count.
+    """
+
+    def expected(matrices: int) -> int:
+        one = g.model_copy(update={"ffn_matrices": matrices})
+        crossed = 2 * g.width * g.heads * g.head_dim if g.encoder_layers else 0
+        decoder = g.decoder_layers * (_block_weights(one, matrices) + crossed)
+        return decoder + g.encoder_layers * _encoder_block(one) + (cross_kv_weights(g) if g.encoder_layers else 0)
+
+    matrices = min((2, 3), key=lambda count: abs(expected(count) - elements))
+    unknown = g.cost_unknown
+    if unknown is None and abs(expected(matrices) - elements) > _TOLERANCE * elements:
+        unknown = (
+            f"its layers are built in another way: {elements} elements in their matrices, where attention and "
+            f"feed-forward of these sizes have {expected(matrices)}"
+        )
+    return g.model_copy(update={"ffn_matrices": matrices, "cost_unknown": unknown})
+
+
+def _block_weights(side: Geometry | SideSizes, ffn_matrices: int) -> int:
     """Return the matrix elements of one layer without cross-attention: Q, K, V, O and the feed-forward."""
-    attention = 2 * g.width * g.head_dim * (g.heads + g.kv_heads)
-    return attention + g.ffn_matrices * g.width * g.ffn_width
+    attention = 2 * side.width * side.head_dim * (side.heads + side.kv_heads)
+    return attention + ffn_matrices * side.width * side.ffn_width
+
+
+def _encoder_block(g: Geometry) -> int:
+    return _block_weights(g.encoder_side, g.ffn_matrices)
 
 
 def _causal_pairs(tokens: int, window: int | None) -> int:
@@ -222,6 +262,6 @@ def _causal_pairs(tokens: int, window: int | None) -> int:
     return seen * (seen + 1) // 2 + (tokens - seen) * seen
 
 
-def _attention(g: Geometry, pairs: float) -> int:
+def _attention(side: Geometry | SideSizes, pairs: float) -> int:
     """Return the FLOPs of scores and weighted sums: 2 x 2 per head, pair of query and key, and head element."""
-    return round(4 * g.heads * g.head_dim * pairs)
+    return round(4 * side.heads * side.head_dim * pairs)

@@ -1,18 +1,39 @@
-"""What follows from a config.json alone: family, sizes, limits. One reader for each kind of architecture."""
+"""What follows from a config.json alone: family, sizes, limits. One reader for every architecture.
+
+It asks for what a size means (width, layers, heads, ...) under the names that transformers' configs have for it. What a
+config.json leaves out is transformers' own default.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slmbench.errors import BadInputError, nearest, one_line
+from slmbench.errors import BadInputError, one_line
+from slmbench.models import known_types
+from slmbench.models.accepted import family_of, unknown
 from slmbench.terms import Family
 
 #: Bounds that no text model reaches; a number beyond them is a damaged or hostile config.
 _Size = Annotated[int, Field(ge=1, le=2**24)]
 _Layers = Annotated[int, Field(ge=0, le=4096)]
+#: 0 where a network has no attention at all.
+_Heads = Annotated[int, Field(ge=0, le=2**24)]
+
+
+class SideSizes(BaseModel):
+    """The sizes of one side of an encoder-decoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: _Size
+    ffn_width: _Size
+    heads: _Heads
+    kv_heads: _Heads
+    head_dim: _Heads
 
 
 class Geometry(BaseModel):
@@ -27,9 +48,9 @@ class Geometry(BaseModel):
     ffn_matrices: Annotated[int, Field(ge=1, le=8)]
     encoder_layers: _Layers
     decoder_layers: Annotated[int, Field(ge=1, le=4096)]
-    heads: _Size
-    kv_heads: _Size
-    head_dim: _Size
+    heads: _Heads
+    kv_heads: _Heads
+    head_dim: _Heads
     #: The LM head is the (decoder's) embedding.
     tied_embeddings: bool
     #: Encoder and decoder read one embedding (encoder-decoder only).
@@ -42,6 +63,58 @@ class Geometry(BaseModel):
     max_input_tokens: int | None = None
     #: Longest decoder sequence (prompt and answer for decoder-only); None where nothing bounds it.
     max_total_tokens: int | None = None
+    #: The encoder's sizes, where they are not the decoder's.
+    encoder_sizes: SideSizes | None = None
+    #: What each decoder layer is ("mamba", "conv", "attention"), where not all are attention.
+    layer_kinds: tuple[str, ...] = ()
+    #: Why FLOPs and bytes of a step do not follow from these sizes; None where they do.
+    cost_unknown: str | None = None
+
+    @property
+    def encoder_side(self) -> SideSizes:
+        """Return the encoder's sizes."""
+        return self.encoder_sizes or SideSizes(
+            width=self.width,
+            ffn_width=self.ffn_width,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+        )
+
+
+@dataclass(frozen=True)
+class ConfigFacts:
+    """What a config says of the part of a model that is measured."""
+
+    family: Family
+    geometry: Geometry
+    #: transformers' model_type of the measured part: of the text part, where pictures or sound go in as well.
+    architecture: str
+    #: Whether the measured part is a section of the config.
+    is_part: bool
+    #: All values of the measured part, transformers' defaults included.
+    values: Mapping[str, Any]
+
+    @property
+    def has_other_inputs(self) -> bool:
+        """Return whether the checkpoint holds weights for pictures or sound as well."""
+        encoder = self.values.get("encoder")
+        return self.is_part or (isinstance(encoder, Mapping) and "vision_config" in encoder)
+
+
+_WIDTH = ("d_model", "hidden_size", "n_embd", "dim")
+_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads")
+_HEAD_DIM = ("head_dim", "d_kv", "kv_channels")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_FFN = ("d_ff", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+_VOCABULARY = ("vocab_size", "decoder_vocab_size", "tgt_vocab_size")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_WINDOWED = ("sliding_attention", "chunked_attention", "local")
+_ATTENTION_KINDS = frozenset({"full_attention", "attention", "global", *_WINDOWED})
+#: Sizes of states that a recurrent layer keeps instead of K/V.
+_STATES = ("mamba_d_state", "state_size", "mamba_state_dim", "ssm_state_size", "qk_dim_factor", "lru_width")
 
 
 class _ConfigReader:
@@ -50,234 +123,207 @@ class _ConfigReader:
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values, self.where = values, where
 
-    def size(self, name: str, default: int | None = None) -> int:
+    def first(self, *names: str) -> Any:
+        """Return the first value that is there, or None."""
+        return next((self.values[name] for name in names if self.values.get(name) is not None), None)
+
+    def size(self, *names: str, default: int | None = None) -> int:
+        name = next((name for name in names if self.values.get(name) is not None), names[-1])
         value = self.values.get(name)
         if value is None and default is not None:
             return default
+        if isinstance(value, list) and value and all(type(one) is int for one in value):
+            value = max(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 2**24:
             what = "is missing" if value is None else f"is {one_line(str(value))[:40]}, not a sensible size"
             raise BadInputError(f"{self.where}: '{name}' {what}")
         return value
 
-    def optional_size(self, name: str) -> int | None:
-        return None if self.values.get(name) is None else self.size(name)
+    def optional_size(self, *names: str) -> int | None:
+        return None if self.first(*names) is None else self.size(*names)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.values.get(name, default)
         return default if value is None else bool(value)
 
-    def text(self, name: str, default: str) -> str:
+    def section(self, name: str) -> _ConfigReader | None:
         value = self.values.get(name)
-        return value if isinstance(value, str) else default
-
-    def section(self, name: str) -> _ConfigReader:
-        value = self.values.get(name)
-        if not isinstance(value, Mapping):
-            raise BadInputError(f"{self.where}: '{name}' is missing")
-        return _ConfigReader(value, f"{self.where}, {name}")
+        return _ConfigReader(value, f"{self.where}, {name}") if isinstance(value, Mapping) else None
 
     def layer_types(self, layers: int) -> Sequence[str] | None:
-        value = self.values.get("layer_types")
-        if value is None:
+        name = next((n for n in ("layer_types", "layers_block_type", "attention_layers") if self.values.get(n)), None)
+        if name is None:
             return None
+        value = self.values[name]
         if not isinstance(value, list) or len(value) != layers or not all(isinstance(x, str) for x in value):
-            raise BadInputError(f"{self.where}: 'layer_types' is not a list of {layers} names")
+            raise BadInputError(f"{self.where}: '{name}' is not a list of {layers} names")
         return value
 
 
 Windows = tuple[int | None, ...]
 
 
-def _windows(types: Sequence[str], window: int | None, positions: int) -> Windows:
-    """Return each layer's window; one as long as the positions is none."""
-    bounded = window if window is not None and window < positions else None
-    return tuple(bounded if kind == "sliding_attention" else None for kind in types)
+def _windows(c: _ConfigReader, layers: int, positions: int | None) -> Windows:
+    """Return each layer's attention window; one as long as the positions is none."""
+    # GPT-Neo's and Llama 4's names.
+    more = ("attention_chunk_size", "window_size") if "attention_layers" in c.values else ("attention_chunk_size",)
+    window = c.optional_size("sliding_window", *more)
+    if window is None or not c.flag("use_sliding_window", True) or (positions is not None and window >= positions):
+        return (None,) * layers
+    first = c.values.get("max_window_layers") if "use_sliding_window" in c.values else None
+    default = ["sliding_attention" if i >= (first or 0) else "full_attention" for i in range(layers)]
+    return tuple(window if kind in _WINDOWED else None for kind in c.layer_types(layers) or default)
 
 
-def _t5(c: _ConfigReader) -> Geometry:
-    layers = c.size("num_layers", 6)
-    kind = c.text("feed_forward_proj", "relu")
-    return Geometry(
-        vocab_size=c.size("vocab_size", 32128),
-        width=c.size("d_model", 512),
-        ffn_width=c.size("d_ff", 2048),
-        ffn_matrices=3 if kind.startswith("gated") else 2,
-        encoder_layers=layers,
-        decoder_layers=c.size("num_decoder_layers", layers),
-        heads=c.size("num_heads", 8),
-        kv_heads=c.size("num_heads", 8),
-        head_dim=c.size("d_kv", 64),
-        tied_embeddings=c.flag("tie_word_embeddings", True),
-        shared_embedding=True,
-    )
-
-
-def _bart(c: _ConfigReader) -> Geometry:
-    width, heads = c.size("d_model", 1024), c.size("decoder_attention_heads", 16)
-    if c.size("encoder_attention_heads", 16) != heads or width % heads:
-        raise BadInputError(f"{c.where}: heads of encoder and decoder differ or do not divide the width {width}")
-    positions = c.size("max_position_embeddings", 1024)
-    return Geometry(
-        vocab_size=c.size("vocab_size", 50265),
+def _sizes(c: _ConfigReader, role: str) -> SideSizes:
+    """Return the sizes of one side; ``role`` is how encoder-decoders begin their names for it."""
+    width = c.size(*_WIDTH)
+    own_heads = (f"{role}_attention_heads", f"num_{role}_attention_heads", *_HEADS)
+    heads = c.size(*own_heads) if c.first(*own_heads) is not None else 0
+    if heads and c.first(*_HEAD_DIM) is None and width % heads:
+        raise BadInputError(f"{c.where}: {heads} heads do not divide the width {width}")
+    return SideSizes(
         width=width,
-        ffn_width=c.size("decoder_ffn_dim", 4096),
-        ffn_matrices=2,
-        encoder_layers=c.size("encoder_layers", 12),
-        decoder_layers=c.size("decoder_layers", 12),
+        ffn_width=c.size(f"{role}_ffn_dim", *_FFN, default=4 * width),
         heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        tied_embeddings=c.flag("tie_word_embeddings", True),
-        shared_embedding=c.flag("share_encoder_decoder_embeddings", True),
-        max_input_tokens=positions,
-        max_total_tokens=positions,
+        kv_heads=_kv_heads(c, heads),
+        head_dim=c.size(*_HEAD_DIM, default=width // heads) if heads else 0,
     )
 
 
-def _t5gemma(c: _ConfigReader) -> Geometry:
-    encoder, decoder = c.section("encoder"), c.section("decoder")
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
-        if encoder.size(name) != decoder.size(name):
-            raise BadInputError(
-                f"{c.where}: encoder and decoder differ in '{name}'; slmbench takes T5Gemma with equal widths"
-            )
+def _kv_heads(c: _ConfigReader, heads: int) -> int:
+    asks_one = "multi_query" in c.values or "new_decoder_architecture" in c.values
+    if asks_one and not c.flag("new_decoder_architecture", False):
+        # Falcon and GPT-BigCode: one K/V head for all, or one for each.
+        return 1 if c.flag("multi_query", False) else heads
+    return c.size(*_KV_HEADS, default=heads) if heads else 0
 
-    def windows(side: _ConfigReader, layers: int) -> Windows:
-        types = side.layer_types(layers) or ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
-        return _windows(types, side.optional_size("sliding_window"), side.size("max_position_embeddings", 8192))
 
-    encoder_layers, decoder_layers = encoder.size("num_hidden_layers"), decoder.size("num_hidden_layers")
+def _positions(c: _ConfigReader) -> int | None:
+    # T5's positions are relative; the "n_positions" of its configs is the length that it was trained on.
+    return None if "relative_attention_num_buckets" in c.values else c.optional_size(*_POSITIONS)
+
+
+def _ffn_matrices(c: _ConfigReader) -> int:
+    """Guess from the config whether the feed-forward is gated; the weights, where they are there, decide."""
+    kind = c.first("feed_forward_proj")
+    if isinstance(kind, str):
+        return 3 if kind.startswith("gated") else 2
+    return 3 if c.first("rms_norm_eps", "hidden_activation", "num_key_value_heads") is not None else 2
+
+
+def _cost_unknown(c: _ConfigReader, kinds: Sequence[str] | None) -> str | None:
+    states = c.first(*_STATES) is not None if kinds is None else not _ATTENTION_KINDS.issuperset(kinds)
+    if states:
+        return "recurrent or convolutional layers keep a state instead of K/V"
+    experts = c.first(*_EXPERTS)
+    if type(experts) is int and experts > 1:
+        return "of a mixture of experts each token uses a few only"
+    if c.first("q_lora_rank", "kv_lora_rank") is not None:
+        return "K and V are kept compressed (latent attention)"
+    if c.first("encoder_attention_type") == "transient-global":
+        return "the encoder's attention is local with global summaries"
+    return None
+
+
+def _decoder_only(c: _ConfigReader) -> Geometry:
+    layers = c.size("decoder_layers", "num_decoder_layers", *_LAYERS)
+    side, positions = _sizes(c, "decoder"), _positions(c)
+    kinds = c.layer_types(layers)
+    unknown = _cost_unknown(c, kinds)
+    mixed = kinds is not None and any(kind not in _ATTENTION_KINDS for kind in kinds)
     return Geometry(
-        vocab_size=decoder.size("vocab_size", 256000),
-        width=decoder.size("hidden_size"),
-        ffn_width=decoder.size("intermediate_size"),
-        ffn_matrices=3,
-        encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers,
-        heads=decoder.size("num_attention_heads"),
-        kv_heads=decoder.size("num_key_value_heads"),
-        head_dim=decoder.size("head_dim"),
-        tied_embeddings=c.flag("tie_word_embeddings", True),
-        shared_embedding=c.flag("slmbench_shared_embedding", False),
-        windows=windows(decoder, decoder_layers),
-        encoder_windows=windows(encoder, encoder_layers),
-        max_input_tokens=encoder.size("max_position_embeddings", 8192),
-        max_total_tokens=decoder.size("max_position_embeddings", 8192),
-    )
-
-
-def _decoder_only(c: _ConfigReader, *, tied: bool, windows: Callable[[_ConfigReader, int, int], Windows]) -> Geometry:
-    """Read a config with Llama's key names; ``tied`` is what transformers assumes when the config is silent."""
-    width, heads, layers = c.size("hidden_size"), c.size("num_attention_heads"), c.size("num_hidden_layers")
-    positions = c.size("max_position_embeddings")
-    return Geometry(
-        vocab_size=c.size("vocab_size"),
-        width=width,
-        ffn_width=c.size("intermediate_size"),
-        ffn_matrices=3,
+        vocab_size=c.size(*_VOCABULARY),
+        **side.model_dump(),
+        ffn_matrices=_ffn_matrices(c),
         encoder_layers=0,
         decoder_layers=layers,
-        heads=heads,
-        kv_heads=c.size("num_key_value_heads", heads),
-        head_dim=c.size("head_dim", max(1, width // heads)),
-        tied_embeddings=c.flag("tie_word_embeddings", tied),
-        windows=windows(c, layers, positions),
+        tied_embeddings=c.flag("tie_word_embeddings", True),
+        windows=_windows(c, layers, positions),
         max_input_tokens=positions,
         max_total_tokens=positions,
+        layer_kinds=tuple(kinds) if mixed and kinds is not None else (),
+        cost_unknown=unknown,
     )
 
 
-def _no_window(c: _ConfigReader, layers: int, positions: int) -> Windows:  # noqa: ARG001 (one signature for all)
-    return (None,) * layers
+def _encoder_decoder(c: _ConfigReader) -> Geometry:
+    """Read both sides: of one config with names for each (T5, BART), or of two nested ones (T5Gemma)."""
+    encoder, decoder = c.section("encoder"), c.section("decoder")
+    nested = encoder is not None and decoder is not None
+    # T5Gemma2's encoder takes pictures as well.
+    first = (encoder.section("text_config") or encoder) if nested and encoder else c
+    second = decoder if nested and decoder else c
+    encoder_layers = first.size("encoder_layers", "num_encoder_layers", "num_layers", *_LAYERS)
+    decoder_layers = second.size("decoder_layers", "num_decoder_layers", *_LAYERS)
+    sides = _sizes(first, "encoder"), _sizes(second, "decoder")
+    positions = _positions(first), _positions(second)
+    windows: Windows = _windows(second, decoder_layers, positions[1]) if nested else ()
+    encoder_windows: Windows = _windows(first, encoder_layers, positions[0]) if nested else ()
+    radius = c.optional_size("local_radius")
+    if radius is not None and c.first("encoder_attention_type") == "local":
+        encoder_windows = (radius + 1,) * encoder_layers
+    return Geometry(
+        vocab_size=second.size(*_VOCABULARY),
+        **sides[1].model_dump(),
+        ffn_matrices=_ffn_matrices(second),
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        tied_embeddings=c.flag("tie_word_embeddings", True),
+        shared_embedding=c.flag("slmbench_shared_embedding", False)
+        if nested
+        else c.flag("share_encoder_decoder_embeddings", True),
+        windows=windows,
+        encoder_windows=encoder_windows,
+        max_input_tokens=positions[0],
+        max_total_tokens=positions[1],
+        encoder_sizes=None if sides[0] == sides[1] else sides[0],
+        cost_unknown=_cost_unknown(second, None) or _cost_unknown(c, None),
+    )
 
 
-def _one_window(c: _ConfigReader, layers: int, positions: int) -> Windows:
-    return _windows(["sliding_attention"] * layers, c.optional_size("sliding_window"), positions)
+def read_config(config: Mapping[str, Any], where: str, *, trust_remote_code: bool = False) -> ConfigFacts:
+    """Return what ``config`` (a config.json) says of the part that is measured.
 
-
-def _qwen_windows(c: _ConfigReader, layers: int, positions: int) -> Windows:
-    if not c.flag("use_sliding_window", False):
-        return (None,) * layers
-    first = c.size("max_window_layers", 28)
-    types = c.layer_types(layers) or ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-    return _windows(types, c.optional_size("sliding_window"), positions)
-
-
-def _gemma_windows(c: _ConfigReader, layers: int, positions: int) -> Windows:
-    every = c.size("sliding_window_pattern", 6)
-    default = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)]
-    return _windows(c.layer_types(layers) or default, c.size("sliding_window", 4096), positions)
-
-
-def _smollm3_windows(c: _ConfigReader, layers: int, positions: int) -> Windows:
-    if not c.flag("use_sliding_window", False):
-        return (None,) * layers
-    return _windows(c.layer_types(layers) or ["full_attention"] * layers, c.optional_size("sliding_window"), positions)
-
-
-def _llama(c: _ConfigReader) -> Geometry:
-    return _decoder_only(c, tied=False, windows=_no_window)
-
-
-#: transformers' model_type → family and reader.
-_READERS: dict[str, tuple[Family, Callable[[_ConfigReader], Geometry]]] = {
-    "t5": ("encoder-decoder", _t5),
-    "bart": ("encoder-decoder", _bart),
-    "marian": ("encoder-decoder", _bart),
-    "t5gemma": ("encoder-decoder", _t5gemma),
-    "llama": ("decoder-only", _llama),
-    "mistral": ("decoder-only", lambda c: _decoder_only(c, tied=False, windows=_one_window)),
-    "phi3": ("decoder-only", lambda c: _decoder_only(c, tied=False, windows=_one_window)),
-    "qwen3": ("decoder-only", lambda c: _decoder_only(c, tied=False, windows=_qwen_windows)),
-    "gemma3_text": ("decoder-only", lambda c: _decoder_only(c, tied=True, windows=_gemma_windows)),
-    "smollm3": ("decoder-only", lambda c: _decoder_only(c, tied=True, windows=_smollm3_windows)),
-}
-
-#: Architectures without a decoder; what people try most.
-_ENCODER_ONLY = frozenset(
-    {"albert", "bert", "camembert", "clip", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm",
-     "eurobert", "longformer", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta", "roformer", "siglip",
-     "squeezebert", "vit", "xlm-roberta", "xlm-roberta-xl"}
-)  # fmt: skip
-
-
-def architectures() -> list[str]:
-    """Return the supported values of transformers' model_type."""
-    return list(_READERS)
-
-
-def read_config(config: Mapping[str, Any], where: str, *, trust_remote_code: bool = False) -> tuple[Family, Geometry]:
-    """Return the family and the sizes of the model that ``config`` (a config.json) describes.
-
-    ``where`` names the config in errors. With ``trust_remote_code`` an unknown architecture that brings its own
-    code is read as a decoder-only with Llama's key names.
+    ``where`` names the config in errors. With ``trust_remote_code`` an architecture that transformers does not know
+    and that brings its own code is read under Llama's key names.
 
     Raises:
-        BadInputError: an encoder-only or unsupported architecture, a missing or absurd size.
+        BadInputError: an architecture that generates no text, that this transformers does not know, or that brings
+            its own code without ``trust_remote_code``; a missing or absurd size.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str):
         raise BadInputError(f"{where}: no 'model_type'; slmbench reads transformers configs")
-    if kind in _ENCODER_ONLY:
-        raise BadInputError(
-            f"{where}: '{kind}' is an encoder-only model and generates no text; "
-            "slmbench measures encoder-decoders and decoder-only models"
-        )
-    family: Family
-    if kind in _READERS:
-        family, read = _READERS[kind]
-    elif trust_remote_code and "auto_map" in config:
-        family, read = "decoder-only", _llama
-    else:
-        raise BadInputError(
-            f"{where}: unsupported architecture '{one_line(kind)[:60]}'. Supported: {', '.join(_READERS)}."
-            + nearest(kind, architectures())
-        )
+    values, text = dict(config), None
+    if known_types.knows(kind):
+        values, text = known_types.completed(config, where)
+        for name in ("tie_word_embeddings", "architectures"):
+            # transformers 5 ties every T5 and says so in its configs; a config.json knows better.
+            if name in config:
+                values[name] = config[name]
+    elif known_types.is_installed() and not (trust_remote_code and "auto_map" in config):
+        raise BadInputError(unknown(kind, where, brings_code="auto_map" in config))
+    is_part = text is not None and text.get("model_type") in known_types.of_task("causal")
+    if text is not None and is_part:
+        kind, values, where = str(text["model_type"]), text, f"{where}, text part"
+    family = family_of(kind, values, text, where)
+    return ConfigFacts(family, geometry_of(values, family, where), kind, is_part, values)
+
+
+def geometry_of(values: Mapping[str, Any], family: Family, where: str) -> Geometry:
+    """Return the sizes in a config that gives every one of them, as the catalog's do; transformers is not asked.
+
+    Raises:
+        BadInputError: a missing or absurd size.
+    """
+    reader = _ConfigReader(values, where)
     try:
-        geometry = read(_ConfigReader(config, where))
+        geometry = _encoder_decoder(reader) if family == "encoder-decoder" else _decoder_only(reader)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if geometry.heads % geometry.kv_heads:
-        raise BadInputError(f"{where}: {geometry.heads} heads are not a multiple of {geometry.kv_heads} K/V heads")
-    return family, geometry
+    for side in (geometry, geometry.encoder_side):
+        if side.heads and side.heads % side.kv_heads:
+            raise BadInputError(f"{where}: {side.heads} heads are not a multiple of {side.kv_heads} K/V heads")
+    return geometry

@@ -27,6 +27,7 @@ def download(
     revision: str | None,
     offline: bool,
     trust_remote_code: bool,
+    pickles: bool = False,
     check: Callable[..., object],
 ) -> tuple[Path, str]:
     """Return the local folder of a Hub checkpoint and the commit it is pinned to.
@@ -41,6 +42,8 @@ def download(
     from huggingface_hub import constants
 
     patterns = [*_PATTERNS, "*.py"] if trust_remote_code else _PATTERNS
+    if pickles:
+        patterns = [*patterns, "pytorch_model*.bin", "pytorch_model.bin.index.json"]
     if offline or constants.HF_HUB_OFFLINE:
         folder, commit = _from_cache(repository, revision, patterns)
         if not any(folder.glob("*.safetensors*")) and not any(folder.glob("pytorch_model*.bin")):
@@ -55,14 +58,20 @@ def download(
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         if "config.json" not in sizes:
             raise NoCheckpointError(f"{where}: the Hub repository has no config.json")
+        suffix = ".safetensors"
         if not sizes.keys() & {SINGLE_NAME, INDEX_NAME}:
-            pickles = [name for name in sizes if name.endswith(".bin") and name.replace(".bin", ".xml") not in sizes]
-            if pickles:
-                raise BadInputError(pickle_only(where, pickles[0]))
-            raise NoCheckpointError(f"{where}: the Hub repository has no {SINGLE_NAME}")
+            pickled = [name for name in sizes if name.endswith(".bin") and name.replace(".bin", ".xml") not in sizes]
+            if not pickled:
+                raise NoCheckpointError(f"{where}: the Hub repository has no {SINGLE_NAME}")
+            if not pickles:
+                raise BadInputError(pickle_only(where, pickled[0]))
+            suffix = ".bin"
+        elif pickles:
+            # They are there twice; the pickles are of no use.
+            patterns = [pattern for pattern in patterns if "pytorch_model" not in pattern]
         config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_bytes())
         check(config, f"{where}/config.json", trust_remote_code=trust_remote_code)
-        _check_disk(where, sum(size for name, size in sizes.items() if name.endswith(".safetensors")))
+        _check_disk(where, sum(size for name, size in sizes.items() if name.endswith(suffix)))
         # By the name that was asked, so that the cache remembers which commit it stood for (offline, later).
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
         return folder, folder.name

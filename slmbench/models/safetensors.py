@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,22 @@ _BITS = {
 }  # fmt: skip
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 #: Tensors that an architecture may tie with one another, by the end of their names.
-_EMBEDDINGS = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "lm_head.out_proj.weight")
+_EMBEDDINGS = (
+    "shared.weight", "embed_tokens.weight", "lm_head.weight", "lm_head.out_proj.weight", "wte.weight",
+    "embed_in.weight", "embed_out.weight", "word_embeddings.weight",
+)  # fmt: skip
+_HEADS = ("lm_head", "embed_out", "output_projection")
 #: Constants that are saved with the weights.
-_BUFFERS = ("final_logits_bias", "inv_freq")
+_BUFFERS = ("final_logits_bias", "inv_freq", ".attn.bias", ".attention.bias", ".masked_bias")
+#: Parts of names where pictures or sound go in, and of heads that guess further tokens: not of the measured part.
+_TEXT = ("language_model", "text_model")
+_NOT_TEXT = ("vision", "visual", "image", "audio", "speech", "projector", "connector", "mtp")
+#: Ends of names that quantised weights bring: GPTQ and AWQ, compressed-tensors, fp8, bitsandbytes, MXFP4, MLX.
+_PACKED = (
+    ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax", ".SCB",
+    "_proj_blocks", "_proj_scales", ".scales",
+)  # fmt: skip
+_LAYER = re.compile(r"(?:(.*?)\.)??(?:layers|layer|blocks|block|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,15 @@ class Weights(BaseModel):
     tied_embeddings: bool
     #: Shapes of the embedding tensors, to compare with the config.
     embedding_shapes: tuple[tuple[int, ...], ...]
+    #: Elements of all matrices but embeddings and tables of positions.
+    matrix_elements: int
+    #: Layers by what stands before their number in the names of tensors: "model.layers.0." counts for "model".
+    layer_counts: dict[str, int]
+    #: A tensor that only quantised weights have.
+    packed: str | None
+    #: Rows of the projections to queries and to keys, where they are matrices of their own.
+    query_rows: tuple[int, ...]
+    key_rows: tuple[int, ...]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -102,8 +125,9 @@ def weight_files(folder: Path) -> list[Path]:
 def pickle_only(where: str, name: str) -> str:
     """Return the line that says why a pickle is not loaded and how to convert it."""
     return (
-        f"{where}: only pickled weights ({name}); a pickle can run code, so slmbench loads safetensors only. Convert: "
-        "load it with transformers where you trust it and call save_pretrained(FOLDER, safe_serialization=True)"
+        f"{where}: only pickled weights ({name}), and a pickle can run code. --convert-pickles turns them into "
+        "safetensors once, loading tensors and nothing else. Many Hub repositories have a converted revision: look for "
+        "the pull request 'Adding safetensors', and give it as org/name@refs/pr/NUMBER"
     )
 
 
@@ -148,34 +172,48 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor:
     return Tensor(name, dtype, shape, start + begin, start + end)
 
 
-def inspect(files: list[Path]) -> Weights:
+def inspect(files: list[Path], embedding: tuple[int, int], *, text_alone: bool = False) -> Weights:
     """Return what the files hold; remembered under the cache folder by path, size and time of change.
+
+    Matrices of the shape ``embedding`` (vocabulary, width) are embeddings under any name. With
+    ``text_alone`` the tensors for pictures and sound do not count.
 
     Raises:
         BadInputError: a file that is not whole.
     """
     tensors = [(path, tensor) for path in files for tensor in read_header(path)]
+    if text_alone:
+        tensors = _of_text(tensors)
     key = hashlib.sha256(os.fsencode("\n".join(str(path.resolve()) for path in files))).hexdigest()[:32]
-    stamp = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    stamp: list[Any] = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    stamp.append([*embedding, text_alone])
     remembered = cache_dir() / "weights" / f"{key}.json"
     known = _recall(remembered, stamp)
     if known is not None:
         return known
-    weights = _inspect(files, tensors)
+    weights = _inspect(files, tensors, embedding)
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(OSError, SlmbenchError):
         _remember(remembered, stamp, weights)
     return weights
 
 
-def _inspect(files: list[Path], tensors: list[tuple[Path, Tensor]]) -> Weights:
+def _of_text(tensors: list[tuple[Path, Tensor]]) -> list[tuple[Path, Tensor]]:
+    """Return the tensors of the text part alone, by their names."""
+    parts = [(set(tensor.name.split(".")), path, tensor) for path, tensor in tensors]
+    if any(part.intersection(_TEXT) for part, _, _ in parts):
+        return [(path, one) for part, path, one in parts if part.intersection((*_TEXT, "lm_head"))]
+    return [(path, one) for _, path, one in parts if not any(word in one.name for word in _NOT_TEXT)]
+
+
+def _inspect(files: list[Path], tensors: list[tuple[Path, Tensor]], embedding: tuple[int, int]) -> Weights:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    embeddings = {t.name: _content(p, t) for p, t in tensors if t.name.endswith(_EMBEDDINGS)}
+    embeddings = {t.name: _content(p, t) for p, t in tensors if t.name.endswith(_EMBEDDINGS) or t.shape == embedding}
     seen: set[str] = set()
-    count = 0
+    count = matrix_elements = 0
     for _, tensor in tensors:
         content = embeddings.get(tensor.name)
         is_parameter = tensor.dtype.startswith(("F", "BF")) and not tensor.name.endswith(_BUFFERS)
@@ -183,14 +221,36 @@ def _inspect(files: list[Path], tensors: list[tuple[Path, Tensor]]) -> Weights:
             count += tensor.elements
         if content is not None:
             seen.add(content)
-    heads = {content for name, content in embeddings.items() if "lm_head" in name}
-    inputs = {content for name, content in embeddings.items() if "lm_head" not in name}
+        elif is_parameter and len(tensor.shape) > 1 and not _is_positions(tensor.name):
+            matrix_elements += tensor.elements
+    heads = {content for name, content in embeddings.items() if any(word in name for word in _HEADS)}
+    inputs = {content for name, content in embeddings.items() if not any(word in name for word in _HEADS)}
     return Weights(
         sha256=digest.hexdigest(),
         parameter_count=count,
         tied_embeddings=not heads or heads <= inputs,
         embedding_shapes=tuple({t.shape for _, t in tensors if t.name in embeddings}),
+        matrix_elements=matrix_elements,
+        layer_counts=_layer_counts([t.name for _, t in tensors]),
+        packed=next((one_line(t.name)[:80] for _, t in tensors if t.name.endswith(_PACKED)), None),
+        query_rows=_rows(tensors, ("q_proj.weight", ".q.weight")),
+        key_rows=_rows(tensors, ("k_proj.weight", ".k.weight")),
     )
+
+
+def _is_positions(name: str) -> bool:
+    return "position" in name or name.endswith("wpe.weight")
+
+
+def _layer_counts(names: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for match in filter(None, map(_LAYER.match, names)):
+        found[match[1] or ""] = max(found.get(match[1] or "", 0), int(match[2][:9]) + 1)
+    return found
+
+
+def _rows(tensors: list[tuple[Path, Tensor]], ends: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(sorted({t.shape[0] for _, t in tensors if len(t.shape) == 2 and t.name.endswith(ends)}))
 
 
 def _content(path: Path, tensor: Tensor) -> str:

@@ -89,6 +89,8 @@ class RunRequest(BaseModel):
     revision: str | None = None
     offline: bool = False
     trust_remote_code: bool = False
+    #: Convert weights that a checkpoint has as pickles alone, loading tensors and nothing else.
+    convert_pickles: bool = False
     #: Checkpoints that another machine resolved, by the name they are asked for; they need not be on this one.
     checkpoints: tuple[tuple[str, Checkpoint], ...] = ()
     #: Keys of the cases to measure of all that the request plans, in one part of a shared run; empty for all.
@@ -232,6 +234,7 @@ def resolve_all(suite: Suite, request: RunRequest) -> dict[str, Checkpoint]:
             revision=request.revision,
             offline=request.offline,
             trust_remote_code=request.trust_remote_code,
+            convert_pickles=request.convert_pickles,
         )
         for name in names
     }

@@ -232,16 +232,17 @@ def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any
     for each what explains a share that needs it.
     """
     kept, costs = limits_of_case(info, limits), costs_of(info)
+    unknown = info.checkpoint.geometry.cost_unknown
     read = made = None
     if kept and "step_bytes" in costs and figures["tpot_s"] > 0:
         read = bandwidth_use(costs["step_bytes"], figures["tpot_s"] / NANO, kept)
-    if kept and figures["ttft_s"] > 0:
+    if kept and "first_token_flops" in costs and figures["ttft_s"] > 0:
         made = compute_use(costs["first_token_flops"], figures["ttft_s"] / NANO, kept, info.case.compute_precision)
     return {
         "bandwidth_use": read.share if read else math.nan,
-        "bandwidth_note": read.explanation if read else None,
+        "bandwidth_note": read.explanation if read else unknown,
         "compute_use": made.share if made else math.nan,
-        "compute_note": made.explanation if made else None,
+        "compute_note": made.explanation if made else unknown,
     }
 
 

@@ -83,6 +83,7 @@ def run(
     revision: str | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
+    convert_pickles: bool = False,
     observer: Observer | None = None,
 ) -> RunResult:
     """Measure and return the result; the same as ``slmbench run``, whose ``--help`` explains each option.

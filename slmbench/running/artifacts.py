@@ -127,6 +127,8 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
         command += ["--offline"]
     if request.trust_remote_code:
         command += ["--trust-remote-code"]
+    if checkpoint.converted_from is not None:
+        command += ["--convert-pickles"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     if done.returncode != 0:
         reason = _error_line(done.stderr) or f"the exporter ended with code {done.returncode}"

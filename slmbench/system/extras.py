@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from slmbench.errors import one_line
+from slmbench.errors import one_line, root_cause
 
 #: The smallest extra that brings each distribution, as pyproject.toml has it (a test compares the two).
 EXTRAS = {
@@ -23,7 +23,7 @@ EXTRAS = {
     "onnxscript": "export",
     "openvino": "cpu",
     "openvino-genai": "cpu",
-    "optimum-intel": "export",
+    "optimum-intel": "optimum",
     "ruptures": "history",
     "safetensors": "export",
     "sentencepiece": "export",
@@ -66,10 +66,12 @@ def missing(name: str) -> str:
 
 def needed(error: ImportError, purpose: str) -> str:
     """Return that a module is needed for a purpose ("to export to ONNX"), and how to get it or why it does not load."""
-    name = error.name or str(error)
-    if isinstance(error, ModuleNotFoundError):
+    cause = root_cause(error)
+    name = cause.name if isinstance(cause, ImportError) else None
+    if isinstance(cause, ModuleNotFoundError) and name:
         return f"{_distribution(name)} is needed {purpose}: {install_command(name)}"
-    return f"{_distribution(name)} is needed {purpose} and cannot be imported: {one_line(str(error))[:200]}"
+    what = _distribution(name or error.name or "a library")
+    return f"{what} is needed {purpose} and cannot be imported: {one_line(str(cause))[:200]}"
 
 
 def _distribution(name: str) -> str:

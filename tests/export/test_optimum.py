@@ -16,7 +16,7 @@ from slmbench.export.openvino import graph as openvino_graph
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
 
-pytest.importorskip("optimum.intel", reason="exporting needs slmbench[cpu]")
+pytest.importorskip("optimum.intel", reason="exporting needs slmbench[optimum]")
 ov = pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 
 SPEC = ArtifactSpec(format="openvino", exporter="optimum")
@@ -111,7 +111,7 @@ def test_weights_are_compressed_as_ours() -> None:
 
 def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "optimum.intel", None)
-    with pytest.raises(CannotRunError, match=r"optimum-intel is needed .* pip install 'slmbench\[export\]'"):
+    with pytest.raises(CannotRunError, match=r"optimum-intel is needed .* pip install 'slmbench\[optimum\]'"):
         optimum.write(resolve("llama-tiny"), SPEC, tmp_path, lambda _: None)
 
 

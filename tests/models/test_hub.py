@@ -189,7 +189,7 @@ def test_offline_takes_what_is_cached(hub: Hub, tmp_path: Path) -> None:
     [
         ("org/nothing", 2, "no such model on the Hub"),
         ("org/model@v9", 2, "v9"),
-        ("org/pickled", 2, "safe_serialization=True"),
+        ("org/pickled", 2, "--convert-pickles"),
         ("org/bert", 2, "encoder-only"),
         ("org/gated", 5, "gated"),
     ],

@@ -35,6 +35,8 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
             f"slmbench's ONNX exporter does not know the architecture '{checkpoint.architecture}'; "
             f"it knows {', '.join(sorted(ARCHITECTURES))}"
         )
+    if checkpoint.geometry.encoder_sizes is not None:
+        return "slmbench's ONNX exporter takes encoder-decoders whose two sides have the same sizes"
     if spec.target == CUDA:
         known = ", ".join(_CUDA_BITS)
         return None if spec.weight_precision in _CUDA_BITS else f"graphs for CUDA have weights in {known}"

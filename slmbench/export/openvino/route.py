@@ -24,4 +24,6 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
             f"slmbench's OpenVINO exporter does not know the architecture '{checkpoint.architecture}'; "
             f"it knows {', '.join(sorted(ARCHITECTURES))}"
         )
+    if checkpoint.geometry.encoder_sizes is not None:
+        return "slmbench's OpenVINO exporter takes encoder-decoders whose two sides have the same sizes"
     return None

@@ -16,6 +16,7 @@ from slmbench.export.static.patches import Trace, fixed_layer, patched, recordin
 from slmbench.models import static_layout as layout
 from slmbench.models.artifact import Role
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.network import cache_of
 
 Named = Mapping[str, Any]
 
@@ -97,7 +98,7 @@ def static_graphs(
 
 def _encoder(plan: _StaticSizes) -> TracedGraph:
     import torch
-    from transformers import Cache, EncoderDecoderCache
+    from transformers import EncoderDecoderCache
     from transformers.modeling_outputs import BaseModelOutput
 
     start = torch.tensor([[plan.checkpoint.decoder_start_token_id or 0]])
@@ -114,7 +115,7 @@ def _encoder(plan: _StaticSizes) -> TracedGraph:
             attention_mask=mask,
             decoder_input_ids=start,
             decoder_attention_mask=torch.zeros(1, 1, 1, 1),
-            past_key_values=EncoderDecoderCache(Cache([recording_layer() for _ in recorded]), Cache(recorded)),
+            past_key_values=EncoderDecoderCache(cache_of([recording_layer() for _ in recorded]), cache_of(recorded)),
             use_cache=True,
         )
         return tuple(tensor for layer in recorded for tensor in (layer.keys, layer.values))
@@ -128,13 +129,13 @@ def _encoder(plan: _StaticSizes) -> TracedGraph:
 
 def _decoder(plan: _StaticSizes) -> TracedGraph:
     import torch
-    from transformers import Cache, EncoderDecoderCache
+    from transformers import EncoderDecoderCache
     from transformers.modeling_outputs import BaseModelOutput
 
     def forward(given: Named) -> tuple[Any, ...]:
         stepped = _step_cache(plan, given)
         crossed = [fixed_layer(given[f"cross.{i}.key"], given[f"cross.{i}.value"]) for i in range(plan.layers)]
-        cache = EncoderDecoderCache(Cache(stepped), Cache(crossed))
+        cache = EncoderDecoderCache(cache_of(stepped), cache_of(crossed))
         cache.is_updated = dict.fromkeys(range(plan.layers), True)
         logits = plan.network(
             encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros(1, 1, plan.checkpoint.geometry.width)),
@@ -154,7 +155,6 @@ def _decoder(plan: _StaticSizes) -> TracedGraph:
 
 def _prompt(plan: _StaticSizes) -> TracedGraph:
     import torch
-    from transformers import Cache
 
     query, key = torch.arange(plan.input_tokens)[:, None], torch.arange(plan.input_tokens)[None, :]
     causal = torch.where(key <= query, 0.0, plan.hidden)[None, None]
@@ -169,7 +169,7 @@ def _prompt(plan: _StaticSizes) -> TracedGraph:
             input_ids=given[layout.INPUT_IDS],
             position_ids=given[layout.POSITION],
             attention_mask=causal + padding,
-            past_key_values=Cache(recorded),
+            past_key_values=cache_of(recorded),
             use_cache=True,
             logits_to_keep=1,
         ).logits
@@ -186,7 +186,6 @@ def _prompt(plan: _StaticSizes) -> TracedGraph:
 
 
 def _decode(plan: _StaticSizes) -> TracedGraph:
-    from transformers import Cache
 
     def forward(given: Named) -> tuple[Any, ...]:
         stepped = _step_cache(plan, given)
@@ -194,7 +193,7 @@ def _decode(plan: _StaticSizes) -> TracedGraph:
             input_ids=given[layout.INPUT_IDS],
             position_ids=given[layout.POSITION][None],
             attention_mask=given[layout.SELF_MASK],
-            past_key_values=Cache(stepped),
+            past_key_values=cache_of(stepped),
             use_cache=True,
             logits_to_keep=1,
         ).logits

@@ -14,6 +14,7 @@ from typing import Any
 
 from slmbench.errors import CannotRunError
 from slmbench.models import static_layout as layout
+from slmbench.models.network import CacheLayer
 
 _ATTENTION = "slmbench_static"
 
@@ -220,11 +221,8 @@ def step_layers(past: Sequence[Any], trace: Trace, slot_mask: Any, position: Any
 
 def _layer(merge: Callable[..., tuple[Any, Any, Any, Any]] | None, position: Any = 0) -> Any:
     """Return a transformers cache layer; ``merge`` gives what is attended to and what is kept."""
-    from transformers.cache_utils import CacheLayerMixin
 
-    class StaticCacheLayer(CacheLayerMixin):
-        is_sliding = False
-
+    class StaticCacheLayer(CacheLayer):
         def lazy_initialization(self, *_: Any) -> None:
             self.is_initialized = True
 
@@ -239,8 +237,5 @@ def _layer(merge: Callable[..., tuple[Any, Any, Any, Any]] | None, position: Any
 
         def get_seq_length(self) -> Any:
             return position
-
-        def get_max_cache_shape(self) -> int:
-            return -1
 
     return StaticCacheLayer()

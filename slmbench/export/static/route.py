@@ -92,6 +92,8 @@ def check(checkpoint: Checkpoint, spec: ArtifactSpec) -> tuple[int, int]:
     ):
         if limit is not None and count > limit:
             raise BadInputError(f"{checkpoint.name}: {count} {what} asked, the model has {limit} positions")
+    if geometry.encoder_sizes is not None:
+        raise CannotRunError("the static layout takes encoder-decoders whose two sides have the same sizes")
     if spec.format == "torch":
         raise CannotRunError("torch has no static layout: ask for onnx or openvino")
     if spec.target is not None:
