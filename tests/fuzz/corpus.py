@@ -136,7 +136,7 @@ _RUN_OPTIONAL = _WORKLOAD_OPTIONAL | frozenset(
     {"finished", "command", "suite", "pairs", "machines", "versions", "options", "limits", "blocks", "outcomes",
      "schema_version", "artifact_id", "decode_weight_bytes", "layout", "attention", "threads",
      "arm", "simulate", "revision", "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id",
-     "shared_embedding", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens"}
+     "shared_embedding", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "layer_kinds"}
 )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def weights() -> Iterator[Broken]:
         yield Broken(f"index {name}", EXPLAIN, checkpoint_files(None, None, **{index: raw}), "index.json")
     for suffix in ("bin", "pt", "pth", "ckpt"):
         files = {"m/config.json": text(CONFIG), f"m/pytorch_model.{suffix}": b"\x80\x04cos\nsystem\n"}
-        yield Broken(f"a pickle, .{suffix}", EXPLAIN, files, "safetensors only")
+        yield Broken(f"a pickle, .{suffix}", EXPLAIN, files, "only pickled weights")
     yield Broken("no weights", EXPLAIN, {"m/config.json": text(CONFIG)}, "no weights")
     yield Broken("no config", EXPLAIN, {"m/model.safetensors": good}, "config.json")
 

@@ -33,7 +33,8 @@ def test_what_a_cache_reads_of_its_layers_is_there() -> None:
     read = set(re.findall(r"\blayer\.([a-z_]+)", inspect.getsource(cache_utils.Cache)))
     # Asked of layers that offload, crop or reorder, which ours never do, and guarded by hasattr.
     never = {"offload", "prefetch", "crop", "reorder_cache", "batch_select_indices", "batch_size", "max_batch_size",
-             "max_cache_len", "has_previous_state", "batch_repeat_interleave", "activate_past_recording"}  # fmt: skip
+             "max_cache_len", "has_previous_state", "batch_repeat_interleave", "activate_past_recording",
+             "conv_states", "recurrent_states"}  # fmt: skip
     brought = {"lazy_initialization", "update", "get_mask_sizes", "get_seq_length", "reset"}
     assert read - never - brought <= set(dir(CacheLayer))
 
