@@ -14,6 +14,11 @@ from slmbench.terms import Format, Layout, Precision
 app = typer.Typer(add_completion=False)
 
 
+ConvertPickles = Annotated[
+    bool, typer.Option("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
+]
+
+
 @app.command()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A catalog name, a Hugging Face folder, or a Hub id.")],
@@ -25,9 +30,7 @@ def export(
     layout: Annotated[Layout, typer.Option(help="static: fixed shapes, for NPUs.")] = "dynamic",
     input_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest prompt.")] = None,
     output_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest answer.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="What the graph is made for: qnn (static), cuda (dynamic).")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="The graph's target: qnn (static), cuda (dynamic).")] = None,
     soc: Annotated[str | None, typer.Option(help="With --target qnn: the chip to compile for.")] = None,
     revision: Annotated[str | None, typer.Option(help="Hub: branch, tag or commit.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Export again even if the store has it.")] = False,
@@ -35,9 +38,7 @@ def export(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
-    convert_pickles: Annotated[
-        bool, typer.Option("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
-    ] = False,
+    convert_pickles: ConvertPickles = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Export a checkpoint and print where the artifact is."""
@@ -51,12 +52,9 @@ def export(
 
     began = time.perf_counter()
     model = resolve(
-        checkpoint,
-        revision=revision,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
+        checkpoint, revision=revision, offline=offline, trust_remote_code=trust_remote_code,
         convert_pickles=convert_pickles,
-    )
+    )  # fmt: skip
     spec = make_spec(
         model, format_, precision, exporter,
         layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc,

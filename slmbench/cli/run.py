@@ -37,6 +37,9 @@ IntervalTarget = Annotated[
     float | None,
     _how(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
 ]
+ConvertPickles = Annotated[
+    bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
+]
 Arms = Annotated[
     Names | None,
     _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times.", **SETTINGS),
@@ -93,9 +96,7 @@ def run(
     trust_remote_code: Annotated[
         bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
-    convert_pickles: Annotated[
-        bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
-    ] = False,
+    convert_pickles: ConvertPickles = False,
     dry_run: DryRun = False,
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,

@@ -128,13 +128,9 @@ def resolve(
         return recognise.of_hub(match["id"], name, revision=asked, offline=offline)
     try:
         path, commit = hub.download(
-            match["id"],
-            revision=asked,
-            offline=offline,
-            trust_remote_code=trust_remote_code,
-            pickles=convert_pickles,
-            check=_read_checkpoint_config,
-        )
+            match["id"], revision=asked, offline=offline, trust_remote_code=trust_remote_code,
+            pickles=convert_pickles, check=_read_checkpoint_config,
+        )  # fmt: skip
     except hub.NoCheckpointError:
         return recognise.of_hub(match["id"], None, revision=asked, offline=offline)
     local = checkpoint_of_folder(path, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles)
