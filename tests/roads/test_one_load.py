@@ -51,6 +51,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_a_grid_is_measured_by_one_process_a_model_and_load(measured: Done, place: Path) -> None:
     assert measured.returncode == 0, measured.stdout + measured.stderr
     found = lines(place / "grid")
