@@ -131,7 +131,9 @@ class Reader:
             self._seen = ids = ids if self._seen is None else torch.cat([self._seen, ids], dim=1)
         elif self.kept is not None:
             passed[self._name] = self.kept
-        result = (call or self._model)(**{self._tokens: ids}, **self.fixed, **self._last, **passed, **more)
+        result = (self._model if call is None else call)(
+            **{self._tokens: ids}, **self.fixed, **self._last, **passed, **more
+        )
         self.kept = next((result[name] for name in _KEPT if result.get(name) is not None), None)
         if self.kept is None:
             self._seen = ids
