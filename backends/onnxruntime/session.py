@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.backend import Geometry, Placement, SessionOptions, Tokens
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
@@ -78,7 +78,10 @@ class OnnxRuntimeSession:
     def _self_kv(self, graph: OrtGraph, length: int) -> dict[str, NDArray[np.float32]]:
         """Return zeroed K/V buffers ``[B, kv, length, d]`` by the names of the past inputs."""
         pasts = (port for name, port in graph.inputs.items() if name.startswith("past_key_values."))
-        return {port.name: np.zeros(_kv_shape(port, self._reserved.rows, length), np.float32) for port in pasts}
+        return {
+            port.name: np.zeros(_kv_shape(port, self._geometry, self._reserved.rows, length), np.float32)
+            for port in pasts
+        }
 
     def _bind_kv(self, binding: Any, buffers: dict[str, NDArray[np.float32]], rows: int | None = None) -> None:
         """Bind K/V of all rows, or of the first ``rows``, as past and as present."""
@@ -135,9 +138,15 @@ class OnnxRuntimeSession:
         self.__dict__.clear()
 
 
-def _kv_shape(port: Any, rows: int, length: int) -> tuple[int, ...]:
-    """Return the shape of K or V for a port ``[B, kv, L, d]``, whose heads and their size are fixed."""
-    return rows, port.shape[1], length, port.shape[3]
+def _kv_shape(port: Any, geometry: Geometry, rows: int, length: int) -> tuple[int, ...]:
+    """Return the shape of K or V for a port ``[B, kv, L, d]``; what the graph only names is the checkpoint's."""
+    heads, size = port.shape[1], port.shape[3]
+    return (
+        rows,
+        heads if isinstance(heads, int) else geometry.kv_heads,
+        length,
+        size if isinstance(size, int) else geometry.head_dim,
+    )
 
 
 class OrtDecoderOnlySession(OnnxRuntimeSession):
@@ -270,7 +279,8 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         encoder, decoder = self._graphs["encoder"], self._graphs["decoder"]
         ports = {name: decoder.inputs[name] for name in encoder.outputs}
         self._cross = {
-            name: np.zeros(math.prod(_kv_shape(port, batch, input_tokens)), np.float32) for name, port in ports.items()
+            name: np.zeros(math.prod(_kv_shape(port, self._geometry, batch, input_tokens)), np.float32)
+            for name, port in ports.items()
         }
         self._kv = self._self_kv(decoder, output_tokens)
         self._make_logits()
@@ -308,7 +318,7 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
         return token
 
     def _cross_shape(self, name: str, rows: int, length: int) -> tuple[int, ...]:
-        return _kv_shape(self._graphs["decoder"].inputs[name], rows, length)
+        return _kv_shape(self._graphs["decoder"].inputs[name], self._geometry, rows, length)
 
     def _bind_cross(self, batch: int, length: int) -> None:
         for name, buffer in self._cross.items():

@@ -328,14 +328,14 @@ def test_a_containers_share_of_the_processor_is_not_a_core_each(
     """Engines count cores; the kernel stops what is above the quota until its next period."""
     from slmbench.backends.common import cpu_device as _cpu
 
-    from slmbench.plan import planner as plan
+    from slmbench.plan.asked_checks import check_threads
 
     monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8)
-    for module in ("system.container", "plan.planner"):
+    for module in ("system.container", "plan.asked_checks"):
         monkeypatch.setattr(f"slmbench.{module}.container_limits", lambda: ContainerLimits(cpu_cores=quota))
     monkeypatch.setattr("slmbench.system.container._ALLOWED_AT_START", 8)
     assert _cpu.default_threads() == threads
     if quota is not None and quota < 8:
         with pytest.raises(BadInputError, match=f"8 threads asked for, this container may use {quota:g} cores' time"):
-            plan._check_threads(8)
-    plan._check_threads(threads)
+            check_threads(8)
+    check_threads(threads)
