@@ -169,7 +169,8 @@ def _types_of_matrices(reader: _HeaderReader, count: int, size: int) -> set[str]
             raise ValueError(f"'{name}' is of ggml's type {kind}")
         tensor_type = _TYPES[kind]
         end = max(end, offset + elements // tensor_type.block * tensor_type.block_bytes)
-        if dimensions > 1:
+        # T5's table of relative positions is added, not multiplied with.
+        if dimensions > 1 and "attn_rel_b" not in name:
             found.add(tensor_type.name)
     start = -(-reader.place // _ALIGNMENT) * _ALIGNMENT
     if start + end > size:

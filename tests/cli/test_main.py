@@ -97,6 +97,8 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
         "reference": "c",
         "revision": "v",
         "offline": True,
+        "no_share": True,
+        "convert_pickles": True,
         "simulate": True,
         "trust_remote_code": True,
     }
@@ -108,7 +110,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     assert (request.pairs, request.backend_options, request.arms) == ((("a", "b"),), (("k", "v"),), (("x", "y"),))
     untouched = [name for name in RunRequest.model_fields if getattr(request, name) == getattr(RunRequest(), name)]
     # What a fleet's client says to machines is no option.
-    assert untouched == ["checkpoints", "only_cases", "suite_text", "carried"]
+    assert untouched == ["routes", "checkpoints", "only_cases", "suite_text", "carried"]
     of_the_command = {"fleet", "where", "machines", "each_machine", "certs", "insecure", "dry_run", "as_json"}
     of_the_command |= {"strict"}
     assert {name for name, value in given.items() if value is None} == of_the_command

@@ -126,9 +126,8 @@ def test_a_worker_killed_at_any_moment(seed: int, tmp_path: Path, planned: MakeP
 def test_a_fault_in_a_later_load_keeps_the_earlier_samples(
     tmp_path: Path, planned: MakePlan, quick: MeasureSettings
 ) -> None:
-    # Generations of a sampled load: the first inference, one golden prompt, two warm-ups, the one off the record with
-    # which the rounds begin (here it is a's), one sample.
-    plan = [planned("a", fault="raise", fault_at=6), planned("b")]
+    # Generations of a sampled load: the first inference, one golden prompt, two warm-ups, one sample.
+    plan = [planned("a", fault="raise", fault_at=5), planned("b")]
     measure(plan, tmp_path, replace(quick, foreign_load_bound=100.0, repeat=10))
     records = list(read_samples(tmp_path / SAMPLES_NAME, []))
     (failure,) = [r for r in records if isinstance(r, FailureRecord)]
