@@ -24,7 +24,7 @@ GRID = (
 def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forecast as on a new machine, whatever other tests took."""
     for name in ("slmbench.running.past_costs", "slmbench.running.runner"):
-        monkeypatch.setattr(f"{name}.read_past_costs", PastCosts)
+        monkeypatch.setattr(f"{name}.read_past_costs", lambda _path=None: PastCosts())
 
 
 def forecast(capsys: pytest.CaptureFixture[str], *more: str) -> str:
