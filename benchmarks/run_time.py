@@ -54,6 +54,12 @@ def grid() -> list[str]:
     return [*GRID, *lengths, *(word for n in OUTPUTS for word in ("--output-tokens", str(n))), "--repeat", "3"]
 
 
+def export(python: str, options: Sequence[str], folder: Path) -> None:
+    """Export what the options need; a budget of a second leaves the rest unmeasured."""
+    command = [python, "-m", "slmbench", "run", *options, "--budget", "1", "--out", str(folder)]
+    subprocess.run(command, capture_output=True, check=False)
+
+
 def run(python: str, options: Sequence[str], folder: Path) -> Turn:
     """Run the command to its end; follow the memory of everything it starts."""
     begin, peak = time.monotonic(), 0
@@ -128,7 +134,8 @@ def main() -> None:
                 memory(here, Path(scratch) / what)
                 continue
             turns: dict[str, list[Turn]] = {side: [] for side in sides}
-            run(here, [*options[what], "--budget", "1"], Path(scratch) / f"{what}-exports")
+            for side, python in sides.items():
+                export(python, options[what], Path(scratch) / f"{what}-{side}-exports")
             for number in range(given.turns):
                 for side in sorted(sides, reverse=bool(number % 2)):
                     turns[side].append(run(sides[side], options[what], Path(scratch) / f"{what}-{side}-{number}"))

@@ -89,7 +89,7 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
     for cell, case in zip(plan.cells, cases, strict=True):
         load_key, lane = cell.configuration or case.key, lane_of(cell.case.workload)
         opened[load_key] = max(opened.get(load_key, 0), case.memory_bytes)
-        start_s[load_key] = past.open_s(kind_of(cell.case, cell.checkpoint.family), START_S)
+        start_s[load_key] = past.open_s(kind_of(cell.case), START_S)
         # Shorter outputs come out of the longest.
         lanes[load_key, lane] = max(lanes.get((load_key, lane), 0.0), case.sample_s)
     one_sample_s = sum(lanes.values())
@@ -154,7 +154,7 @@ def estimated_s(cell: PlannedCell) -> float:
 
 
 def _case(cell: PlannedCell, past: PastCosts, backend: Backend) -> CaseEstimate:
-    seconds = estimated_s(cell) * past.factor(kind_of(cell.case, cell.checkpoint.family))
+    seconds = estimated_s(cell) * past.factor(kind_of(cell.case))
     given = cell.checkpoint.given
     held = given.weight_bytes // 4 if given else cell.checkpoint.parameter_count
     memory_bytes = run_bytes(held, copies=_copies(cell, backend))

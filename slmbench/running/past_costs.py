@@ -12,7 +12,6 @@ from slmbench.case import Case
 from slmbench.errors import SlmbenchError
 from slmbench.system.files import read_regular, write_whole
 from slmbench.system.paths import cache_dir
-from slmbench.terms import Family
 
 #: Figures kept of each kind; older ones go.
 MOST_KEPT = 20
@@ -30,7 +29,7 @@ class SeenCost(BaseModel):
 
 
 class PastCosts(BaseModel):
-    """Costs by the kind of case: engine, device, precisions and family, not the model's size or the lengths."""
+    """Costs by the kind of case: the model, on which engine, device and precisions; not the lengths."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,9 +44,9 @@ class PastCosts(BaseModel):
         return statistics.median([one.factor for one in self.seen.get(kind, ())] or [1.0])
 
 
-def kind_of(case: Case, family: Family) -> str:
-    """Return the kind whose costs a case shares."""
-    return "|".join((case.backend, case.device, case.weight_precision, case.compute_precision, family))
+def kind_of(case: Case) -> str:
+    """Return the kind whose costs a case shares: what a small model takes says nothing of a large one."""
+    return "|".join((case.checkpoint, case.backend, case.device, case.weight_precision, case.compute_precision))
 
 
 def read_past_costs(path: Path | None = None) -> PastCosts:

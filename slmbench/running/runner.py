@@ -120,7 +120,7 @@ def _measure(
     measured = measure(cases, folder, settings, observer, together=groups, lost=lost)
     by_key = {cell.case.key: cell for cell in made}
     remember(
-        (kind_of(by_key[key].case, by_key[key].checkpoint.family), cost)
+        (kind_of(by_key[key].case), cost)
         for key, cost in seen_costs(measured.costs, {key: estimated_s(by_key[key]) for key in measured.costs})
     )
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
