@@ -119,7 +119,7 @@ async def sent(
     request = RunRequest(models=(model.name,), checkpoints=((model.name, model),))
     need = Needed(checkpoint_digest=model.digest, spec=SPEC, keys=KEYS, state="lacks", why="")
     # The wire counts and damages what a link carries, and stands in for one.
-    supply = Supply(wire, request, lambda text: print(f"  {text}", flush=True))  # type: ignore[arg-type]  # see above
+    supply = Supply(wire, request, lambda text: print(f"  {text}", flush=True))  # type: ignore[arg-type]  # a Wire, no Link
 
     async def ready(at: Reached) -> None:
         # Two chunks of cases ask for it at the same time; it is sent once.

@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from _shared_loads_drawn import in_shared_loads
 
 from slmbench.analysis import noise, stats
 from slmbench.analysis.gates import Gates
@@ -155,17 +156,16 @@ def table(part: str, count: int, seed: int) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows(count, np.random.default_rng(seed)))])
 
 
-def designs(loads: int = LOADS, **more: float) -> Iterator[tuple[str, World]]:
-    # The fields of World that a design may change are floats and counts; mypy sees one type for all of them.
+def designs(world: World = World()) -> Iterator[tuple[str, World]]:
     for shift in SHIFTS:
-        yield f"separate runs, shift {shift:.0%}", World(loads=loads, shift=shift, **more)  # type: ignore[arg-type]
-    yield "arms, any shift", World(loads=loads, arms=True, **more)  # type: ignore[arg-type]
+        yield f"separate runs, shift {shift:.0%}", replace(world, shift=shift)
+    yield "arms, any shift", replace(world, arms=True)
 
 
 def false_alarms(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
     for cases, own in ((1, 0.0), (10, 0.0), (10, 0.5), (100, 0.5)):
         row = [f"{cases}, {'half the shift each by itself' if own else 'one shift for all'}"]
-        for _, world in designs(cases=cases, own=own):
+        for _, world in designs(World(cases=cases, own=own)):
             times = count if cases < 100 else max(20, count // 10)
             times = max(20, count // 100) if cases == 100 and world.arms else times
             row.append(share(called_different(one.judge()) for one in drawn(world, times, rng)))
@@ -174,7 +174,7 @@ def false_alarms(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
 
 def one_case(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
     for loads in (5, 10, 20):
-        for name, world in designs(loads=loads):
+        for name, world in designs(World(loads=loads)):
             # Arms are what checks in CI should use: their small rates are told more exactly.
             times = 4 * count if world.arms else count
             found = [
@@ -312,10 +312,6 @@ def rules_of_others(count: int, rng: np.random.Generator) -> Iterator[list[str]]
             yield [f"{gate:.0%}", name, f"{100 * alarm / count:.1f} %", f"{100 - 100 * hit / count:.1f} %"]
 
 
-#: What the workloads of one load have for themselves, besides the load's effect.
-OWN = 0.005
-
-
 def shared_loads(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
     """The geometric mean over workloads that one load serves: its effect counted once, and as if independent."""
     for workloads in (2, 6, 30):
@@ -324,7 +320,7 @@ def shared_loads(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
             for interleaved in (False, True):
                 hits, naive = list[bool](), list[bool]()
                 for _ in range(count):
-                    sides = [in_shared_loads(workloads, loads, name, rng) for name in ("base", "new")]
+                    sides = [in_shared_loads(workloads, loads, BETWEEN, name, rng) for name in ("base", "new")]
                     pairs = list(zip(*sides, strict=True))
                     apart = [(replace(old, shared_loads=None), replace(new, shared_loads=None)) for old, new in pairs]
                     for cases, found in ((pairs, hits), (apart, naive)):
@@ -332,17 +328,6 @@ def shared_loads(count: int, rng: np.random.Generator) -> Iterator[list[str]]:
                         found.append(mean.low <= 1 <= mean.high)
                 row += [share(iter(hits)), share(iter(naive))]
             yield row
-
-
-def in_shared_loads(workloads: int, loads: int, name: str, rng: np.random.Generator) -> list[Evidence]:
-    """Draw what the cases of one configuration measured in the same loads; equal loads are neighbours in time."""
-    logs = rng.normal(0, BETWEEN, loads) + rng.normal(0, OWN, (workloads, loads))
-    ones, numbers = np.ones(loads, dtype=np.int64), np.arange(loads)
-    rounds = [tuple((k, np.array([k]), np.exp(one[k : k + 1])) for k in range(loads)) for one in logs]
-    return [
-        Evidence(one, 0 * one, ones, each, loads=numbers, shared_loads=name)
-        for one, each in zip(logs, rounds, strict=True)
-    ]
 
 
 PARTS: dict[str, tuple[str, str, Callable[[int, np.random.Generator], Iterator[list[str]]]]] = {

@@ -55,6 +55,8 @@ class TorchSession:
         started = perf_counter_ns()
         self._model = _load(artifact, options.compute_precision).to(self._place)
         self._load_ns = perf_counter_ns() - started
+        # Here and not at each start: it looks at the network's signature, which takes a share of a first token's time.
+        self._reader: Any = Reader(self._model)
         self._reserved = Reserved(checkpoint)
         self._suppressed = torch.tensor(self._reserved.end_tokens, dtype=torch.long, device=self._place)
         # The whole graph: where the compiler breaks one, or has met too many shapes, it silently goes on uncompiled.
@@ -175,7 +177,6 @@ class TorchSession:
             torch._dynamo.reset()
 
     _past: Any = None
-    _reader: Any = None
 
 
 class TorchDecoderOnly(TorchSession):
@@ -206,7 +207,7 @@ class TorchDecoderOnly(TorchSession):
         with torch.inference_mode():
             if self._past is not None:
                 self._past.reset()
-            self._reader = Reader(self._model, self._past)
+            self._reader.begin(self._past)
             logits = self._read(input_ids)
             if count > 1:
                 self._spread_kv(self._past, self._reader.kept, count)
@@ -301,7 +302,7 @@ class TorchEncoderDecoder(TorchSession):
         encoded = perf_counter_ns()
         self._states = BaseModelOutput(last_hidden_state=states)
         kept = EncoderDecoderCache(self._self_kv, DynamicCache()) if self._self_kv is not None else None
-        self._reader = Reader(self._model, kept, encoder_outputs=self._states, attention_mask=self._mask)
+        self._reader.begin(kept, encoder_outputs=self._states, attention_mask=self._mask)
         with torch.inference_mode():
             # Before the rows part, so that cross K/V are made once a prompt.
             logits = self._reader.read(self._tensor(np.full((len(input_ids), 1), self._start_token, dtype=np.int64)))

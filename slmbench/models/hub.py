@@ -67,7 +67,7 @@ def download(
                 raise BadInputError(pickle_only(where, pickled[0]))
             suffix = ".bin"
         elif pickles:
-            # They are there twice; the pickles are of no use.
+            # The weights are there in both formats; the pickles are not needed.
             patterns = [pattern for pattern in patterns if "pytorch_model" not in pattern]
         config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_bytes())
         check(config, f"{where}/config.json", trust_remote_code=trust_remote_code)

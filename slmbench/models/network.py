@@ -110,13 +110,18 @@ class Reader:
     """
 
     def __init__(self, model: Any, kept: Any = None, **fixed: Any) -> None:
-        """``kept`` is a cache to begin with (None: the network's own), ``fixed`` goes along with every call."""
+        """Look at what the network takes, once, and :meth:`begin`."""
         accepted = inspect.signature(model.forward).parameters
-        self._model, self._accepted, self.fixed, self._seen = model, accepted, fixed, None
+        self._model, self._accepted = model, accepted
         self._name = next((name for name in _KEPT if name in accepted), None)
         self._tokens = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self.kept = _attention_alone(model) if kept is None else kept
+        self.begin(kept, **fixed)
+
+    def begin(self, kept: Any = None, **fixed: Any) -> None:
+        """Forget what was read. ``kept`` is a cache (None: the network's own), ``fixed`` goes along with every call."""
+        self.fixed, self._seen = fixed, None
+        self.kept = _attention_alone(self._model) if kept is None else kept
 
     def read(self, ids: Any, call: Any = None, **more: Any) -> Any:
         """Return the logits after the last of ``ids`` [B, n], shape [B, 1, vocabulary].

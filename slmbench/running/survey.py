@@ -19,8 +19,8 @@ def survey(
 ) -> None:
     """Survey cases of one configuration; each has a memory record or a failure in the end.
 
-    The shortest comes first: memory that an engine took for a longer one it would keep. A worker that dies takes the
-    case with it that it was at; another one goes on with the rest.
+    The shortest comes first: memory that an engine took for a longer one it would keep. If a worker dies,
+    the case that it was measuring fails, and a new worker measures the others.
     """
     begin = time.monotonic()
     waiting = sorted(states, key=_size)

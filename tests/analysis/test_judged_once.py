@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -120,8 +121,8 @@ def side(tmp_path: Path, name: str, speeds: list[Speed], *, shared: bool = True,
     return read_side(str(made.write(tmp_path / name)))
 
 
-def judged(base: Side, new: Side, **more: object) -> Comparison:
-    return compare_sides(base, new, floor=floor_of(base.cases), **more)  # type: ignore[arg-type]
+def judged(base: Side, new: Side, *, gates: Gates | None = None, metrics: Sequence[str] | None = None) -> Comparison:
+    return compare_sides(base, new, floor=floor_of(base.cases), gates=gates, metrics=metrics)
 
 
 def lengths(case: Case) -> tuple[int, int]:
