@@ -150,15 +150,25 @@ def read_header(path: Path) -> GgufHeader:
         BadInputError: it cannot be read, is cut, is no GGUF file, or claims what cannot be.
     """
     try:
-        with open_regular(path) as file:
-            if path.stat().st_size < 24:
-                raise ValueError("it ends within its header")
-            # Mapped: of a file of many GB only the header's pages are read.
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _read(_GgufReader(data), len(data))
+        return parse_header(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadInputError(f"{path}: not a GGUF file that can be used: {one_line(str(reason))[:200]}") from error
+
+
+def parse_header(path: Path) -> GgufHeader:
+    """Return what one file says, as :func:`read_header`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is cut, is no GGUF file, or claims what cannot be.
+    """
+    with open_regular(path) as file:
+        if path.stat().st_size < 24:
+            raise ValueError("it ends within its header")
+        # Mapped: of a file of many GB only the header's pages are read.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read(_GgufReader(data), len(data))
 
 
 def _read(reader: _GgufReader, size: int) -> GgufHeader:
