@@ -69,6 +69,7 @@ def run(
     prompts: str | Path | None = None,
     threads: int | None = None,
     exporter: str | None = None,
+    reference: str | None = None,
     attention: str | None = None,
     backend_options: Sequence[tuple[str, str]] = (),
     repeat: int | None = None,

@@ -100,10 +100,11 @@ def test_json_on_stdout_is_nothing_but_json(tmp_path: Path, capfd: pytest.Captur
     assert len([one for one in read_run(tmp_path / "r").samples if "retaken" not in one.flags]) == 1
 
 
-def test_the_api_has_every_option_of_a_request_but_those_of_a_fleet() -> None:
-    of_a_fleet = {"checkpoints", "only_cases", "suite_text", "carried"}
+def test_the_api_has_every_option_that_a_user_gives() -> None:
+    # A fleet and more samples of a baseline ask for these.
+    of_others = {"checkpoints", "only_cases", "suite_text", "carried", "routes"}
     named = set(inspect.signature(slmbench.run).parameters)
-    assert named == set(RunRequest.model_fields) - of_a_fleet | {"observer"}
+    assert named == set(RunRequest.model_fields) - of_others | {"observer"}
     with pytest.raises(BadInputError, match=r"slmbench\.run: input_tokens"):
         slmbench.run(input_tokens=["many"])  # type: ignore[list-item]
 

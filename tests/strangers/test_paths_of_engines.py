@@ -130,7 +130,7 @@ def test_an_adapter_leads_to_no_model_elsewhere(victim: MakeVictim, tmp_path: Pa
     shutil.copytree(one.good.folder, checkpoint)
     resolve(str(checkpoint))
     (checkpoint / "adapter_config.json").write_bytes(adapter)
-    with pytest.raises(BadInputError, match="an adapter .* no whole model"):
+    with pytest.raises(BadInputError, match="an adapter .* not a whole model"):
         resolve(str(checkpoint))
 
 
