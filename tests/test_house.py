@@ -28,6 +28,7 @@ OF_MANY_FOLDERS = {
     "ort_genai.py",
     "probe.py",
     "qnn.py",
+    "quality.py",
     "route.py",
     "session.py",
     "static_session.py",

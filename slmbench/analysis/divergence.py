@@ -1,0 +1,119 @@
+"""How far a case's predictions are from the reference's, with intervals over windows of text.
+
+The window is what varies: tokens of one window share their text, so that an interval over tokens would be too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.analysis.stats import Interval, t_quantile
+from slmbench.records.quality import CaseQuality
+
+#: Fewer windows give no interval; fewer than MOST_T one from Student's t; more are resampled.
+LEAST_WINDOWS = 10
+MOST_T = 30
+#: A p99 needs as many tokens as a p99 of times (see slmbench.analysis.metrics).
+LEAST_TOKENS_P99 = 368
+_RESAMPLES = 4000
+_SEED = 20260125
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The quality of one case. A figure that was not measured is None; ``reason`` says why there is none at all."""
+
+    windows: int = 0
+    tokens: int = 0
+    text_digest: str = ""
+    reference: str = ""
+    reference_digest: str = ""
+    #: Mean KL(reference, artifact) per token, in nats.
+    kl: Interval | None = None
+    #: Share of positions with the same best token.
+    same_top1: Interval | None = None
+    #: Change of the mean -log p of the text's own tokens against the reference, in nats per token; more is worse.
+    log_perplexity_change: Interval | None = None
+    p99_kl: float | None = None
+    #: Perplexity of the reference on this text.
+    reference_perplexity: float | None = None
+    #: Median over windows of the greedy tokens before the first that differs from the reference's.
+    free_same: float | None = None
+    reason: str = ""
+
+    @property
+    def perplexity_change(self) -> Interval | None:
+        """Return the change of the perplexity as a share: 0.01 is one percent worse."""
+        change = self.log_perplexity_change
+        return change and Interval(*(math.expm1(bound) for bound in (change.low, change.mid, change.high)))
+
+
+def divergence_of(case: CaseQuality) -> Divergence:
+    """Return the figures of one case."""
+    if case.reason or not case.tokens.size:
+        return Divergence(reason=case.reason or "not measured")
+    with_logits = bool(np.all(np.isfinite(case.kl_sum)))
+    free = case.free_same[case.free_same >= 0]
+    tokens = int(case.tokens.sum())
+    return Divergence(
+        windows=case.tokens.size,
+        tokens=tokens,
+        text_digest=case.text_digest,
+        reference=case.reference,
+        reference_digest=case.reference_digest,
+        kl=per_token(case.kl_sum, case.tokens) if with_logits else None,
+        same_top1=per_token(case.same_top1, case.tokens),
+        log_perplexity_change=per_token(case.artifact_loss - case.reference_loss, case.tokens) if with_logits else None,
+        p99_kl=float(np.quantile(case.kl, 0.99)) if case.kl.size >= LEAST_TOKENS_P99 else None,
+        reference_perplexity=math.exp(float(case.reference_loss.sum()) / tokens) if with_logits else None,
+        free_same=float(np.median(free)) if free.size else None,
+    )
+
+
+def per_token(sums: NDArray[np.float64] | NDArray[np.int64], tokens: NDArray[np.int64]) -> Interval:
+    """Return the mean per token over windows, with its 95 % interval; bounds are NaN below ten windows.
+
+    ``sums`` and ``tokens`` hold a figure for each window, ``[windows]``.
+    """
+    values, weights = np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
+    mid = float(values.sum() / weights.sum())
+    count = values.size
+    if count < LEAST_WINDOWS:
+        return Interval(math.nan, mid, math.nan)
+    error = _error(values, weights)
+    if error == 0:
+        return Interval(mid, mid, mid)
+    if count < MOST_T:
+        reach = t_quantile(0.975, count - 1) * error
+        return Interval(mid - reach, mid, mid + reach)
+    low, high = _studentized(values, weights, mid)
+    return Interval(mid - high * error, mid, mid - low * error)
+
+
+def _error(values: Floats, weights: Floats) -> float:
+    """Return the standard error of a ratio of sums."""
+    count = values.size
+    rest = values - weights * (values.sum() / weights.sum())
+    return float(math.sqrt(count / (count - 1) * (rest**2).sum()) / weights.sum())
+
+
+def _studentized(values: Floats, weights: Floats, mid: float) -> tuple[float, float]:
+    """Return the 2.5 % and 97.5 % quantiles of (mean - true mean) / error, from windows drawn with replacement.
+
+    Plain resampling gives too narrow intervals for skewed figures such as KL (Efron and Tibshirani 1993, chapter 12).
+    """
+    count = values.size
+    drawn = np.random.default_rng(_SEED).integers(0, count, (_RESAMPLES, count))
+    value, weight = values[drawn], weights[drawn]
+    means = value.sum(axis=1) / weight.sum(axis=1)
+    rest = value - weight * means[:, None]
+    errors = np.sqrt(count / (count - 1) * (rest**2).sum(axis=1)) / weight.sum(axis=1)
+    scores = (means - mid)[errors > 0] / errors[errors > 0]
+    low, high = np.quantile(scores, [0.025, 0.975])
+    return float(low), float(high)
