@@ -23,14 +23,14 @@ GATES = (0.02, 0.03, 0.05, 0.10, 0.20)
 def calibrate(
     folders: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Identical runs that exist already, 3 or more.  [default: measure]"),
+        typer.Argument(metavar="[RUN]...", help="Identical runs that exist, 3 or more.", show_default="measure"),
     ] = None,
     runs: Annotated[int, typer.Option(help="Identical runs to measure, 3 or more.")] = 6,
     like: Annotated[
-        str | None, typer.Option(help="Measure what this baseline or run measured.  [default: the smoke suite]")
+        str | None, typer.Option(help="Measure what this baseline or run measured.", show_default="smoke suite")
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="Whose engines measure.  [default: the smoke suite's]", **NAMES)
+        list[str] | None, typer.Option(help="Whose engines measure.", show_default="the suite's", **NAMES)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:

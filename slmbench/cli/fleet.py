@@ -36,7 +36,7 @@ def _root() -> None:
 @app.command()
 def scheduler(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8786,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")] = 8786,
     dashboard: Annotated[str | None, typer.Option(help="HOST:PORT of Dask's dashboard (needs bokeh).")] = None,
     certs: Certs = None,
     insecure: Insecure = False,

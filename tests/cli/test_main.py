@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,18 +136,37 @@ def test_a_wrong_value_is_said_with_the_option_it_was_given_to(
     assert f"slmbench: error: {said}" in capsys.readouterr().err
 
 
-def commands_with_json() -> Iterator[list[str]]:
-    """Yield every command, as typed, that has ``--json``."""
+def all_commands() -> Iterator[tuple[list[str], click.Command]]:
+    """Yield every command, as typed."""
 
-    def walk(command: click.Command, path: list[str]) -> Iterator[list[str]]:
+    def walk(command: click.Command, path: list[str]) -> Iterator[tuple[list[str], click.Command]]:
         if isinstance(command, click.Group):
             for name, inner in command.commands.items():
                 yield from walk(inner, [*path, name])
-        elif any("--json" in option.opts for option in command.params):
-            yield path
+        else:
+            yield path, command
 
     for name, (module, _) in COMMANDS.items():
         yield from walk(typer.main.get_command(import_module(f"slmbench.cli.{module}").app), [name])
+
+
+def commands_with_json() -> Iterator[list[str]]:
+    """Yield every command, as typed, that has ``--json``."""
+    for path, command in all_commands():
+        if any("--json" in option.opts for option in command.params):
+            yield path
+
+
+def test_help_explains_every_argument_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    for path, command in all_commands():
+        run_main([*path, "--help"])
+        # Its frame, its line breaks and its columns are not what is looked for.
+        told = re.sub(r"[^a-z]", "", capsys.readouterr().out.lower())
+        for parameter in command.params:
+            help_text = getattr(parameter, "help", None)
+            assert help_text, (path, parameter.name)
+            words = [re.sub(r"[^a-z]", "", word.lower()) for word in help_text.split()]
+            assert getattr(parameter, "hidden", False) or all(word in told for word in words), (path, parameter.name)
 
 
 @pytest.mark.parametrize("path", list(commands_with_json()), ids=" ".join)
