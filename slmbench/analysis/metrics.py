@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -145,13 +145,38 @@ class ModelFacts:
     shortest_s: dict[str, float] = field(default_factory=dict)
 
 
+class MeasuredEvidence(Mapping[str, Evidence]):
+    """A case's evidence by metric, worked out when it is asked for: a comparison wants two metrics of a dozen."""
+
+    def __init__(self, figures: CaseFigures, shared_loads: str | None) -> None:
+        self._figures, self._shared_loads = figures, shared_loads
+        self._found: dict[str, Evidence] = {}
+
+    def __getitem__(self, name: str) -> Evidence:
+        if name not in self._found:
+            found = evidence_of(METRICS[name], self._figures)
+            if found is None:
+                raise KeyError(name)
+            self._found[name] = replace(found, shared_loads=self._shared_loads)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in METRICS if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
+
+
 @dataclass(frozen=True)
 class SideCase:
     """One case of one side."""
 
     case: Case
     model: ModelFacts
-    evidence: dict[str, Evidence]
+    evidence: Mapping[str, Evidence]
     #: Why there is no evidence, or not all of it.
     failure: str | None = None
     #: Share of samples that another process disturbed.
@@ -252,15 +277,10 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     figures = run.figures_of(key)
     columns = run.recorded.get(key)
     outcome = run.record.outcomes.get(key)
-    evidence = {}
-    for metric in _METRICS:
-        found = evidence_of(metric, figures)
-        if found is not None:
-            evidence[metric.name] = replace(found, shared_loads=loads_id(run_id_of(run), info.case.arm, configuration))
     return SideCase(
         case=info.case,
         model=model_of(info, loads, run.record.limits),
-        evidence=evidence,
+        evidence=MeasuredEvidence(figures, loads_id(run_id_of(run), info.case.arm, configuration)),
         failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
         disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
         converged=outcome.converged if outcome else {},
