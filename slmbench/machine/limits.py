@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -40,6 +40,8 @@ LOOK_S = 0.5
 #: Below, between and beyond the last-level caches of today's processors (8 to 384 MiB).
 FOOTPRINTS_MIB = (8, 32, 64, 128, 256, 512)
 _LARGE_MIB = 128
+#: How soon limits that others disturbed are measured again.
+AGAIN_AFTER = timedelta(hours=1)
 #: Quantised arithmetic is left out: it belongs to a graph with its scales, a chain of products has none.
 PROBED: tuple[ComputePrecision, ...] = ("fp32", "fp16", "bf16")
 
@@ -129,7 +131,8 @@ def _keep(limits: Limits, backend: Backend, device: Device, threads: int) -> Non
 def limits_of(backend_name: str, device: Device, threads: int | None = None, *, again: bool = False) -> Limits:
     """Return the kept limits of a device through a backend's engine, measuring them first where there are none.
 
-    Those that other processes disturbed are measured again if the machine is quiet now.
+    Those that other processes disturbed are measured again if the machine is quiet now, an hour later at the soonest:
+    where others come and go, every run would spend its time on them.
 
     Raises:
         BadInputError: unknown backend, or a thread count below 1.
@@ -139,9 +142,13 @@ def limits_of(backend_name: str, device: Device, threads: int | None = None, *, 
         raise BadInputError(f"threads must be 1 or more, not {threads}")
     backend = load_backend(backend_name)
     found = None if again else cached_limits(backend, device, threads)
-    if found is None or (found.disturbed and cores_used_by_others() <= QUIET_CORES):
+    if found is None or (found.disturbed and _is_old(found) and cores_used_by_others() <= QUIET_CORES):
         return measure_limits(backend, device, threads)
     return found
+
+
+def _is_old(limits: Limits) -> bool:
+    return datetime.now(UTC) - datetime.fromisoformat(limits.measured) > AGAIN_AFTER
 
 
 def cores_used_by_others() -> float:
