@@ -7,6 +7,7 @@
     metrics:
       tpot: 3%
       "load": 20%            # naming a metric also has it judged
+      kl: 0.01               # quality: nats a token (kl, log_perplexity), or a share of tokens (other_top1)
     cases:
       "mu-*|openvino|*":     # glob over case keys; the last one that fits wins
         ttft: 2%
@@ -22,6 +23,7 @@ from pathlib import Path
 import yaml
 
 from slmbench.analysis.metrics import DEFAULT_METRICS, METRICS
+from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.errors import BadInputError, nearest
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml
@@ -54,9 +56,14 @@ class Gates:
     rules: tuple[Rule, ...] = ()
 
     def gate(self, metric: str, case_key: str) -> float:
-        """Return the gate of a metric of a case: that of the last rule that fits."""
-        fitting = [rule.gate for rule in self.rules if rule.fits(metric, case_key)]
-        return fitting[-1] if fitting else self.default
+        """Return the gate of a metric of a case: that of the last rule that fits.
+
+        A share of a time says nothing of nats: rules for all metrics are not about quality.
+        """
+        quality = QUALITY_METRICS.get(metric)
+        rules = [rule for rule in self.rules if quality is None or rule.metric != "*"]
+        fitting = [rule.gate for rule in rules if rule.fits(metric, case_key)]
+        return fitting[-1] if fitting else quality.gate if quality else self.default
 
     def metrics(self) -> list[str]:
         """Return what is judged: the default metrics and every one that a rule names."""
@@ -145,8 +152,8 @@ def _metric_rules(node: yaml.Node, path: Path, case: str) -> list[Rule]:
         return [Rule("*", case, _share(node, path))]
     rules = []
     for key, pattern, value in _entries(node, path):
-        if not any(fnmatchcase(name, pattern) for name in METRICS):
-            known = list(METRICS)
+        known = [*METRICS, *QUALITY_METRICS]
+        if not any(fnmatchcase(name, pattern) for name in known):
             raise BadInputError(
                 f"{_at(path, key)}: unknown metric '{pattern}'. Known: {', '.join(known)}.{nearest(pattern, known)}"
             )

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from slmbench.analysis import stats
+from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, POWER, Judgement
 from slmbench.analysis.noise import Shift
-from slmbench.analysis.verdicts import EQUIVALENCE_ALPHA, POWER, Comparison, Judgement
+from slmbench.analysis.verdicts import Comparison
 
 #: No case is planned more loads than this.
 MOST_LOADS = 5000

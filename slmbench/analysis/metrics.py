@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.analysis import stats
+from slmbench.analysis.read_back import settings_of, stored_weights_of
 from slmbench.analysis.roofline import kv_bytes, limits_of_case, shortest_times
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.models import cost_model
+from slmbench.models.artifact import StoredWeights
+from slmbench.records.quality import CaseQuality, read_quality
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
@@ -143,6 +146,10 @@ class ModelFacts:
     reference: bool = True
     #: The shortest times in s that the limits allow, by metric; empty where they are not known.
     shortest_s: dict[str, float] = field(default_factory=dict)
+    #: What the weights are stored in; None where the artifact does not say it, and in older baselines.
+    weights: StoredWeights | None = None
+    #: What was read back from the engine, by name; empty in older baselines.
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 class MeasuredEvidence(Mapping[str, Evidence]):
@@ -187,6 +194,8 @@ class SideCase:
     configuration: str | None = None
     #: Key (without the arm) of the case whose longer generations this one's samples are the beginning of.
     derived_from: str | None = None
+    #: How far its predictions are from the reference's; None where nobody asked.
+    quality: CaseQuality | None = None
 
 
 @dataclass(frozen=True)
@@ -237,8 +246,10 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
     arms = arms_of(run)
     if arm is not None and arm not in arms:
         raise BadInputError(f"{run.folder}: no arm '{arm}'. Arms of this run: {', '.join(arms) or 'none'}.")
+    unreadable: list[str] = []
+    quality = read_quality(run.folder, unreadable)
     cases = {
-        matching_key(info.case): _side_case(run, info)
+        matching_key(info.case): _side_case(run, info, quality.get(info.case.key))
         for info in run.record.cases
         if info.case.arm == arm and not info.case.simulate
     }
@@ -255,7 +266,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
         machine=run.record.machines.get(arm or "", {}),
         versions=run.record.versions.get(arm or "", {}),
         created=run.record.created,
-        warnings=(*run.warnings, *_unproven(cases)),
+        warnings=(*run.warnings, *unreadable, *_unproven(cases)),
         pairs=run.record.pairs,
         options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
         simulated=tuple(info.case for info in run.record.cases if info.case.arm == arm and info.case.simulate),
@@ -269,7 +280,7 @@ def _unproven(cases: Mapping[str, SideCase]) -> list[str]:
     return [f"no reference: the tokens of {', '.join(names)} were compared with the model's own only"] if names else []
 
 
-def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
+def _side_case(run: RunColumns, info: CaseInfo, quality: CaseQuality | None) -> SideCase:
     key = info.case.key
     loads = run.loads.get(key, [])
     configuration, source = run.shared_configurations.get(key), run.sources.get(key)
@@ -286,6 +297,7 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
         converged=outcome.converged if outcome else {},
         configuration=configuration,
         derived_from=matching_key(run.cases[source].case) if source in run.cases else source,
+        quality=quality,
     )
 
 
@@ -316,6 +328,8 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
         reference=all(load.reference for load in loads),
         **costs_of(info),
         shortest_s=shortest_times(info, known) if known else {},
+        weights=stored_weights_of(info),
+        settings=settings_of(loads),
     )
 
 

@@ -2,106 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Literal
 
 from pydantic import ValidationError
 
 from slmbench.analysis import stats
+from slmbench.analysis.changes import Changed, changes
 from slmbench.analysis.comparison_warnings import comparison_warnings
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.judged_once import groups_of_one_figure
-from slmbench.analysis.metrics import Side, SideCase
-from slmbench.analysis.noise import DEFAULT_FLOOR, Floor, Shift
+from slmbench.analysis.judgement import FAILING, Judged, Judgement, verdict_of
+from slmbench.analysis.matching import with_matched_cases
+from slmbench.analysis.metrics import METRICS, Side, SideCase
+from slmbench.analysis.noise import Floor
 from slmbench.analysis.not_judged import NotJudged, is_newly_failed, not_judged
+from slmbench.analysis.quality import QualityJudgement, quality_judgements, with_worse_speedups
+from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.analysis.ratios import log_ratio, mean_ratio
 from slmbench.errors import ExitCode, NotComparableError, nearest
 from slmbench.machine.fingerprint import Difference, Fingerprint, differences
 
-Verdict = Literal["regressed", "improved", "unchanged", "inconclusive", "not judged"]
-
 #: Sides measured at different times, one of them with more than this share of samples disturbed by other
 #: processes, do not show a change: what changed may be the neighbours.
 DISTURBED_BOUND = 1 / 3
-#: Error rate of the interval that must lie within the gate: each of its two ends misses with half of it.
-EQUIVALENCE_ALPHA = 0.05
-#: Chance to see an effect of the size that is reported as detectable.
-POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One metric of one case on two sides. All metrics are better when smaller."""
-
-    key: str
-    metric: str
-    base: stats.Interval
-    new: stats.Interval
-    #: Log of new / base: with the error that loads explain, and with the shift between runs in it.
-    within: stats.Estimate
-    estimate: stats.Estimate
-    #: None where both sides were interleaved in one run.
-    shift: Shift | None
-    gate: float
-    base_case: SideCase
-    new_case: SideCase
-    #: Of the whole comparison at this look, and the share of all error rates that this look may use.
-    alpha: float
-    look: float = 1.0
-    #: Adjusted for the number of judgements (Holm).
-    p_value: float = 1.0
-    #: How many judgements this one shared alpha with in the last step of Holm's procedure.
-    step: int = 1
-    verdict: Verdict = "not judged"
-    reason: str = ""
-    #: Other cases that have the same figure: this verdict is theirs, too.
-    stands_for: tuple[str, ...] = ()
-    #: The case whose judgement stands for this one; None where this is judged itself.
-    judged_with: str | None = None
-
-    @property
-    def ratio(self) -> stats.Interval:
-        """Return new / base with its 95 % interval: above 1 is slower."""
-        return self.estimate.interval()
-
-    @property
-    def noise_floor(self) -> float:
-        """Return how far identical runs lie apart in 95 % of cases for the shift between runs alone, as a share."""
-        return self.shift.floor if self.shift else 0.0
-
-    @cached_property
-    def detectable(self) -> float:
-        """Return the smallest slowdown, as a share, that the next such comparison calls one with 80 % chance."""
-        shift = self.shift or Shift(0.0)
-        return stats.detectable_effect(
-            self.within,
-            alpha=self.alpha / self.step,
-            power=POWER,
-            threshold=math.log1p(self.gate),
-            shift_variance=shift.variance,
-            shift_freedom=shift.freedom if self.shift else math.inf,
-            shift_noise=shift.loads_variance,
-            freedom=self.estimate.freedom,
-        )
-
-    @property
-    def blind(self) -> bool:
-        """Return whether separate runs cannot see a slowdown of the gate's size, however many loads they take."""
-        return self.shift is not None and self.shift.reach(self.alpha / self.step) > math.log1p(self.gate)
-
-    @property
-    def loads_would_tell(self) -> bool:
-        """Return whether more loads can end an inconclusive verdict: not where the shift alone is beyond the gate."""
-        if self.verdict != "inconclusive" or self.shift is None:
-            return self.verdict == "inconclusive"
-        if self.shift.assumed and self.gate < DEFAULT_FLOOR:
-            return False
-        passes = abs(self.estimate.value) + self.shift.reach(EQUIVALENCE_ALPHA) < math.log1p(self.gate)
-        fails = abs(self.estimate.value) > max(self.shift.reach(self.alpha / self.step), math.log1p(self.gate))
-        return passes or fails
 
 
 @dataclass(frozen=True)
@@ -118,6 +42,10 @@ class Comparison:
     only_new: tuple[str, ...]
     failed: dict[str, str]
     differences: tuple[Difference, ...]
+    #: Figures of quality, one for each configuration.
+    quality: tuple[QualityJudgement, ...] = ()
+    #: What differs between the sides of a case besides the figures, by the base's key.
+    changed: dict[str, tuple[Changed, ...]] = field(default_factory=dict)
     #: Metrics of cases in common that lack figures on a side: each is a gate that guards nothing.
     not_judged: tuple[NotJudged, ...] = ()
     #: None when judged; else why nothing is.
@@ -134,10 +62,14 @@ class Comparison:
         metrics = {metric: place for place, metric in enumerate(self.means)}
         return sorted((*self.judgements, *self.shared), key=lambda j: (cases[j.key], metrics[j.metric]))
 
+    def judged(self) -> tuple[Judged, ...]:
+        """Return every judgement, of speed and of quality."""
+        return (*self.judgements, *self.quality)
+
     def counts(self) -> dict[str, int]:
         """Return how many judgements ended with each verdict."""
         found: dict[str, int] = {}
-        for judgement in self.judgements:
+        for judgement in self.judged():
             found[judgement.verdict] = found.get(judgement.verdict, 0) + 1
         if self.not_judged:
             found["not judged"] = found.get("not judged", 0) + len(self.not_judged)
@@ -153,16 +85,22 @@ def compare_sides(
     floor: Floor | None = None,
     look: float = 1.0,
     allow_different_machine: bool = False,
+    match: Sequence[str] = (),
 ) -> Comparison:
-    """Judge every metric of every case that both sides have.
+    """Judge every metric of every case that both sides have, and the quality of each configuration.
+
+    ``metrics`` are of both kinds; without them speed is judged as the gates say, and all that is known of quality.
+    ``match`` pairs cases by hand (:mod:`slmbench.analysis.matching`).
 
     ``floor`` says how identical runs at different times differ on this machine; sides of one run share that. ``look``
     is the share of the error rates that this look at the data may use, where there will be several.
 
     Raises:
-        NotComparableError: another machine, or no case in common.
+        BadInputError: ``match`` fits no cases.
+        NotComparableError: another machine, another text or reference of the quality, or no case in common.
     """
     gates = gates or Gates()
+    new = with_matched_cases(base, new, match)
     common = [key for key in base.cases if key in new.cases]
     if not common:
         raise NotComparableError(f"{base.name} and {new.name} have no case in common{_example(base, new)}")
@@ -171,13 +109,19 @@ def compare_sides(
     if unjudged and not allow_different_machine:
         raise NotComparableError(unjudged)
     apart = None if base.run_id == new.run_id else floor or Floor()
-    wanted = metrics or gates.metrics()
+    wanted = [name for name in metrics or gates.metrics() if name in METRICS]
+    of_quality = [name for name in metrics or QUALITY_METRICS if name in QUALITY_METRICS]
     shown = _raw_judgements(base, new, common, wanted, gates, apart, look)
     raw = [one for one in shown if one.judged_with is None]
-    left = not_judged(base, new, common, wanted, gates, asked=bool(metrics))
-    judgements = _with_verdicts(raw, base, new) if not unjudged else raw
+    quality, lacking = quality_judgements(base, new, common, of_quality, gates, look)
+    left = (*not_judged(base, new, common, wanted, gates, asked=bool(metrics)), *lacking)
+    changed = {key: what for key in common if (what := changes(base.cases[key], new.cases[key]))}
+    judgements = raw
+    if not unjudged:
+        judgements, quality = _with_verdicts(raw, quality, base, new)
+        judgements = with_worse_speedups(judgements, quality, changed)
     failed = {k: new.cases[k].failure or "no figures" for k in common if is_newly_failed(base.cases[k], new.cases[k])}
-    if not raw and not failed:
+    if not raw and not quality and not failed:
         why = f": {left[0].key} {left[0].metric}: {left[0].reason}" if left else ""
         raise NotComparableError(f"{base.name} and {new.name} have cases in common, but no figures to compare{why}")
     return Comparison(
@@ -189,6 +133,8 @@ def compare_sides(
         only_new=tuple(key for key in new.cases if key not in base.cases),
         failed=failed,
         differences=tuple(found),
+        quality=tuple(quality),
+        changed=changed,
         not_judged=left,
         unjudged=unjudged,
         warnings=tuple(dict.fromkeys(comparison_warnings(base, new, common, gates))),
@@ -197,16 +143,17 @@ def compare_sides(
 
 
 def exit_code(comparisons: Iterable[Comparison], *, allow_missing: bool = False) -> ExitCode:
-    """Return how a check ends: a regression first, then a failed case, then what is not known.
+    """Return how a check ends: a regression, a loss of quality or a false speed-up first, then a failed case, then
+    what is not known.
 
     Sides that were not judged never pass. Nor do cases that the new side lacks and metrics that a side lacks, unless
     ``allow_missing``.
     """
     everything = list(comparisons)
-    verdicts = {judgement.verdict for comparison in everything for judgement in comparison.judgements}
+    verdicts = {one.verdict for comparison in everything for one in comparison.judged()}
     if any(comparison.unjudged for comparison in everything):
         return ExitCode.NOT_COMPARABLE
-    if "regressed" in verdicts:
+    if verdicts & set(FAILING):
         return ExitCode.REGRESSED
     if any(comparison.failed for comparison in everything):
         return ExitCode.FAILED
@@ -324,12 +271,16 @@ def _with_verdict_of_another(shown: Sequence[Judgement], judged: Sequence[Judgem
         yield replace(one, p_value=owner.p_value, step=owner.step, verdict=owner.verdict, reason=owner.reason)
 
 
-def _with_verdicts(raw: Sequence[Judgement], base: Side, new: Side) -> list[Judgement]:
-    adjusted = stats.holm([judgement.estimate.p_value() for judgement in raw])
-    significant = [p_value <= judgement.alpha for judgement, p_value in zip(raw, adjusted, strict=True)]
+def _with_verdicts(
+    raw: Sequence[Judgement], quality: Sequence[QualityJudgement], base: Side, new: Side
+) -> tuple[list[Judgement], list[QualityJudgement]]:
+    """Return all judgements with verdicts: speed and quality share the error rate of one comparison (Holm)."""
+    everything: list[Judged] = [*raw, *quality]
+    adjusted = stats.holm([found.estimate.p_value() for found in everything])
+    significant = [p <= found.alpha for found, p in zip(everything, adjusted, strict=True)]
+    steps = [len(adjusted) - sum(significant) + is_significant for is_significant in significant]
     judged = []
-    for judgement, p_value, is_significant in zip(raw, adjusted, significant, strict=True):
-        step = len(raw) - sum(significant) + is_significant
+    for judgement, p_value, step in zip(raw, adjusted, steps, strict=False):
         found = replace(judgement, p_value=p_value, step=step)
         verdict, reason = verdict_of(found)
         if verdict in ("regressed", "improved") and base.run_id != new.run_id:
@@ -338,43 +289,11 @@ def _with_verdicts(raw: Sequence[Judgement], base: Side, new: Side) -> list[Judg
                 verdict = "inconclusive"
                 reason = f"other processes disturbed {disturbed:.0%} of a side's samples; measure both sides as arms"
         judged.append(replace(found, verdict=verdict, reason=reason))
-    return judged
-
-
-def verdict_of(found: Judgement) -> tuple[Verdict, str]:
-    """Return the verdict on a judgement whose p-value is adjusted, and for ``inconclusive`` why.
-
-    A change needs a p-value of at most ``alpha`` and an effect above the gate. No change is a statement of its own: the
-    95 % interval lies within the gate. The shift between runs is part of the error in both. Everything else is
-    inconclusive; so are separate runs without a calibration at a gate below :data:`DEFAULT_FLOOR`.
-    """
-    estimate, gate, shift = found.estimate, found.gate, found.shift
-    if not math.isfinite(estimate.error):
-        return "inconclusive", "one load on a side: nothing is known of how loads differ"
-    if shift and shift.assumed and gate < DEFAULT_FLOOR:
-        return "inconclusive", (
-            f"{shift.assumed}, and separate runs are not judged below {DEFAULT_FLOOR:.0%} without one: "
-            "use arms, or calibrate this machine for these cases"
-        )
-    threshold = math.log1p(gate)
-    if found.p_value <= found.alpha and abs(estimate.value) > threshold:
-        return ("regressed" if estimate.value > 0 else "improved"), ""
-    if stats.is_equivalent(estimate.interval(1 - EQUIVALENCE_ALPHA * found.look), gate):
-        return "unchanged", ""
-    if shift and found.blind:
-        return "inconclusive", _blindness(shift, gate)
-    ratio = estimate.interval()
-    if ratio.low > 1:
-        return "inconclusive", f"slower by {ratio.low - 1:.1%} to {ratio.high - 1:.1%}: on either side of the gate"
-    return "inconclusive", "the interval is too wide for the gate"
-
-
-def _blindness(shift: Shift, gate: float) -> str:
-    source = f"assumed, as {shift.assumed}" if shift.assumed else f"seen in {shift.runs} runs"
-    return (
-        f"separate runs on this machine cannot see {gate * 100:.3g} %: identical ones lie up to {shift.floor:.1%} "
-        f"apart ({source}), and no number of loads changes that; use arms"
-    )
+    of_quality = [
+        replace(one, p_value=p_value, step=step).judged()
+        for one, p_value, step in zip(quality, adjusted[len(raw) :], steps[len(raw) :], strict=True)
+    ]
+    return judged, of_quality
 
 
 def _mean(judgements: Sequence[Judgement], metric: str, floor: Floor | None) -> stats.Estimate | None:

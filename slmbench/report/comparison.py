@@ -11,11 +11,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from slmbench.analysis.judgement import Judgement
 from slmbench.analysis.metrics import METRICS, Side
 from slmbench.analysis.pairs import Pair, pairs_of
 from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import TELLING, Interval
-from slmbench.analysis.verdicts import Comparison, Judgement
+from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import BadInputError, amount, nearest, one_line
 from slmbench.records.refusals import Refusal, refusal_lines
 from slmbench.report.comparison_rows import rows_of, spread

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from slmbench.analysis.judgement import Judgement
 from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.not_judged import NotJudged
 from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import Interval
-from slmbench.analysis.verdicts import Comparison, Judgement
+from slmbench.analysis.verdicts import Comparison
 
 
 def rows_of(comparison: Comparison) -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
 
+from slmbench.analysis.judgement import Judgement
 from slmbench.analysis.metrics import METRICS, Evidence, Side, SideCase
 from slmbench.analysis.stats import Interval
-from slmbench.analysis.verdicts import Comparison, Judgement
+from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import one_line
 from slmbench.report.comparison import also_for, missing_cases, other_refusals, seen
 from slmbench.report.text_table import bounds

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from slmbench.analysis.verdicts import Comparison, Judgement
+from slmbench.analysis.judgement import Judgement
+from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import one_line
 from slmbench.report.comparison import comparison_markdown, headline, missing_cases, pair_lines
 from slmbench.report.formats import judged_sentence

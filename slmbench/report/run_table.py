@@ -10,12 +10,12 @@ import numpy as np
 
 from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of
 from slmbench.analysis.outliers import outlier_flags
+from slmbench.analysis.read_back import stored_weights_of
 from slmbench.analysis.roofline import bandwidth_use, compute_use, limits_of_case
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
-from slmbench.models.artifact import StoredWeights
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns, columns_of
@@ -258,15 +258,6 @@ def given_flags(info: CaseInfo, loads: Sequence[LoadRecord]) -> list[str]:
     # openvino-genai cuts the logits of an IR itself when it loads it.
     cut = {ALL_LOGITS} if info.case.backend == "openvino_genai" else set()
     return unproven + [flag for flag in (given.flags if given else ()) if flag not in cut]
-
-
-def stored_weights_of(info: CaseInfo) -> StoredWeights | None:
-    """Return what the case's weights are stored in: counted at the export, or from a given artifact's headers."""
-    given = info.checkpoint.given
-    if given is None or not given.weights:
-        return info.weights
-    types = {one.name: one.weights / given.weights for one in given.weight_types if one.weights}
-    return StoredWeights(bits=given.bits_per_weight, types=types)
 
 
 def artifact_flags(info: CaseInfo) -> list[str]:

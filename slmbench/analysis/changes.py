@@ -1,0 +1,73 @@
+"""What differs between two sides of a case that were asked the same: weights, recipe, settings that were read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from slmbench.analysis.metrics import SideCase
+
+#: Weight bytes and bits that differ by less than this share are alike: headers and padding are counted in some files.
+_ALIKE = 1e-3
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Something that is another on the new side."""
+
+    what: str
+    base: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.new} instead of {self.base}"
+
+
+def changes(base: SideCase, new: SideCase) -> tuple[Changed, ...]:
+    """Return what differs, most telling first; what a side (an older baseline) does not say is no difference."""
+    return tuple(dict.fromkeys([*_asked(base, new), *_weights(base, new), *_read_back(base, new)]))
+
+
+def _asked(base: SideCase, new: SideCase) -> Iterator[Changed]:
+    """Yield what differs of cases that were paired although their keys differ."""
+    old, young = base.case, new.case
+    texts = {
+        "model": (old.checkpoint, young.checkpoint),
+        "backend": (old.backend, young.backend),
+        "device": (old.device, young.device),
+        "weights": (old.weight_precision, young.weight_precision),
+        "exporter": (old.exporter, young.exporter),
+        "format": (old.format, young.format),
+        "layout": (old.layout, young.layout),
+        "attention": (old.attention or "the best", young.attention or "the best"),
+    }
+    yield from (Changed(what, one, other) for what, (one, other) in texts.items() if one != other)
+    before, after = dict(old.options), dict(young.options)
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            yield Changed(f"option {name}", before.get(name, "the default"), after.get(name, "the default"))
+
+
+def _weights(base: SideCase, new: SideCase) -> Iterator[Changed]:
+    old, young = base.model, new.model
+    if old.parameter_count != young.parameter_count:
+        yield Changed("parameters", f"{old.parameter_count:,}", f"{young.parameter_count:,}")
+    if old.weights and young.weights:
+        if not _alike(old.weights.bits, young.weights.bits):
+            yield Changed("bits per weight", f"{old.weights.bits:.2f}", f"{young.weights.bits:.2f}")
+        if old.weights.label() != young.weights.label():
+            yield Changed("weight types", old.weights.label(), young.weights.label())
+    sizes = old.decode_weight_bytes, young.decode_weight_bytes
+    if sizes[0] and sizes[1] and not _alike(sizes[0], sizes[1]):
+        yield Changed("weights read for a token", *(f"{size / 1e6:,.2f} MB" for size in sizes if size))
+
+
+def _alike(one: float, other: float) -> bool:
+    return abs(one - other) <= _ALIKE * max(one, other)
+
+
+def _read_back(base: SideCase, new: SideCase) -> Iterator[Changed]:
+    old, young = base.model.settings, new.model.settings
+    for name, before in old.items():
+        if name in young and young[name] != before:
+            yield Changed(name, before, young[name])

@@ -1,0 +1,88 @@
+"""Which cases of two sides are the same question: by key, by what was asked, or by hand."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from slmbench.analysis.metrics import Side
+from slmbench.case import Case
+from slmbench.errors import BadInputError, nearest
+
+
+def with_matched_cases(base: Side, new: Side, by_hand: Sequence[str] = ()) -> Side:
+    """Return the new side with its cases under the keys that the base has for them.
+
+    Equal keys are the same case. Then cases that only one side has are paired where both sides were asked the same and
+    each has one such case: an exporter, a recipe or a precision that was chosen for the user is a cause to be named,
+    not another question. ``by_hand`` are texts ``A=B``: a case of the base with A in its key is paired with the case of
+    the new side whose key has B in that place.
+
+    Raises:
+        BadInputError: ``A=B`` fits no pair of cases, or a case would be in two pairs.
+    """
+    names: dict[str, str] = {}
+    for text in by_hand:
+        for ours, theirs in _named(base, new, text):
+            if names.get(theirs, ours) != ours or (ours in names.values() and theirs not in names):
+                raise BadInputError(f"--match {text}: {theirs} would be paired with two cases")
+            names[theirs] = ours
+    taken = set(names.values())
+    for key in new.cases:
+        if key not in names and key in base.cases and key not in taken:
+            names[key] = key
+    taken = set(names.values())
+    ours_left = _by_what_was_asked(base, (key for key in base.cases if key not in taken))
+    theirs_left = _by_what_was_asked(new, (key for key in new.cases if key not in names))
+    for asked, theirs_alike in theirs_left.items():
+        ours_alike = ours_left.get(asked, [])
+        if len(ours_alike) == len(theirs_alike) == 1:
+            names[theirs_alike[0]] = ours_alike[0]
+    return _renamed(base, new, names)
+
+
+def _renamed(base: Side, new: Side, names: dict[str, str]) -> Side:
+    # A case that lost its name to one that was paired by hand is none of the base's.
+    lost = {key: f"{key} (not paired)" for key in new.cases if key not in names and key in base.cases}
+    names = lost | names
+    if all(key == name for key, name in names.items()):
+        return new
+    cases = {
+        names.get(key, key): replace(found, derived_from=names.get(found.derived_from or "", found.derived_from))
+        for key, found in new.cases.items()
+    }
+    return replace(new, cases=cases)
+
+
+def asked_of(case: Case) -> str:
+    """Return what a user asks for with a case: not what slmbench, a library or the artifact itself decides."""
+    # A user's artifact says itself what its weights are.
+    weights = "" if case.exporter == "given" else case.weight_precision
+    parts = [case.checkpoint, case.backend, case.device, weights, case.workload.label(), case.attention or ""]
+    return "|".join([*parts, str(case.threads or ""), str(case.simulate)])
+
+
+def _by_what_was_asked(side: Side, keys: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        found[asked_of(side.cases[key].case)].append(key)
+    return found
+
+
+def _named(base: Side, new: Side, text: str) -> list[tuple[str, str]]:
+    """Return the pairs of keys that ``A=B`` names; keys have ``=`` in them, so every one may be the one between."""
+    if "=" not in text.strip("="):
+        raise BadInputError(f"--match {text}: A=B is expected: A of a key of the base, B in its place in the new")
+    for place in (index for index, letter in enumerate(text) if letter == "="):
+        ours, theirs = text[:place], text[place + 1 :]
+        if not ours or not theirs:
+            continue
+        pairs = [(key, key.replace(ours, theirs)) for key in base.cases if ours in key]
+        if found := [pair for pair in pairs if pair[1] in new.cases]:
+            return found
+    ours, _, theirs = text.partition("=")
+    if not any(ours in key for key in base.cases):
+        raise BadInputError(f"--match {text}: {base.name} has no case with '{ours}'.{nearest(ours, list(base.cases))}")
+    tried = next(key.replace(ours, theirs) for key in base.cases if ours in key)
+    raise BadInputError(f"--match {text}: {new.name} has no case {tried}.{nearest(tried, list(new.cases))}")
