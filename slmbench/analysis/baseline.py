@@ -15,8 +15,12 @@ from pydantic import Field, ValidationError
 
 from slmbench._version import __version__
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, loads_id, matching_key
+from slmbench.analysis.quality import configuration_of
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
+from slmbench.models.artifact import StoredWeights
+from slmbench.records.quality import CaseQuality
+from slmbench.records.sample_arrays import Floats
 from slmbench.system.files import open_regular, read_regular, write_output
 from slmbench.terms import Family, StrictModel
 
@@ -52,7 +56,30 @@ class _StoredCase(StrictModel):
     #: What loads of one configuration served several cases, and whose longer generations these are the beginning of.
     configuration: str | None = None
     derived_from: str | None = None
+    #: What took effect, so that a later speed-up can be explained by it.
+    weights: StoredWeights | None = None
+    settings: dict[str, str] | None = None
     metrics: dict[str, _StoredEvidence]
+
+
+_Nats = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _StoredQuality(StrictModel):
+    """How far one configuration's predictions are from the reference's: a figure for each window, and no text."""
+
+    #: Keys of the cases that this holds for.
+    cases: list[str]
+    reference: str
+    reference_digest: str
+    text_digest: str
+    read: str
+    tokens: list[Annotated[int, Field(ge=1, le=2**53)]] = Field(min_length=1)
+    same_top1: list[Annotated[int, Field(ge=0, le=2**53)]]
+    #: Sums over a window; None where the engine gives tokens only.
+    kl: list[_Nats] | None
+    artifact_loss: list[_Nats] | None
+    reference_loss: list[_Nats] | None
 
 
 class Baseline(StrictModel):
@@ -68,6 +95,7 @@ class Baseline(StrictModel):
     pairs: list[tuple[str, str]]
     #: What the run was asked: `slmbench check` without a run asks it again.
     options: dict[str, Any] = Field(default_factory=dict)
+    quality: list[_StoredQuality] = Field(default_factory=list)
     cases: list[_StoredCase]
 
 
@@ -94,6 +122,7 @@ def save_baseline(side: Side, path: Path) -> None:
         versions=side.versions,
         pairs=list(side.pairs),
         options={name: value for name, value in side.options.items() if value not in (None, [], False)},
+        quality=_qualities_of(side),
         cases=[_case_of(case) for case in side.cases.values()],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,13 +132,15 @@ def save_baseline(side: Side, path: Path) -> None:
 def _lines(baseline: Baseline) -> str:
     """Return the file: one case a line, so that a diff of two baselines reads well."""
     raw = baseline.model_dump(mode="json", exclude_defaults=False)
+    if not raw["quality"]:
+        del raw["quality"]
     cases = ",\n".join("  " + json.dumps(_short(case), separators=(",", ":")) for case in raw.pop("cases"))
     head = json.dumps(raw, indent=1)
     return f'{head[:-2]},\n "cases": [\n{cases}\n ]\n}}\n'
 
 
 #: Left out where there is nothing to say, so that version 0.2 reads baselines without shared loads.
-_ONLY_IF_SHARED = ("configuration", "derived_from", "loads")
+_ONLY_IF_KNOWN = ("configuration", "derived_from", "loads", "weights", "settings")
 
 
 def _short(case: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +149,7 @@ def _short(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in raw.items() if value is not None or name not in _ONLY_IF_SHARED}
+    return {name: value for name, value in raw.items() if value is not None or name not in _ONLY_IF_KNOWN}
 
 
 def _is_kept(evidence: Evidence) -> bool:
@@ -143,6 +174,8 @@ def _case_of(found: SideCase) -> _StoredCase:
         failure=found.failure,
         configuration=found.configuration,
         derived_from=found.derived_from,
+        weights=model.weights,
+        settings=model.settings or None,
         metrics={
             name: _StoredEvidence(
                 logs=[round(float(value), _DECIMALS) for value in evidence.logs],
@@ -153,6 +186,56 @@ def _case_of(found: SideCase) -> _StoredCase:
             for name, evidence in found.evidence.items()
             if _is_kept(evidence)
         },
+    )
+
+
+def _qualities_of(side: Side) -> list[_StoredQuality]:
+    kept: dict[str, _StoredQuality] = {}
+    for key, found in side.cases.items():
+        quality = found.quality
+        if quality is None or not quality.tokens.size:
+            continue
+        configuration = configuration_of(found)
+        if configuration in kept:
+            kept[configuration].cases.append(key)
+            continue
+        kept[configuration] = _StoredQuality(
+            cases=[key],
+            reference=quality.reference,
+            reference_digest=quality.reference_digest,
+            text_digest=quality.text_digest,
+            read=quality.read,
+            tokens=quality.tokens.tolist(),
+            same_top1=quality.same_top1.tolist(),
+            kl=_known(quality.kl_sum),
+            artifact_loss=_known(quality.artifact_loss),
+            reference_loss=_known(quality.reference_loss),
+        )
+    return list(kept.values())
+
+
+def _known(sums: Floats) -> list[float] | None:
+    return [float(f"{value:.10g}") for value in sums] if np.all(np.isfinite(sums)) else None
+
+
+def _quality_of(kept: _StoredQuality) -> CaseQuality:
+    count = len(kept.tokens)
+    columns = (kept.same_top1, kept.kl, kept.artifact_loss, kept.reference_loss)
+    if any(len(column) != count for column in columns if column is not None):
+        raise ValueError(f"quality of {', '.join(kept.cases)}: unequal numbers of windows")
+    unknown = np.full(count, np.nan)
+    sums = [unknown if column is None else np.array(column, dtype=np.float64) for column in columns[1:]]
+    return CaseQuality(
+        reference=kept.reference,
+        reference_digest=kept.reference_digest,
+        text_digest=kept.text_digest,
+        window=np.arange(count),
+        tokens=np.array(kept.tokens, dtype=np.int64),
+        same_top1=np.array(kept.same_top1, dtype=np.int64),
+        kl_sum=sums[0],
+        artifact_loss=sums[1],
+        reference_loss=sums[2],
+        read=kept.read,
     )
 
 
@@ -186,7 +269,12 @@ def read_baseline(path: Path) -> Side:
         )
     try:
         baseline = Baseline.model_validate(raw)
-        cases = {matching_key(entry.case): _side_case(baseline, entry) for entry in baseline.cases}
+        quality = {key: _quality_of(kept) for kept in baseline.quality for key in kept.cases}
+        cases = {
+            key: _side_case(baseline, entry, quality.get(key))
+            for entry in baseline.cases
+            for key in [matching_key(entry.case)]
+        }
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -209,7 +297,7 @@ def _run_id(baseline: Baseline) -> str:
     return f"baseline of {baseline.run_id}"
 
 
-def _side_case(baseline: Baseline, entry: _StoredCase) -> SideCase:
+def _side_case(baseline: Baseline, entry: _StoredCase, quality: CaseQuality | None) -> SideCase:
     return SideCase(
         case=entry.case,
         model=ModelFacts(
@@ -223,7 +311,10 @@ def _side_case(baseline: Baseline, entry: _StoredCase) -> SideCase:
             first_token_flops=entry.first_token_flops,
             step_flops=entry.step_flops,
             step_bytes=entry.step_bytes,
+            weights=entry.weights,
+            settings=entry.settings or {},
         ),
+        quality=quality,
         evidence={name: _evidence(baseline, entry, name) for name in entry.metrics},
         failure=entry.failure,
         disturbed=entry.disturbed,

@@ -33,6 +33,7 @@ def _asked(base: SideCase, new: SideCase) -> Iterator[Changed]:
     old, young = base.case, new.case
     texts = {
         "model": (old.checkpoint, young.checkpoint),
+        "workload": (old.workload.label(), young.workload.label()),
         "backend": (old.backend, young.backend),
         "device": (old.device, young.device),
         "weights": (old.weight_precision, young.weight_precision),

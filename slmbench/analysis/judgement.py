@@ -23,7 +23,7 @@ POWER = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class JudgedFigure:
     """One figure of one case on two sides. All figures are better when smaller."""
 
     key: str
@@ -50,7 +50,7 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement(Judged):
+class Judgement(JudgedFigure):
     """One metric of speed; ``estimate`` is the log of new / base."""
 
     #: The estimate with the error that loads explain alone, without the shift between runs.

@@ -15,16 +15,16 @@ from slmbench.analysis import stats
 from slmbench.analysis.changes import Changed
 from slmbench.analysis.divergence import LEAST_WINDOWS, per_token
 from slmbench.analysis.gates import Gates
-from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, POWER, Judged, Judgement, Verdict
+from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, POWER, JudgedFigure, Judgement, Verdict
 from slmbench.analysis.metrics import Side, SideCase
 from slmbench.analysis.not_judged import NotJudged
-from slmbench.analysis.quality_metrics import QUALITY_METRICS, QualityMetric
+from slmbench.analysis.quality_metrics import QUALITY_METRICS, QualityMetric, written
 from slmbench.errors import NotComparableError
 from slmbench.records.quality import CaseQuality
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityJudgement(Judged):
+class QualityJudgement(JudgedFigure):
     """One figure of quality of one configuration: a mean per token; ``estimate`` is new - base, in the figure's unit.
 
     It stands for all cases of the configuration: text is read once for all of their lengths.
@@ -131,16 +131,9 @@ def with_worse_speedups(
 
 
 def loss_text(found: QualityJudgement) -> str:
-    """Return a difference of quality as text: ``KL +0.031 nats a token [0.024, 0.038]``."""
-    loss, factor, unit = found.loss, *_SHOWN[QUALITY_METRICS[found.metric].unit]
-    low, mid, high = (f"{bound * factor:.{3 if factor == 1 else 2}g}" for bound in (loss.low, loss.mid, loss.high))
-    bounds = f" [{low}, {high}]" if loss.known else ""
-    return f"{_SHORT[found.metric]} {'+' if loss.mid >= 0 else ''}{mid} {unit}{bounds}"
-
-
-#: How units are shown: a factor and a name.
-_SHOWN = {"nats": (1.0, "nats a token"), "share": (100.0, "points of tokens")}
-_SHORT = {"kl": "KL", "other_top1": "other top-1", "log_perplexity": "log perplexity"}
+    """Return a difference of quality as text: ``KL divergence from the reference +0.031 [0.024, 0.038] nats``."""
+    metric = QUALITY_METRICS[found.metric]
+    return f"{metric.title} {written(found.loss, metric.unit, difference=True)}"
 
 
 def _configurations(base: Side, keys: Sequence[str]) -> list[list[str]]:

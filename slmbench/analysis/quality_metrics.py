@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from slmbench.analysis.metrics import METRICS
+from slmbench.analysis.stats import Interval
+from slmbench.errors import BadInputError, nearest
 from slmbench.records.quality import CaseQuality
 from slmbench.records.sample_arrays import Floats
 
@@ -41,3 +45,43 @@ _METRICS = (
     ),
 )
 QUALITY_METRICS: Mapping[str, QualityMetric] = {metric.name: metric for metric in _METRICS}
+#: How a unit is written: a factor, and a name for the figure and for a difference of two.
+_WRITTEN = {"nats": (1.0, " nats", " nats"), "share": (100.0, " %", " points")}
+#: More decimals than this say nothing: two engines' fp32 differ by more.
+_MOST_DECIMALS = 7
+
+
+def judged_metric(name: str) -> str:
+    """Return the name of a metric of speed or quality.
+
+    Raises:
+        BadInputError: there is none of that name.
+    """
+    known = [*METRICS, *QUALITY_METRICS]
+    if name not in known:
+        raise BadInputError(f"unknown metric '{name}'. Known: {', '.join(known)}.{nearest(name, known)}")
+    return name
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric of speed or quality."""
+    return METRICS[metric].unit if metric in METRICS else QUALITY_METRICS[metric].unit
+
+
+def written(figure: Interval, unit: str, *, difference: bool = False) -> str:
+    """Return a figure of quality as text with its bounds: ``0.0312 [0.0240, 0.0381] nats``, ``+1.2 [?] points``."""
+    factor, name, of_difference = _WRITTEN[unit]
+    sizes = [abs(bound) * factor for bound in (figure.mid, figure.low, figure.high) if math.isfinite(bound)]
+    largest = max(sizes)
+    decimals = min(_MOST_DECIMALS, max(0, 2 - math.floor(math.log10(largest)))) if largest else 0
+    mid, low, high = (f"{bound * factor:.{decimals}f}" for bound in (figure.mid, figure.low, figure.high))
+    sign = "+" if difference and figure.mid > 0 else ""
+    return f"{sign}{mid} [{f'{low}, {high}' if figure.known else '?'}]{of_difference if difference else name}"
+
+
+def written_gate(gate: float, metric: str) -> str:
+    """Return a gate as text: ``5 %`` of a time, ``0.02 nats``, ``2 points`` of tokens."""
+    if metric in METRICS:
+        return f"{gate * 100:g} %"
+    factor, _, name = _WRITTEN[QUALITY_METRICS[metric].unit]
+    return f"{gate * factor:g}{name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
@@ -12,7 +12,7 @@ from slmbench.analysis.changes import Changed, changes
 from slmbench.analysis.comparison_warnings import comparison_warnings
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.judged_once import groups_of_one_figure
-from slmbench.analysis.judgement import FAILING, Judged, Judgement, verdict_of
+from slmbench.analysis.judgement import FAILING, JudgedFigure, Judgement, verdict_of
 from slmbench.analysis.matching import with_matched_cases
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.noise import Floor
@@ -62,7 +62,7 @@ class Comparison:
         metrics = {metric: place for place, metric in enumerate(self.means)}
         return sorted((*self.judgements, *self.shared), key=lambda j: (cases[j.key], metrics[j.metric]))
 
-    def judged(self) -> tuple[Judged, ...]:
+    def judged(self) -> tuple[JudgedFigure, ...]:
         """Return every judgement, of speed and of quality."""
         return (*self.judgements, *self.quality)
 
@@ -116,10 +116,7 @@ def compare_sides(
     quality, lacking = quality_judgements(base, new, common, of_quality, gates, look)
     left = (*not_judged(base, new, common, wanted, gates, asked=bool(metrics)), *lacking)
     changed = {key: what for key in common if (what := changes(base.cases[key], new.cases[key]))}
-    judgements = raw
-    if not unjudged:
-        judgements, quality = _with_verdicts(raw, quality, base, new)
-        judgements = with_worse_speedups(judgements, quality, changed)
+    judgements, quality = (raw, quality) if unjudged else _with_verdicts(raw, quality, changed, base, new)
     failed = {k: new.cases[k].failure or "no figures" for k in common if is_newly_failed(base.cases[k], new.cases[k])}
     if not raw and not quality and not failed:
         why = f": {left[0].key} {left[0].metric}: {left[0].reason}" if left else ""
@@ -272,10 +269,14 @@ def _with_verdict_of_another(shown: Sequence[Judgement], judged: Sequence[Judgem
 
 
 def _with_verdicts(
-    raw: Sequence[Judgement], quality: Sequence[QualityJudgement], base: Side, new: Side
+    raw: Sequence[Judgement],
+    quality: Sequence[QualityJudgement],
+    changed: Mapping[str, Sequence[Changed]],
+    base: Side,
+    new: Side,
 ) -> tuple[list[Judgement], list[QualityJudgement]]:
     """Return all judgements with verdicts: speed and quality share the error rate of one comparison (Holm)."""
-    everything: list[Judged] = [*raw, *quality]
+    everything: list[JudgedFigure] = [*raw, *quality]
     adjusted = stats.holm([found.estimate.p_value() for found in everything])
     significant = [p <= found.alpha for found, p in zip(everything, adjusted, strict=True)]
     steps = [len(adjusted) - sum(significant) + is_significant for is_significant in significant]
@@ -293,7 +294,7 @@ def _with_verdicts(
         replace(one, p_value=p_value, step=step).judged()
         for one, p_value, step in zip(quality, adjusted[len(raw) :], steps[len(raw) :], strict=True)
     ]
-    return judged, of_quality
+    return with_worse_speedups(judged, of_quality, changed), of_quality
 
 
 def _mean(judgements: Sequence[Judgement], metric: str, floor: Floor | None) -> stats.Estimate | None:

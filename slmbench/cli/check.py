@@ -13,7 +13,7 @@ import typer
 from slmbench.analysis.sides import is_fleet, read_sides
 from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.cli._typed import NAMES, SECONDS, SETTINGS
-from slmbench.cli.compare import JudgeRequest, judging, warn
+from slmbench.cli.compare import JudgeRequest, Match, judging, warn
 from slmbench.cli.run import key_value
 from slmbench.errors import BadInputError, CannotRunError, ExitCode, SlmbenchError, one_line
 from slmbench.report.check_summary import (
@@ -77,11 +77,13 @@ def check(
     gate: Annotated[str | None, typer.Option(help="The slowdown that fails the check.", show_default="5%")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metrics to judge.", show_default="ttft, tpot and the gates'", **NAMES)
+        list[str] | None,
+        typer.Option(help="Metrics to judge.", show_default="ttft, tpot, the gates' and quality", **NAMES),
     ] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="FIELD=GLOB[,GLOB] or FIELD!=GLOB. Repeatable.", **SETTINGS)
     ] = None,
+    match: Match = None,
     until_conclusive: Annotated[
         bool, typer.Option("--until-conclusive", help="Keep sampling while the verdict is inconclusive.")
     ] = False,
@@ -123,7 +125,8 @@ def check(
 
 def _request(given: Mapping[str, Any]) -> CheckRequest:
     """Return the options, by their names, as a request."""
-    renamed = {"metrics": tuple(given["metric"] or ()), "where": tuple(given["where"] or ()), "new": given["new"] or ""}
+    renamed: dict[str, Any] = {name: tuple(given[name] or ()) for name in ("where", "match")}
+    renamed |= {"metrics": tuple(given["metric"] or ()), "new": given["new"] or ""}
     renamed["budget_s"] = given["budget"] if given["until_conclusive"] else None
     asked = {**given, **renamed}
     return CheckRequest(**{field.name: asked[field.name] for field in fields(CheckRequest)})

@@ -11,13 +11,13 @@ import typer
 
 from slmbench.analysis import sides as named
 from slmbench.analysis.gates import gates_of
-from slmbench.analysis.metrics import Side, metric_named
+from slmbench.analysis.metrics import Side
 from slmbench.analysis.noise import read_floor
+from slmbench.analysis.quality_metrics import judged_metric
 from slmbench.analysis.verdicts import Comparison, compare_sides, fingerprint_of
 from slmbench.cli._typed import NAMES, SETTINGS
 from slmbench.errors import BadInputError, NotComparableError, one_line
 from slmbench.report.comparison import (
-    columns_named,
     comparison_markdown,
     comparisons_csv,
     comparisons_json,
@@ -26,6 +26,7 @@ from slmbench.report.comparison import (
     print_comparison,
     sorted_rows,
 )
+from slmbench.report.comparison_columns import columns_named
 from slmbench.report.text_table import escape_markdown, make_console
 from slmbench.system.files import write_output
 
@@ -50,6 +51,8 @@ class JudgeRequest:
     gate: str | None = None
     gates: Path | None = None
     allow_different_machine: bool = False
+    #: A=B: pairs of cases by hand.
+    match: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,14 @@ class CompareRequest(JudgeRequest):
     out: Path | None = None
 
 
+Match = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A=B: pair cases by hand: A in the base's key, B in its place in the other. Repeatable.", **SETTINGS
+    ),
+]
+
+
 @app.command()
 def compare(
     sides: Annotated[
@@ -75,7 +86,9 @@ def compare(
     arms: Annotated[
         list[str] | None, typer.Option(help="Compare the arms of one run, the base first: base,new.", **NAMES)
     ] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Metrics.", show_default="ttft, tpot", **NAMES)] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metrics.", show_default="ttft, tpot and quality", **NAMES)
+    ] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="FIELD=GLOB[,GLOB] or FIELD!=GLOB. Repeatable.", **SETTINGS)
     ] = None,
@@ -84,6 +97,7 @@ def compare(
     columns: Annotated[list[str] | None, typer.Option(help="Columns to show.", **NAMES)] = None,
     gate: Annotated[str | None, typer.Option(help="What counts as a change.", show_default="5%")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
+    match: Match = None,
     allow_different_machine: Annotated[
         bool, typer.Option("--allow-different-machine", help="Show runs from different machines, without verdicts.")
     ] = False,
@@ -107,6 +121,7 @@ def compare(
         columns=tuple(columns or ()),
         gate=gate,
         gates=gates,
+        match=tuple(match or ()),
         allow_different_machine=allow_different_machine,
         by_machine=by_machine,
         format=format,
@@ -121,7 +136,7 @@ def judging(request: JudgeRequest) -> JudgeSides:
     Raises:
         BadInputError: a metric or gate is wrong.
     """
-    metrics = [metric_named(name).name for name in request.metrics]
+    metrics = [judged_metric(name) for name in request.metrics]
     gates = gates_of(request.gates, request.gate)
 
     def judge(base: Side, new: Side, share: float, look: float) -> Comparison:
@@ -134,6 +149,7 @@ def judging(request: JudgeRequest) -> JudgeSides:
             floor=read_floor(fingerprint_of(base)),
             look=look,
             allow_different_machine=request.allow_different_machine,
+            match=request.match,
         )
 
     return judge
@@ -239,6 +255,7 @@ def _compare_machines(request: CompareRequest) -> None:
         "--gate": request.gate is not None,
         "--gates": request.gates is not None,
         "--arms": bool(request.arms),
+        "--match": bool(request.match),
     }
     if any(idle.values()):
         raise BadInputError(

@@ -33,10 +33,11 @@ from slmbench.report.chart_parts import (
 
 VERDICTS = {
     "regressed": VERMILLION,
+    "faster because worse": PURPLE,
     "improved": BLUE,
     "unchanged": GREEN,
     "inconclusive": ORANGE,
-    "not judged": PURPLE,
+    "not judged": SKY,
 }
 #: Points drawn of one case: more of them hide each other.
 MOST_POINTS = 240

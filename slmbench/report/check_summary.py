@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
 from slmbench.analysis.verdicts import Comparison, exit_code
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
@@ -94,7 +95,7 @@ def last_line(comparison: Comparison, code: ExitCode) -> str:
     """Return the one line a check ends with."""
     words = {
         ExitCode.OK: "passed",
-        ExitCode.REGRESSED: "REGRESSED",
+        ExitCode.REGRESSED: ", ".join(verdict.upper() for verdict in FAILING if verdict in comparison.counts()),
         ExitCode.FAILED: "FAILED: a case of the baseline has no figures now",
         ExitCode.INCONCLUSIVE: f"INCONCLUSIVE (not a pass): {_advice(comparison)}",
         ExitCode.NOT_COMPARABLE: "NOT COMPARABLE",
@@ -111,6 +112,8 @@ def _advice(comparison: Comparison) -> str:
         advice.append(max(blind, key=lambda judgement: judgement.noise_floor).reason)
     elif _can_be_settled(comparison):
         advice.append("measure more loads, or use --until-conclusive")
+    if any(found.verdict == "inconclusive" for found in comparison.quality):
+        advice.append("measure quality on more text")
     counts = {"cases of the baseline not measured": comparison.only_base, "gates not judged": comparison.not_judged}
     missing = [f"{what}: {len(found)}" for what, found in counts.items() if found]
     if missing:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from slmbench.analysis.judgement import Judgement
+from slmbench.analysis.judgement import JudgedFigure, Judgement, Verdict
 from slmbench.analysis.metrics import METRICS, Side
 from slmbench.analysis.pairs import Pair, pairs_of
+from slmbench.analysis.quality import QualityJudgement, configuration_of
+from slmbench.analysis.quality_metrics import QUALITY_METRICS, written_gate
 from slmbench.analysis.sides import FIELDS
-from slmbench.analysis.stats import TELLING, Interval
+from slmbench.analysis.stats import TELLING
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import BadInputError, amount, nearest, one_line
 from slmbench.records.refusals import Refusal, refusal_lines
+from slmbench.report.comparison_columns import COLUMNS, MARKS, STYLES, Row, also_for
 from slmbench.report.comparison_rows import rows_of, spread
 from slmbench.report.csv_text import csv_text
 from slmbench.report.sentences import pair_sentence
 from slmbench.report.text_table import (
-    EMPTY,
     Column,
     TextTable,
     bounds,
@@ -31,119 +32,15 @@ from slmbench.report.text_table import (
     folded,
     markdown_table,
     number,
-    parameters,
     print_table,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Verdict to the mark that stands before it, so that colour is never the only sign.
-MARKS = {"regressed": "▲", "improved": "▼", "unchanged": "=", "inconclusive": "?", "not judged": "·"}
-_STYLES = {"regressed": "bold red", "improved": "bold green", "unchanged": "dim", "inconclusive": "yellow"}
-
+_FALSE: Verdict = "faster because worse"
 #: Missing cases for which the nearest ones are looked up: among thousands that takes seconds each.
 HINTED_CASES = 5
-
-#: Cases that share a judgement and are named with it.
-NAMED_CASES = 4
-#: The workload in a case's key.
-_WORKLOAD = re.compile(r"\|((?:in|text-)\w+-out\d+-b\d+[^|]*)")
-
-Row = Mapping[str, Any]
-
-
-def _figure(row: Row, name: str) -> str:
-    if math.isnan(row[name]):
-        return EMPTY
-    seconds = row["unit"] == "s"
-    factor, unit = (1e3, "ms") if seconds and row[name] < 10 else (1.0, row["unit"])
-    low, middle, high = (row[key] * factor for key in (f"{name}_low", name, f"{name}_high"))
-    decimals = max(0, 2 - math.floor(math.log10(middle)))
-    return f"{middle:.{decimals}f}{bounds(Interval(low, middle, high), decimals)} {unit}"
-
-
-def _ratio(row: Row) -> str:
-    if math.isnan(row["ratio"]):
-        return EMPTY
-    return f"{row['ratio']:.3f}{bounds(Interval(row['ratio_low'], row['ratio'], row['ratio_high']), 3)}"
-
-
-def _verdict(row: Row) -> str:
-    text = f"{MARKS[row['verdict']]} {row['verdict']}"
-    if row["judged_with"]:
-        return f"{text} (judged with {lengths_of(row['judged_with'])})"
-    if row["verdict"] == "inconclusive" and row["detectable"] <= TELLING:
-        return f"{text} (sees {number(row['detectable'] * 100, 2)} %)"
-    return text
-
-
-def lengths_of(key: str) -> str:
-    """Return the workload of a case's key as tables write it: ``128 / 64``; its label where it is more than lengths."""
-    found = _WORKLOAD.search(key)
-    label = found[1] if found else key
-    lengths = re.fullmatch(r"in(\d+)-out(\d+)-b1", label)
-    return f"{lengths[1]} / {lengths[2]}" if lengths else label
-
-
-def also_for(judgement: Judgement) -> str:
-    """Return for which other cases a judgement stands, as text that follows its own; empty where it is for one case."""
-    if not judgement.stands_for:
-        return ""
-    others = [lengths_of(key) for key in judgement.stands_for]
-    named = others if len(others) <= NAMED_CASES else [*others[:NAMED_CASES], f"{len(others) - NAMED_CASES} more"]
-    return f"; the same figure as at {', '.join(named)}"
-
-
-def _attention(row: Row) -> str:
-    old, new = row["attention"], row["new_attention"]
-    return str(old or EMPTY) if old == new else f"{old} / {new}"
-
-
-def _text(name: str) -> Callable[[Row], str]:
-    return lambda row: str(row[name])
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("model", _text("model"), numeric=False, weight=10, foldable=True),
-    Column("family", _text("family"), numeric=False, weight=1, foldable=True),
-    Column("params", lambda r: parameters(r["parameters"]), weight=2, foldable=True),
-    Column("backend", _text("backend"), numeric=False, weight=9, foldable=True),
-    Column("device", _text("device"), numeric=False, weight=9, foldable=True),
-    Column("weights / compute", lambda r: f"{r['precision']} / {r['compute']}", numeric=False, weight=9, foldable=True),
-    Column("attention", _attention, numeric=False, weight=5, foldable=True),
-    Column("exporter", _text("exporter"), numeric=False, weight=4, foldable=True),
-    Column("batch", _text("batch"), weight=9, foldable=True),
-    Column("in / out", lambda r: f"{r['input']} / {r['output']}", weight=9, foldable=True),
-    Column("metric", _text("metric"), numeric=False, weight=10),
-    Column("base", lambda r: _figure(r, "base"), weight=8),
-    Column("new", lambda r: _figure(r, "new"), weight=8),
-    Column("new / base [95 %]", _ratio, weight=10),
-    Column("p", lambda r: EMPTY if math.isnan(r["p_value"]) else f"{r['p_value']:.2g}", weight=3),
-    Column("gate", lambda r: f"{r['gate'] * 100:g} %", weight=3, foldable=True),
-    Column("verdict", _verdict, numeric=False, weight=10),
-)
-#: What columns are called on the command line: their headers without spaces, the awkward ones by another name.
-_NAMES = {"weights/compute": "precision", "in/out": "lengths", "new/base": "ratio"}
-_BY_NAME = {_NAMES.get(name, name): c for c in COLUMNS for name in [c.header.split(" [")[0].replace(" ", "")]}
-
-
-def columns_named(names: Sequence[str], *, fold: bool = False) -> tuple[Column, ...]:
-    """Return the columns of those names in that order, folded only if asked; all of them, foldable, for no names.
-
-    Raises:
-        BadInputError: no such column.
-    """
-    if not names:
-        return COLUMNS
-    chosen = []
-    for name in names:
-        column = _BY_NAME.get(name.strip())
-        if column is None:
-            known = list(_BY_NAME)
-            raise BadInputError(f"unknown column '{name}'. Known: {', '.join(known)}.{nearest(name, known)}")
-        chosen.append(column if fold else replace(column, foldable=False))
-    return tuple(chosen)
 
 
 def _by_field(name: str) -> Callable[[Row], Any]:
@@ -159,7 +56,7 @@ SORT_KEYS: dict[str, Callable[[Row], Any]] = {
     "ratio": lambda row: _last_where_unknown(-row["ratio"]),
     "verdict": lambda row: list(MARKS).index(row["verdict"]),
     "p": lambda row: _last_where_unknown(row["p_value"]),
-    "metric": lambda row: list(METRICS).index(row["metric"]),
+    "metric": lambda row: [*METRICS, *QUALITY_METRICS].index(row["metric"]),
     **{name: _by_field(name) for name in FIELDS},
 }
 
@@ -198,7 +95,8 @@ def headline(comparison: Comparison) -> str:
     if comparison.unjudged:
         return f"not judged: {comparison.unjudged}"
     counts = comparison.counts()
-    cases = len({j.key for j in comparison.shown()} | {left.key for left in comparison.not_judged})
+    judged = {found.key for found in (*comparison.shown(), *comparison.judged())}
+    cases = len(judged | {left.key for left in comparison.not_judged})
     parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS if verdict in counts]
     if comparison.failed:
         parts.append(f"{len(comparison.failed)} failed")
@@ -220,16 +118,27 @@ def notes(comparison: Comparison) -> list[str]:
     lines += [f"only in {comparison.new.name}: {key}" for key in comparison.only_new]
     lines += [f"failed in {comparison.new.name}: {key}: {reason}" for key, reason in comparison.failed.items()]
     lines += [f"not judged: {left.key} {left.metric}: {left.reason}" for left in comparison.not_judged]
+    lines += [f"{j.verdict}: {j.key} {j.metric}: {j.reason}" for j in comparison.judgements if j.verdict == _FALSE]
     lines += [
         f"inconclusive: {j.key} {j.metric}: {j.reason}; {seen(j)}{also_for(j)}"
-        for j in comparison.judgements
+        for j in comparison.judged()
         if j.verdict == "inconclusive"
     ]
+    lines += _changed(comparison)
     lines += judged_once(comparison)
     lines += [f"cannot run in {comparison.new.name}: {line}" for line in refusal_lines(other_refusals(comparison))]
     kinds = {True: "differs (hard)", False: "differs"}
     lines += [f"machine {kinds[found.hard]}: {found}" for found in comparison.differences]
     return [one_line(line) for line in [*lines, *comparison.warnings]]
+
+
+def _changed(comparison: Comparison) -> list[str]:
+    """Return what differs besides the figures, once for each configuration."""
+    found = {
+        configuration_of(comparison.base.cases[key]): "; ".join(map(str, what))
+        for key, what in comparison.changed.items()
+    }
+    return [f"changed in {comparison.new.name}: {configuration}: {what}" for configuration, what in found.items()]
 
 
 def judged_once(comparison: Comparison) -> list[str]:
@@ -265,8 +174,14 @@ def _nearest_cases(key: str, known: tuple[str, ...]) -> str:
     return f".{hint}" if hint else ""
 
 
-def seen(judgement: Judgement) -> str:
-    """Return the smallest slowdown that would have been called one, as text."""
+def seen(judgement: JudgedFigure) -> str:
+    """Return the smallest slowdown or loss that would have been called one, as text."""
+    if isinstance(judgement, QualityJudgement):
+        if not math.isfinite(judgement.detectable):
+            return "no loss would have been seen"
+        least = float(f"{judgement.detectable:.2g}")
+        return f"a loss of {written_gate(least, judgement.metric)} or more would have been seen"
+    assert isinstance(judgement, Judgement)
     if not math.isfinite(judgement.detectable):
         return "no slowdown would have been seen"
     if judgement.detectable > TELLING:
@@ -324,8 +239,8 @@ def print_comparison(
     for name, rows in grouped_rows(sorted_rows(rows_of(comparison), sort), group).items():
         if name:
             console.print(Text(f"\n{one_line(name)}", style="bold"))
-        print_table(console, comparison_table(comparison, rows, columns, console.width), styles=_STYLES)
-    if len({judgement.key for judgement in comparison.shown()}) > 1:
+        print_table(console, comparison_table(comparison, rows, columns, console.width), styles=STYLES)
+    if comparison.means and len({judgement.key for judgement in comparison.shown()}) > 1:
         console.print(Text(f"geometric mean of new / base: {', '.join(means(comparison))}"))
     for line in notes(comparison):
         console.print(Text(line))
@@ -374,6 +289,10 @@ def comparisons_json(comparisons: Sequence[Comparison], problems: Sequence[str] 
             "only_base": list(comparison.only_base),
             "only_new": list(comparison.only_new),
             "failed": comparison.failed,
+            "changed": {
+                key: [{"what": one.what, "base": one.base, "new": one.new} for one in what]
+                for key, what in comparison.changed.items()
+            },
             "refusals": {refusal.label: refusal.reason for refusal in comparison.new.refusals},
             "differences": [
                 {"field": d.field, "base": d.a, "new": d.b, "kind": d.kind, "hard": d.hard}

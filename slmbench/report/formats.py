@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
 
-from slmbench.analysis.judgement import Judgement
-from slmbench.analysis.metrics import METRICS, Evidence, Side, SideCase
+from slmbench.analysis.judgement import FAILING, JudgedFigure, Judgement
+from slmbench.analysis.metrics import Evidence, Side, SideCase
+from slmbench.analysis.quality import QualityJudgement, loss_text
+from slmbench.analysis.quality_metrics import unit_of, written_gate
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import one_line
-from slmbench.report.comparison import also_for, missing_cases, other_refusals, seen
+from slmbench.report.comparison import missing_cases, other_refusals, seen
+from slmbench.report.comparison_columns import also_for
 from slmbench.report.text_table import bounds
 
 ExportFormat = Literal["bencher", "github-smaller", "github-bigger"]
@@ -75,8 +78,9 @@ def _exported(case: SideCase) -> list[tuple[str, Evidence]]:
 def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:
     """Return JUnit XML, one test a case and metric.
 
-    A regression is a failure. A failed case, an inconclusive verdict and what could not be judged are errors: none of
-    them is a pass. A cell that cannot run on the new side, and is no case of the base, is skipped, with its reason.
+    A regression, a loss of quality and a speed-up that comes with one are failures. A failed case, an inconclusive
+    verdict and what could not be judged are errors: none of them is a pass. A cell that cannot run on the new side, and
+    is no case of the base, is skipped, with its reason.
     ``problems`` are machines that could not be judged: errors, too.
     """
     suites = ElementTree.Element("testsuites", name="slmbench check")
@@ -84,7 +88,7 @@ def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -
         suite = ElementTree.SubElement(
             suites, "testsuite", name=_xml(f"{comparison.new.name} against {comparison.base.name}")
         )
-        for judgement in comparison.judgements:
+        for judgement in comparison.judged():
             _add_test(suite, judgement)
         for left in comparison.not_judged:
             test = ElementTree.SubElement(suite, "testcase", classname=_xml(left.key), name=left.metric)
@@ -124,12 +128,12 @@ def _document(suites: ElementTree.Element) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
 
 
-def _add_test(suite: ElementTree.Element, judgement: Judgement) -> None:
+def _add_test(suite: ElementTree.Element, judgement: JudgedFigure) -> None:
     test = ElementTree.SubElement(suite, "testcase", classname=_xml(judgement.key), name=judgement.metric)
-    test.set("time", f"{judgement.new.mid:.9f}" if METRICS[judgement.metric].unit == "s" else "0")
+    test.set("time", f"{judgement.new.mid:.9f}" if unit_of(judgement.metric) == "s" else "0")
     text = _xml(judged_sentence(judgement))
-    if judgement.verdict == "regressed":
-        ElementTree.SubElement(test, "failure", message=text, type="regressed")
+    if judgement.verdict in FAILING:
+        ElementTree.SubElement(test, "failure", message=text, type=judgement.verdict)
     elif judgement.verdict in ("inconclusive", "not judged"):
         ElementTree.SubElement(test, "error", message=text, type=judgement.verdict)
     else:
@@ -141,10 +145,18 @@ def _xml(text: str) -> str:
     return one_line(text)
 
 
-def judged_sentence(judgement: Judgement) -> str:
+def judged_sentence(judgement: JudgedFigure) -> str:
     """Return a judgement with its figures on one line."""
-    ratio = judgement.ratio
-    text = f"{judgement.metric} is {ratio.mid:.3f}x{bounds(ratio, 3, '')} of the base, gate {judgement.gate * 100:g} %"
+    text = f"{_figures(judgement)}, gate {written_gate(judgement.gate, judgement.metric)}"
+    if judgement.reason:
+        text += f"; {judgement.reason}"
     if judgement.verdict == "inconclusive":
-        text += f"; {judgement.reason}; {seen(judgement)}"
+        text += f"; {seen(judgement)}"
     return f"{judgement.verdict}: {text}{also_for(judgement)}"
+
+
+def _figures(judgement: JudgedFigure) -> str:
+    if isinstance(judgement, QualityJudgement):
+        return loss_text(judgement)
+    assert isinstance(judgement, Judgement)
+    return f"{judgement.metric} is {judgement.ratio.mid:.3f}x{bounds(judgement.ratio, 3, '')} of the base"

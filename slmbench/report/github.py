@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from slmbench.analysis.judgement import Judgement
+from slmbench.analysis.judgement import FAILING, JudgedFigure, Judgement
+from slmbench.analysis.quality import QualityJudgement
+from slmbench.analysis.quality_metrics import unit_of, written
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import one_line
 from slmbench.report.comparison import comparison_markdown, headline, missing_cases, pair_lines
@@ -17,7 +19,7 @@ MOST_SUMMARY_BYTES = 1024 * 1024
 MOST_ANNOTATIONS = 10
 _HEADERS = ["verdict", "case", "metric", "new / base"]
 #: The worst first.
-_RANKS = ("not comparable", "failed", "regressed", "inconclusive", "not judged", "not measured", "improved")
+_RANKS = ("not comparable", "failed", *FAILING, "inconclusive", "not judged", "not measured", "improved")
 _KINDS = {"inconclusive": "warning", "not judged": "warning", "not measured": "warning", "improved": "notice"}
 
 
@@ -94,10 +96,11 @@ def _size(text: str) -> int:
 
 def _loud(comparison: Comparison) -> Iterator[tuple[int, float, list[str]]]:
     """Yield a row of the summary for everything that is not unchanged: its rank, how bad it is, its cells."""
-    for judgement in comparison.judgements:
+    for judgement in comparison.judged():
         if judgement.verdict in _RANKS:
             rank = _RANKS.index(judgement.verdict)
-            yield rank, -judgement.ratio.mid, [judgement.verdict, judgement.key, judgement.metric, _ratio(judgement)]
+            cells = [judgement.verdict, judgement.key, judgement.metric, _against_base(judgement)]
+            yield rank, -_how_bad(judgement), cells
     for left in comparison.not_judged:
         yield _RANKS.index("not judged"), 0.0, ["not judged", left.key, left.metric, left.reason]
     for key, reason in comparison.failed.items():
@@ -106,8 +109,16 @@ def _loud(comparison: Comparison) -> Iterator[tuple[int, float, list[str]]]:
         yield _RANKS.index("not measured"), 0.0, ["not measured", key, "", hint.removeprefix(". ")]
 
 
-def _ratio(judgement: Judgement) -> str:
-    return f"{judgement.ratio.mid:.3f}{bounds(judgement.ratio, 3, '')}"
+def _how_bad(judgement: JudgedFigure) -> float:
+    return judgement.loss.mid / judgement.gate if isinstance(judgement, QualityJudgement) else judgement.estimate.value
+
+
+def _against_base(judgement: JudgedFigure) -> str:
+    if isinstance(judgement, QualityJudgement):
+        return written(judgement.loss, unit_of(judgement.metric), difference=True)
+    assert isinstance(judgement, Judgement)
+    text = f"{judgement.ratio.mid:.3f}{bounds(judgement.ratio, 3, '')}"
+    return f"{text}: {judgement.reason}" if judgement.verdict == "faster because worse" else text
 
 
 def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> list[str]:
@@ -130,10 +141,10 @@ def annotation_lines(comparisons: Sequence[Comparison], problems: Sequence[str] 
 def _annotations(comparison: Comparison) -> Iterator[tuple[int, float, str, str]]:
     if comparison.unjudged:
         yield 0, 0.0, "not comparable", comparison.unjudged
-    for judgement in comparison.judgements:
+    for judgement in comparison.judged():
         if judgement.verdict in _RANKS:
             text = f"{judgement.key}: {judged_sentence(judgement)}"
-            yield _RANKS.index(judgement.verdict), -judgement.ratio.mid, judgement.verdict, text
+            yield _RANKS.index(judgement.verdict), -_how_bad(judgement), judgement.verdict, text
     others = [("not judged", f"{left.key} {left.metric}: {left.reason}") for left in comparison.not_judged]
     others += [("failed", f"{key}: {reason}") for key, reason in comparison.failed.items()]
     others += [("not measured", f"{key}{hint}") for key, hint in missing_cases(comparison).items()]

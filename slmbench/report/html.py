@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmbench._version import __version__
 from slmbench.analysis.crossover import crossovers, curves_of
+from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.pairs import pairs_of, sides_of
 from slmbench.analysis.roofline import limits_of_case
@@ -22,14 +23,13 @@ from slmbench.report import charts
 from slmbench.report.case_details import case_details
 from slmbench.report.case_labels import side_labels
 from slmbench.report.comparison import (
-    MARKS,
-    columns_named,
     comparison_table,
     headline,
     means,
     notes,
     pair_lines,
 )
+from slmbench.report.comparison_columns import MARKS, columns_named
 from slmbench.report.comparison_rows import rows_of
 from slmbench.report.run_columns import text_table
 from slmbench.report.sentences import run_sentences
@@ -178,10 +178,10 @@ def html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, 
 
 
 def _cell_class(cell: str) -> str:
-    words = cell.split()
     plain = "lines" if "\n" in cell else "wrap" if len(cell) > 40 else ""
-    plain += " best" if words[:1] == ["*"] else ""
-    return next((f"v-{verdict}" for verdict in MARKS if verdict in words), plain)
+    plain += " best" if cell.split()[:1] == ["*"] else ""
+    named = [verdict for verdict, mark in MARKS.items() if cell.startswith(f"{mark} {verdict}")]
+    return f"v-{named[0].replace(' ', '-')}" if named else plain
 
 
 def _add_distributions(page: Page, labelled: Sequence[tuple[str, SideCase]]) -> None:
@@ -334,7 +334,7 @@ def chart_page(title: str, specs: Sequence[dict[str, Any]], table: TextTable) ->
 
 def _mood(comparisons: Sequence[Comparison]) -> str:
     found = {verdict for comparison in comparisons for verdict in comparison.counts()}
-    if "regressed" in found or any(comparison.failed for comparison in comparisons):
+    if found & set(FAILING) or any(comparison.failed for comparison in comparisons):
         return "regressed"
     return "inconclusive" if found & {"inconclusive", "not judged"} else "unchanged"
 
