@@ -7,13 +7,11 @@ one loaded model on one device. A package adds a backend with an entry point in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, Protocol, Self, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from slmbench.case import Workload
@@ -21,6 +19,16 @@ from slmbench.errors import BadInputError, CannotRunError, nearest
 from slmbench.models.artifact import Artifact, ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.geometry import Geometry
+from slmbench.session_abilities import (
+    Draws,
+    Extends,
+    GivesChunkLogits,
+    GivesLogits,
+    Rereads,
+    TellsMargins,
+    TellsSettings,
+    Tokens,
+)
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device, Precision
 
@@ -28,15 +36,13 @@ from slmbench.terms import ComputePrecision, Device, Precision
 __all__ = [
     "ENTRY_POINT_GROUP", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend", "BadInputError",
     "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device", "DeviceStatus", "Draws",
-    "Extends", "Geometry", "LimitsProbe", "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape",
-    "Rereads", "Role", "Session", "SessionBase", "SessionOptions", "SharesLoads", "TellsMargins", "TellsSettings",
-    "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names", "load_backend", "load_backends",
-    "specs_of",
+    "Extends", "Geometry", "GivesChunkLogits", "GivesLogits", "LimitsProbe", "LoopSession", "Placement",
+    "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session", "SessionBase", "SessionOptions",
+    "SharesLoads", "TellsMargins", "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities",
+    "backend_names", "load_backend", "load_backends", "specs_of",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"
-
-Tokens = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -151,60 +157,6 @@ class Session(SessionBase, Protocol):
 
     def phases_ns(self) -> dict[str, int]:
         """Return the parts of the last ``start`` in ns: "encode", "cross_kv" where separable, "first_step"."""
-
-
-@runtime_checkable
-class Extends(Protocol):
-    """What a decoder-only session may also have: a further turn on the K/V that it holds ("turns")."""
-
-    def extend(self, input_ids: Tokens) -> Tokens:
-        """Read ``[batch, n]`` behind everything read and fed so far; return the first token of each answer.
-
-        The token that was given last has not been fed: it comes first in ``input_ids``.
-
-        Raises:
-            BadInputError: the turn exceeds what is reserved, or the prompts were padded or shared.
-            CannotRunError: the engine does not continue such a batch, or fails.
-        """
-
-
-@runtime_checkable
-class Draws(Protocol):
-    """What a session may also have: answers that are drawn instead of the best ("random")."""
-
-    def draw(self, seed: int | None) -> None:
-        """From the next start on draw each token from softmax(logits), with this seed; None: the best token."""
-
-
-@runtime_checkable
-class Rereads(Protocol):
-    """What an encoder-decoder session may also have: steps without K/V of the answer ("uncached")."""
-
-    def reread(self, tokens: Tokens) -> Tokens:
-        """Read the start token and the answer so far ``[batch, n]`` again; return the next token of each row.
-
-        Raises:
-            BadInputError: a token beyond what is reserved.
-        """
-
-
-@runtime_checkable
-class TellsSettings(Protocol):
-    """What a session may also have: what else it was opened with, and what the engine made of that."""
-
-    def settings(self) -> Mapping[str, tuple[str, str]]:
-        """Return by name what was asked and what is in effect, read back. A case where the two differ fails."""
-
-
-@runtime_checkable
-class TellsMargins(Protocol):
-    """What a session may also have: how sure it was of the tokens that it gave last."""
-
-    def margins(self) -> NDArray[np.float64]:
-        """Return for each row ``[B]`` the best logit minus the second, in standard deviations of the row's logits.
-
-        Tokens that are suppressed do not count. It is called after ``start`` or ``step``, before the next one.
-        """
 
 
 @runtime_checkable

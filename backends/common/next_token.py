@@ -36,6 +36,10 @@ class TokenChooser:
         best = np.partition(rows, -2, axis=-1)[:, -2:]
         return np.asarray((best[:, 1] - best[:, 0]) / np.nanstd(open_, axis=-1), np.float64)
 
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits of the choice before, ``[B, V]``: the engine's buffer, valid until its next step."""
+        return np.asarray(self._seen, np.float32)
+
     def __call__(self, rows: Any) -> Tokens:
         """Return a token for each row of the logits ``[B, V]``; tokens that must not be chosen are -inf there.
 

@@ -78,6 +78,7 @@ class StaticSession(ABC):
         self._step_role: Role = "decoder" if self._encoder_decoder else "decode"
         self._phases: dict[str, int] = {}
         self._slot = self._position = -1
+        self._last_logits: Buffer = np.zeros(0, np.float32)
 
     @abstractmethod
     def _run(self, role: Role) -> None:
@@ -171,6 +172,10 @@ class StaticSession(ABC):
         """Return the parts of the last start in ns: "encode" and "first_step", nothing for decoder-only."""
         return dict(self._phases)
 
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the token given last, ``[1, V]``."""
+        return np.asarray(self._last_logits, np.float32)[None]
+
     def attention_path(self) -> str:
         """Return "eager": products and a softmax as the graph has them, unless the engine fuses them itself."""
         return "eager"
@@ -198,6 +203,7 @@ class StaticSession(ABC):
 
     def _choose(self, logits: Buffer) -> Tokens:
         logits[self._ends] = -np.inf
+        self._last_logits = logits
         return np.array([np.argmax(logits)], dtype=np.int64)
 
 

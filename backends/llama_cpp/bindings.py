@@ -116,8 +116,12 @@ class GgufModel:
         reported = self.engine.llama_model_ftype(self.handle) & ~_GUESSED
         return FILE_TYPES.get(reported, f"file type {reported}")
 
-    def context(self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool, encoded: int = 0) -> Context:
+    def context(
+        self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool, encoded: int = 0, outputs: int = 0
+    ) -> Context:
         """Make a context for ``rows`` sequences of ``length`` tokens each; an encoder reads ``encoded`` tokens at once.
+
+        ``outputs`` is for how many places logits may be asked at once; 0: for one a row.
 
         Raises:
             CannotRunError: llama.cpp refuses it.
@@ -128,7 +132,7 @@ class GgufModel:
         params.n_seq_max, params.kv_unified = rows, False
         params.n_ctx = rows * -(-length // 256) * 256
         # Logits of one place a row: buffers for more would be there for nothing.
-        params.n_batch, params.n_outputs_max = rows * length, max(rows, encoded)
+        params.n_batch, params.n_outputs_max = rows * length, max(rows, encoded, outputs)
         if encoded:
             # llama.cpp ends the process where an encoder's input is larger than this, and where a T5's sequences have
             # cells of their own (its table of relative positions does not fit them).

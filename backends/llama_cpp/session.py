@@ -99,6 +99,10 @@ class LlamaCppSession:
         """Return how far each token given last was ahead of the second best, ``[B]``."""
         return self._choice.margins()
 
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the tokens given last, ``[B, V]``."""
+        return self._choice.logits()
+
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make the context, with K/V of full length, and the batches of prompt and step.
 
@@ -163,6 +167,17 @@ class LlamaCppSession:
         self._reserved.token()
         logits = self._opened().decode(batch, len(rows))
         self._step.places[rows] += lengths
+        return logits
+
+    def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
+        """Return the logits ``[n, V]`` of a text ``[1, n]``, from a context of its own with room for all of them."""
+        count = input_ids.shape[1]
+        context = self._model.context(1, count, self._threads, kv_type=self._kv_cache, flash=self._flash, outputs=count)
+        batch = Batch(self._model.engine, count)
+        batch.tokens[:], batch.places[:], batch.rows[:] = input_ids[0], np.arange(count), 0
+        batch.wanted[:] = 1
+        logits = context.decode(batch, count).copy()
+        context.close()
         return logits
 
     def step(self, tokens: Tokens) -> Tokens:

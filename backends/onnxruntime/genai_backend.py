@@ -8,6 +8,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
 from slmbench.errors import CannotRunError, first_error_line, one_line
@@ -186,6 +187,10 @@ class OnnxRuntimeGenaiSession:
         self._generator.generate_next_token()
         self._last = self._generator.get_next_tokens().astype(np.int64)
         return self._last
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the tokens given last, ``[B, V]``."""
+        return np.asarray(self._generator.get_output("logits")[:, -1], np.float32)
 
     def phases_ns(self) -> dict[str, int]:
         """Return nothing: the engine's prefill is one call."""

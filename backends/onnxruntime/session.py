@@ -63,6 +63,10 @@ class OnnxRuntimeSession:
         """Return how far each token given last was ahead of the second best, ``[B]``."""
         return self._choice.margins()
 
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the tokens given last, ``[B, V]``."""
+        return self._choice.logits()
+
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Check the shape against what the graphs hold, and remember it.
 

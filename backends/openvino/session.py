@@ -86,6 +86,10 @@ class OpenVinoSession:
         """Return how far each token given last was ahead of the second best, ``[B]``."""
         return self._choice.margins()
 
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the tokens given last, ``[B, V]``."""
+        return self._choice.logits()
+
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make buffers for the shape; a smaller prompt may come, a larger one is refused."""
         self._reserved.take(batch, input_tokens, output_tokens)

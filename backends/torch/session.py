@@ -6,6 +6,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import CannotRunError, one_line
@@ -83,11 +84,15 @@ class TorchSession:
 
     def _next_tokens(self, logits: Any) -> Tokens:
         """Return the best token of each row of ``[B, 1, V]``, ends of sequence aside."""
-        last = logits[:, -1].index_fill(1, self._suppressed, float("-inf"))
+        self._last_logits = last = logits[:, -1].index_fill(1, self._suppressed, float("-inf"))
         self._logits_dtype = str(logits.dtype)
         if self._choice.drawing:
             return self._choice(last.float().cpu().numpy())
         return last.argmax(-1).cpu().numpy()  # type: ignore[no-any-return]  # argmax is typed Any
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the tokens given last, ``[B, V]``."""
+        return np.asarray(self._last_logits.float().cpu().numpy(), np.float32)
 
     def _tensor(self, values: Tokens) -> Any:
         import torch
@@ -177,6 +182,7 @@ class TorchSession:
             torch._dynamo.reset()
 
     _past: Any = None
+    _last_logits: Any = None
 
 
 class TorchDecoderOnly(TorchSession):
@@ -234,6 +240,12 @@ class TorchDecoderOnly(TorchSession):
         self._reserved.token()
         self._length += input_ids.shape[1]
         return self._reader.read(self._tensor(input_ids), **self._padding(input_ids.shape[1]))
+
+    def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
+        """Return the logits ``[n, V]`` of a text ``[1, n]``, read without a cache."""
+        # Parameters ask for no gradients, so none are kept.
+        logits = self._model(input_ids=self._tensor(input_ids), use_cache=False).logits[0]
+        return np.asarray(logits.float().cpu().numpy(), np.float32)
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next.

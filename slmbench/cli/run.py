@@ -57,6 +57,11 @@ Reference = Annotated[
 ]
 Pairs = Annotated[Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")]
 PromptFile = Annotated[Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")]
+QualityText = Annotated[
+    list[Path] | None,
+    _what(help="Measure quality too, on this text (.txt, or .jsonl with a document a line). Repeatable."),
+]
+Quality = Annotated[bool, _what("--quality", help="Measure quality too, on the text that comes with slmbench.")]
 DryRun = Annotated[bool, _where("--dry-run", help="Print the cases and how long they would take; measure nothing.")]
 EachMachine = Annotated[
     bool, _fleet("--each-machine", help="Every machine measures all cases; equal machines do not share them.")
@@ -77,6 +82,8 @@ def run(
     batch: Annotated[Counts | None, _what(help="Prompts at once.", **COUNTS)] = None,
     answers: Answers = None,
     prompts: PromptFile = None,
+    quality_text: QualityText = None,
+    quality: Quality = False,
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, generic, optimum or genai.")] = None,
     reference: Reference = None,
@@ -117,6 +124,9 @@ def run(
     request = _request(locals())
     if fleet is not None:
         from slmbench.cli.fleet import run_fleet
+
+        if request.quality or request.quality_text:
+            raise BadInputError("--quality and --quality-text are for one machine; your text is not sent to others")
 
         if dry_run:
             raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")

@@ -41,7 +41,7 @@ def read_prompts(path: Path) -> Prompts:
         BadInputError: not readable, too large, not UTF-8, no prompts, or a line without one; with its number.
     """
     # At line ends alone: a prompt may hold other characters at which Python splits, as U+2028.
-    lines = [line.removesuffix("\r") for line in _text(path).split("\n")]
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise BadInputError(f"{path}: no prompts in it; one prompt a line is expected")
@@ -51,7 +51,12 @@ def read_prompts(path: Path) -> Prompts:
     return Prompts(path, tuple(_from_json(path, n, line) if as_json else line.strip() for n, line in numbered))
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a text file of the user.
+
+    Raises:
+        BadInputError: not readable, too large, or not UTF-8.
+    """
     try:
         raw = read_regular(path, MAX_BYTES)
     except OSError as error:

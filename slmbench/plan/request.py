@@ -65,6 +65,9 @@ class RunRequest(BaseModel):
     batch: tuple[int, ...] = ()
     answers: tuple[int, ...] = Field(default=(), validation_alias=FORMERLY_SAMPLES)
     prompts: Path | None = None
+    #: Files of text that quality is measured on; with ``quality`` alone, the text that comes with slmbench.
+    quality_text: tuple[Path, ...] = ()
+    quality: bool = False
     threads: int | None = None
     exporter: str | None = None
     #: The checkpoint whose tokens the user's artifacts are compared with.

@@ -186,6 +186,9 @@ class Suite(StrictModel):
     budget_s: _Seconds | None = None
     #: A fixed number of samples a case instead of the stop rule.
     repeat: _Count | None = None
+    #: Measure quality too, on these files (relative to where slmbench is started), or on the text that comes with it.
+    quality_text: _Names = Field(default_factory=list)
+    quality: Annotated[bool, Field(strict=True)] = False
     #: Whether the report looks for the lengths at which a pair's lead changes hands.
     crossover: bool = False
     #: Published claims that the report holds against the pairs' figures.

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from slmbench.errors import BadInputError
+from slmbench.records.quality import CaseQuality, read_quality
 from slmbench.records.schema import (
     RUN_NAME,
     SAMPLES_NAME,
@@ -149,6 +150,11 @@ class RunColumns:
         }
         users = Counter(named.values())
         return {key: name for key, name in named.items() if name and users[name] > 1}
+
+    @cached_property
+    def quality(self) -> dict[str, CaseQuality]:
+        """Return what is known of each case's quality, by key; empty where none was measured."""
+        return read_quality(self.folder, self.warnings)
 
     @cached_property
     def cases(self) -> dict[str, CaseInfo]:

@@ -11,10 +11,10 @@ from slmbench.records.schema import SAMPLES_NAME, FailureRecord, LoadRecord, Mem
 
 
 class SampleWriter:
-    """Appends records to ``samples.jsonl``; each line is on disk when :meth:`append` returns."""
+    """Appends records to ``samples.jsonl`` (or ``name``); each line is on disk when :meth:`append` returns."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = path = folder / SAMPLES_NAME
+    def __init__(self, folder: Path, name: str = SAMPLES_NAME) -> None:
+        self._path = path = folder / name
         if path.is_symlink():
             # A last line that was cut off is taken out, and lines are added: never of a file somewhere else.
             raise BadInputError(f"{path}: is a link; a run's samples are a file of its own folder")

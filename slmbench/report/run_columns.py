@@ -12,6 +12,7 @@ import pandas as pd
 from slmbench.errors import one_line
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER
 from slmbench.records.refusals import lines_of
+from slmbench.report.quality_columns import QUALITY_COLUMNS, quality_notes
 from slmbench.report.text_table import EMPTY, Column, TextTable, bounded, folded, number, parameters, share, size
 
 
@@ -85,6 +86,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("memory", lambda r: size(r["peak_memory_bytes"]), weight=4, foldable=True),
     Column("mJ / token", lambda r: number(r["energy_per_token_j"] * 1e3), weight=4, foldable=True),
     Column("agreement", lambda r: share(r["agreement"]), weight=6, foldable=True),
+    *QUALITY_COLUMNS,
     Column("bandwidth use", lambda r: share(r["bandwidth_use"]), weight=3, foldable=True),
     Column("compute use", lambda r: share(r["compute_use"]), weight=2, foldable=True),
     Column("flags", lambda r: r["flags"] or EMPTY, numeric=False, weight=8, foldable=True),
@@ -158,6 +160,7 @@ def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
             # One example a model and engine explains the others.
             explained = {f"{row['model']} on {row['engine']}{_of_arm(row)}": row[key] for row in rows if row[key]}
             notes += [f"{header}, {which}: {note}" for which, note in sorted(explained.items())]
+    notes += quality_notes(rows)
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
 
 

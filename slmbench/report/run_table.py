@@ -20,6 +20,7 @@ from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns, columns_of
 from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
+from slmbench.report.quality_columns import QUALITY_FIGURES, quality_figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ TEXT_COLUMNS = (
     "weight_types",
     "bandwidth_note",
     "compute_note",
+    "quality_note",
     "converged",
     "failure",
     "refusal",
@@ -96,6 +98,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "peak_memory_bytes": max((m.peak_uss_bytes or m.peak_rss_bytes for m in memory), default=math.nan),
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
+        **quality_figures(run, key),
         **_uses(info, figures, run.record.limits),
         "converged": _converged(run, key),
         "failure": failure,
@@ -126,7 +129,7 @@ def _refused_row(refusal: Refusal) -> dict[str, Any]:
         "samples": 0,
         "derived": False,
         **_figures(CaseFigures(), work),
-        **dict.fromkeys(("peak_memory_bytes", "device_memory_bytes", "agreement", *_USES), none),
+        **dict.fromkeys(("peak_memory_bytes", "device_memory_bytes", "agreement", *QUALITY_FIGURES, *_USES), none),
         "refusal": refusal.reason,
         "flags": "",
     }

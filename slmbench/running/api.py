@@ -67,6 +67,8 @@ def run(
     batch: Sequence[int] = (),
     answers: Sequence[int] = (),
     prompts: str | Path | None = None,
+    quality_text: Sequence[str | Path] = (),
+    quality: bool = False,
     threads: int | None = None,
     exporter: str | None = None,
     reference: str | None = None,

@@ -81,12 +81,12 @@ def _reference_record(given: Checkpoint, request: RunRequest, say: Say) -> Golde
         return None
     reference = resolve(request.reference, offline=request.offline)
     say(f"running {reference.name} in torch, the reference of {given.name}")
-    command = [sys.executable, "-P", "-m", "slmbench.export.reference", _reference(reference)]
+    command = [sys.executable, "-P", "-m", "slmbench.export.reference", checkpoint_name(reference)]
     command.append(json.dumps(list(given.eos_token_ids)))
     offline = {"HF_HUB_OFFLINE": "1"} if request.offline else {}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**child_environment(), **offline})
     if done.returncode != 0:
-        raise CannotRunError(f"--reference {reference.name}: {_error_line(done.stderr) or 'torch does not run it'}")
+        raise CannotRunError(f"--reference {reference.name}: {error_line(done.stderr) or 'torch does not run it'}")
     return GoldenRecord.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
@@ -116,7 +116,7 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
         raise CannotRunError(f"{checkpoint.name}: neither the model nor its artifact {spec.label()} is on this machine")
     say(f"exporting {checkpoint.name} to {spec.label()}")
     # -P: a folder named slmbench where the user stands is not the package.
-    command = [sys.executable, "-P", "-m", "slmbench", "export", _reference(checkpoint), "--json"]
+    command = [sys.executable, "-P", "-m", "slmbench", "export", checkpoint_name(checkpoint), "--json"]
     command += ["--format", spec.format, "--precision", spec.weight_precision, "--exporter", spec.exporter]
     command += ["--layout", spec.layout]
     if spec.layout == "static":
@@ -131,7 +131,7 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
         command += ["--convert-pickles"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     if done.returncode != 0:
-        reason = _error_line(done.stderr) or f"the exporter ended with code {done.returncode}"
+        reason = error_line(done.stderr) or f"the exporter ended with code {done.returncode}"
         if done.returncode < 0:
             reason = explain_exit(done.returncode, "the exporter", reported=done.stderr)[1]
         raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
@@ -139,13 +139,15 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
     return read_artifact(Path(json.loads(done.stdout[max(0, done.stdout.find('{\n "folder"')) :])["folder"]))
 
 
-def _reference(checkpoint: Checkpoint) -> str:
+def checkpoint_name(checkpoint: Checkpoint) -> str:
+    """Return what one types for the checkpoint."""
     if checkpoint.source == "hub":
         return f"{checkpoint.name}@{checkpoint.revision}"
     return checkpoint.name if checkpoint.source == "catalog" else str(checkpoint.path)
 
 
-def _error_line(stderr: str) -> str:
+def error_line(stderr: str) -> str:
+    """Return the error that a child process of ours printed, or its last line."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     marked = [line for line in lines if line.startswith(ERROR_PREFIX)]
     return (marked or lines or [""])[-1].removeprefix(ERROR_PREFIX)

@@ -19,6 +19,7 @@ from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan, PlannedCell
+from slmbench.plan.quality import QualityPlan, plan_quality
 from slmbench.plan.request import RunRequest, plan_request, request_from_file, resume_command
 from slmbench.plan.suite import Suite
 from slmbench.records.refusals import refusal_lines
@@ -39,6 +40,7 @@ from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.case_state import REPEAT_LOADS
 from slmbench.running.estimate import estimate, estimated_s, forecast_lines
 from slmbench.running.past_costs import kind_of, read_past_costs, remember, seen_costs
+from slmbench.running.quality import measure_quality
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.system.locks import only_run_in
 from slmbench.system.paths import cache_dir, plain_text
@@ -65,6 +67,7 @@ def execute(
 
     request, say = resumed(request), say or _silent
     plan, prompts = plan_request(request)
+    quality = plan_quality(request, plan)
     folder = _run_folder(request, plan.suite)
     with only_run_in(folder), _told_where_interrupted(folder, request):
         # Before anything is exported: an arm that cannot run is known within seconds.
@@ -78,7 +81,7 @@ def execute(
             for line in forecast_lines(estimate(plan, settings, read_past_costs())):
                 say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
-            _measure(plan, prompts, request, settings, folder, artifacts, described, observer or _silent, say)
+            _measure(plan, prompts, request, settings, folder, artifacts, described, observer or _silent, say, quality)
         columns = read_columns(folder)
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
             write_reports(columns)
@@ -95,6 +98,7 @@ def _measure(
     described: Mapping[str, Described],
     observer: Observer,
     say: Say,
+    quality: QualityPlan | None,
 ) -> None:
     """Measure into the folder, or go on there; the record is there before the first sample."""
     from slmbench.running.scheduler import measure
@@ -123,6 +127,8 @@ def _measure(
         (kind_of(by_key[key].case), cost)
         for key, cost in seen_costs(measured.costs, {key: estimated_s(by_key[key]) for key in measured.costs})
     )
+    if quality is not None:
+        measure_quality(quality, cases, folder, settings, say)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))

@@ -77,6 +77,16 @@ class TakeSample(StrictModel):
     texts: tuple[str, ...] = ()
 
 
+class JudgeWindow(StrictModel):
+    """Compare one window of text with the reference that is stored in a folder; nothing is timed."""
+
+    do: Literal["judge"] = "judge"
+    reference: Path
+    #: File of the windows in the checkpoint's tokens; ``window`` is the place of one of them.
+    windows: Path
+    window: int
+
+
 class Exercise(StrictModel):
     """Generate this workload once for a host that watches the process meanwhile; nothing is timed."""
 
@@ -161,6 +171,20 @@ class Sampled(StrictModel):
     energy_j: float | None = None
 
 
+class WindowJudged(StrictModel):
+    """What one window showed; fields as in slmbench.records.quality.WindowRecord."""
+
+    re: Literal["judge"] = "judge"
+    tokens: int
+    kl: tuple[float, ...] | None
+    same_top1: int
+    artifact_loss: float | None
+    reference_loss: float | None
+    free_tokens: int
+    diverged_at: int | None
+    read: Literal["chunks", "steps"]
+
+
 class Exercised(StrictModel):
     """The generation is over."""
 
@@ -181,8 +205,8 @@ class Failed(StrictModel):
     message: str
 
 
-Request = Describe | Open | Prove | WarmUp | TakeSample | Exercise | Close
-Reply = Hello | Described | Opened | Proven | Warm | Sampled | Exercised | Closed | Failed
+Request = Describe | Open | Prove | WarmUp | TakeSample | JudgeWindow | Exercise | Close
+Reply = Hello | Described | Opened | Proven | Warm | Sampled | WindowJudged | Exercised | Closed | Failed
 
 REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="re")])

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +31,7 @@ from slmbench.backend import (
 )
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, first_error_line, one_line
+from slmbench.evaluation.token_divergence import judge_window
 from slmbench.export.golden_record import golden_prompts
 from slmbench.measure import own_proof
 from slmbench.measure.energy import EnergyReader
@@ -177,7 +179,7 @@ class _OpenCase:
             load_ns=phases.get("load", whole), compile_ns=phases.get("compile"), first_inference_ns=first.token_ns[0]
         )
 
-    def answer(self, request: p.Prove | p.WarmUp | p.TakeSample | p.Exercise) -> p.Reply:
+    def answer(self, request: p.Prove | p.WarmUp | p.TakeSample | p.JudgeWindow | p.Exercise) -> p.Reply:
         """Do what the request asks of an open case."""
         if isinstance(request, p.Prove):
             return self._prove(full=request.full)
@@ -185,6 +187,9 @@ class _OpenCase:
             return self._warm_up(request)
         if isinstance(request, p.TakeSample):
             return self._sample(request)
+        if isinstance(request, p.JudgeWindow):
+            judged = judge_window(self.session, request.reference, request.windows, request.window, self.family)
+            return p.WindowJudged(**asdict(judged))
         self._turn_to(request.workload)
         self._generate(PromptStream.MEMORY, 0, 0)
         return p.Exercised()

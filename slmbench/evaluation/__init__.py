@@ -1,0 +1,3 @@
+"""How good is what it says? Divergence from the reference on real text."""
+
+from __future__ import annotations

@@ -1,0 +1,133 @@
+"""What the reference predicted, on disk: a row of log-probabilities for each judged position.
+
+A row takes two bytes a token: log-probabilities are rounded to 65,536 steps between the row's largest and its smallest
+(or 60 nats below the largest, which no sum notices). A step is some 0.0005 to 0.0009 nats, so that rounding adds less
+than 4e-8 to a KL. Rows are mapped, and read one at a time: no array of positions by vocabulary is ever in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from slmbench.errors import BadInputError
+from slmbench.evaluation.text import Window
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.paths import cache_dir
+from slmbench.terms import StrictModel
+
+META_NAME, ROWS_NAME = "reference.json", "rows.bin"
+_LEVELS = 65535
+#: Log-probabilities this far below the largest are stored as this far below.
+_DEPTH = 60.0
+#: Of the layout of the files; part of their folder's name.
+_LAYOUT = 1
+
+Floats = NDArray[np.float64]
+
+
+class JudgedWindow(StrictModel):
+    """What the reference makes of one window."""
+
+    #: The judged tokens, one for each row; its own answer where the text has none.
+    target: tuple[int, ...]
+    #: Its greedy tokens, after the window or as the answer to it.
+    free: tuple[int, ...]
+    #: The first of the window's rows.
+    first_row: int
+
+
+class ReferenceMeta(StrictModel):
+    """``reference.json``."""
+
+    vocabulary: int
+    #: Tokens left out of every distribution: sessions never give them, and not all tell their logits.
+    ends: tuple[int, ...]
+    windows: tuple[JudgedWindow, ...]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The reference's prediction at one position."""
+
+    #: Log-probabilities ``[vocabulary]``; -inf for ends.
+    logp: Floats
+    top1: int
+    #: -log p of the judged token, in nats, not rounded.
+    loss: float
+
+
+def row_type(vocabulary: int) -> np.dtype[Any]:
+    """Return the type of a stored row."""
+    return np.dtype(
+        [("low", "<f4"), ("step", "<f4"), ("loss", "<f4"), ("top1", "<i4"), ("levels", "<u2", (vocabulary,))]
+    )
+
+
+def log_probabilities(logits: NDArray[np.floating[Any]], ends: Sequence[int]) -> Floats:
+    """Return log softmax of ``[vocabulary]`` in float64, with ``ends`` at -inf."""
+    found = np.array(logits, dtype=np.float64)
+    found[list(ends)] = -np.inf
+    found -= found.max()
+    found -= np.log(np.exp(found).sum())
+    return found
+
+
+def store_row(into: Any, logits: NDArray[np.floating[Any]], target: int, ends: Sequence[int]) -> None:
+    """Write one row (of :func:`row_type`)."""
+    found = log_probabilities(logits, ends)
+    into["top1"], into["loss"] = int(found.argmax()), -found[target]
+    low = max(float(found[np.isfinite(found)].min()), float(found.max()) - _DEPTH)
+    low32 = np.float32(low)
+    step = np.float32(max(float(found.max()) - float(low32), 1e-6) / _LEVELS)
+    into["low"], into["step"] = low32, step
+    into["levels"] = np.clip(np.rint((np.maximum(found, low) - float(low32)) / float(step)), 0, _LEVELS)
+
+
+class StoredReference:
+    """A reference that is on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open it.
+
+        Raises:
+            BadInputError: it is not whole.
+        """
+        try:
+            self.meta = ReferenceMeta.model_validate_json((folder / META_NAME).read_bytes())
+            rows = sum(len(one.target) for one in self.meta.windows)
+            kind = row_type(self.meta.vocabulary)
+            self._rows = np.memmap(folder / ROWS_NAME, dtype=kind, mode="r", shape=(rows,))
+        except (OSError, ValueError, ValidationError) as error:
+            raise BadInputError(f"{folder}: not a whole reference; remove it: {str(error).splitlines()[0]}") from error
+
+    def row(self, number: int) -> Row:
+        """Return a row, its probabilities scaled to a sum of 1."""
+        stored = self._rows[number]
+        logp = stored["levels"].astype(np.float64)
+        logp *= float(stored["step"])
+        logp += float(stored["low"])
+        logp[list(self.meta.ends)] = -np.inf
+        logp -= np.log(np.exp(logp).sum())
+        return Row(logp, int(stored["top1"]), float(stored["loss"]))
+
+
+def place_of(checkpoint: Checkpoint, windows: Sequence[Window], versions: dict[str, str]) -> Path:
+    """Return the folder in the cache for what this reference says of these windows."""
+    parts = [_LAYOUT, checkpoint.digest, checkpoint.eos_token_ids, versions, [one.model_dump() for one in windows]]
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_dir() / "references" / name
+
+
+def is_stored(place: Path) -> bool:
+    """Return whether a reference is there: it is moved into place as a whole."""
+    return (place / META_NAME).exists()

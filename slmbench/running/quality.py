@@ -1,0 +1,178 @@
+"""Quality, after the speed: the reference once for each checkpoint, then each configuration in a load of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slmbench.errors import BadInputError, CannotRunError, amount
+from slmbench.evaluation.stored_reference import is_stored, place_of
+from slmbench.evaluation.text import WINDOWS
+from slmbench.export.golden_record import reference_versions
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.plan.quality import QualityPlan, Referenced
+from slmbench.records.quality import QUALITY_NAME, NoQualityRecord, WindowRecord, quality_lines
+from slmbench.records.sample_writer import SampleWriter
+from slmbench.records.schema import SAMPLES_NAME, FailureReason, FailureRecord, read_samples
+from slmbench.running.artifacts import checkpoint_name, error_line
+from slmbench.running.load import open_load, start_worker
+from slmbench.running.settings import MeasureSettings, PlannedCase, tokens_to_avoid
+from slmbench.running.worker_process import WorkerError, explain_exit
+from slmbench.system.files import write_whole
+from slmbench.system.processes import child_environment
+from slmbench.worker import protocol as p
+
+#: Seconds that one window may take.
+_WINDOW_TIMEOUT_S = 1800.0
+
+
+@dataclass
+class _Before:
+    """What the folder has already: windows by configuration, configurations that ended without one."""
+
+    windows: dict[tuple[str, ...], set[int]] = field(default_factory=dict)
+    ended: set[tuple[str, ...]] = field(default_factory=set)
+
+
+def measure_quality(
+    plan: QualityPlan, cases: Sequence[PlannedCase], folder: Path, settings: MeasureSettings, say: Callable[[str], None]
+) -> None:
+    """Append the quality of every configuration to ``quality.jsonl``; windows that are there are not measured again.
+
+    One that fails has its reason there, and the others go on.
+
+    Raises:
+        BadInputError: the folder holds figures of another text.
+        CannotRunError: the disk is full.
+    """
+    before = _before(folder, plan)
+    failed = _failed(folder)
+    by_key = {case.key: case for case in cases}
+    avoid = tokens_to_avoid(cases)
+    with SampleWriter(folder, QUALITY_NAME) as writer:
+        for reason, keys in plan.refused.items():
+            say(f"no quality: {reason}")
+            if keys not in before.ended:
+                _write(writer, NoQualityRecord(cases=keys, message=reason))
+        for group in plan.groups:
+            one = _Group(group, plan, folder, writer, settings, say)
+            for keys in group.configurations:
+                here = tuple(key for key in keys if key in by_key)
+                done = before.windows.get(here, set())
+                if not here or here in before.ended or len(done) == len(group.windows):
+                    continue
+                voided = [failed[key] for key in here if key in failed]
+                if voided:
+                    one.none(here, voided[0].reason, f"its proof failed: {voided[0].message}")
+                else:
+                    one.measure(here, by_key[here[0]], done, avoid)
+
+
+class _Group:
+    """Configurations with one reference."""
+
+    def __init__(
+        self,
+        group: Referenced,
+        plan: QualityPlan,
+        folder: Path,
+        writer: SampleWriter,
+        settings: MeasureSettings,
+        say: Callable[[str], None],
+    ) -> None:
+        self._group, self._text_digest, self._text_name = group, plan.text.digest, plan.text.name
+        self._folder, self._writer, self._settings, self._say = folder, writer, settings, say
+        #: The tokens are text: they stay in the run's folder.
+        self._windows_file = (folder / f"quality-windows-{group.reference.digest[:12]}.json").resolve()
+        self._place = place_of(group.reference, group.windows, reference_versions())
+        self._failure: str | None = None
+
+    def none(self, keys: tuple[str, ...], reason: FailureReason, message: str) -> None:
+        """Write down why a configuration has no quality."""
+        self._say(f"no quality of {keys[0]}: {message}")
+        _write(self._writer, NoQualityRecord(cases=keys, failure=reason, message=message))
+
+    def measure(
+        self, keys: tuple[str, ...], first: PlannedCase, done: set[int], avoid: Mapping[int, tuple[int, ...]]
+    ) -> None:
+        """Measure the windows of one configuration that are not there yet."""
+        reason = self._ready()
+        if reason is not None:
+            self.none(keys, FailureReason.CANNOT_RUN, reason)
+            return
+        case, left = first.case, [one for one in self._group.windows if one.window not in done]
+        self._say(
+            f"quality of {case.checkpoint} on {case.backend} in {case.weight_precision}: "
+            f"{amount(len(left), 'window')} of {self._text_name}"
+        )
+        try:
+            with start_worker(first, self._folder) as worker:
+                open_load(worker, first, 0, self._settings, avoid, survey=False)
+                for window in left:
+                    request = p.JudgeWindow(reference=self._place, windows=self._windows_file, window=window.window)
+                    found = worker.ask(request, p.WindowJudged, _WINDOW_TIMEOUT_S)
+                    record = WindowRecord(
+                        cases=keys,
+                        reference=self._group.reference.name,
+                        reference_digest=self._group.reference.digest[:16],
+                        text_digest=self._text_digest,
+                        document=window.document,
+                        window=window.window,
+                        **found.model_dump(exclude={"re"}),
+                    )
+                    _write(self._writer, record)
+        except WorkerError as failure:
+            self.none(keys, failure.reason, failure.message)
+
+    def _ready(self) -> str | None:
+        """Have windows and reference on disk; return why they are not."""
+        if self._failure is None and not (self._windows_file.exists() and is_stored(self._place)):
+            write_whole(self._windows_file, WINDOWS.dump_json(list(self._group.windows)))
+            try:
+                if not is_stored(self._place):
+                    _make_reference(self._group.reference, self._windows_file, self._place, self._say)
+            except CannotRunError as error:
+                self._failure = str(error)
+        return self._failure
+
+
+def _make_reference(reference: Checkpoint, windows: Path, place: Path, say: Callable[[str], None]) -> None:
+    say(f"running {reference.name} in torch in fp32, the reference for quality")
+    began = time.monotonic()
+    command = [sys.executable, "-P", "-m", "slmbench.evaluation.torch_reference", checkpoint_name(reference)]
+    command += [str(windows), str(place)]
+    command += ["--trust-remote-code"] if reference.trust_remote_code else []
+    command += ["--convert-pickles"] if reference.converted_from is not None else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
+    if done.returncode != 0:
+        reason = error_line(done.stderr) or f"it ended with code {done.returncode}"
+        if done.returncode < 0:
+            reason = explain_exit(done.returncode, "the reference", reported=done.stderr)[1]
+        raise CannotRunError(f"the reference {reference.name}: {reason}")
+    say(f"the reference took {time.monotonic() - began:.0f} s; it is kept in the cache")
+
+
+def _write(writer: SampleWriter, record: WindowRecord | NoQualityRecord) -> None:
+    writer.append_line(record.model_dump_json().encode() + b"\n")
+
+
+def _before(folder: Path, plan: QualityPlan) -> _Before:
+    found = _Before()
+    for record in quality_lines(folder, []):
+        if isinstance(record, NoQualityRecord):
+            found.ended.add(record.cases)
+        elif record.text_digest != plan.text.digest:
+            raise BadInputError(f"{folder}: its quality was measured on another text ({record.text_digest})")
+        else:
+            found.windows.setdefault(record.cases, set()).add(record.window)
+    return found
+
+
+def _failed(folder: Path) -> dict[str, FailureRecord]:
+    """Return the failures after which no figure of a case stands."""
+    records = read_samples(folder / SAMPLES_NAME, [])
+    return {one.case: one for one in records if isinstance(one, FailureRecord) and one.reason.voids_figures}

@@ -1,0 +1,84 @@
+"""What a session may do beyond the contract, each as a protocol of its own. Plugins import them from the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int64]
+
+
+@runtime_checkable
+class Extends(Protocol):
+    """What a decoder-only session may also have: a further turn on the K/V that it holds ("turns")."""
+
+    def extend(self, input_ids: Tokens) -> Tokens:
+        """Read ``[batch, n]`` behind everything read and fed so far; return the first token of each answer.
+
+        The token that was given last has not been fed: it comes first in ``input_ids``.
+
+        Raises:
+            BadInputError: the turn exceeds what is reserved, or the prompts were padded or shared.
+            CannotRunError: the engine does not continue such a batch, or fails.
+        """
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """What a session may also have: answers that are drawn instead of the best ("random")."""
+
+    def draw(self, seed: int | None) -> None:
+        """From the next start on draw each token from softmax(logits), with this seed; None: the best token."""
+
+
+@runtime_checkable
+class Rereads(Protocol):
+    """What an encoder-decoder session may also have: steps without K/V of the answer ("uncached")."""
+
+    def reread(self, tokens: Tokens) -> Tokens:
+        """Read the start token and the answer so far ``[batch, n]`` again; return the next token of each row.
+
+        Raises:
+            BadInputError: a token beyond what is reserved.
+        """
+
+
+@runtime_checkable
+class TellsSettings(Protocol):
+    """What a session may also have: what else it was opened with, and what the engine made of that."""
+
+    def settings(self) -> Mapping[str, tuple[str, str]]:
+        """Return by name what was asked and what is in effect, read back. A case where the two differ fails."""
+
+
+@runtime_checkable
+class TellsMargins(Protocol):
+    """What a session may also have: how sure it was of the tokens that it gave last."""
+
+    def margins(self) -> NDArray[np.float64]:
+        """Return for each row ``[B]`` the best logit minus the second, in standard deviations of the row's logits.
+
+        Tokens that are suppressed do not count. It is called after ``start`` or ``step``, before the next one.
+        """
+
+
+@runtime_checkable
+class GivesLogits(Protocol):
+    """What a session may also have: the logits behind the tokens that it gave last. Quality is measured with them."""
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits ``[B, vocabulary]`` after the last ``start`` or ``step``; valid until the next one.
+
+        Tokens that are suppressed may be -inf.
+        """
+
+
+@runtime_checkable
+class GivesChunkLogits(Protocol):
+    """What a decoder-only session may also have: the logits of every position of a text, read at once."""
+
+    def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
+        """Return the logits ``[n, vocabulary]`` of a text ``[1, n]``; the session must be started again afterwards."""
