@@ -61,6 +61,12 @@ def is_newly_failed(old: SideCase, young: SideCase) -> bool:
     return bool(young.failure or not young.evidence) and bool(old.evidence) and not old.failure
 
 
+def newly_failed(base: Side, new: Side, keys: Sequence[str]) -> dict[str, str]:
+    """Return the cases that failed on the new side where the base has figures, each with the reason."""
+    cases = {key: (base.cases[key], new.cases[key]) for key in keys}
+    return {key: young.failure or "no figures" for key, (old, young) in cases.items() if is_newly_failed(old, young)}
+
+
 def failure_notes(base: Side, new: Side, keys: Sequence[str]) -> Iterator[str]:
     """Yield which cases are judged by what they measured before they failed on both sides."""
     for key in keys:

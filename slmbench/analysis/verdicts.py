@@ -16,7 +16,7 @@ from slmbench.analysis.judgement import FAILING, JudgedFigure, Judgement, verdic
 from slmbench.analysis.matching import with_matched_cases
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.noise import Floor
-from slmbench.analysis.not_judged import NotJudged, is_newly_failed, not_judged
+from slmbench.analysis.not_judged import NotJudged, newly_failed, not_judged
 from slmbench.analysis.quality import QualityJudgement, quality_judgements, with_worse_speedups
 from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.analysis.ratios import log_ratio, mean_ratio
@@ -90,10 +90,9 @@ def compare_sides(
     """Judge every metric of every case that both sides have, and the quality of each configuration.
 
     ``metrics`` are of both kinds; without them speed is judged as the gates say, and all that is known of quality.
-    ``match`` pairs cases by hand (:mod:`slmbench.analysis.matching`).
-
-    ``floor`` says how identical runs at different times differ on this machine; sides of one run share that. ``look``
-    is the share of the error rates that this look at the data may use, where there will be several.
+    ``match`` pairs cases by hand (:mod:`slmbench.analysis.matching`). ``floor`` says how identical runs at different
+    times differ on this machine; sides of one run share that. ``look`` is the share of the error rates that this look
+    at the data may use, where there will be several.
 
     Raises:
         BadInputError: ``match`` fits no cases.
@@ -117,7 +116,7 @@ def compare_sides(
     left = (*not_judged(base, new, common, wanted, gates, asked=bool(metrics)), *lacking)
     changed = {key: what for key in common if (what := changes(base.cases[key], new.cases[key]))}
     judgements, quality = (raw, quality) if unjudged else _with_verdicts(raw, quality, changed, base, new)
-    failed = {k: new.cases[k].failure or "no figures" for k in common if is_newly_failed(base.cases[k], new.cases[k])}
+    failed = newly_failed(base, new, common)
     if not raw and not quality and not failed:
         why = f": {left[0].key} {left[0].metric}: {left[0].reason}" if left else ""
         raise NotComparableError(f"{base.name} and {new.name} have cases in common, but no figures to compare{why}")
