@@ -17,7 +17,7 @@ from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.models import cost_model
 from slmbench.models.artifact import StoredWeights
-from slmbench.records.quality import CaseQuality, read_quality
+from slmbench.records.quality import CaseQuality
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
@@ -246,10 +246,8 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
     arms = arms_of(run)
     if arm is not None and arm not in arms:
         raise BadInputError(f"{run.folder}: no arm '{arm}'. Arms of this run: {', '.join(arms) or 'none'}.")
-    unreadable: list[str] = []
-    quality = read_quality(run.folder, unreadable)
     cases = {
-        matching_key(info.case): _side_case(run, info, quality.get(info.case.key))
+        matching_key(info.case): _side_case(run, info)
         for info in run.record.cases
         if info.case.arm == arm and not info.case.simulate
     }
@@ -266,7 +264,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
         machine=run.record.machines.get(arm or "", {}),
         versions=run.record.versions.get(arm or "", {}),
         created=run.record.created,
-        warnings=(*run.warnings, *unreadable, *_unproven(cases)),
+        warnings=(*run.warnings, *_unproven(cases)),
         pairs=run.record.pairs,
         options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
         simulated=tuple(info.case for info in run.record.cases if info.case.arm == arm and info.case.simulate),
@@ -280,7 +278,7 @@ def _unproven(cases: Mapping[str, SideCase]) -> list[str]:
     return [f"no reference: the tokens of {', '.join(names)} were compared with the model's own only"] if names else []
 
 
-def _side_case(run: RunColumns, info: CaseInfo, quality: CaseQuality | None) -> SideCase:
+def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
     key = info.case.key
     loads = run.loads.get(key, [])
     configuration, source = run.shared_configurations.get(key), run.sources.get(key)
@@ -297,7 +295,7 @@ def _side_case(run: RunColumns, info: CaseInfo, quality: CaseQuality | None) -> 
         converged=outcome.converged if outcome else {},
         configuration=configuration,
         derived_from=matching_key(run.cases[source].case) if source in run.cases else source,
-        quality=quality,
+        quality=run.quality.get(key),
     )
 
 

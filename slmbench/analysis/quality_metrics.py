@@ -47,8 +47,8 @@ _METRICS = (
 QUALITY_METRICS: Mapping[str, QualityMetric] = {metric.name: metric for metric in _METRICS}
 #: How a unit is written: a factor, and a name for the figure and for a difference of two.
 _WRITTEN = {"nats": (1.0, " nats", " nats"), "share": (100.0, " %", " points")}
-#: More decimals than this say nothing: two engines' fp32 differ by more.
-_MOST_DECIMALS = 7
+#: Smaller figures are written with an exponent.
+_PLAIN = 1e-4
 
 
 def judged_metric(name: str) -> str:
@@ -73,8 +73,8 @@ def written(figure: Interval, unit: str, *, difference: bool = False) -> str:
     factor, name, of_difference = _WRITTEN[unit]
     sizes = [abs(bound) * factor for bound in (figure.mid, figure.low, figure.high) if math.isfinite(bound)]
     largest = max(sizes)
-    decimals = min(_MOST_DECIMALS, max(0, 2 - math.floor(math.log10(largest)))) if largest else 0
-    mid, low, high = (f"{bound * factor:.{decimals}f}" for bound in (figure.mid, figure.low, figure.high))
+    style = f".{max(0, 2 - math.floor(math.log10(largest)))}f" if largest >= _PLAIN else ".2g" if largest else ".0f"
+    mid, low, high = (f"{bound * factor:{style}}" for bound in (figure.mid, figure.low, figure.high))
     sign = "+" if difference and figure.mid > 0 else ""
     return f"{sign}{mid} [{f'{low}, {high}' if figure.known else '?'}]{of_difference if difference else name}"
 

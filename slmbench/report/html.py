@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmbench._version import __version__
 from slmbench.analysis.crossover import crossovers, curves_of
+from slmbench.analysis.front import FRONT_METRICS, fronts_of
 from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.pairs import pairs_of, sides_of
@@ -33,6 +34,7 @@ from slmbench.report.comparison_columns import MARKS, columns_named
 from slmbench.report.comparison_rows import rows_of
 from slmbench.report.run_columns import text_table
 from slmbench.report.sentences import run_sentences
+from slmbench.report.speed_against_quality import front_chart
 from slmbench.report.text_table import TextTable, number
 
 if TYPE_CHECKING:
@@ -202,7 +204,20 @@ def _left_out(count: int, what: str) -> str:
     return f" The first {drawn} of {count} {what} are drawn; the table has all." if count > drawn else ""
 
 
+def _add_fronts(page: Page, sides: Sequence[Side]) -> None:
+    fronts = [front for side in sides for front in fronts_of(side)]
+    for metric in FRONT_METRICS:
+        page.add_chart(
+            f"Speed against quality: {METRICS[metric].title}",
+            "Both axes logarithmic, with 95 % intervals: over loads for the time, over windows of text for the KL. The "
+            "dashed line joins what nothing else beats on both. Undecided: another is better on both, but the "
+            "intervals overlap on both.",
+            front_chart([front for front in fronts if front.metric == metric]),
+        )
+
+
 def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: Sequence[tuple[str, SideCase]]) -> None:
+    _add_fronts(page, sides)
     pairs = [(_pair_label(pair, side), pair) for side in sides for pair in pairs_of(side)]
     page.add_chart(
         "Encoder-decoder against decoder-only",

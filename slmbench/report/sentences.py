@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from slmbench.analysis.crossover import Lead, crossings, leads_of
+from slmbench.analysis.front import fronts_of
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sides_of, with_own_figure
 from slmbench.analysis.ratios import log_ratio
@@ -14,6 +15,7 @@ from slmbench.case import Case
 from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Claim, Run
+from slmbench.report.speed_against_quality import front_sentences
 from slmbench.report.text_table import bounds, parameters
 
 #: How the sentence of a pair says faster, slower and equal.
@@ -26,10 +28,13 @@ _WORDS = {
 
 
 def run_sentences(run: RunColumns) -> list[str]:
-    """Return how each pair compares, at which input length its families change places, and what that says of claims."""
+    """Return how each pair compares, at which input length its families change places, and what that says of claims,
+    and what nothing else beats on speed and quality.
+    """
     sides = sides_of(run)
     crossed = [line for side in sides for line in crossover_sentences(pairs_of(side))]
-    return [*pair_sentences(run), *crossed, *claim_sentences(run, sides), *ablation_sentences(sides)]
+    fronts = front_sentences(front for side in sides for front in fronts_of(side))
+    return [*pair_sentences(run), *crossed, *claim_sentences(run, sides), *ablation_sentences(sides), *fronts]
 
 
 _NOUNS = {"ttft": "time to first token", "tpot": "time per token", "e2e": "time of the whole answer"}

@@ -1,0 +1,136 @@
+"""Speed against quality, in one sentence for each front and as charts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from slmbench.analysis.front import Front, FrontPoint
+from slmbench.analysis.metrics import METRICS, SideCase
+from slmbench.analysis.pairs import precision_of
+from slmbench.analysis.quality_metrics import written
+from slmbench.report.chart_parts import BLUE, ORANGE, PURPLE, Rows, Spec, legend, scale, spec
+from slmbench.report.text_table import bounds
+
+_PLACES = {"front": BLUE, "undecided": ORANGE, "behind": PURPLE}
+_SHAPES = {"front": "circle", "undecided": "diamond", "behind": "cross"}
+#: Divergences below this are rounding: they are drawn at the edge, for an axis of powers of ten has no zero.
+_LEAST_KL = 1e-7
+
+
+def front_sentences(fronts: Iterable[Front]) -> list[str]:
+    """Return for each front who is on it, with the figures, and what cannot be told from it."""
+    return [_sentence(front) for front in fronts]
+
+
+def _sentence(front: Front) -> str:
+    names, yardstick = labels_of(front), front.yardstick
+    parts = []
+    for point in front.at("front"):
+        speed = ""
+        if point is not yardstick:
+            ratio = front.speedup(point)
+            speed = f"{ratio.mid:.2f}x the speed of {names[id(yardstick)]}{bounds(ratio, 2)}, "
+        parts.append(f"{names[id(point)]}: {speed}KL {written(point.kl, 'nats')}")
+    undecided = [names[id(point)] for point in front.at("undecided")]
+    more = f"; not to be told from these: {', '.join(undecided)}" if undecided else ""
+    return f"{title_of(front)}: {'; '.join(parts)}; nothing else measured is better on both{more}."
+
+
+def title_of(front: Front) -> str:
+    """Return what a front is about: model, lengths, metric."""
+    case = front.points[0].case.case
+    names = list(dict.fromkeys(point.case.case.checkpoint for point in front.points))
+    name = names[0] if len(names) == 1 else front.reference
+    lengths = ", ".join(
+        filter(None, (f"{case.workload.input_tokens} / {case.workload.output_tokens}", case.workload.more()))
+    )
+    arm = f"{front.side.arm}: " if front.side.arm else ""
+    return f"{arm}{name} at {lengths} on {case.device}, {front.metric} against KL"
+
+
+def labels_of(front: Front) -> dict[int, str]:
+    """Return the name of each point by its id: precision and backend, and what else it takes to tell it from others."""
+    found = {id(point): f"{precision_of(point.case.case)} on {point.case.case.backend}" for point in front.points}
+    for more in (_model, _exporter, _path, _options):
+        counts = Counter(found.values())
+        found = {
+            id(point): f"{name} {text}" if counts[name] > 1 and (text := more(point.case)) else name
+            for point in front.points
+            for name in [found[id(point)]]
+        }
+    return found
+
+
+def _model(found: SideCase) -> str:
+    return f"({found.case.checkpoint})"
+
+
+def _exporter(found: SideCase) -> str:
+    return f"({found.case.exporter})"
+
+
+def _path(found: SideCase) -> str:
+    return f"({found.model.attention_path})" if found.model.attention_path else ""
+
+
+def _options(found: SideCase) -> str:
+    return " ".join(f"{name}={value}" for name, value in found.case.options)
+
+
+def front_chart(fronts: Sequence[Front]) -> Spec | None:
+    """Return time against KL with both intervals; which reference and workload is shown is chosen. None without any."""
+    import altair as alt
+
+    if not fronts:
+        return None
+    rows = [row for front in fronts for row in _rows(front)]
+    shown = list(dict.fromkeys(row["front"] for row in rows))
+    pick = alt.param(name="front", value=shown[0])
+    if len(shown) > 1:
+        pick = alt.param(name="front", value=shown[0], bind=alt.binding_select(options=shown, name="shown "))
+    base = alt.Chart(alt.NamedData("fronts")).transform_filter("datum.front == front")
+    x = alt.X("time:Q", title=f"{METRICS[fronts[0].metric].title}, ms (left is faster)", scale=_log())
+    y = alt.Y("kl:Q", title="KL from the fp32 reference, nats a token (lower is nearer)", scale=_log())
+    color = alt.Color("place:N", scale=scale(_PLACES), legend=legend())
+    shape = alt.Shape("place:N", scale=alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values())), legend=legend())
+    tooltip = ["name:N", "place:N", *(alt.Tooltip(f"{n}:Q", format=".4g") for n in ("time", "kl", "kl_low", "kl_high"))]
+    line = base.transform_filter("datum.place == 'front'").mark_line(strokeDash=[4, 4], strokeWidth=1.5, color=BLUE)
+    layers = [
+        line.encode(x=x, y=y),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("time_low:Q", title=""), x2="time_high:Q", y=y, color=color),
+        base.mark_rule(strokeWidth=2).encode(x=x, y=alt.Y("kl_low:Q", title=""), y2="kl_high:Q", color=color),
+        base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        base.mark_text(align="left", dx=9, dy=-9, fontSize=12).encode(x=x, y=y, text="name:N"),
+    ]
+    return spec(alt.layer(*layers).add_params(pick), height=380, data={"fronts": rows})
+
+
+def _log() -> object:
+    import altair as alt
+
+    return alt.Scale(type="log", nice=False, padding=40)
+
+
+def _rows(front: Front) -> Rows:
+    names = labels_of(front)
+    return [
+        {
+            "front": title_of(front),
+            "name": names[id(point)],
+            "place": point.place,
+            **_bounds("time", [value * 1e3 for value in _drawn(point, "time")], 0.0),
+            **_bounds("kl", _drawn(point, "kl"), _LEAST_KL),
+        }
+        for point in front.points
+    ]
+
+
+def _drawn(point: FrontPoint, name: str) -> list[float]:
+    interval = getattr(point, name)
+    return [interval.low, interval.mid, interval.high] if interval.known else [interval.mid] * 3
+
+
+def _bounds(name: str, values: Sequence[float], least: float) -> dict[str, float]:
+    low, mid, high = (max(value, least) for value in values)
+    return {f"{name}_low": low, name: mid, f"{name}_high": high}

@@ -1,0 +1,99 @@
+"""Speed against quality: who is on the front, who cannot be told from it, and how it is said and drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import Speed, make_run
+
+from slmbench.analysis.front import Front, fronts_of
+from slmbench.analysis.pairs import sides_of
+from slmbench.cli import run_main
+from slmbench.errors import ExitCode
+from slmbench.records.quality import QUALITY_NAME, WindowRecord
+from slmbench.records.sample_arrays import read_columns
+from slmbench.report.html import run_charts
+from slmbench.report.sentences import run_sentences
+from slmbench.report.speed_against_quality import front_sentences, labels_of
+
+FP32 = Speed(ttft_ms=100, tpot_ms=10, loads=8)
+INT8 = replace(FP32, weights="int8", tpot_ms=5)
+INT4 = replace(FP32, weights="int4", tpot_ms=4)
+#: As fast as int8 and as near: chance decides which of the two looks better.
+LIKE_INT8 = replace(INT8, backend="onnxruntime", engine="onnxruntime", tpot_ms=5.02)
+BEHIND = replace(INT8, backend="llama_cpp", engine="llama_cpp", tpot_ms=8)
+KL = [(FP32, 1e-9), (INT8, 0.002), (INT4, 0.08), (LIKE_INT8, 0.00203), (BEHIND, 0.05)]
+
+
+def made(folder: Path, speeds: list[tuple[Speed, float]], *, count: int = 24) -> Path:
+    """Write a run with the quality of each case: KL differs from window to window, and a little between cases."""
+    make_run([speed for speed, _ in speeds]).write(folder)
+    texts, own = np.random.default_rng(7), np.random.default_rng(1)
+    hard = texts.gamma(2, 0.5, (count, 32))
+    lines = []
+    for speed, kl in speeds:
+        for number in range(count):
+            values = kl * hard[number] * np.exp(own.normal(0, 0.05, 32))
+            lines.append(
+                WindowRecord(
+                    cases=(speed.case.key,), reference="dec-small", reference_digest="r", text_digest="t", document=0,
+                    window=number, tokens=32, kl=tuple(values), same_top1=31, artifact_loss=96.1, reference_loss=96.0,
+                    read="chunks",
+                )
+            )  # fmt: skip
+    (folder / QUALITY_NAME).write_text("".join(line.model_dump_json() + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def front_of(folder: Path, metric: str = "tpot") -> Front:
+    (side,) = sides_of(read_columns(folder))
+    return next(front for front in fronts_of(side) if front.metric == metric)
+
+
+def places(front: Front) -> dict[str, str]:
+    names = labels_of(front)
+    return {names[id(point)]: point.place for point in front.points}
+
+
+def test_the_front_the_undecided_and_those_behind(tmp_path: Path) -> None:
+    front = front_of(made(tmp_path / "run", KL))
+    assert places(front) == {
+        "fp32 on openvino": "front",
+        "int8/fp32 on openvino": "front",
+        "int4/fp32 on openvino": "front",
+        "int8/fp32 on onnxruntime": "undecided",
+        "int8/fp32 on llama_cpp": "behind",
+    }
+    (sentence,) = front_sentences([front])
+    assert sentence.startswith("dec-small at 512 / 32 on cpu, tpot against KL: int4/fp32 on openvino: 2.4")
+    assert "x the speed of fp32 on openvino [" in sentence
+    assert "KL 0.00" in sentence
+    assert "; nothing else measured is better on both; " in sentence
+    assert sentence.endswith("int8/fp32 on onnxruntime.")
+
+
+def test_few_windows_decide_nothing_and_one_point_is_no_front(tmp_path: Path) -> None:
+    few = front_of(made(tmp_path / "few", [(INT8, 0.002), (BEHIND, 0.05)], count=6))
+    assert places(few) == {"int8/fp32 on openvino": "front", "int8/fp32 on llama_cpp": "undecided"}
+    one = made(tmp_path / "one", [(INT8, 0.002)])
+    (side,) = sides_of(read_columns(one))
+    assert not list(fronts_of(side))
+    assert not any("against quality" in title for title in run_charts(read_columns(one)))
+
+
+def test_report_table_and_terminal_have_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = made(tmp_path / "run", KL)
+    run = read_columns(folder)
+    assert sum("against KL" in line for line in run_sentences(run)) == 2
+    charts = run_charts(run)
+    drawn = charts["Speed against quality: time per output token"]["datasets"]["fronts"]
+    assert {row["name"]: row["place"] for row in drawn} == places(front_of(folder))
+    assert all(row["kl_low"] <= row["kl"] <= row["kl_high"] for row in drawn)
+    assert run_main(["table", str(folder)]) == ExitCode.OK
+    assert "nothing else measured is better on both" in capsys.readouterr().out.replace("\n", " ")
+    assert run_main(["table", str(folder), "--write"]) == ExitCode.OK
+    assert "Speed against quality" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "nothing else measured is better on both" in (folder / "table.md").read_text(encoding="utf-8")
