@@ -19,100 +19,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from slmbench.backend import Backend, LoopSession, Session, SessionOptions, Tokens
+from slmbench.backend import Backend, GivesChunkLogits, GivesLogits, LoopSession, Session, SessionOptions, Tokens
+from slmbench.conformance_subject import INPUT_TOKENS, OUTPUT_TOKENS, ConformanceError, Subject, expect, subject
 from slmbench.errors import BadInputError, SlmbenchError
-from slmbench.measure.generate import generate
 from slmbench.measure.proof import REQUIRED_AGREEMENT, agreement, coarser
-from slmbench.models.artifact import Artifact, ArtifactSpec
-from slmbench.models.checkpoint import resolve
-from slmbench.terms import MARGIN_TOLERANCE, Device, Precision, plain_precision
+from slmbench.models.artifact import Artifact
+from slmbench.terms import MARGIN_TOLERANCE, Device, plain_precision
 
 __all__ = ["CHECKS", "ConformanceError", "Subject", "subject"]
-
-#: What the checks generate; within the bounds of any artifact that :func:`subject` makes.
-INPUT_TOKENS = 32
-OUTPUT_TOKENS = 12
-
-OpenSession = Session | LoopSession
-
-
-class ConformanceError(AssertionError):
-    """A backend does not keep the contract."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is checked: a backend with an artifact it takes, a device, and the options to open it with."""
-
-    backend: Backend
-    artifact: Artifact
-    device: Device = "cpu"
-    options: SessionOptions = field(default_factory=SessionOptions)
-
-    @contextmanager
-    def session(self, **changes: object) -> Iterator[OpenSession]:
-        """Open a session (with some options changed), and close it at the end."""
-        opened = self.backend.open(self.artifact, self.device, self.options.model_copy(update=changes))
-        try:
-            yield opened
-        finally:
-            opened.close()
-
-    def prompt(self, seed: int, batch: int = 1, length: int = INPUT_TOKENS) -> Tokens:
-        """Return random token ids ``[batch, length]`` that hold no special token."""
-        checkpoint = self.artifact.manifest.checkpoint
-        special = {*checkpoint.eos_token_ids, checkpoint.pad_token_id, checkpoint.decoder_start_token_id}
-        allowed = [token for token in range(4, checkpoint.geometry.vocab_size) if token not in special]
-        return np.random.default_rng(seed).choice(np.array(allowed, dtype=np.int64), size=(batch, length))
-
-    def generate(self, session: OpenSession, prompt: Tokens, count: int = OUTPUT_TOKENS) -> Tokens:
-        """Reserve, and generate ``count`` tokens a prompt: ``[batch, count]``."""
-        session.reserve(len(prompt), prompt.shape[1], count)
-        return generate(session, prompt, None, count, self.artifact.manifest.checkpoint.eos_token_ids).tokens
-
-
-def subject(
-    backend: Backend,
-    checkpoint: str = "llama-tiny",
-    *,
-    device: Device = "cpu",
-    precision: Precision = "fp32",
-    options: SessionOptions | None = None,
-    spec: ArtifactSpec | None = None,
-) -> Subject:
-    """Return a subject: the artifact the backend prefers for a catalog checkpoint, exported if need be.
-
-    Raises:
-        BadInputError: the backend takes no artifact of that checkpoint and precision.
-        CannotRunError: the export fails or lacks a library.
-    """
-    from slmbench.export.build import ensure_artifact
-
-    found = resolve(checkpoint)
-    chosen = spec or next(iter(backend.artifact_specs(found, precision, device)), None)
-    if chosen is None:
-        raise BadInputError(f"{backend.name} takes no artifact of {checkpoint} in {precision} on {device}")
-    if chosen.layout == "static" and chosen.input_tokens is None:
-        chosen = chosen.model_copy(update={"input_tokens": 2 * INPUT_TOKENS, "output_tokens": 2 * OUTPUT_TOKENS})
-    artifact = ensure_artifact(found, chosen, progress=lambda _: None)
-    return Subject(backend, artifact, device, options or backend.options_type())
 
 
 def check_description(subject: Subject) -> None:
     """The backend says what it is: names, options, and distributions that are installed."""
     backend = subject.backend
-    _expect(isinstance(backend, Backend), f"{type(backend).__name__} has everything that slmbench.backend.Backend has")
-    _expect(bool(backend.name and backend.engine), "name and engine are not empty")
-    _expect(issubclass(backend.options_type, SessionOptions), "options_type is a subclass of SessionOptions")
+    expect(isinstance(backend, Backend), f"{type(backend).__name__} has everything that slmbench.backend.Backend has")
+    expect(bool(backend.name and backend.engine), "name and engine are not empty")
+    expect(issubclass(backend.options_type, SessionOptions), "options_type is a subclass of SessionOptions")
     for distribution in backend.distributions:
         try:
             version(distribution)
@@ -124,12 +54,12 @@ def check_devices(subject: Subject) -> None:
     """Every device looked for is reported in one line; an absent one with what was found instead and what to do."""
     statuses = subject.backend.devices()
     for status in statuses:
-        _expect(status.device in get_args(Device), f"'{status.device}' is a device slmbench knows")
-        _expect("\n" not in status.detail + status.remedy, f"the status of {status.engine_name} is one line")
-        _expect(bool(status.detail), f"the status of {status.engine_name} says what was found")
-        _expect(status.available or bool(status.remedy), f"the absent {status.engine_name} comes with a remedy")
+        expect(status.device in get_args(Device), f"'{status.device}' is a device slmbench knows")
+        expect("\n" not in status.detail + status.remedy, f"the status of {status.engine_name} is one line")
+        expect(bool(status.detail), f"the status of {status.engine_name} says what was found")
+        expect(status.available or bool(status.remedy), f"the absent {status.engine_name} comes with a remedy")
     present = [status.device for status in statuses if status.available]
-    _expect(subject.options.simulate or subject.device in present, f"{subject.device} is among the devices: {present}")
+    expect(subject.options.simulate or subject.device in present, f"{subject.device} is among the devices: {present}")
 
 
 def check_absent_devices_are_refused(subject: Subject) -> None:
@@ -149,19 +79,19 @@ def check_refusal(subject: Subject) -> None:
     """The subject itself is not refused; what is refused is refused in one line."""
     manifest = subject.artifact.manifest
     reason = subject.backend.refusal(manifest.checkpoint, manifest.spec, subject.options, subject.device)
-    _expect(reason is None, f"the artifact that is opened is not refused: {reason}")
+    expect(reason is None, f"the artifact that is opened is not refused: {reason}")
     for device in get_args(Device):
         reason = subject.backend.refusal(manifest.checkpoint, manifest.spec, subject.options, device)
-        _expect(reason is None or (bool(reason) and "\n" not in reason), f"the refusal of {device} is one line")
+        expect(reason is None or (bool(reason) and "\n" not in reason), f"the refusal of {device} is one line")
 
 
 def check_session_kind(subject: Subject) -> None:
     """A session can be stepped, or brings its own loop; it reports the parts of its loading and its attention."""
     with subject.session() as session:
-        _expect(isinstance(session, Session | LoopSession), f"{type(session).__name__} is a Session or a LoopSession")
-        _expect("load" in session.load_phases_ns(), "load_phases_ns has 'load'")
+        expect(isinstance(session, Session | LoopSession), f"{type(session).__name__} is a Session or a LoopSession")
+        expect("load" in session.load_phases_ns(), "load_phases_ns has 'load'")
         subject.generate(session, subject.prompt(0))
-        _expect(bool(session.attention_path()), "attention_path names the path that ran")
+        expect(bool(session.attention_path()), "attention_path names the path that ran")
 
 
 def check_placement(subject: Subject) -> None:
@@ -169,11 +99,11 @@ def check_placement(subject: Subject) -> None:
     with subject.session() as session:
         subject.generate(session, subject.prompt(0))
         found = session.placement()
-    _expect(found.requested == subject.device, f"placement.requested is {subject.device}: {found.requested}")
+    expect(found.requested == subject.device, f"placement.requested is {subject.device}: {found.requested}")
     if subject.options.simulate:
-        _expect(found.executed_on not in get_args(Device), f"a simulation is no device: {found.executed_on}")
+        expect(found.executed_on not in get_args(Device), f"a simulation is no device: {found.executed_on}")
     else:
-        _expect(found.executed_on == subject.device, f"executed on {subject.device}: {found.executed_on}")
+        expect(found.executed_on == subject.device, f"executed on {subject.device}: {found.executed_on}")
 
 
 def check_compute_precision(subject: Subject) -> None:
@@ -182,7 +112,7 @@ def check_compute_precision(subject: Subject) -> None:
     with subject.session() as session:
         subject.generate(session, subject.prompt(0))
         found = session.compute_precision()
-    _expect(found == asked, f"computes in {asked}: {found}")
+    expect(found == asked, f"computes in {asked}: {found}")
 
 
 def check_threads(subject: Subject) -> None:
@@ -191,7 +121,7 @@ def check_threads(subject: Subject) -> None:
         return
     with subject.session(threads=1) as session:
         subject.generate(session, subject.prompt(0))
-        _expect(session.threads() == 1, f"1 thread asked, in effect: {session.threads()}")
+        expect(session.threads() == 1, f"1 thread asked, in effect: {session.threads()}")
 
 
 def check_counts(subject: Subject) -> None:
@@ -201,8 +131,8 @@ def check_counts(subject: Subject) -> None:
         for count in (1, 2, OUTPUT_TOKENS):
             # generate() itself refuses a short answer and an end of sequence.
             tokens = subject.generate(session, subject.prompt(count), count)
-            _expect(tokens.shape == (1, count) and tokens.dtype == np.int64, f"{count} tokens asked: {tokens.shape}")
-            _expect(bool((tokens >= 0).all() and (tokens < vocabulary).all()), "tokens lie within the vocabulary")
+            expect(tokens.shape == (1, count) and tokens.dtype == np.int64, f"{count} tokens asked: {tokens.shape}")
+            expect(bool((tokens >= 0).all() and (tokens < vocabulary).all()), "tokens lie within the vocabulary")
 
 
 def check_tokens(subject: Subject) -> None:
@@ -219,8 +149,8 @@ def check_tokens(subject: Subject) -> None:
             longest = max(len(prompt.input_ids) for prompt in golden)
         session.reserve(1, longest, max(len(prompt.tokens) for prompt in golden))
         found = agreement(session, golden, tolerance, manifest.checkpoint.family)
-    _expect(found.compared > 0, "some golden token has a margin that this precision can distinguish")
-    _expect(found.equal >= required * found.compared, f"{found.equal} of {found.compared} golden tokens came out")
+    expect(found.compared > 0, "some golden token has a margin that this precision can distinguish")
+    expect(found.equal >= required * found.compared, f"{found.equal} of {found.compared} golden tokens came out")
 
 
 def check_reset(subject: Subject) -> None:
@@ -229,11 +159,9 @@ def check_reset(subject: Subject) -> None:
     with subject.session() as session:
         fresh = subject.generate(session, first)
         subject.generate(session, second)
-        _expect(
-            np.array_equal(subject.generate(session, first), fresh), "a prompt gives its tokens again after another"
-        )
+        expect(np.array_equal(subject.generate(session, first), fresh), "a prompt gives its tokens again after another")
         subject.generate(session, first, 3)
-        _expect(
+        expect(
             np.array_equal(subject.generate(session, first), fresh), "a prompt gives its tokens again after 3 of them"
         )
 
@@ -250,7 +178,36 @@ def check_teacher_forcing(subject: Subject) -> None:
         for other in (0, 1):
             session.start(prompt)
             runs.append([int(session.step(fed[place + other : place + other + 1])[0]) for place in range(8)])
-    _expect(runs[0] != runs[1], "tokens that are fed change what comes next")
+    expect(runs[0] != runs[1], "tokens that are fed change what comes next")
+
+
+def check_logits(subject: Subject) -> None:
+    """A session that gives logits gives those of its tokens: the best of them is the token, whoever chose the last."""
+    ends = list(subject.artifact.manifest.checkpoint.eos_token_ids)
+    with subject.session() as session:
+        if not (isinstance(session, Session) and isinstance(session, GivesLogits)):
+            return
+        prompt, fed = subject.prompt(10), subject.prompt(11)
+        session.reserve(1, 2 * INPUT_TOKENS, OUTPUT_TOKENS)
+        tokens, rows = [session.start(prompt)], []
+        for place in range(OUTPUT_TOKENS):
+            row = np.array(session.logits(), np.float64)
+            expect(row.shape[0] == 1 and row.ndim == 2, f"logits are [1, vocabulary]: {row.shape}")
+            row[:, ends] = -np.inf
+            expect(int(row[0].argmax()) == int(tokens[-1][0]), "the best of the logits is the token that was given")
+            rows.append(row[0])
+            if place + 1 < OUTPUT_TOKENS:
+                tokens.append(session.step(fed[0, place : place + 1]))
+        if isinstance(session, GivesChunkLogits) and subject.artifact.manifest.checkpoint.family == "decoder-only":
+            whole = np.array(session.chunk_logits(np.concatenate([prompt, fed[:, : OUTPUT_TOKENS - 1]], axis=1)))
+            whole[:, ends] = -np.inf
+            expect(len(whole) == INPUT_TOKENS + OUTPUT_TOKENS - 1, f"a chunk has logits at every place: {whole.shape}")
+            spread = float(np.std(rows[0][np.isfinite(rows[0])]))
+            for row, one in zip(rows, whole[INPUT_TOKENS - 1 :], strict=True):
+                known = np.isfinite(row)
+                apart = float(np.abs(row[known] - one[known]).max())
+                tolerance = 10 * max(MARGIN_TOLERANCE.get(subject.options.compute_precision, 0.25), 1e-3) * spread
+                expect(apart <= tolerance, f"a chunk gives the logits of steps, to {tolerance:.2g}: {apart:.2g} apart")
 
 
 def check_batch(subject: Subject) -> None:
@@ -265,8 +222,8 @@ def check_batch(subject: Subject) -> None:
         apart = np.concatenate([subject.generate(session, prompts[row : row + 1]) for row in (0, 1)])
     # Sums are ordered otherwise in a batch; beyond fp32 a token that hangs by a hair may fall differently.
     if subject.options.compute_precision == "fp32":
-        _expect(np.array_equal(together, apart), "a batch of 2 gives the tokens that each prompt gives alone")
-    _expect(together.shape == apart.shape, f"a batch of 2 gives {apart.shape} tokens: {together.shape}")
+        expect(np.array_equal(together, apart), "a batch of 2 gives the tokens that each prompt gives alone")
+    expect(together.shape == apart.shape, f"a batch of 2 gives {apart.shape} tokens: {together.shape}")
 
 
 def check_more_than_reserved(subject: Subject) -> None:
@@ -291,7 +248,7 @@ def _refused(call: Callable[[], object], what: str) -> None:
     try:
         call()
     except BadInputError as error:
-        _expect("\n" not in str(error), f"the refusal of {what} is one line: {error}")
+        expect("\n" not in str(error), f"the refusal of {what} is one line: {error}")
         return
     raise ConformanceError(f"not kept: {what} is refused with a BadInputError")
 
@@ -306,7 +263,7 @@ def check_sessions_are_independent(subject: Subject) -> None:
             found = [subject.generate(one, prompt) for one, prompt in zip((first, second), prompts, strict=True)]
         else:
             found = _interleaved((first, second), prompts)
-    _expect(all(map(np.array_equal, found, expected)), "sessions that run side by side give what they give alone")
+    expect(all(map(np.array_equal, found, expected)), "sessions that run side by side give what they give alone")
 
 
 def _interleaved(sessions: Sequence[Session], prompts: Sequence[Tokens]) -> list[Tokens]:
@@ -328,7 +285,7 @@ def check_close(subject: Subject) -> None:
     with subject.session() as session:
         subject.generate(session, subject.prompt(8))
     with subject.session() as session:
-        _expect(subject.generate(session, subject.prompt(8)).shape == (1, OUTPUT_TOKENS), "it opens again after close")
+        expect(subject.generate(session, subject.prompt(8)).shape == (1, OUTPUT_TOKENS), "it opens again after close")
 
 
 def check_damaged_artifact(subject: Subject) -> None:
@@ -347,7 +304,7 @@ def check_damaged_artifact(subject: Subject) -> None:
             with damaged.session():
                 pass
         except SlmbenchError as error:
-            _expect("\n" not in str(error), f"the error is one line: {error}")
+            expect("\n" not in str(error), f"the error is one line: {error}")
             return
     raise ConformanceError("an artifact whose graphs are cut in half was opened without an error")
 
@@ -363,7 +320,7 @@ def check_impossible_shapes(subject: Subject) -> None:
                 session.reserve(*shape)
             except SlmbenchError as error:
                 figure = max(shape) if shape[0] == 1 else 2
-                _expect(str(figure) in str(error), f"the refusal names {figure}: {error}")
+                expect(str(figure) in str(error), f"the refusal names {figure}: {error}")
             else:
                 raise ConformanceError(f"a static artifact took batch, input and output {shape}")
 
@@ -378,6 +335,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_tokens,
     check_reset,
     check_teacher_forcing,
+    check_logits,
     check_batch,
     check_more_than_reserved,
     check_placement,
@@ -389,9 +347,3 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_damaged_artifact,
     check_impossible_shapes,
 )
-
-
-def _expect(kept: bool, what: str) -> None:
-    """Raise where the contract is not kept; ``what`` says what it wants, and what was found after a colon."""
-    if not kept:
-        raise ConformanceError(f"not kept: {what}")

@@ -1,19 +1,21 @@
-"""slmbench in Python: ``slmbench.run`` and ``slmbench.read_run``."""
+"""slmbench in Python: ``slmbench.run``, ``slmbench.read_run`` and ``slmbench.quality``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from slmbench.analysis.divergence import Divergence
 from slmbench.errors import BadInputError
 from slmbench.plan.request import RunRequest
 from slmbench.records import schema
 from slmbench.records.sample_arrays import RunColumns, read_columns
-from slmbench.running.runner import execute
+from slmbench.running.runner import execute, quality_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,10 +101,45 @@ def run(
         CannotRunError: nothing can run here, or the disk is full.
     """
     options = {name: value for name, value in locals().items() if name != "observer"}
+    request = _request(options, "slmbench.run")
+    return RunResult(execute(request, observer=observer))
+
+
+def quality(
+    reference: str,
+    artifact: str | None = None,
+    text: str | Path | Sequence[str | Path] = (),
+    *,
+    backend: str | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    out: str | Path | None = None,
+    observer: Callable[[str], None] | None = None,
+) -> Divergence:
+    """Return how far an artifact's predictions are from those of a checkpoint in fp32; no speed is measured.
+
+    ``artifact`` is a file of yours; without one, ``reference`` is exported in that ``precision``. ``text`` is a file or
+    several; without one, the text that comes with slmbench is read. ``out`` keeps ``quality.jsonl``; without it nothing
+    is kept but what is in the cache.
+
+    Raises:
+        BadInputError: a text, a name or a combination is wrong.
+        CannotRunError: nothing can run here, or the engine fails.
+    """
+    texts = (text,) if isinstance(text, str | Path) else tuple(text)
+    request = _request({
+        "models": (artifact or reference,), "reference": reference if artifact else None, "devices": (device,),
+        "backends": (backend,) if backend else (), "precisions": (precision,), "quality_text": texts,
+        "quality": not texts, "input_tokens": (8,), "output_tokens": (2,),
+    }, "slmbench.quality")  # fmt: skip
+    with TemporaryDirectory() as temporary:
+        return quality_alone(request, Path(out or temporary), observer)
+
+
+def _request(options: dict[str, Any], caller: str) -> RunRequest:
     try:
-        request = RunRequest.model_validate(options)
+        return RunRequest.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"slmbench.run: {key}: {first['msg']}") from error
-    return RunResult(execute(request, observer=observer))
+        raise BadInputError(f"{caller}: {key}: {first['msg']}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmbench._version import __version__
+from slmbench.analysis.divergence import Divergence, divergence_of
 from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError, amount
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
@@ -22,6 +23,7 @@ from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.plan.quality import QualityPlan, plan_quality
 from slmbench.plan.request import RunRequest, plan_request, request_from_file, resume_command
 from slmbench.plan.suite import Suite
+from slmbench.records.quality import read_quality
 from slmbench.records.refusals import refusal_lines
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import (
@@ -86,6 +88,28 @@ def execute(
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
             write_reports(columns)
     return columns
+
+
+def quality_alone(request: RunRequest, folder: Path, say: Say | None) -> Divergence:
+    """Return the quality of the first case of a request; ``quality.jsonl`` is written to the folder.
+
+    Raises:
+        BadInputError: the request is wrong.
+        CannotRunError: nothing can run here, or the engine fails.
+    """
+    plan, _ = plan_request(request)
+    quality = plan_quality(request, plan)
+    assert quality is not None
+    cell, say = plan.cells[0], say or _silent
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_run_in(folder), ExitStack() as holds:
+        artifacts = get_artifacts(replace(plan, cells=(cell,)), request, folder, say, holds)
+        case = _planned(cell, artifacts.found[cell.checkpoint, cell.spec], None, {})
+        measure_quality(quality, [case], folder, measure_settings(request, plan.suite), say)
+    found = divergence_of(read_quality(folder)[cell.case.key])
+    if found.reason:
+        raise CannotRunError(found.reason)
+    return found
 
 
 def _measure(

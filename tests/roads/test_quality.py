@@ -1,0 +1,181 @@
+"""Quality as one types it: from the command to the file, the table and the exit code, on real engines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slmbench
+
+SECRET = "the heron waded through quicksilver"
+ENGINES = ("torch", "openvino", "onnxruntime", "llama_cpp")
+
+
+def checkpoint(folder: Path, name: str) -> Path:
+    """Save a catalog checkpoint as one of the user's, with a tokenizer of bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from slmbench.export.torch_model import load_model
+    from slmbench.models.checkpoint import resolve
+
+    load_model(resolve(name)).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={text: place + 4 for place, text in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two checkpoints and a text of thirteen windows."""
+    place = tmp_path_factory.mktemp("quality")
+    checkpoint(place / "my-llama", "llama-tiny")
+    checkpoint(place / "my-t5", "t5-tiny")
+    (place / "text.txt").write_text(" ".join(f"{number} {SECRET}." for number in range(42)), encoding="utf-8")
+    return place
+
+
+def typed(place: Path, *words: str, code: int = 0) -> str:
+    """Run a command and return what it said."""
+    command = [sys.executable, "-P", "-m", "slmbench", *words]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+SHORT = ("--input-tokens", "8", "--output-tokens", "2", "--repeat", "1")
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    """A run of the decoder-only model on every engine that is stepped."""
+    engines = [word for engine in ENGINES for word in ("--backend", engine)]
+    typed(place, "run", "--model", "my-llama", *engines, *SHORT, "--quality-text", "text.txt", "--out", "run")
+    return place / "run"
+
+
+def rows_of(place: Path, run: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of a run's table by backend."""
+    return {row["backend"]: row for row in json.loads(typed(place, "table", run.name, "--json"))}
+
+
+@pytest.mark.slow
+def test_fp32_on_every_engine_is_the_reference(place: Path, run: Path) -> None:
+    rows = rows_of(place, run)
+    assert set(rows) == set(ENGINES)
+    assert 0 <= rows["torch"]["kl"] < 1e-6
+    for row in rows.values():
+        assert row["kl"] < 1e-4
+        assert row["kl_low"] <= row["kl"] <= row["kl_high"]
+        assert row["same_top1"] > 0.99
+        assert abs(row["perplexity_change"]) < 1e-4
+        assert row["kl_p99"] < 1e-3
+        assert row["quality_windows"] == 13
+        assert row["free_same_tokens"] == 16
+
+
+@pytest.mark.slow
+def test_every_format_of_the_table_has_the_columns(place: Path, run: Path) -> None:
+    assert "KL nats [95 %]" in typed(place, "table", "run", "--markdown")
+    assert "KL" in (run / "table.md").read_text(encoding="utf-8")
+    with (run / "table.csv").open(encoding="utf-8", newline="") as file:
+        assert all(float(row["kl"]) < 1e-4 for row in csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_text_stays_in_the_runs_folder(place: Path, run: Path, shared_cache: Path) -> None:
+    typed(place, "baseline", "save", "run", "base.json")
+    written = [*(run / name for name in ("run.json", "quality.jsonl", "samples.jsonl", "table.md", "report.html"))]
+    for path in [*written, place / "base.json", *shared_cache.rglob("*.json")]:
+        assert "quicksilver" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_continues_where_it_was(place: Path, run: Path) -> None:
+    shutil.copytree(run, place / "cut")
+    path = place / "cut" / "quality.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:20]) + lines[20][:50], encoding="utf-8")
+    typed(place, "run", "--resume", "cut")
+    again = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert again[:20] == lines[:20]
+    assert len(again) == len(lines)
+    assert rows_of(place, place / "cut")["llama_cpp"]["kl"] == pytest.approx(
+        rows_of(place, run)["llama_cpp"]["kl"], abs=1e-6
+    )
+
+
+@pytest.mark.slow
+def test_fewer_bits_are_worse_and_tokens_alone_give_top1_alone(place: Path) -> None:
+    asked = ("--backend", "openvino", "--backend", "openvino_genai", "--precision", "int8", "--precision", "int4")
+    said = typed(
+        place, "run", "--model", "my-llama", *asked, *SHORT, "--quality-text", "text.txt", "--out", "bits", code=0
+    )
+    rows = {
+        (row["backend"], row["weight_precision"]): row for row in json.loads(typed(place, "table", "bits", "--json"))
+    }
+    assert 1e-7 < rows["openvino", "int8"]["kl"] < rows["openvino", "int4"]["kl"]
+    alone = rows["openvino_genai", "int8"]
+    assert alone["kl"] is None
+    assert 0.5 < alone["same_top1"] <= 1
+    assert "tokens alone" in alone["quality_note"], said
+
+
+@pytest.mark.slow
+def test_an_encoder_decoder_is_judged_on_the_references_answers(place: Path) -> None:
+    asked = ("--backend", "onnxruntime", "--backend", "openvino", *SHORT, "--quality-text", "text.txt")
+    typed(place, "run", "--model", "my-t5", *asked, "--out", "t5")
+    for row in rows_of(place, place / "t5").values():
+        assert row["kl"] < 1e-4
+        assert row["quality_tokens"] >= 13
+
+
+@pytest.mark.slow
+def test_in_python(place: Path) -> None:
+    found = slmbench.quality(str(place / "my-llama"), text=place / "text.txt", backend="torch")
+    assert found.kl is not None
+    assert found.kl.mid < 1e-6
+    assert found.windows == 13
+
+
+@pytest.mark.slow
+def test_what_cannot_be_judged_is_refused_at_once(place: Path) -> None:
+    (place / "short.txt").write_text("too short", encoding="utf-8")
+    (place / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 50)
+    asked = ("run", "--backend", "torch", *SHORT)
+    for words, expected in (
+        (
+            ("--model", "my-llama", "--quality-text", "short.txt"),
+            r"short.txt: 9 tokens of my-llama in 1 document; ",
+        ),
+        (("--model", "my-llama", "--quality-text", "latin.txt"), r"latin.txt: not UTF-8 text \(byte 3\)"),
+        (("--model", "my-llama", "--quality-text", "none.txt"), r"none.txt: No such file"),
+        (("--model", "llama-tiny", "--quality"), "llama-tiny has random weights: it has a speed and no quality"),
+        (("--model", "my-llama", "--quality", "--fleet", "local"), "--quality and --quality-text are for one machine"),
+    ):
+        said = typed(place, *asked, *words, "--out", "refused", code=2)
+        assert re.search(expected, said), said
+        assert len([line for line in said.splitlines() if line.strip()]) == 1, said
+        assert not (place / "refused").exists()
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(place / "my-llama", tmp_path / "strange")
+    path = folder / "tokenizer.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["model"]["vocab"] = {text: number + 10**6 for text, number in found["model"]["vocab"].items()}
+    path.write_text(json.dumps(found), encoding="utf-8")
+    asked = ("run", "--model", str(folder), "--backend", "torch", *SHORT, "--quality-text", "text.txt", "--out", "no")
+    assert "they do not belong together" in typed(place, *asked, code=2)
