@@ -121,19 +121,25 @@ def run(
     Options that take lists can be repeated, or take commas: --backend openvino,torch. Numbers may be ranges:
     --input-tokens 64-256+64 is 64,128,192,256, and 128-1024*2 is 128,256,512,1024.
     """
-    request = _request(locals())
-    if fleet is not None:
-        from slmbench.cli.fleet import run_fleet
+    given = locals()
+    raise typer.Exit(_carry_out(_request(given), given))
 
-        if request.quality or request.quality_text:
-            raise BadInputError("--quality and --quality-text are for one machine; your text is not sent to others")
 
-        if dry_run:
-            raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")
-        raise typer.Exit(run_fleet(request, fleet, where, machines, certs, insecure, as_json, each_machine, strict))
-    if where or machines or certs or insecure or each_machine:
-        raise BadInputError("--where, --machines, --each-machine, --certs and --insecure go with --fleet")
-    raise typer.Exit(_preview(request, as_json) if dry_run else _execute(request, as_json, strict=strict))
+def _carry_out(request: RunRequest, given: Mapping[str, Any]) -> int:
+    """Measure here or on a fleet, or say what would be measured; return the exit code."""
+    dry_run, as_json, strict = given["dry_run"], given["as_json"], given["strict"]
+    if given["fleet"] is None:
+        if any(given[name] for name in ("where", "machines", "certs", "insecure", "each_machine")):
+            raise BadInputError("--where, --machines, --each-machine, --certs and --insecure go with --fleet")
+        return _preview(request, as_json) if dry_run else _execute(request, as_json, strict=strict)
+    from slmbench.cli.fleet import run_fleet
+
+    if request.quality or request.quality_text:
+        raise BadInputError("--quality and --quality-text are for one machine; your text is not sent to others")
+    if dry_run:
+        raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")
+    names = ("fleet", "where", "machines", "certs", "insecure", "as_json", "each_machine", "strict")
+    return run_fleet(request, *(given[name] for name in names))
 
 
 def _request(given: Mapping[str, Any]) -> RunRequest:

@@ -56,7 +56,7 @@ class ReferenceMeta(StrictModel):
 
 
 @dataclass(frozen=True)
-class Row:
+class Prediction:
     """The reference's prediction at one position."""
 
     #: Log-probabilities ``[vocabulary]``; -inf for ends.
@@ -110,7 +110,7 @@ class StoredReference:
         except (OSError, ValueError, ValidationError) as error:
             raise BadInputError(f"{folder}: not a whole reference; remove it: {str(error).splitlines()[0]}") from error
 
-    def row(self, number: int) -> Row:
+    def row(self, number: int) -> Prediction:
         """Return a row, its probabilities scaled to a sum of 1."""
         stored = self._rows[number]
         logp = stored["levels"].astype(np.float64)
@@ -118,7 +118,7 @@ class StoredReference:
         logp += float(stored["low"])
         logp[list(self.meta.ends)] = -np.inf
         logp -= np.log(np.exp(logp).sum())
-        return Row(logp, int(stored["top1"]), float(stored["loss"]))
+        return Prediction(logp, int(stored["top1"]), float(stored["loss"]))
 
 
 def place_of(checkpoint: Checkpoint, windows: Sequence[Window], versions: dict[str, str]) -> Path:

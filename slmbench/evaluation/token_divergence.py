@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from slmbench.backend import Draws, GivesChunkLogits, GivesLogits, LoopSession, Session, Tokens
 from slmbench.errors import CannotRunError
-from slmbench.evaluation.stored_reference import Floats, JudgedWindow, Row, StoredReference, log_probabilities
+from slmbench.evaluation.stored_reference import Floats, JudgedWindow, Prediction, StoredReference, log_probabilities
 from slmbench.evaluation.text import WINDOWS, Window
 from slmbench.terms import Family
 
@@ -84,7 +84,7 @@ def judge_window(
     return WindowDivergence(len(kl), tuple(kl), same, loss, known, len(judged.free), free, read)
 
 
-def divergence(row: Row, found: Floats) -> float:
+def divergence(row: Prediction, found: Floats) -> float:
     """Return KL(reference, artifact) of two distributions in nats, from log-probabilities ``[vocabulary]``."""
     shares = np.exp(row.logp)
     open_ = shares > 0
