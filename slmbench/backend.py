@@ -20,6 +20,7 @@ from slmbench.models.artifact import Artifact, ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.geometry import Geometry
 from slmbench.session_abilities import (
+    UNASKED,
     Draws,
     Extends,
     GivesChunkLogits,
@@ -30,16 +31,17 @@ from slmbench.session_abilities import (
     Tokens,
 )
 from slmbench.system.telemetry import silence_telemetry
-from slmbench.terms import ComputePrecision, Device, Precision
+from slmbench.terms import ComputePrecision, Device, Precision, Settings
 
 #: What plugins may use. Some of it is defined elsewhere in slmbench; plugins import it from here.
 __all__ = [
-    "ENTRY_POINT_GROUP", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend", "BadInputError",
-    "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device", "DeviceStatus", "Draws",
-    "Extends", "Geometry", "GivesChunkLogits", "GivesLogits", "LimitsProbe", "LoopSession", "Placement",
-    "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session", "SessionBase", "SessionOptions",
-    "SharesLoads", "TellsMargins", "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities",
-    "backend_names", "load_backend", "load_backends", "specs_of",
+    "ENTRY_POINT_GROUP", "UNASKED", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend",
+    "BadInputError", "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device",
+    "DeviceStatus", "Draws", "Extends", "Geometry", "GivesChunkLogits", "GivesLogits", "LimitsProbe",
+    "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session",
+    "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TellsMargins",
+    "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names",
+    "load_backend", "load_backends", "specs_of",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"
@@ -66,7 +68,10 @@ class SessionOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    #: With shipped settings the engine chooses, and this says nothing.
     compute_precision: ComputePrecision = "fp32"
+    #: "shipped" (see :class:`ShippedSettings`): leave the engine's own defaults, except for what is asked by name.
+    settings: Settings = "fair"
     #: Threads of the engine; None for the number of physical cores this process may use.
     threads: int | None = None
     #: The attention path, one of ``Backend.attention_paths``; None for the backend's best.
@@ -216,6 +221,14 @@ class ComputeDefault(Protocol):
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what weights of that precision are computed in on that device (or in its simulation)."""
+
+
+@runtime_checkable
+class ShippedSettings(Protocol):
+    """What a backend may also have: sessions with the engine's own defaults (``SessionOptions.settings``)."""
+
+    def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
+        """Return why this artifact does not run on that device with the engine's own defaults, or None."""
 
 
 @runtime_checkable

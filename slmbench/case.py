@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from slmbench.terms import ComputePrecision, Device, Exporter, Format, Layout, Precision
+from slmbench.terms import AskedCompute, Device, Exporter, Format, Layout, Precision, Settings
 
 Sampling = Literal["greedy", "random"]
 Cache = Literal["on", "off"]
@@ -124,7 +124,8 @@ class Case(BaseModel):
     layout: Layout = "dynamic"
     exporter: Exporter
     weight_precision: Precision
-    compute_precision: ComputePrecision
+    #: "default" with shipped settings: what it is was read back, and stands in the records.
+    compute_precision: AskedCompute
     workload: Workload
     #: None: the backend's best.
     attention: str | None = None
@@ -135,6 +136,13 @@ class Case(BaseModel):
     #: The side-by-side environment this case runs in, if there are several.
     arm: str | None = None
     simulate: bool = False
+    settings: Settings = "fair"
+
+    @model_validator(mode="after")
+    def _computed_as_set(self) -> Self:
+        if (self.compute_precision == "default") != (self.settings == "shipped"):
+            raise ValueError(f"compute precision {self.compute_precision} does not go with {self.settings} settings")
+        return self
 
     @property
     def engine_builds_graph(self) -> bool:
@@ -161,6 +169,8 @@ class Case(BaseModel):
         if self.threads:
             parts.append(f"threads={self.threads}")
         parts += [f"{name}={value}" for name, value in self.options]
+        if self.settings != "fair":
+            parts.append(f"settings={self.settings}")
         if self.simulate:
             parts.append("simulate")
         if self.arm:

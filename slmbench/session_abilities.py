@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int64]
+#: What was asked of a setting that is the engine's own default.
+UNASKED = "default"
 
 
 @runtime_checkable
@@ -51,7 +53,10 @@ class TellsSettings(Protocol):
     """What a session may also have: what else it was opened with, and what the engine made of that."""
 
     def settings(self) -> Mapping[str, tuple[str, str]]:
-        """Return by name what was asked and what is in effect, read back. A case where the two differ fails."""
+        """Return by name what was asked and what is in effect, read back. A case where the two differ fails.
+
+        :data:`UNASKED` where nothing was asked: what is in effect is then recorded, whatever it is.
+        """
 
 
 @runtime_checkable

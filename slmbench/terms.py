@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 __all__ = [
     "COMPUTE_PRECISIONS", "DEFAULT_COMPUTE", "DEVICES", "EXPORTERS", "FORMATS", "GGUF_PRECISIONS", "MARGIN_TOLERANCE",
-    "PRECISIONS", "ComputePrecision", "Device", "Exporter", "Family", "Format", "GgufPrecision", "Layout",
-    "PlainPrecision", "Precision", "StrictModel", "plain_precision",
+    "PRECISIONS", "SETTINGS", "AskedCompute", "ComputePrecision", "Device", "Exporter", "Family", "Format",
+    "GgufPrecision", "Layout", "PlainPrecision", "Precision", "Settings", "StrictModel", "plain_precision",
 ]  # fmt: skip
 
 
@@ -33,6 +33,10 @@ Precision = Literal[PlainPrecision, GgufPrecision]
 #: int16, int8: activations quantised to that many bits before they meet quantised weights, as Qualcomm's HTP (16) and
 #: ONNX Runtime's ``MatMulNBits`` (8) do.
 ComputePrecision = Literal["fp32", "fp16", "bf16", "int16", "int8"]
+#: "default": nothing is asked, and the engine's own choice is read back.
+AskedCompute = Literal[ComputePrecision, "default"]
+#: fair: every engine computes in the asked precision, K/V alike; shipped: each engine's own defaults, untouched.
+Settings = Literal["fair", "shipped"]
 #: slmbench: our own builder, for the types that are described to it; generic: the transformers network itself, traced;
 #: given: nobody here exported it, the user brought it.
 Exporter = Literal["slmbench", "generic", "optimum", "genai", "none", "given"]
@@ -42,6 +46,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[PlainPrecision, ...] = get_args(PlainPrecision)
 GGUF_PRECISIONS: tuple[GgufPrecision, ...] = get_args(GgufPrecision)
 COMPUTE_PRECISIONS: tuple[ComputePrecision, ...] = get_args(ComputePrecision)
+SETTINGS: tuple[Settings, ...] = get_args(Settings)
 EXPORTERS: tuple[Exporter, ...] = get_args(Exporter)
 DEVICES: tuple[Device, ...] = get_args(Device)
 

@@ -58,9 +58,15 @@ class LlamaCppBackend:
         reason = attention_refusal(options)
         if reason is not None:
             return reason
+        if options.settings == "shipped":
+            return None
         only = self.default_compute(spec.weight_precision, device, simulate=False)
         if options.compute_precision != only:
             return f"llama.cpp computes {spec.weight_precision} weights in {only}, not in {options.compute_precision}"
+        return None
+
+    def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
+        """Return None: llama.cpp chooses K/V's type and attention where nothing is asked."""
         return None
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:

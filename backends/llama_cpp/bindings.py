@@ -31,6 +31,8 @@ _ERROR = 4
 _BUFFER = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size")
 _KV_TYPE = re.compile(r"K \((\w+)\):.*V \((\w+)\):")
 _FLASH = re.compile(r"flash_attn\s*=\s*(\w+)")
+#: What became of "auto".
+_CHOSEN_FLASH = re.compile(r"Flash Attention .*?(enabled|disabled)")
 
 
 class Log:
@@ -76,8 +78,11 @@ def load_engine() -> tuple[Any, Log]:
 class GgufModel:
     """A GGUF file that llama.cpp has opened, all of it for the CPU."""
 
-    def __init__(self, path: Path, *, repack: bool | None) -> None:
-        """Open it. ``repack``: whether weights may go into buffers in another order (AMX, ...); None: where it works.
+    def __init__(self, path: Path, *, repack: bool | None, shipped: bool = False) -> None:
+        """Open it.
+
+        ``repack``: whether weights may go into buffers in another order (AMX, ...); None: where it works. ``shipped``:
+        the file is mapped or read as llama.cpp itself would.
 
         Raises:
             CannotRunError: llama.cpp was compiled for another CPU, or refuses the file: its first error.
@@ -99,7 +104,8 @@ class GgufModel:
         self._no_devices = (ctypes.c_void_p * 1)(None)
         params.devices = ctypes.cast(self._no_devices, ctypes.c_void_p)
         params.use_extra_bufts = self.repacks
-        params.load_mode = self.engine.LLAMA_LOAD_MODE_MMAP
+        if not shipped:
+            params.load_mode = self.engine.LLAMA_LOAD_MODE_MMAP
         with self._log.kept() as lines:
             self.handle = self.engine.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
@@ -111,17 +117,31 @@ class GgufModel:
         self.close = weakref.finalize(self, _free, self.engine, self.handle, self._contexts)
         self.close.atexit = False
 
+    @property
+    def mapped(self) -> str:
+        """Return "on" where weights are in buffers that map the file."""
+        return "on" if any("Mapped" in name for name in self.buffers) else "off"
+
     def file_type(self) -> str:
         """Return the file's type, most tensors' or a mixture's; llama.cpp counts where the file does not say it."""
         reported = self.engine.llama_model_ftype(self.handle) & ~_GUESSED
         return FILE_TYPES.get(reported, f"file type {reported}")
 
     def context(
-        self, rows: int, length: int, threads: int, *, kv_type: str, flash: bool, encoded: int = 0, outputs: int = 0
+        self,
+        rows: int,
+        length: int,
+        threads: int,
+        *,
+        kv_type: str | None,
+        flash: bool | None,
+        encoded: int = 0,
+        outputs: int = 0,
     ) -> Context:
         """Make a context for ``rows`` sequences of ``length`` tokens each; an encoder reads ``encoded`` tokens at once.
 
-        ``outputs`` is for how many places logits may be asked at once; 0: for one a row.
+        ``outputs`` is for how many places logits may be asked at once; 0: for one a row. ``kv_type``, ``flash``: None
+        for llama.cpp's own choice.
 
         Raises:
             CannotRunError: llama.cpp refuses it.
@@ -132,14 +152,17 @@ class GgufModel:
         params.n_seq_max, params.kv_unified = rows, False
         params.n_ctx = rows * -(-length // 256) * 256
         # Logits of one place a row: buffers for more would be there for nothing.
-        params.n_batch, params.n_outputs_max = rows * length, max(rows, encoded, outputs)
+        least = params.n_batch if kv_type is None else 0
+        params.n_batch, params.n_outputs_max = max(least, rows * length), max(rows, encoded, outputs)
         if encoded:
             # llama.cpp ends the process where an encoder's input is larger than this, and where a T5's sequences have
             # cells of their own (its table of relative positions does not fit them).
             params.n_ubatch, params.kv_unified = encoded, True
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = KV_TYPES[kv_type]
-        params.flash_attn_type = int(flash)
+        if kv_type is not None:
+            params.type_k = params.type_v = KV_TYPES[kv_type]
+        if flash is not None:
+            params.flash_attn_type = int(flash)
         # Nothing for a GPU, not even single products, where the library was built for one.
         params.offload_kqv = params.op_offload = False
         params.no_perf = True
@@ -169,6 +192,8 @@ class Context:
         self._memory = engine.llama_get_memory(handle)
         self._vocabulary = engine.llama_vocab_n_tokens(engine.llama_model_get_vocab(engine.llama_get_model(handle)))
         kv, flash = _KV_TYPE.search(said), _FLASH.search(said)
+        if flash is not None and flash[1] == "auto":
+            flash = _CHOSEN_FLASH.search(said)
         #: The types of K and of V, and whether flash attention is on; None where the log does not say.
         self.kv_types = None if kv is None else set(kv.groups())
         self.flash = None if flash is None else flash[1]
@@ -177,6 +202,14 @@ class Context:
     def threads(self) -> tuple[int, int]:
         """Return the threads of steps and of prompts."""
         return int(self._engine.llama_n_threads(self._handle)), int(self._engine.llama_n_threads_batch(self._handle))
+
+    def batches(self) -> dict[str, int]:
+        """Return the tokens that one call may have, and how many of them are computed at once."""
+        engine = self._engine
+        return {
+            "n_batch": int(engine.llama_n_batch(self._handle)),
+            "n_ubatch": int(engine.llama_n_ubatch(self._handle)),
+        }
 
     def forget(self) -> None:
         """Empty the K/V. What is in the cells stays and is masked: clearing it would be part of the prompt's time."""

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.backend import UNASKED, Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError
 from slmbench.models.artifact import Artifact
 from slmbench.models.gguf_layout import MIXTURES, TENSOR_TYPES
@@ -42,9 +42,13 @@ class LlamaCppOptions(SessionOptions):
     repack: bool | None = None
 
 
-def kv_cache_of(options: SessionOptions) -> str:
-    """Return the type that K/V are kept in: what is asked, or what fits the compute precision."""
-    return LlamaCppOptions.of(options).kv_cache or _KV_CACHE[options.compute_precision]
+def kv_cache_of(options: SessionOptions) -> str | None:
+    """Return the type that K/V are kept in: what is asked, or what fits the compute precision.
+
+    With shipped settings None: llama.cpp's own, where nothing is asked.
+    """
+    fitting = None if options.settings == "shipped" else _KV_CACHE[options.compute_precision]
+    return LlamaCppOptions.of(options).kv_cache or fitting
 
 
 def attention_refusal(options: SessionOptions) -> str | None:
@@ -78,7 +82,9 @@ class LlamaCppSession:
         asked = LlamaCppOptions.of(options)
         self._kv_cache = kv_cache_of(options)
         # llama.cpp's own choice on CPUs, where it keeps the precision.
-        self._flash = options.attention == FLASH or (options.attention is None and self._kv_cache != "f32")
+        self._flash: bool | None = options.attention == FLASH or (options.attention is None and self._kv_cache != "f32")
+        if options.settings == "shipped" and options.attention is None:
+            self._flash = None
         given = checkpoint.given is not None
         self._given_compute = compute_of_given(artifact) if given else None
         self._types = set() if given else matrix_types(artifact)
@@ -87,7 +93,7 @@ class LlamaCppSession:
         self._context: Context | None = None
         self._shape = (0, 0)
         began = perf_counter_ns()
-        self._model = GgufModel(artifact.graph("model"), repack=asked.repack)
+        self._model = GgufModel(artifact.graph("model"), repack=asked.repack, shipped=options.settings == "shipped")
         self._load_ns = perf_counter_ns() - began
         self._openmp = OpenMp("libggml-cpu")
 
@@ -232,9 +238,10 @@ class LlamaCppSession:
         return self._openmp.team_size(self._threads if self._context is None else self._context.threads()[0])
 
     def settings(self) -> dict[str, tuple[str, str]]:
-        """Return weights, threads, K/V's type and flash attention, as far as llama.cpp reports them."""
+        """Return weights, threads, K/V's type, flash attention and batches, as far as llama.cpp reports them."""
         found = {
             "repacked weights": self._repacking(),
+            "mmap": (UNASKED, self._model.mapped),
             "threads": (str(self._threads), self._openmp.in_words(self._threads)),
         }
         if self._mixture is not None:
@@ -243,9 +250,12 @@ class LlamaCppSession:
             return found
         found["threads of prompts"] = str(self._threads), str(self._context.threads()[1])
         if self._context.kv_types is not None:
-            found["kv_cache"] = self._kv_cache, "+".join(sorted(self._context.kv_types))
+            found["kv_cache"] = self._kv_cache or UNASKED, "+".join(sorted(self._context.kv_types))
         if self._context.flash is not None:
-            found["flash attention"] = "enabled" if self._flash else "disabled", self._context.flash
+            asked = {None: UNASKED, True: "enabled", False: "disabled"}[self._flash]
+            found["flash attention"] = asked, self._context.flash
+        for name, size in self._context.batches().items():
+            found[name] = UNASKED, str(size)
         return found
 
     def _repacking(self) -> tuple[str, str]:
@@ -261,7 +271,9 @@ class LlamaCppSession:
         return off, made or off
 
     def attention_path(self) -> str:
-        """Return "flash" or "unfused", which is set for the context and never left to llama.cpp."""
+        """Return "flash" or "unfused": what is set for the context; with shipped settings what llama.cpp chose."""
+        if self._flash is None:
+            return FLASH if self._context is not None and self._context.flash == "enabled" else UNFUSED
         return FLASH if self._flash else UNFUSED
 
     def load_phases_ns(self) -> dict[str, int]:

@@ -65,6 +65,10 @@ class OnnxRuntimeBackend:
             return f"graphs for CUDA run on the CPU in fp32, not in {spec.weight_precision}: ask for --device gpu"
         return cpu_refusal(checkpoint, spec.weight_precision, options)
 
+    def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
+        """Return that graphs for CUDA and the HTP are made for what they compute in, or None on the CPU."""
+        return None if device == "cpu" else "--settings shipped is for ONNX Runtime on CPUs: other graphs fix it all"
+
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return int16 for the HTP's int8 weights, fp16 for int4 on CUDA, and what the CPU's kernels compute in."""
         if device == "npu":

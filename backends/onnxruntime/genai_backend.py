@@ -8,6 +8,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
@@ -65,6 +66,10 @@ class OnnxRuntimeGenaiBackend:
             return "slmbench runs onnxruntime-genai with shared K/V buffers, which this graph does not have"
         return cpu_refusal(checkpoint, spec.weight_precision, options)
 
+    def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
+        """Return None: what onnxruntime-genai and the folder's config choose can always be left."""
+        return None
+
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what ONNX Runtime's kernels on the CPU compute in."""
         return cpu_compute(weights)
@@ -105,28 +110,35 @@ class OnnxRuntimeGenaiSession:
         self._limit = context_length(artifact)
         self._engine: Any = onnxruntime_genai
         checkpoint = artifact.manifest.checkpoint
-        self._device, self._threads = device, options.threads or default_threads()
+        self._device, self._asked = device, options
+        self._threads = options.threads or default_threads()
         self._reserved = Reserved(checkpoint)
         given = checkpoint.given
         self._compute = (given.compute if given else None) or cpu_compute(artifact.manifest.spec.weight_precision)
         self._generator: Any = None
         self._last = np.zeros(0, dtype=np.int64)
+        process = psutil.Process()
         began = perf_counter_ns()
         try:
             config = onnxruntime_genai.Config(str(artifact.home))
             config.overlay(json.dumps(self._overlay(checkpoint)))
+            before = process.num_threads()
             self._model: Any = onnxruntime_genai.Model(config)
         except Exception as error:  # the binding raises RuntimeError and its kin
             raise CannotRunError(
                 f"{artifact.graph('model')}: onnxruntime-genai does not load it: {first_error_line(error)[:300]}"
             ) from error
         self._load_ns = perf_counter_ns() - began
+        if options.settings == "shipped" and options.threads is None:
+            # One caller, and those of the pool that ONNX Runtime made of its own accord.
+            self._threads = process.num_threads() - before + 1
 
     def _overlay(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        model: dict[str, Any] = {
-            "decoder": {"session_options": {"intra_op_num_threads": self._threads, "inter_op_num_threads": 1}},
-            "pad_token_id": checkpoint.pad_token_id,
-        }
+        model: dict[str, Any] = {"pad_token_id": checkpoint.pad_token_id}
+        if self._asked.settings == "fair":
+            model["decoder"] = {"session_options": {"intra_op_num_threads": self._threads, "inter_op_num_threads": 1}}
+        elif self._asked.threads is not None:
+            model["decoder"] = {"session_options": {"intra_op_num_threads": self._threads}}
         if checkpoint.eos_token_ids:
             model["eos_token_id"] = list(checkpoint.eos_token_ids)
         return {"model": model}
@@ -210,7 +222,7 @@ class OnnxRuntimeGenaiSession:
         return _PRECISION.get(found, str(found))
 
     def threads(self) -> int:
-        """Return the threads that were set: the engine reports none."""
+        """Return the threads that were set, or with shipped settings started: the engine reports none."""
         return self._threads
 
     def attention_path(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+import psutil
 from numpy.typing import NDArray
 
 from slmbench.errors import CannotRunError, first_error_line
@@ -21,7 +22,8 @@ class OrtGraph:
         import onnxruntime as ort
 
         ort.disable_telemetry_events()
-        began = perf_counter_ns()
+        process = psutil.Process()
+        before, began = process.num_threads(), perf_counter_ns()
         try:
             providers = [(provider, options or {})]
             self.session = ort.InferenceSession(path, settings, providers=providers, enable_fallback=0)
@@ -29,6 +31,8 @@ class OrtGraph:
             raise CannotRunError(f"{path}: ONNX Runtime does not take it: {first_error_line(error)}") from error
         self.session.disable_fallback()
         self.load_ns = perf_counter_ns() - began
+        #: Threads that compute an operator: the caller's, and those of the session's pool.
+        self.threads = process.num_threads() - before + 1
         self.inputs = {port.name: port for port in self.session.get_inputs()}
         self.outputs = [port.name for port in self.session.get_outputs()]
         limit = self.session.get_modelmeta().custom_metadata_map.get("slmbench.max_positions")

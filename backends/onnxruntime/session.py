@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Geometry, Placement, SessionOptions, Tokens
+from slmbench.backend import UNASKED, Geometry, Placement, SessionOptions, Tokens
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
@@ -25,7 +25,7 @@ from ..common.cpu_device import default_threads
 from ..common.next_token import StepLogits, TokenChooser
 from ..common.reserved import Reserved
 from .graph import CPU, OrtGraph, bind, bind_out
-from .static_session import base_settings, settings_in_effect
+from .static_session import base_settings, settings_in_effect, shipped_settings
 
 _PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
 
@@ -43,7 +43,7 @@ class OnnxRuntimeSession:
             CannotRunError: ONNX Runtime refuses a graph.
         """
         checkpoint = artifact.manifest.checkpoint
-        self._device, self._threads = device, options.threads or default_threads()
+        self._device, self._threads, self._options = device, options.threads or default_threads(), options
         self._geometry, self._reserved = checkpoint.geometry, Reserved(checkpoint)
         self._start_token = checkpoint.decoder_start_token_id or 0
         self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
@@ -52,6 +52,8 @@ class OnnxRuntimeSession:
 
     def _open(self, role: Role, artifact: Artifact) -> OrtGraph:
         """Create the session of one graph."""
+        if self._options.settings == "shipped":
+            return OrtGraph(artifact.graph(role), shipped_settings(self._options.threads))
         alone = len(artifact.manifest.graphs) == 1
         return OrtGraph(artifact.graph(role), base_settings(self._threads, alone=alone))
 
@@ -122,11 +124,14 @@ class OnnxRuntimeSession:
 
     def settings(self) -> dict[str, tuple[str, str]]:
         """Return threads and level of optimisation, which a model may bring along and ONNX Runtime may obey."""
-        return settings_in_effect(self._threads, [graph.session for graph in self._graphs.values()])
+        shipped = self._options.settings == "shipped"
+        asked = self._options.threads or UNASKED if shipped else self._threads
+        return settings_in_effect(asked, [graph.session for graph in self._graphs.values()])
 
     def threads(self) -> int:
-        """Return the threads within an operator, as the session reports them."""
-        return int(self._graphs[self._step_role].session.get_session_options().intra_op_num_threads)
+        """Return the threads within an operator, as the session reports them; where it chose, those that it started."""
+        graph = self._graphs[self._step_role]
+        return int(graph.session.get_session_options().intra_op_num_threads) or graph.threads
 
     def attention_path(self) -> str:
         """Return "GroupQueryAttention" where self-attention and its K/V update are that operator, else "unfused"."""

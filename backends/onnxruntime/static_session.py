@@ -41,7 +41,22 @@ def base_settings(threads: int, *, alone: bool) -> Any:
     return settings
 
 
-def settings_in_effect(threads: int, sessions: Sequence[Any]) -> dict[str, tuple[str, str]]:
+def shipped_settings(threads: int | None) -> Any:
+    """Return session options that ONNX Runtime chooses itself, but for a number of threads that was asked for.
+
+    Only what it says is ours: quiet, and the assignment of nodes recorded.
+    """
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    settings.log_severity_level = 4
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return settings
+
+
+def settings_in_effect(threads: int | str, sessions: Sequence[Any]) -> dict[str, tuple[str, str]]:
     """Return what :func:`base_settings` asked for and what the sessions have.
 
     With ``ORT_LOAD_CONFIG_FROM_MODEL=1`` a model's own settings take the place of all of ours, without a word.

@@ -79,6 +79,10 @@ class OpenVinoBackend:
             return npu.refusal(options) or npu.size_refusal(checkpoint, spec, options)
         return compute_refusal(options, spec, device)
 
+    def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
+        """Return that an NPU's static pipeline has no defaults of its own to leave, or None."""
+        return npu.SHIPPED_REFUSAL if device == "npu" else None
+
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return fp16 on the NPU, which knows no other."""
         return "fp16" if device == "npu" and not simulate else DEFAULT_COMPUTE[weights]

@@ -62,6 +62,10 @@ class OpenVinoGenaiBackend:
             return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
         return compute_refusal(options, spec, device)
 
+    def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
+        """Return that an NPU's static pipeline has no defaults of its own to leave, or None."""
+        return npu.SHIPPED_REFUSAL if device == "npu" else None
+
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what the openvino backend would."""
         return OpenVinoBackend().default_compute(weights, device, simulate=simulate)

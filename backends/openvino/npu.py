@@ -29,6 +29,8 @@ ENGINE_NAME = "NPU"
 _COMPUTE = ("fp16",)
 _SIMULATED_COMPUTE = ("fp32", "fp16", "bf16")
 
+SHIPPED_REFUSAL = "--settings shipped is for CPUs and GPUs: slmbench itself fixes how static graphs run on an NPU"
+
 
 def devices() -> list[DeviceStatus]:
     """Return Intel's NPU: present only where OpenVINO lists it, for its plugin answers without one too."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from slmbench.backend import SessionOptions
+from slmbench.backend import UNASKED, SessionOptions
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import ComputePrecision, Device
@@ -26,10 +26,10 @@ class OpenVinoOptions(SessionOptions):
     #: Precision of the K/V cache: "f32", "f16", "bf16" or "u8"; None for the compute precision. (OpenVINO's own
     #: default on CPUs is u8.)
     kv_cache: str | None = None
-    #: Group size of dynamic quantisation of activations; 0 is off. (OpenVINO's own default is 32.)
-    dynamic_quantization: int = Field(default=0, ge=0)
-    #: Whether threads are pinned to cores.
-    pinning: bool = True
+    #: Group size of dynamic quantisation of activations; 0 is off, as is None. (OpenVINO's own default is 32.)
+    dynamic_quantization: int | None = Field(default=None, ge=0)
+    #: Whether threads are pinned to cores; None: they are. With shipped settings, None leaves all three to OpenVINO.
+    pinning: bool | None = None
 
 
 #: Attention paths of our own loop: steps by a graph of their own (see :mod:`.step_graph`), or by the prompt's.
@@ -37,18 +37,21 @@ STEP_PATH, PLAIN_PATH = "SDPA+step", "SDPA"
 
 #: What OpenVINO would choose by itself, and reports of a compiled model.
 _TOLD = ("KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "NUM_STREAMS")
+#: What it also reports with shipped settings, where all of it is its own choice.
+_ALSO_TOLD = ("PERFORMANCE_HINT", "ENABLE_CPU_PINNING")
 #: With other group sizes OpenVINO's CPU kernels do not quantise, while the property repeats what was asked.
 _GROUP_STEP = 16
 
 
 def compute_refusal(options: SessionOptions, spec: ArtifactSpec, device: Device) -> str | None:
     """Return why OpenVINO does not compute what the options ask for, or None."""
-    if options.compute_precision not in HINT:
+    shipped = options.settings == "shipped"
+    if options.compute_precision not in HINT and not shipped:
         return f"OpenVINO computes in {', '.join(HINT)}, not in {options.compute_precision}"
-    missing = capability_refusal(options.compute_precision, device)
+    missing = None if shipped else capability_refusal(options.compute_precision, device)
     if missing is not None:
         return missing
-    group = OpenVinoOptions.of(options).dynamic_quantization
+    group = OpenVinoOptions.of(options).dynamic_quantization or 0
     if group and spec.weight_precision not in ("int8", "int4"):
         return f"dynamic_quantization={group} is for int8 and int4 weights: OpenVINO silently ignores it for others"
     if group % _GROUP_STEP:
@@ -73,8 +76,12 @@ def capability_refusal(precision: ComputePrecision, device: Device) -> str | Non
 
 
 def steps_apart(options: SessionOptions, device: Device) -> bool:
-    """Return whether decode steps run a graph of their own: on a CPU, unless the other path is asked for."""
-    return device == "cpu" and options.attention != PLAIN_PATH
+    """Return whether decode steps run a graph of their own: on a CPU, unless the other path is asked for.
+
+    With shipped settings a graph runs as it is, unless steps of their own are asked for.
+    """
+    asked = (STEP_PATH,) if options.settings == "shipped" else (None, STEP_PATH)
+    return device == "cpu" and options.attention in asked
 
 
 def path_refusal(options: SessionOptions, device: Device) -> str | None:
@@ -104,7 +111,8 @@ def settings_in_effect(
     ``reported`` gives a property of one compiled model; it raises RuntimeError or LookupError where there is none.
     """
     found: dict[str, tuple[str, str]] = {}
-    for name in _TOLD:
+    shipped = "PERFORMANCE_HINT" not in asked
+    for name in (*_TOLD, *_ALSO_TOLD) if shipped else _TOLD:
         values = set()
         for tell in reported:
             try:
@@ -112,7 +120,7 @@ def settings_in_effect(
             except (RuntimeError, LookupError):
                 continue
         if values:
-            found[name] = str(asked[name]), "+".join(sorted(values))
+            found[name] = str(asked.get(name, UNASKED)), "+".join(sorted(values))
     return found
 
 
@@ -131,19 +139,28 @@ def _word(value: object) -> str:
 
 
 def device_properties(options: SessionOptions, engine_name: str) -> dict[str, Any]:
-    """Return everything OpenVINO would otherwise choose by itself."""
+    """Return everything OpenVINO would otherwise choose by itself; with shipped settings what was asked by name."""
     asked = OpenVinoOptions.of(options)
+    if options.settings == "shipped":
+        named = {
+            "KV_CACHE_PRECISION": asked.kv_cache,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": asked.dynamic_quantization,
+            "INFERENCE_NUM_THREADS": options.threads if engine_name == "CPU" else None,
+            "ENABLE_CPU_PINNING": asked.pinning if engine_name == "CPU" else None,
+            "CACHE_DIR": options.engine_cache,
+        }
+        return {name: value for name, value in named.items() if value is not None}
     hint = HINT[options.compute_precision]
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint,
         "KV_CACHE_PRECISION": asked.kv_cache or hint,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": asked.dynamic_quantization,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": asked.dynamic_quantization or 0,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
     if engine_name == "CPU":
         properties["INFERENCE_NUM_THREADS"] = options.threads or default_threads()
-        properties["ENABLE_CPU_PINNING"] = asked.pinning
+        properties["ENABLE_CPU_PINNING"] = asked.pinning is not False
     if options.engine_cache is not None:
         properties["CACHE_DIR"] = options.engine_cache
     return properties

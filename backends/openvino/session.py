@@ -52,7 +52,8 @@ class OpenVinoSession:
         self._read_graphs: dict[Role, ReadGraph] = {
             role: ReadGraph(core, artifact.graph(role), engine_name, self._asked) for role in artifact.manifest.graphs
         }
-        self._plain_products = options.compute_precision == "fp32" and platform.machine() in ("x86_64", "AMD64")
+        exact = options.settings == "fair" and options.compute_precision == "fp32"
+        self._plain_products = exact and platform.machine() in ("x86_64", "AMD64")
         # OpenVINO's CPU plugin gives up on states of fixed size in a graph whose rows are fixed.
         self._apart = steps_apart(options, device) and "recurrent" not in artifact.manifest.attention
         self._step_role: Role = "decode" if self._apart else self._stepped

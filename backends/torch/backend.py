@@ -48,6 +48,10 @@ class TorchBackend:
             return f"torch computes in fp32, fp16 and bf16, not in {options.compute_precision}"
         return None
 
+    def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
+        """Return None: torch computes in the type of the weights, with its own threads and precision of products."""
+        return None
+
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does; a state cannot be read behind or shared as K/V can."""
         if checkpoint.geometry.layer_kinds:

@@ -46,11 +46,15 @@ class TorchSession:
         self._place = torch.device("cuda" if device == "gpu" else "cpu")
         self._compiles = TorchOptions.of(options).compile
         self._threads = options.threads or default_threads() if device == "cpu" else 0
+        shipped = options.settings == "shipped"
+        if shipped and options.threads is None and device == "cpu":
+            self._threads = torch.get_num_threads()
         if device == "cpu":
             torch.set_num_threads(self._threads)
             self._openmp = OpenMp("libtorch_cpu")
-        # Otherwise "fp32" may mean TF32 or bf16 products.
-        torch.set_float32_matmul_precision("highest")
+        if not shipped:
+            # Otherwise "fp32" may mean TF32 or bf16 products.
+            torch.set_float32_matmul_precision("highest")
         checkpoint = artifact.manifest.checkpoint
         self._layers = checkpoint.geometry.decoder_layers
         started = perf_counter_ns()

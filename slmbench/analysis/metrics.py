@@ -324,23 +324,24 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
         executed_on=loads[-1].executed_on if loads else None,
         decode_weight_bytes=info.decode_weight_bytes,
         reference=all(load.reference for load in loads),
-        **costs_of(info),
-        shortest_s=shortest_times(info, known) if known else {},
+        **costs_of(info, loads),
+        shortest_s=shortest_times(info, known, loads) if known else {},
         weights=stored_weights_of(info),
         settings=settings_of(loads),
     )
 
 
-def costs_of(info: CaseInfo) -> dict[str, float]:
+def costs_of(info: CaseInfo, loads: Sequence[LoadRecord]) -> dict[str, float]:
     """Return what the model must compute and move (:mod:`slmbench.models.cost_model`); empty where it is not known."""
     if info.checkpoint.geometry.cost_unknown is not None:
         return {}
-    phases = cost_model.phases(info.checkpoint, info.case.workload, kv_bytes=kv_bytes(info.case))
+    kv = kv_bytes(info.case, loads)
+    phases = cost_model.phases(info.checkpoint, info.case.workload, kv_bytes=kv or 0.0)
     costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
     for step in phases:
         if step.name == "decode_step" and info.case.workload.cache == "on":
             costs["step_flops"] = step.flops
-            if info.decode_weight_bytes is not None:
+            if info.decode_weight_bytes is not None and kv is not None:
                 costs["step_bytes"] = info.decode_weight_bytes + step.kv_read_bytes + step.kv_written_bytes
     return costs
 

@@ -147,6 +147,11 @@ def _fastest(cases: list[SideCase], metric: str) -> SideCase | None:
 
 
 def precision_of(case: Case) -> str:
-    """Return weight and compute precision as people write them: once where they are the same."""
+    """Return weight and compute precision as people write them: once where they are the same.
+
+    With shipped settings the engine computes in what it likes, and these words stand wherever a figure does.
+    """
+    if case.settings == "shipped":
+        return f"{case.weight_precision} as shipped"
     same = case.weight_precision == case.compute_precision
     return case.weight_precision if same else f"{case.weight_precision}/{case.compute_precision}"

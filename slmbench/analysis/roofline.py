@@ -7,7 +7,7 @@ roofline: Williams, Waterman & Patterson 2009). How limits are measured is :mod:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from slmbench.case import Case
 from slmbench.models import cost_model
 from slmbench.records.limits import Limits
-from slmbench.records.schema import CaseInfo
-from slmbench.terms import ComputePrecision
+from slmbench.records.schema import CaseInfo, LoadRecord
+from slmbench.terms import COMPUTE_PRECISIONS, ComputePrecision
 
 #: A bandwidth this many times memory's is the work of a cache, not of noise.
 _CACHED = 1.05
@@ -28,11 +28,30 @@ _KV_BYTES: dict[ComputePrecision, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.
 _KV_CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "u8": 1.0, "i8": 1.0, "u4": 0.5, "i4": 0.5}
 
 
-def kv_bytes(case: Case) -> float:
-    """Return the bytes of an element of K or V in a case: what `kv_cache` asks for, else by the compute precision."""
+def computed_in(case: Case, loads: Sequence[LoadRecord]) -> ComputePrecision | None:
+    """Return what the case computes in: what is asked, or with shipped settings what its last load reported."""
+    if case.compute_precision != "default":
+        return case.compute_precision
+    reported = loads[-1].compute_precision if loads else None
+    return next((one for one in COMPUTE_PRECISIONS if one == reported), None)
+
+
+#: What engines call the type of their K/V, where they say it.
+_KV_SETTINGS = ("KV_CACHE_PRECISION", "kv_cache")
+
+
+def kv_bytes(case: Case, loads: Sequence[LoadRecord]) -> float | None:
+    """Return the bytes of an element of K or V: what `kv_cache` asks for, else by the compute precision.
+
+    With shipped settings by what the last load reported; None where that is not known.
+    """
     asked = _KV_CACHE_BYTES.get(dict(case.options).get("kv_cache", "").lower())
     if asked is not None:
         return asked
+    if case.compute_precision == "default":
+        settings, compute = loads[-1].settings if loads else {}, computed_in(case, loads)
+        told = next((settings[name] for name in _KV_SETTINGS if name in settings), "")
+        return _KV_CACHE_BYTES.get(told, _KV_BYTES[compute] if compute else None)
     # llama.cpp has them in half precision with 8-bit products.
     return 2.0 if case.format == "gguf" and case.compute_precision == "int8" else _KV_BYTES[case.compute_precision]
 
@@ -67,12 +86,12 @@ def bandwidth_use(decode_step_bytes: float, tpot_ns: float, limits: Limits) -> U
     return Use(share, local, "; ".join(notes) or None)
 
 
-def compute_use(flops: float, duration_ns: float, limits: Limits, precision: ComputePrecision) -> Use | None:
+def compute_use(flops: float, duration_ns: float, limits: Limits, precision: ComputePrecision | None) -> Use | None:
     """Return how much of the matrix rate was used: operations ÷ duration ÷ rate in that compute precision.
 
     None where the engine has no such rate, or there is nothing to divide.
     """
-    rate = limits.matrix.get(precision)
+    rate = limits.matrix.get(precision) if precision else None
     if rate is None or duration_ns <= 0 or flops <= 0:
         return None
     share = flops / duration_ns * 1e9 / rate.flops_per_s
@@ -95,15 +114,16 @@ def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:
         return None
 
 
-def shortest_times(info: CaseInfo, limits: Limits) -> dict[str, float]:
+def shortest_times(info: CaseInfo, limits: Limits, loads: Sequence[LoadRecord]) -> dict[str, float]:
     """Return the shortest ``ttft`` and ``tpot`` in s that the limits allow the case; each only where it is known.
 
     A phase takes the longer of operations ÷ matrix rate and bytes ÷ read bandwidth, phases follow each other. What a
     call costs, normalisations and the exponentials of attention are not in it: measured times are longer.
     """
     case, weights = info.case, cost_model.decode_weights(info.checkpoint.geometry)
-    rate = limits.matrix.get(case.compute_precision)
-    if rate is None or info.decode_weight_bytes is None or not limits.bandwidth:
+    compute, kv = computed_in(case, loads), kv_bytes(case, loads)
+    rate = limits.matrix.get(compute) if compute else None
+    if rate is None or kv is None or info.decode_weight_bytes is None or not limits.bandwidth:
         return {}
     if info.checkpoint.geometry.cost_unknown is not None:
         return {}
@@ -111,7 +131,7 @@ def shortest_times(info: CaseInfo, limits: Limits) -> dict[str, float]:
         info.checkpoint,
         case.workload,
         weight_bytes=info.decode_weight_bytes / weights,
-        kv_bytes=kv_bytes(case),
+        kv_bytes=kv,
     )
     times = {
         phase.name: max(phase.flops / rate.flops_per_s, phase.bytes / limits.bandwidth_at(phase.bytes))

@@ -96,6 +96,7 @@ FIELDS: dict[str, Callable[[SideCase], str | int]] = {
     "device": lambda c: c.case.device,
     "precision": lambda c: c.case.weight_precision,
     "compute": lambda c: c.case.compute_precision,
+    "settings": lambda c: c.case.settings,
     "attention": lambda c: c.model.attention_path or "",
     "exporter": lambda c: c.case.exporter,
     "layout": lambda c: c.case.layout,

@@ -37,6 +37,7 @@ IntervalTarget = Annotated[
     float | None,
     _how(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
 ]
+TrustRemoteCode = Annotated[bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")]
 ConvertPickles = Annotated[
     bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
 ]
@@ -54,6 +55,10 @@ Simulate = Annotated[
 Reference = Annotated[
     str | None,
     _how(help="With a model file of yours: the checkpoint to compare its tokens with (torch, fp32)."),
+]
+Settings = Annotated[
+    Names | None,
+    _how(help="fair: the asked precision everywhere; shipped: each engine's defaults.", show_default="fair", **NAMES),
 ]
 Pairs = Annotated[Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")]
 PromptFile = Annotated[Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")]
@@ -88,6 +93,7 @@ def run(
     exporter: Annotated[str | None, _how(help="auto, slmbench, generic, optimum or genai.")] = None,
     reference: Reference = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
+    settings: Settings = None,
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend.", **SETTINGS)] = None,
     repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples per case.")] = None,
     budget: Annotated[float | None, _how(help="Stop measuring after this time: 90, 20s, 5m, 1h.", **SECONDS)] = None,
@@ -100,9 +106,7 @@ def run(
     resume: Annotated[Path | None, _where(help="Continue the run in this folder.")] = None,
     revision: Annotated[str | None, _where(help="Hub revision (with exactly one --model).")] = None,
     offline: Annotated[bool, _where("--offline", help="Use Hub models from the cache only.")] = False,
-    trust_remote_code: Annotated[
-        bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     convert_pickles: ConvertPickles = False,
     dry_run: DryRun = False,
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from slmbench.backend import LoopSession, Rereads, Session, TellsMargins
 from slmbench.case import Case
-from slmbench.measure.proof import Agreement, agreement
+from slmbench.measure.proof import Agreement, agreement, rounding_of
 from slmbench.models.artifact import GoldenPrompt, GoldenRecord
 from slmbench.system.files import write_whole
 from slmbench.terms import MARGIN_TOLERANCE, Family, plain_precision
@@ -52,7 +52,8 @@ def own_agreement(
 
 def own_tolerance(case: Case) -> float:
     """Return the margin below which two ways of computing the same may differ."""
-    compute = "int8" if case.compute_precision == "int16" else case.compute_precision
+    rounding = rounding_of(case)
+    compute = "int8" if rounding == "int16" else rounding
     return MARGIN_TOLERANCE[plain_precision(compute)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from slmbench.backend import LoopSession, Session
+from slmbench.backend import UNASKED, LoopSession, Session
 from slmbench.case import Case
 from slmbench.models.artifact import GoldenPrompt
 from slmbench.records.schema import FailureReason
@@ -34,6 +34,11 @@ OWN_AGREEMENT: dict[ComputePrecision, float] = {"fp32": 1.0, "fp16": 0.95, "bf16
 def coarser(weight: Precision, compute: ComputePrecision) -> PlainPrecision | ComputePrecision:
     """Return the coarser of the two precisions."""
     return max((plain_precision(weight), compute), key=_COARSENESS.index)
+
+
+def rounding_of(case: Case) -> ComputePrecision:
+    """Return the precision that rounds as coarsely as the case may: an engine's defaults may have K/V in 8 bits."""
+    return "int8" if case.compute_precision == "default" else case.compute_precision
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def judge(case: Case, evidence: SessionProof) -> Verdict | None:
     """Return why the evidence does not show what the case asks for, or None when it does."""
     if evidence.executed_on != case.device and not case.simulate:
         return Verdict(FailureReason.WRONG_DEVICE, f"asked for {case.device}, executed on {evidence.executed_on}")
-    if evidence.compute_precision != case.compute_precision:
+    if case.settings == "fair" and evidence.compute_precision != case.compute_precision:
         message = f"asked to compute in {case.compute_precision}, the engine computes in {evidence.compute_precision}"
         return Verdict(FailureReason.WRONG_PRECISION, message)
     if case.threads and case.device == "cpu" and evidence.threads != case.threads:
@@ -90,7 +95,7 @@ def judge(case: Case, evidence: SessionProof) -> Verdict | None:
             FailureReason.WRONG_THREADS, f"asked for {case.threads} threads, the engine uses {evidence.threads}"
         )
     for name, (asked, reported) in evidence.settings.items():
-        if asked != reported:
+        if asked not in (UNASKED, reported):
             return Verdict(FailureReason.WRONG_SETTING, f"asked for {name} {asked}, the engine has {reported}")
     # What a graph of the user's does, or one that the engine builds, is a cost of its own and a flag in the table.
     if evidence.cross_kv_once is False and case.exporter != "given" and not case.engine_builds_graph:
@@ -99,19 +104,19 @@ def judge(case: Case, evidence: SessionProof) -> Verdict | None:
         )
     if not evidence.reference:
         return _judge_own(case, evidence)
-    return _judge_tokens(coarser(case.weight_precision, case.compute_precision), evidence)
+    return _judge_tokens(coarser(case.weight_precision, rounding_of(case)), evidence)
 
 
 def _judge_own(case: Case, evidence: SessionProof) -> Verdict | None:
     """Judge a session that was compared with itself: the weights are the same, so rounding alone may differ."""
-    required = OWN_AGREEMENT[case.compute_precision]
+    required = OWN_AGREEMENT[rounding_of(case)]
     if evidence.agreement is None or evidence.agreement >= required:
         return None
     wrong = round((1 - evidence.agreement) * evidence.agreement_tokens)
     return Verdict(
         FailureReason.WRONG_TOKENS,
         f"{wrong} of {evidence.agreement_tokens} tokens differ between a text read at once, read token by token, and "
-        f"an earlier load ({required:.0%} must agree in {case.compute_precision}); there is no reference",
+        f"an earlier load ({required:.0%} must agree in {rounding_of(case)}); there is no reference",
     )
 
 
@@ -179,6 +184,4 @@ def _restarted(session: LoopSession, prompt: GoldenPrompt, family: Family) -> li
 
 def tolerance_of(case: Case) -> float:
     """Return the margin, in standard deviations of the logits, below which a golden token does not count."""
-    return max(
-        MARGIN_TOLERANCE.get(case.compute_precision, 0.0), MARGIN_TOLERANCE[plain_precision(case.weight_precision)]
-    )
+    return max(MARGIN_TOLERANCE.get(rounding_of(case), 0.0), MARGIN_TOLERANCE[plain_precision(case.weight_precision)])

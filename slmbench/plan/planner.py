@@ -27,11 +27,17 @@ from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.asked_checks import check_names, check_pairs, check_threads
 from slmbench.plan.configuration import shared_configurations
-from slmbench.plan.refusal_reasons import ability_refusal, format_refusal, length_refusal, option_refusal
+from slmbench.plan.refusal_reasons import (
+    ability_refusal,
+    device_refusal,
+    format_refusal,
+    length_refusal,
+    option_refusal,
+    shipped_refusal,
+)
 from slmbench.plan.suite import Cell, Suite
 from slmbench.records.refusals import Refusal, refusal_lines
-from slmbench.system.extras import installed_version, missing
-from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Format, Precision
+from slmbench.terms import DEFAULT_COMPUTE, AskedCompute, ComputePrecision, Exporter, Format, Precision, Settings
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,9 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     backends, broken = _load_backends(suite.backends)
     _check_attention(options.attention, backends)
     absent = {
-        (name, device): device_refusal(backends[name], device, options) for name in backends for device in suite.devices
+        (name, device): device_refusal(backends[name], device, simulate=options.simulate)
+        for name in backends
+        for device in suite.devices
     }
     routes = _routes(suite, backends, checkpoints, options)
     exporters = {key: route.exporter for key, route in routes.items()}
@@ -133,6 +141,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             continue
         fixed = checkpoint.given.compute if checkpoint.given else None
         compute = cell.compute_precision or fixed or default_compute(backend, cell, options)
+        asked = _asked(cell, compute)
         others = [one for one in backends.values() if one is not backend]
         length = length_refusal(checkpoint, cell.workload)
         reason = (
@@ -144,7 +153,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
         if isinstance(spec, str) and checkpoint.given is not None and _others_take(checkpoint, cell, others):
             continue
         if isinstance(spec, str):
-            refusals.append(_refused(checkpoint, cell, compute, spec))
+            refusals.append(_refused(checkpoint, cell, asked, spec))
             continue
         for found in _runnable(suite, backend, checkpoint, cell, spec, compute, options):
             cells += [found] if isinstance(found, PlannedCell) else []
@@ -184,7 +193,7 @@ def _load_backends(names: Sequence[str]) -> tuple[dict[str, Backend], dict[str, 
 
 
 def _refused(
-    checkpoint: Checkpoint, cell: Cell, compute: ComputePrecision | None, reason: str, attention: str | None = None
+    checkpoint: Checkpoint, cell: Cell, compute: AskedCompute | None, reason: str, attention: str | None = None
 ) -> Refusal:
     return Refusal(
         checkpoint=cell.checkpoint,
@@ -300,21 +309,22 @@ def _runnable(
     options: PlanOptions,
 ) -> Iterator[PlannedCell | Refusal]:
     """Yield the cell's cases (one an attention path and arm), and the paths that cannot run with their reasons."""
+    asked = _asked(cell, compute)
     paths: Sequence[str | None] = [options.attention]
     if suite.attention == "all" and not options.attention and backend.attention_paths:
         paths = backend.attention_paths
     for path in paths:
         if path is not None and path not in backend.attention_paths:
             known = ", ".join(backend.attention_paths) or "no choice"
-            yield _refused(checkpoint, cell, compute, f"has no attention path '{path}' (it has: {known})", path)
+            yield _refused(checkpoint, cell, asked, f"has no attention path '{path}' (it has: {known})", path)
             continue
-        opened_with = session_options(
-            backend, compute, suite, options, path or _default_attention(backend, checkpoint, cell)
-        )
-        refusal = backend.refusal(checkpoint, spec, opened_with, cell.device)
+        best = path or _default_attention(backend, checkpoint, cell)
+        opened_with = session_options(backend, compute, suite, options, best, cell.settings)
+        refusal = shipped_refusal(backend, spec, cell.device) if cell.settings == "shipped" else None
+        refusal = refusal or backend.refusal(checkpoint, spec, opened_with, cell.device)
         refusal = refusal or ability_refusal(backend, checkpoint, spec, cell.workload)
         if refusal:
-            yield _refused(checkpoint, cell, compute, refusal, path)
+            yield _refused(checkpoint, cell, asked, refusal, path)
             continue
         for arm in options.arms or (None,):
             case = Case(
@@ -325,15 +335,20 @@ def _runnable(
                 layout=spec.layout,
                 exporter=spec.exporter,
                 weight_precision=cell.weight_precision,
-                compute_precision=compute,
+                compute_precision=asked,
                 workload=cell.workload,
                 attention=path,
                 threads=suite.threads,
                 options=options.backend_options,
                 arm=arm,
                 simulate=options.simulate,
+                settings=cell.settings,
             )
             yield PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json"))
+
+
+def _asked(cell: Cell, compute: ComputePrecision) -> AskedCompute:
+    return "default" if cell.settings == "shipped" else compute
 
 
 def _default_attention(backend: Backend, checkpoint: Checkpoint, cell: Cell) -> str | None:
@@ -350,7 +365,12 @@ def default_compute(backend: Backend, cell: Cell, options: PlanOptions) -> Compu
 
 
 def session_options(
-    backend: Backend, compute: ComputePrecision, suite: Suite, options: PlanOptions, attention: str | None
+    backend: Backend,
+    compute: ComputePrecision,
+    suite: Suite,
+    options: PlanOptions,
+    attention: str | None,
+    settings: Settings = "fair",
 ) -> SessionOptions:
     """Return the options a session is opened with, checked by the backend's own type.
 
@@ -362,6 +382,7 @@ def session_options(
             {
                 **dict(options.backend_options),
                 "compute_precision": compute,
+                "settings": settings,
                 "threads": suite.threads,
                 "attention": attention,
                 "simulate": options.simulate,
@@ -372,25 +393,3 @@ def session_options(
         known = ", ".join(set(backend.options_type.model_fields) - set(SessionOptions.model_fields)) or "none"
         name = ".".join(map(str, first["loc"]))
         raise BadInputError(f"option '{name}' of {backend.name}: {first['msg']} (its own options: {known})") from error
-
-
-def device_refusal(backend: Backend, device: Device, options: PlanOptions) -> str | None:
-    """Return why the backend cannot run on the device here, and what to do; None when it can.
-
-    A CPU is there wherever the engine is installed, so the engine is not imported to ask; a simulation needs no device.
-    """
-    missing = missing_distribution(backend)
-    if missing or device == "cpu" or options.simulate:
-        return missing
-    found = [status for status in backend.devices() if status.device == device]
-    if not found:
-        return f"{backend.name} drives no {device}"
-    if any(status.available for status in found):
-        return None
-    return "; ".join(f"{status.detail}; {status.remedy}" for status in found)
-
-
-def missing_distribution(backend: Backend) -> str | None:
-    """Return which of the backend's distributions is not installed and how to get it, or None."""
-    absent = (one for one in backend.distributions if installed_version(one) is None)
-    return next(map(missing, absent), None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from slmbench.backend import Ability, Backend, SessionOptions, WorkloadAbilities
+from slmbench.backend import Ability, Backend, SessionOptions, ShippedSettings, WorkloadAbilities
 from slmbench.case import Workload
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.given_record import LAYOUTS
+from slmbench.system.extras import installed_version, missing
 from slmbench.terms import GGUF_PRECISIONS, PRECISIONS, Device, Precision
 
 #: What a workload needs beyond one prompt and one answer, and what is said of a backend that lacks it.
@@ -68,3 +69,32 @@ def ability_refusal(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec
         if asked and ability not in can:
             return f"{backend.name} {_MISSING[ability]} ({spec.exporter}'s {spec.layout} artifact)"
     return None
+
+
+def shipped_refusal(backend: Backend, spec: ArtifactSpec, device: Device) -> str | None:
+    """Return why the backend does not open that artifact with its engine's own defaults, or None."""
+    if not isinstance(backend, ShippedSettings):
+        return f"{backend.name} does not say what its engine's own defaults are: leave out --settings shipped"
+    return backend.shipped_refusal(spec, device)
+
+
+def device_refusal(backend: Backend, device: Device, *, simulate: bool) -> str | None:
+    """Return why the backend cannot run on the device here, and what to do; None when it can.
+
+    A CPU is there wherever the engine is installed, so the engine is not imported to ask; a simulation needs no device.
+    """
+    missing = missing_distribution(backend)
+    if missing or device == "cpu" or simulate:
+        return missing
+    found = [status for status in backend.devices() if status.device == device]
+    if not found:
+        return f"{backend.name} drives no {device}"
+    if any(status.available for status in found):
+        return None
+    return "; ".join(f"{status.detail}; {status.remedy}" for status in found)
+
+
+def missing_distribution(backend: Backend) -> str | None:
+    """Return which of the backend's distributions is not installed and how to get it, or None."""
+    absent = (one for one in backend.distributions if installed_version(one) is None)
+    return next(map(missing, absent), None)

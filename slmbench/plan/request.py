@@ -75,6 +75,8 @@ class RunRequest(BaseModel):
     #: The exporter by format and precision, where ``exporter`` is open: what a baseline was measured with.
     routes: tuple[tuple[Format, Precision, Exporter], ...] = ()
     attention: str | None = None
+    #: "fair", "shipped", or both.
+    settings: tuple[str, ...] = ()
     backend_options: tuple[tuple[str, str], ...] = ()
     repeat: int | None = None
     #: Whether one load serves all workloads of a configuration.
@@ -171,6 +173,7 @@ def requested_suite(request: RunRequest) -> Suite:
         "backends": list(request.backends),
         "devices": list(request.devices),
         "precisions": list(request.precisions),
+        "settings": list(request.settings),
         "exporter": request.exporter,
         "threads": request.threads,
         "repeat": request.repeat,

@@ -22,53 +22,21 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.errors import BadInputError, nearest
-from slmbench.models.gguf_layout import MIXTURES
+from slmbench.plan.precisions import parse_precision
 from slmbench.plan.typed_lists import counted, listed, seconds
 from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
-from slmbench.terms import (
-    COMPUTE_PRECISIONS,
-    GGUF_PRECISIONS,
-    PRECISIONS,
-    ComputePrecision,
-    Device,
-    Exporter,
-    Precision,
-    StrictModel,
-    not_boolean,
-)
+from slmbench.terms import ComputePrecision, Device, Exporter, Precision, Settings, StrictModel, not_boolean
 
 MAX_CASES = 100_000
-#: Mixtures of GGUF's types that slmbench can make.
-_MADE = tuple(one for one in MIXTURES if one in GGUF_PRECISIONS)
-
-
-def parse_precision(text: str) -> tuple[Precision, ComputePrecision | None]:
-    """Return weight and compute precision of ``WEIGHTS`` or ``WEIGHTS/COMPUTE``; None where the backend may choose.
-
-    Raises:
-        BadInputError: either is unknown.
-    """
-    weights, _, compute = text.partition("/")
-    known: list[Precision] = [*PRECISIONS, *GGUF_PRECISIONS]
-    found = next((one for one in known if one == weights), None)
-    if found is None:
-        raise BadInputError(
-            f"unknown precision '{weights}'. Known: {', '.join(PRECISIONS)}; of GGUF files: {', '.join(_MADE)}."
-            + nearest(weights, list(known))
-        )
-    if not compute:
-        return found, None
-    if compute not in COMPUTE_PRECISIONS:
-        raise BadInputError(f"unknown compute precision '{compute}'. Known: {', '.join(COMPUTE_PRECISIONS)}.")
-    return found, compute
 
 
 def _scaled(counts: list[int], factor: float) -> list[int]:
@@ -181,6 +149,8 @@ class Suite(StrictModel):
     exporter: Literal["auto", Exporter] = "auto"
     #: The best attention path of each backend, or every one it has.
     attention: Literal["best", "all"] = "best"
+    #: fair: every engine computes in the asked precision; shipped: each engine's own defaults.
+    settings: Annotated[list[Settings], BeforeValidator(listed)] = Field(default=["fair"], min_length=1)
     threads: _Count | None = None
     #: Seconds of measuring after which a case that has not converged is left as it is.
     budget_s: _Seconds | None = None
@@ -218,6 +188,15 @@ class Suite(StrictModel):
                 parse_precision(text)
             except BadInputError as error:
                 raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("settings")
+    @classmethod
+    def _nothing_asked_of_shipped(cls, value: list[Settings], info: ValidationInfo) -> list[Settings]:
+        asked = next((one for one in info.data.get("precisions", ()) if "/" in one), None)
+        if asked and "shipped" in value:
+            weights = asked.partition("/")[0]
+            raise ValueError(f"the engine chooses what it computes in: write {weights}, not {asked}")
         return value
 
     def all_checkpoints(self) -> list[str]:
@@ -266,7 +245,8 @@ class Suite(StrictModel):
         """
         # Counted before anything is multiplied out: three long lists would fill any memory.
         sweeps = sum(one.count for one in self.workloads)
-        count = sweeps * len(self.devices) * len(self.precisions) * len(self.all_checkpoints()) * len(self.backends)
+        per_model = len(self.devices) * len(self.settings) * len(self.precisions) * len(self.backends)
+        count = sweeps * per_model * len(self.all_checkpoints())
         if not self.all_checkpoints():
             raise BadInputError(f"suite '{self.name}' names no checkpoint: add `pairs` or `checkpoints`")
         if count > MAX_CASES:
@@ -275,9 +255,11 @@ class Suite(StrictModel):
                 f"{where}suite '{self.name}' expands to {count:,} cases; at most {MAX_CASES:,} are taken"
             )
         workloads = list(dict.fromkeys(itertools.chain.from_iterable(sweep.workloads() for sweep in self.workloads)))
-        lists = (self.devices, self.precisions, workloads, self.all_checkpoints(), self.backends)
-        for device, precision, workload, checkpoint, backend in itertools.product(*lists):
-            yield Cell(checkpoint, backend, device, *parse_precision(precision), workload)
+        product = itertools.product(
+            self.devices, self.settings, self.precisions, workloads, self.all_checkpoints(), self.backends
+        )
+        for device, settings, precision, workload, checkpoint, backend in product:
+            yield Cell(checkpoint, backend, device, *parse_precision(precision), workload, settings)
 
 
 @dataclass(frozen=True)
@@ -291,6 +273,7 @@ class Cell:
     #: None: the backend's choice.
     compute_precision: ComputePrecision | None
     workload: Workload
+    settings: Settings = "fair"
 
 
 def suite_names() -> list[str]:

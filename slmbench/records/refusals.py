@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from slmbench.case import Case, Workload
-from slmbench.terms import ComputePrecision, Device, Family, Precision, StrictModel
+from slmbench.terms import AskedCompute, Device, Family, Precision, StrictModel
 
 
 class Refusal(StrictModel):
@@ -18,7 +18,7 @@ class Refusal(StrictModel):
     device: Device
     weight_precision: Precision
     #: None: the backend, whose choice it is, could not be asked.
-    compute_precision: ComputePrecision | None = None
+    compute_precision: AskedCompute | None = None
     workload: Workload
     #: The attention path, where one was asked for by name or all were.
     attention: str | None = None

@@ -73,6 +73,8 @@ class LoadRecord(StrictModel):
     compute_precision: str
     threads: int
     attention_path: str
+    #: What else the engine says is in effect, by its own names; empty in older records.
+    settings: dict[str, str] = Field(default_factory=dict)
     artifact_id: str
     started: str
     #: Key of the configuration whose process this was. Cases with the same configuration and ``load`` shared it.

@@ -52,6 +52,10 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
     yield "compute precision read back", last.compute_precision
     yield "attention path", last.attention_path
     yield "threads read back", last.threads
+    if info.case.settings != "fair":
+        yield "settings", "the engine's own defaults, untouched"
+    for name, value in last.settings.items():
+        yield f"{name} in effect", value
     if last.agreement is not None:
         whose = "the reference" if last.reference else "itself (no reference)"
         yield f"agreement with {whose}", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"

@@ -21,6 +21,7 @@ def side_labels(side: Side) -> dict[str, str]:
     layout = varies(lambda c: c.case.layout)
     device = varies(lambda c: c.case.device)
     threads = varies(lambda c: c.case.threads)
+    settings = varies(lambda c: c.case.settings)
     more = varies(lambda c: c.case.workload.more())
 
     def label(found: SideCase) -> str:
@@ -30,6 +31,7 @@ def side_labels(side: Side) -> dict[str, str]:
             case.backend,
             (found.model.attention_path or "") if attention else "",
             f"{case.weight_precision}/{case.compute_precision}" if precision else "",
+            "shipped" if settings and case.settings == "shipped" else "",
             case.exporter if exporter else "",
             case.layout if layout else "",
             case.device if device else "",

@@ -52,6 +52,10 @@ def _precision(row: Mapping[str, Any]) -> str:
     return f"{row['weight_precision']} / {row['compute_precision']}"
 
 
+def _settings(row: Mapping[str, Any]) -> str:
+    return EMPTY if row["settings"] == "fair" else row["settings"]
+
+
 def _device(row: Mapping[str, Any]) -> str:
     return row["executed_on"] or f"({row['device']})"
 
@@ -67,6 +71,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("bits / weight", lambda r: number(r["bits_per_weight"]), weight=4, foldable=True),
     Column("attention", lambda r: r["attention"] or EMPTY, numeric=False, weight=8, foldable=True),
     Column("exporter", lambda r: r["exporter"], numeric=False, weight=8, foldable=True),
+    Column("settings", _settings, numeric=False, weight=9, foldable=True),
     Column("threads", lambda r: str(r["threads"] or EMPTY), weight=7, foldable=True),
     Column("options", lambda r: r["options"] or EMPTY, numeric=False, weight=7, foldable=True),
     Column("batch", lambda r: str(r["batch"]), weight=9, foldable=True),

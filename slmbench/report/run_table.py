@@ -11,7 +11,7 @@ import numpy as np
 from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of
 from slmbench.analysis.outliers import outlier_flags
 from slmbench.analysis.read_back import stored_weights_of
-from slmbench.analysis.roofline import bandwidth_use, compute_use, limits_of_case
+from slmbench.analysis.roofline import bandwidth_use, compute_use, computed_in, limits_of_case
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
 from slmbench.errors import amount
@@ -33,6 +33,7 @@ TEXT_COLUMNS = (
     "attention",
     "threads",
     "weight_types",
+    "engine_settings",
     "bandwidth_note",
     "compute_note",
     "quality_note",
@@ -99,7 +100,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
         **quality_figures(run, key),
-        **_uses(info, figures, run.record.limits),
+        **_uses(info, loads, figures, run.record.limits),
         "converged": _converged(run, key),
         "failure": failure,
         "refusal": None,
@@ -124,6 +125,7 @@ def _refused_row(refusal: Refusal) -> dict[str, Any]:
         "bits_per_weight": none,
         "attention": refusal.attention,
         "options": "",
+        "settings": "shipped" if refusal.compute_precision == "default" else "fair",
         **_workload(work),
         "loads": 0,
         "samples": 0,
@@ -157,8 +159,15 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
         "layout": case.layout,
         "threads": last.threads if last else case.threads,
         "options": " ".join(f"{name}={value}" for name, value in case.options),
+        "settings": case.settings,
+        "engine_settings": in_words(last.settings) if last else None,
         **_workload(case.workload),
     }
+
+
+def in_words(settings: Mapping[str, str]) -> str:
+    """Return what an engine says is in effect, in one line."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _workload(work: Workload) -> dict[str, Any]:
@@ -230,17 +239,20 @@ def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
     return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
 
 
-def _uses(info: CaseInfo, figures: Mapping[str, float], limits: Mapping[str, Any]) -> dict[str, float | str | None]:
+def _uses(
+    info: CaseInfo, loads: Sequence[LoadRecord], figures: Mapping[str, float], limits: Mapping[str, Any]
+) -> dict[str, float | str | None]:
     """Return how much of the engine's read bandwidth decoding uses, how much of its matrix rate the first token, and
     for each what explains a share that needs it.
     """
-    kept, costs = limits_of_case(info, limits), costs_of(info)
+    kept, costs = limits_of_case(info, limits), costs_of(info, loads)
     unknown = info.checkpoint.geometry.cost_unknown
     read = made = None
     if kept and "step_bytes" in costs and figures["tpot_s"] > 0:
         read = bandwidth_use(costs["step_bytes"], figures["tpot_s"] / NANO, kept)
     if kept and "first_token_flops" in costs and figures["ttft_s"] > 0:
-        made = compute_use(costs["first_token_flops"], figures["ttft_s"] / NANO, kept, info.case.compute_precision)
+        compute = computed_in(info.case, loads)
+        made = compute_use(costs["first_token_flops"], figures["ttft_s"] / NANO, kept, compute)
     return {
         "bandwidth_use": read.share if read else math.nan,
         "bandwidth_note": read.explanation if read else unknown,

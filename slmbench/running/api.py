@@ -75,6 +75,7 @@ def run(
     exporter: str | None = None,
     reference: str | None = None,
     attention: str | None = None,
+    settings: Sequence[str] = (),
     backend_options: Sequence[tuple[str, str]] = (),
     repeat: int | None = None,
     budget_s: float | None = None,

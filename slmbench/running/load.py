@@ -100,6 +100,7 @@ def load_record(load: Load, planned: PlannedCase, warm: p.Warm | None = None) ->
         compute_precision=proven.compute_precision,
         threads=proven.threads,
         attention_path=proven.attention_path,
+        settings={name: reported for name, (_, reported) in proven.settings.items()},
         artifact_id=planned.artifact_id,
         started=load.started,
         configuration=planned.configuration,

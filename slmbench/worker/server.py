@@ -345,7 +345,7 @@ def _options(backend: Backend, given: dict[str, Any]) -> SessionOptions:
 
 
 def _describe(request: p.Describe) -> p.Described:
-    from slmbench.plan.planner import missing_distribution
+    from slmbench.plan.refusal_reasons import missing_distribution
 
     versions: dict[str, str] = {}
     lacking: dict[str, str] = {}

@@ -103,7 +103,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
         "simulate": True,
         "trust_remote_code": True,
     }
-    given |= {name: [name] for name in ("model", "device", "backend", "precision")} | {"device": ["cpu"]}
+    given |= {name: [name] for name in ("model", "device", "backend", "precision", "settings")} | {"device": ["cpu"]}
     given |= {name: [3] for name in ("input_tokens", "output_tokens", "batch", "answers")}
     given |= {"pair": ["a,b"], "option": ["k=v"], "arm": ["x=y"]}
     request = module._request(given)

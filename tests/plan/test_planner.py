@@ -6,7 +6,8 @@ import pytest
 
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.models.checkpoint import resolve
-from slmbench.plan.planner import Plan, PlanOptions, make_plan, missing_distribution
+from slmbench.plan.planner import Plan, PlanOptions, make_plan
+from slmbench.plan.refusal_reasons import missing_distribution
 from slmbench.plan.request import RunRequest, plan_request, requested_suite
 from slmbench.plan.suite import Suite
 from slmbench.system.extras import installed_version

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
-from slmbench.plan.suite import MAX_CASES, Suite, load_suite, parse_precision, parse_suite, suite_names
+from slmbench.plan.precisions import parse_precision
+from slmbench.plan.suite import MAX_CASES, Suite, load_suite, parse_suite, suite_names
 
 MINIMAL = "name: s\ncheckpoints: [a]\nworkloads:\n  - input_tokens: 8\n    output_tokens: 2\n"
 
