@@ -45,15 +45,12 @@ class TorchSession:
         self._device = device
         self._place = torch.device("cuda" if device == "gpu" else "cpu")
         self._compiles = TorchOptions.of(options).compile
-        self._threads = options.threads or default_threads() if device == "cpu" else 0
-        shipped = options.settings == "shipped"
-        if shipped and options.threads is None and device == "cpu":
-            self._threads = torch.get_num_threads()
+        own_threads = torch.get_num_threads() if options.settings == "shipped" else default_threads()
+        self._threads = options.threads or own_threads if device == "cpu" else 0
         if device == "cpu":
             torch.set_num_threads(self._threads)
             self._openmp = OpenMp("libtorch_cpu")
-        if not shipped:
-            # Otherwise "fp32" may mean TF32 or bf16 products.
+        if options.settings == "fair":  # "fp32" may mean TF32 or bf16 products otherwise
             torch.set_float32_matmul_precision("highest")
         checkpoint = artifact.manifest.checkpoint
         self._layers = checkpoint.geometry.decoder_layers

@@ -40,7 +40,7 @@ def computed_in(case: Case, loads: Sequence[LoadRecord]) -> ComputePrecision | N
 _KV_SETTINGS = ("KV_CACHE_PRECISION", "kv_cache")
 
 
-def kv_bytes(case: Case, loads: Sequence[LoadRecord]) -> float | None:
+def kv_bytes(case: Case, loads: Sequence[LoadRecord] = ()) -> float | None:
     """Return the bytes of an element of K or V: what `kv_cache` asks for, else by the compute precision.
 
     With shipped settings by what the last load reported; None where that is not known.
@@ -114,7 +114,7 @@ def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:
         return None
 
 
-def shortest_times(info: CaseInfo, limits: Limits, loads: Sequence[LoadRecord]) -> dict[str, float]:
+def shortest_times(info: CaseInfo, limits: Limits, loads: Sequence[LoadRecord] = ()) -> dict[str, float]:
     """Return the shortest ``ttft`` and ``tpot`` in s that the limits allow the case; each only where it is known.
 
     A phase takes the longer of operations ÷ matrix rate and bytes ÷ read bandwidth, phases follow each other. What a

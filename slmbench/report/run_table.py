@@ -33,7 +33,7 @@ TEXT_COLUMNS = (
     "attention",
     "threads",
     "weight_types",
-    "engine_settings",
+    "in_effect",
     "bandwidth_note",
     "compute_note",
     "quality_note",
@@ -160,7 +160,7 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
         "threads": last.threads if last else case.threads,
         "options": " ".join(f"{name}={value}" for name, value in case.options),
         "settings": case.settings,
-        "engine_settings": in_words(last.settings) if last else None,
+        "in_effect": in_words(last.settings) if last and last.settings else None,
         **_workload(case.workload),
     }
 

@@ -136,7 +136,7 @@ def test_tables_and_comparisons_name_the_settings(both: Path, capsys: pytest.Cap
     assert run_main(["table", str(both), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     one = next(row for row in rows if row["settings"] == "shipped" and row["backend"] == "openvino")
-    assert "KV_CACHE_PRECISION" in one["engine_settings"]
+    assert "KV_CACHE_PRECISION" in one["in_effect"]
     assert one["compute_precision"] != "default"
     assert run_main(["table", str(both), "--markdown"]) == 0
     assert "| shipped |" in capsys.readouterr().out
