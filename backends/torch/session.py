@@ -42,9 +42,8 @@ class TorchSession:
         """
         import torch
 
-        self._device = device
+        self._device, self._compiles = device, TorchOptions.of(options).compile
         self._place = torch.device("cuda" if device == "gpu" else "cpu")
-        self._compiles = TorchOptions.of(options).compile
         own_threads = torch.get_num_threads() if options.settings == "shipped" else default_threads()
         self._threads = options.threads or own_threads if device == "cpu" else 0
         if device == "cpu":
