@@ -242,9 +242,9 @@ class TorchDecoderOnly(TorchSession):
         return self._reader.read(self._tensor(input_ids), **self._padding(input_ids.shape[1]))
 
     def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
-        """Return the logits ``[n, V]`` of a text ``[1, n]``, read without a cache."""
+        """Return the logits ``[n, V]`` of a text ``[1, n]``."""
         # Parameters ask for no gradients, so none are kept.
-        logits = self._model(input_ids=self._tensor(input_ids), use_cache=False).logits[0]
+        logits = self._model(input_ids=self._tensor(input_ids)).logits[0]
         return np.asarray(logits.float().cpu().numpy(), np.float32)
 
     def step(self, tokens: Tokens) -> Tokens:

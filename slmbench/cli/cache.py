@@ -58,11 +58,20 @@ def clean(
         bool,
         typer.Option("--fleet", help="Remove what fleets left: carried files, runs nobody fetched, half transfers."),
     ] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Remove the predictions that quality is compared with.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove artifacts; they are exported, or received, again when they are needed."""
+    from slmbench.evaluation.stored_reference import remove_references
     from slmbench.export.artifact_store import list_artifacts, remove, select
 
+    if references and not dry_run:
+        count, size_bytes = remove_references()
+        typer.echo(f"removed {count} references, {size_bytes / 1e6:.1f} MB")
+    if references and not (ids or everything or damaged or fleet):
+        return
     chosen = (
         select(ids or [], everything=everything, damaged=damaged) if ids or everything or damaged or not fleet else []
     )

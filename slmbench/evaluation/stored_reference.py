@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,24 @@ def place_of(checkpoint: Checkpoint, windows: Sequence[Window], versions: dict[s
     """Return the folder in the cache for what this reference says of these windows."""
     parts = [_LAYOUT, checkpoint.digest, checkpoint.eos_token_ids, versions, [one.model_dump() for one in windows]]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    return cache_dir() / "references" / name
+    return references_dir() / name
+
+
+def references_dir() -> Path:
+    """Return the folder of all references in the cache."""
+    return cache_dir() / "references"
+
+
+def remove_references() -> tuple[int, int]:
+    """Remove every reference from the cache; return how many there were, and their bytes.
+
+    A run that measures with one keeps its mapped file, or makes it again.
+    """
+    folders = [one for one in references_dir().glob("*") if one.is_dir()]
+    size = sum(path.stat().st_size for one in folders for path in one.rglob("*") if path.is_file())
+    for one in folders:
+        shutil.rmtree(one, ignore_errors=True)
+    return len(folders), size
 
 
 def is_stored(place: Path) -> bool:

@@ -49,6 +49,8 @@ def make_reference(checkpoint: Checkpoint, windows: Sequence[Window], place: Pat
             f"{free / 1e9:.1f} GB free; `slmbench cache clean --references` frees some"
         )
     unfinished = make_folder(place.parent, ".unfinished-")
+    # What it says of a text is as private as the text.
+    unfinished.chmod(0o700)
     try:
         judged = _write_rows(_TorchReference(checkpoint, ends), windows, unfinished / ROWS_NAME, kind)
         vocabulary = checkpoint.geometry.vocab_size
@@ -117,9 +119,9 @@ class _TorchReference:
             target = list(window.target)
             if self._encoder_decoder:
                 fed = self._ids([self._start, *target[:-1]])
-                read = self._model(input_ids=self._ids(window.given), decoder_input_ids=fed, use_cache=False)
+                read = self._model(input_ids=self._ids(window.given), decoder_input_ids=fed)
                 return target, read.logits[0].float().numpy()
-            read = self._model(input_ids=self._ids([*window.given, *target]), use_cache=False)
+            read = self._model(input_ids=self._ids([*window.given, *target]))
             first = len(window.given) - 1
             return target, read.logits[0, first : first + len(target)].float().numpy()
 
