@@ -256,8 +256,9 @@ class WeightCopies(Protocol):
 
 
 #: Workloads beyond one prompt and one answer: a conversation on kept K/V, several answers to a prompt that is read
-#: once, drawn tokens, and steps without a K/V cache.
-Ability = Literal["turns", "answers", "random", "uncached"]
+#: once, drawn tokens, steps without a K/V cache, and answers that end where the model ends them
+#: (see ``Artifact.with_ends``).
+Ability = Literal["turns", "answers", "random", "uncached", "ends"]
 
 
 @runtime_checkable

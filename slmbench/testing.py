@@ -27,9 +27,19 @@ from typing import get_args
 
 import numpy as np
 
-from slmbench.backend import Backend, GivesChunkLogits, GivesLogits, LoopSession, Session, SessionOptions, Tokens
+from slmbench.backend import (
+    Backend,
+    GivesChunkLogits,
+    GivesLogits,
+    LoopSession,
+    Session,
+    SessionOptions,
+    Tokens,
+    WorkloadAbilities,
+)
 from slmbench.conformance_subject import INPUT_TOKENS, OUTPUT_TOKENS, ConformanceError, Subject, expect, subject
 from slmbench.errors import BadInputError, SlmbenchError
+from slmbench.evaluation.task_answer import answer
 from slmbench.measure.proof import REQUIRED_AGREEMENT, agreement, coarser
 from slmbench.models.artifact import Artifact
 from slmbench.terms import MARGIN_TOLERANCE, Device, plain_precision
@@ -253,6 +263,29 @@ def _refused(call: Callable[[], object], what: str) -> None:
     raise ConformanceError(f"not kept: {what} is refused with a BadInputError")
 
 
+def check_natural_ends(subject: Subject) -> None:
+    """Of ends of sequence a session suppresses those that the checkpoint names; with none named they come through."""
+    backend, manifest, prompt = subject.backend, subject.artifact.manifest, subject.prompt(10)
+    if not isinstance(backend, WorkloadAbilities) or "ends" not in backend.abilities(
+        manifest.checkpoint, manifest.spec
+    ):
+        return
+    with subject.session() as session:
+        plain = subject.generate(session, prompt)[0].tolist()
+    # The fourth token of the answer, called an end.
+    end = plain[3]
+    checkpoint = manifest.checkpoint.model_copy(update={"eos_token_ids": (end,)})
+    ending = replace(subject.artifact, manifest=manifest.model_copy(update={"checkpoint": checkpoint}))
+    named = replace(subject, artifact=ending)
+    with named.session() as session:
+        expect(end not in named.generate(session, prompt), f"token {end} is suppressed where it is an end of sequence")
+    with replace(named, artifact=ending.with_ends()).session() as session:
+        session.reserve(1, INPUT_TOKENS, OUTPUT_TOKENS)
+        found = answer(session, prompt, OUTPUT_TOKENS, {end})
+    expected = plain[: plain.index(end)]
+    expect(found.ended and list(found.tokens) == expected, f"the answer ends after {expected}: {list(found.tokens)}")
+
+
 def check_sessions_are_independent(subject: Subject) -> None:
     """Two sessions at once do not disturb each other."""
     prompts = [subject.prompt(6), subject.prompt(7)]
@@ -341,6 +374,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_placement,
     check_compute_precision,
     check_threads,
+    check_natural_ends,
     check_sessions_are_independent,
     check_close,
     check_absent_devices_are_refused,

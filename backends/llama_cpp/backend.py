@@ -76,10 +76,10 @@ class LlamaCppBackend:
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does. An encoder-decoder encodes each prompt for one row."""
         if checkpoint.family == "decoder-only":
-            return frozenset(("turns", "answers", "random", "uncached"))
+            return frozenset(("turns", "answers", "random", "uncached", "ends"))
         # A tied T5 divides its logits, llama.cpp does not: the best token is the same, the others' shares are not.
         untied: tuple[Ability, ...] = () if checkpoint.geometry.tied_embeddings else ("random",)
-        return frozenset((*untied, "turns", "uncached"))
+        return frozenset((*untied, "turns", "uncached", "ends"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the model.

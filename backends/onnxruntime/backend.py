@@ -81,10 +81,10 @@ class OnnxRuntimeBackend:
         """Return what our loop does over dynamic graphs."""
         if checkpoint.given is not None:
             shared = NO_SHARED_BUFFER not in checkpoint.given.flags
-            return frozenset(("turns", "random", "uncached") if shared else ("random",))
+            return frozenset(("turns", "random", "uncached", "ends") if shared else ("random", "ends"))
         if spec.layout == "static" or spec.target == CUDA:
             return frozenset()
-        return frozenset(("turns", "answers", "random", "uncached"))
+        return frozenset(("turns", "answers", "random", "uncached", "ends"))
 
     def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:
         """Return whether one session may serve several workloads: compared on CPUs, for graphs of any length."""

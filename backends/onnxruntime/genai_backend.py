@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from slmbench.backend import DeviceStatus, Placement, Session, SessionOptions, Tokens
+from slmbench.backend import Ability, DeviceStatus, Placement, Session, SessionOptions, Tokens
 from slmbench.errors import CannotRunError, first_error_line, one_line
 from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
@@ -73,6 +73,10 @@ class OnnxRuntimeGenaiBackend:
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
         """Return what ONNX Runtime's kernels on the CPU compute in."""
         return cpu_compute(weights)
+
+    def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
+        """Return that answers may end where the model ends them."""
+        return frozenset(("ends",))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the model.
@@ -152,11 +156,13 @@ class OnnxRuntimeGenaiSession:
         total = input_tokens + output_tokens
         self._reserved.check_positions(total, self._limit)
         parameters = self._engine.GeneratorParams(self._model)
-        # Ends of sequence are suppressed below the least length.
+        # Ends of sequence are suppressed below the least length; where the checkpoint names none, those of the
+        # artifact's own config may come.
+        least = total if self._reserved.end_tokens else 0
         parameters.set_search_options(
             batch_size=batch,
             max_length=total,
-            min_length=total,
+            min_length=least,
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,

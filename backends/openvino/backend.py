@@ -103,7 +103,7 @@ class OpenVinoBackend:
         """Return what our loop does over dynamic graphs."""
         if spec.layout == "static":
             return frozenset()
-        everything: frozenset[Ability] = frozenset(("turns", "answers", "random", "uncached"))
+        everything: frozenset[Ability] = frozenset(("turns", "answers", "random", "uncached", "ends"))
         # optimum's decoder makes the cross K/V itself, once a row: a prompt would not be read once.
         own = checkpoint.family == "decoder-only" or spec.exporter != "optimum"
         return everything if own else everything - {"answers"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from slmbench.backend import DeviceStatus, LoopSession, SessionOptions
+from slmbench.backend import Ability, DeviceStatus, LoopSession, SessionOptions
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
@@ -73,6 +73,10 @@ class OpenVinoGenaiBackend:
     def weight_copies(self, checkpoint: Checkpoint, options: SessionOptions, device: Device) -> int:
         """Return 2: the file, and the engine's own layout of it."""
         return 2
+
+    def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
+        """Return that ends of sequence may come; its loop then goes on behind them to the length that was asked."""
+        return frozenset(("ends",))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> LoopSession:
         """Let openvino-genai load the artifact.

@@ -55,8 +55,8 @@ class TorchBackend:
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does; a state cannot be read behind or shared as K/V can."""
         if checkpoint.geometry.layer_kinds:
-            return frozenset(("random",))
-        return frozenset(("turns", "answers", "random", "uncached"))
+            return frozenset(("random", "ends"))
+        return frozenset(("turns", "answers", "random", "uncached", "ends"))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the network onto the device.

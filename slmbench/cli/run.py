@@ -67,6 +67,10 @@ QualityText = Annotated[
     _what(help="Measure quality too, on this text (.txt, or .jsonl with a document a line). Repeatable."),
 ]
 Quality = Annotated[bool, _what("--quality", help="Measure quality too, on the text that comes with slmbench.")]
+TaskFile = Annotated[
+    Path | None, _what(help="File of tasks to answer and score, one JSON object per line (docs/tasks.md).")
+]
+MaxNewTokens = Annotated[int | None, _what(min=1, help="Longest answer to a task.", show_default="256")]
 DryRun = Annotated[bool, _where("--dry-run", help="Print the cases and how long they would take; measure nothing.")]
 EachMachine = Annotated[
     bool, _fleet("--each-machine", help="Every machine measures all cases; equal machines do not share them.")
@@ -89,6 +93,8 @@ def run(
     prompts: PromptFile = None,
     quality_text: QualityText = None,
     quality: Quality = False,
+    tasks: TaskFile = None,
+    max_new_tokens: MaxNewTokens = None,
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, generic, optimum or genai.")] = None,
     reference: Reference = None,
@@ -140,6 +146,8 @@ def _carry_out(request: RunRequest, given: Mapping[str, Any]) -> int:
 
     if request.quality or request.quality_text:
         raise BadInputError("--quality and --quality-text are for one machine; your text is not sent to others")
+    if request.tasks:
+        raise BadInputError("--tasks is for one machine: answers stay in the folder of the run that gave them")
     if dry_run:
         raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")
     names = ("fleet", "where", "machines", "certs", "insecure", "as_json", "each_machine", "strict")
@@ -165,6 +173,7 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
 def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
     import sys
 
+    from slmbench.analysis.task_scores import unanswered
     from slmbench.report.run_table import run_table
     from slmbench.report.text_table import make_console
     from slmbench.report.write import print_run
@@ -185,12 +194,15 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
         print_run(make_console(), columns)
         say(f"everything is in {columns.folder}")
     # What has no figures because its budget was spent is named there, too.
-    failed = run_table(columns)["failure"].notna().any() or (strict and columns.record.refusals)
+    tasks = columns.record.tasks
+    refused = columns.record.refusals or (tasks and tasks.refused)
+    failed = run_table(columns)["failure"].notna().any() or unanswered(columns) or (strict and refused)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
 def _preview(request: RunRequest, as_json: bool) -> int:
     from slmbench.cli._preview import print_estimate
+    from slmbench.plan.asked_tasks import plan_tasks
     from slmbench.plan.request import plan_request
     from slmbench.running.estimate import estimate
     from slmbench.running.past_costs import read_past_costs
@@ -198,11 +210,14 @@ def _preview(request: RunRequest, as_json: bool) -> int:
 
     request = resumed(request)
     plan, _ = plan_request(request)
+    asked = plan_tasks(plan, request.resume)
     costs = estimate(plan, measure_settings(request, plan.suite), read_past_costs())
     if as_json:
         typer.echo(costs.model_dump_json(indent=1))
     else:
         print_estimate(costs)
+        for line in asked.lines() if asked else ():
+            typer.echo(one_line(line))
     return ExitCode.OK
 
 

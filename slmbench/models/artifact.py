@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Literal, Self
 
@@ -185,6 +185,15 @@ class Artifact:
             return self.home / self.manifest.graphs[role]
         except KeyError:
             raise BadInputError(f"{self.home}: the artifact has no graph '{role}'") from None
+
+    def with_ends(self) -> Artifact:
+        """Return the artifact as one whose checkpoint names no end of sequence, so that a session suppresses none.
+
+        Sessions suppress the ends that the checkpoint names, and no other token. Where a backend can do "ends", a
+        session over this artifact gives an end like any token, and whoever drives it stops there.
+        """
+        checkpoint = self.manifest.checkpoint.model_copy(update={"eos_token_ids": ()})
+        return replace(self, manifest=self.manifest.model_copy(update={"checkpoint": checkpoint}))
 
     def golden(self) -> GoldenRecord:
         """Read the golden record.

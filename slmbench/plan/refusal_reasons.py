@@ -18,6 +18,7 @@ _MISSING: dict[Ability, str] = {
     "answers": "cannot generate several answers per prompt",
     "random": "cannot sample with a seed",
     "uncached": "cannot run without a K/V cache",
+    "ends": "cannot let a model end its answers",
 }
 
 
@@ -56,17 +57,24 @@ def option_refusal(options_type: type[SessionOptions], names: Iterable[str], oth
 
 def ability_refusal(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec, work: Workload) -> str | None:
     """Return what the workload asks for that the backend's sessions cannot do, or None."""
-    can: frozenset[str] = backend.abilities(checkpoint, spec) if isinstance(backend, WorkloadAbilities) else frozenset()
-    # Backends written for version 0.2 call the answers to a prompt "samples".
-    can |= {"answers"} if "samples" in can else set()
     wanted: dict[Ability, bool] = {
         "turns": work.turns > 1,
         "answers": work.answers > 1,
         "random": work.sampling == "random",
         "uncached": work.cache == "off",
     }
-    for ability, asked in wanted.items():
-        if asked and ability not in can:
+    return lacking_ability(backend, checkpoint, spec, [ability for ability, asked in wanted.items() if asked])
+
+
+def lacking_ability(
+    backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec, wanted: Iterable[Ability]
+) -> str | None:
+    """Return the first of these abilities that the backend's sessions over the artifact do not have, or None."""
+    can: frozenset[str] = backend.abilities(checkpoint, spec) if isinstance(backend, WorkloadAbilities) else frozenset()
+    # Backends written for version 0.2 call the answers to a prompt "samples".
+    can |= {"answers"} if "samples" in can else set()
+    for ability in wanted:
+        if ability not in can:
             return f"{backend.name} {_MISSING[ability]} ({spec.exporter}'s {spec.layout} artifact)"
     return None
 

@@ -68,6 +68,9 @@ class RunRequest(BaseModel):
     #: Files of text that quality is measured on; with ``quality`` alone, the text that comes with slmbench.
     quality_text: tuple[Path, ...] = ()
     quality: bool = False
+    #: A file of tasks to answer, and how many tokens an answer may have.
+    tasks: Path | None = None
+    max_new_tokens: int | None = None
     threads: int | None = None
     exporter: str | None = None
     #: The checkpoint whose tokens the user's artifacts are compared with.
@@ -178,6 +181,8 @@ def requested_suite(request: RunRequest) -> Suite:
         "threads": request.threads,
         "repeat": request.repeat,
         "budget_s": request.budget_s,
+        "tasks": None if request.tasks is None else str(request.tasks),
+        "max_new_tokens": request.max_new_tokens,
     }
     update |= {name: value for name, value in direct.items() if value not in (None, [])}
     if request.attention in ("best", "all"):
@@ -189,6 +194,10 @@ def requested_suite(request: RunRequest) -> Suite:
         from slmbench.backend import backend_names
 
         update["backends"] = backend_names()
+    if request.max_new_tokens and not (request.tasks or base.tasks):
+        raise BadInputError(
+            "--max-new-tokens is for answers to --tasks; --output-tokens is the length of timed answers"
+        )
     try:
         suite = Suite.model_validate({**base.model_dump(), **update})
         return suite.with_places_of(base, without=update)

@@ -159,6 +159,9 @@ class Suite(StrictModel):
     #: Measure quality too, on these files (relative to where slmbench is started), or on the text that comes with it.
     quality_text: _Names = Field(default_factory=list)
     quality: Annotated[bool, Field(strict=True)] = False
+    #: A file of tasks that every case answers as well, and how many tokens an answer may have.
+    tasks: Annotated[str, Field(min_length=1)] | None = None
+    max_new_tokens: _Count | None = None
     #: Whether the report looks for the lengths at which a pair's lead changes hands.
     crossover: bool = False
     #: Published claims that the report holds against the pairs' figures.

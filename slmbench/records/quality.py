@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from slmbench.errors import BadInputError
+from slmbench.records.answers import answer_schema
 from slmbench.records.schema import FailureReason, json_schemas, sample_lines
 from slmbench.terms import StrictModel
 
@@ -140,7 +141,11 @@ def quality_lines(folder: Path, warnings: list[str]) -> Iterable[WindowRecord | 
 def all_schemas() -> dict[str, dict[str, Any]]:
     """Return the published JSON Schemas of all files of a run, by file name."""
     line = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_LINE.json_schema(mode="serialization")}
-    return {**json_schemas(), "quality.schema.json": line | {"title": "one line of slmbench quality.jsonl"}}
+    return {
+        **json_schemas(),
+        "answers.schema.json": answer_schema(),
+        "quality.schema.json": line | {"title": "one line of slmbench quality.jsonl"},
+    }
 
 
 def _check_same_text(folder: Path, case: str, known: Mapping[int, WindowRecord], record: WindowRecord) -> None:

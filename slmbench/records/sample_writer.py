@@ -1,4 +1,4 @@
-"""Writing ``samples.jsonl``: a record is on the disk when its writing returns, and nothing is lost in silence."""
+"""Writing ``samples.jsonl`` and files like it: a record is on disk when its writing returns; none is lost silently."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from pydantic import BaseModel
+
 from slmbench.errors import BadInputError, CannotRunError
-from slmbench.records.schema import SAMPLES_NAME, FailureRecord, LoadRecord, MemoryRecord, SampleRecord
+from slmbench.records.schema import SAMPLES_NAME
 
 
 class SampleWriter:
@@ -17,7 +19,7 @@ class SampleWriter:
         self._path = path = folder / name
         if path.is_symlink():
             # A last line that was cut off is taken out, and lines are added: never of a file somewhere else.
-            raise BadInputError(f"{path}: is a link; a run's samples are a file of its own folder")
+            raise BadInputError(f"{path}: is a link; what a run writes are files of its own folder")
         try:
             _end_last_line(path)
             # Unbuffered: what a full disk did not take must not be tried again, and fail again, while closing.
@@ -25,7 +27,7 @@ class SampleWriter:
         except OSError as error:
             raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
 
-    def append(self, record: LoadRecord | SampleRecord | MemoryRecord | FailureRecord) -> None:
+    def append(self, record: BaseModel) -> None:
         """Write one record and flush it through to the disk.
 
         Raises:

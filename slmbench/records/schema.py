@@ -23,6 +23,7 @@ from slmbench.errors import BadInputError
 from slmbench.models.artifact import StoredWeights
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.records.refusals import Refusal
+from slmbench.records.tasks_asked import TasksRecord
 from slmbench.system.files import has_path_bytes, json_text, numbered_lines, open_regular, read_regular, write_whole
 from slmbench.terms import StrictModel, not_boolean
 
@@ -247,6 +248,8 @@ class RunRecord(StrictModel):
     #: Blocks of case keys that were live together (all in one where memory holds them).
     blocks: tuple[tuple[str, ...], ...] = ()
     outcomes: dict[str, Outcome] = Field(default_factory=dict)
+    #: The tasks that were asked; None: none.
+    tasks: TasksRecord | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import amount, one_line
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.report import charts
+from slmbench.report.answers import TASKS_LEGEND, answers_side_by_side, answers_table
 from slmbench.report.case_details import case_details
 from slmbench.report.case_labels import side_labels
 from slmbench.report.comparison import (
@@ -123,6 +124,11 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     )
     ids = {info.case.key: f"case-{index}" for index, info in enumerate(record.cases, 1)}
     page.tables.append(_run_table(frame, ids))
+    if answered := answers_table(run):
+        shown = html_table("Answers to tasks", answered, [])
+        page.tables.append({**shown, "notes": [*shown["notes"], TASKS_LEGEND]})
+    if texts := answers_side_by_side(run):
+        page.tables.append(html_table("Answers side by side", texts, []))
     _add_charts(page, run)
     page.cases = [case_details(run, info, ids[info.case.key]) for info in record.cases]
     page.machines = list(_run_facts(run))

@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from slmbench.analysis.stats import Interval
 from slmbench.errors import one_line
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER
 from slmbench.records.refusals import lines_of
+from slmbench.report.answers import score_text
 from slmbench.report.quality_columns import QUALITY_COLUMNS, quality_notes
 from slmbench.report.text_table import EMPTY, Column, TextTable, bounded, folded, number, parameters, share, size
 
@@ -56,6 +58,13 @@ def _settings(row: Mapping[str, Any]) -> str:
     return EMPTY if row["settings"] == "fair" else row["settings"]
 
 
+def _score(row: Mapping[str, Any]) -> str:
+    if not row.get("score_metric"):
+        return EMPTY
+    several = not math.isfinite(row["score"])
+    return "see tasks" if several else score_text(Interval(row["score_low"], row["score"], row["score_high"]))
+
+
 def _device(row: Mapping[str, Any]) -> str:
     return row["executed_on"] or f"({row['device']})"
 
@@ -90,6 +99,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("load s", lambda r: number(r["load_s"], 2), weight=2, foldable=True),
     Column("memory", lambda r: size(r["peak_memory_bytes"]), weight=4, foldable=True),
     Column("mJ / token", lambda r: number(r["energy_per_token_j"] * 1e3), weight=4, foldable=True),
+    Column("score [95 %]", _score, weight=9, foldable=True),
     Column("agreement", lambda r: share(r["agreement"]), weight=6, foldable=True),
     *QUALITY_COLUMNS,
     Column("bandwidth use", lambda r: share(r["bandwidth_use"]), weight=3, foldable=True),

@@ -20,6 +20,7 @@ from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns, columns_of
 from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
+from slmbench.report.answers import score_columns
 from slmbench.report.quality_columns import QUALITY_FIGURES, quality_figures
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ TEXT_COLUMNS = (
     "converged",
     "failure",
     "refusal",
+    "score_metric",
 )
 #: Flag of a case whose tokens no reference was there to compare with.
 NO_REFERENCE = "no reference"
@@ -61,7 +63,9 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
     import pandas as pd
 
     columns = columns_of(run) if isinstance(run, Run) else run
-    rows = [_row(columns, info) for info in columns.record.cases]
+    infos = columns.record.cases
+    scores = score_columns(columns, infos)
+    rows = [_row(columns, info) | score for info, score in zip(infos, scores, strict=True)]
     rows += [_refused_row(refusal) for refusal in columns.record.refusals]
     order = [
         "batch",
@@ -78,7 +82,7 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     if not rows:
         return frame
-    for name in TEXT_COLUMNS:
+    for name in [one for one in TEXT_COLUMNS if one != "score_metric" or columns.record.tasks]:
         # What is absent stays None: as NaN it would be a figure, and true, and 2 threads 2.0.
         frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
     return frame.sort_values(order, kind="stable", ignore_index=True)

@@ -15,6 +15,7 @@ from slmbench.case import Case
 from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Claim, Run
+from slmbench.report.answers import answer_sentences
 from slmbench.report.speed_against_quality import front_sentences
 from slmbench.report.text_table import bounds, parameters
 
@@ -34,7 +35,8 @@ def run_sentences(run: RunColumns) -> list[str]:
     sides = sides_of(run)
     crossed = [line for side in sides for line in crossover_sentences(pairs_of(side))]
     fronts = front_sentences(front for side in sides for front in fronts_of(side))
-    return [*pair_sentences(run), *crossed, *claim_sentences(run, sides), *ablation_sentences(sides), *fronts]
+    claims = [*claim_sentences(run, sides), *ablation_sentences(sides)]
+    return [*pair_sentences(run), *crossed, *claims, *fronts, *answer_sentences(run)]
 
 
 _NOUNS = {"ttft": "time to first token", "tpot": "time per token", "e2e": "time of the whole answer"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slmbench.errors import one_line
 from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Run
+from slmbench.report.answers import TASKS_LEGEND, answers_table
 from slmbench.report.csv_text import csv_text
 from slmbench.report.run_columns import text_table
 from slmbench.report.run_table import run_table
@@ -51,8 +52,13 @@ def table_markdown(run: RunColumns, frame: pd.DataFrame) -> str:
         lines += [escape_markdown(f"Every row has {common}."), ""]
     if table.rows:
         lines += [markdown_table(table.headers, table.rows, table.numeric)]
+    answered = answers_table(run)
+    if answered and answered.rows:
+        lines += ["## Answers to tasks", "", markdown_table(answered.headers, answered.rows, answered.numeric)]
+        lines += [f"- {escape_markdown(f'{name}: {value}')}" for name, value in answered.common.items()]
     lines += [f"- {escape_markdown(line)}" for line in [*run_sentences(run), *table.notes, *run.warnings]]
-    return "\n".join([*lines, "", LEGEND, ""])
+    lines += [f"- {escape_markdown(line)}" for line in (answered.notes if answered else ())]
+    return "\n".join([*lines, "", LEGEND, *([TASKS_LEGEND] if answered else []), ""])
 
 
 def print_run(console: Console, run: Run | RunColumns) -> None:
@@ -61,5 +67,8 @@ def print_run(console: Console, run: Run | RunColumns) -> None:
 
     columns = columns_of(run) if isinstance(run, Run) else run
     print_table(console, text_table(run_table(columns), width=console.width))
+    if answered := answers_table(columns, console.width):
+        console.print(Text("Answers to tasks", style="bold"))
+        print_table(console, answered)
     for line in [*run_sentences(columns), *columns.warnings]:
         console.print(Text(one_line(line)))

@@ -71,6 +71,8 @@ def run(
     prompts: str | Path | None = None,
     quality_text: Sequence[str | Path] = (),
     quality: bool = False,
+    tasks: str | Path | None = None,
+    max_new_tokens: int | None = None,
     threads: int | None = None,
     exporter: str | None = None,
     reference: str | None = None,

@@ -47,7 +47,8 @@ def request_of(name: str, typed: RunRequest | None = None) -> RunRequest:
         if one.case.layout == "dynamic" and one.case.device == "cpu" and one.case.exporter != "given"
     )
     routes = sorted({(case.format, case.weight_precision, case.exporter) for case in cases})
-    return asked.model_copy(update={"routes": tuple(routes)})
+    # Tasks are not judged; their file may be on another machine.
+    return asked.model_copy(update={"routes": tuple(routes), "tasks": None, "max_new_tokens": None})
 
 
 def sampler(name: str, typed: RunRequest | None = None) -> Sampler | None:

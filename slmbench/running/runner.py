@@ -18,6 +18,7 @@ from slmbench.analysis.divergence import Divergence, divergence_of
 from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError, amount
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
+from slmbench.plan.asked_tasks import plan_tasks
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.plan.quality import QualityPlan, plan_quality
@@ -37,6 +38,7 @@ from slmbench.records.schema import (
     read_samples,
     write_run,
 )
+from slmbench.running.answer_tasks import answer_tasks
 from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.case_state import REPEAT_LOADS
@@ -70,6 +72,7 @@ def execute(
     request, say = resumed(request), say or _silent
     plan, prompts = plan_request(request)
     quality = plan_quality(request, plan)
+    asked = plan_tasks(plan, request.resume)
     folder = _run_folder(request, plan.suite)
     with only_run_in(folder), _told_where_interrupted(folder, request):
         # Before anything is exported: an arm that cannot run is known within seconds.
@@ -82,8 +85,15 @@ def execute(
             settings = measure_settings(request, plan.suite, loads)
             for line in forecast_lines(estimate(plan, settings, read_past_costs())):
                 say(line)
+            for line in asked.lines() if asked else ():
+                say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
-            _measure(plan, prompts, request, settings, folder, artifacts, described, observer or _silent, say, quality)
+            cases = _measure(
+                plan, prompts, request, settings, folder, artifacts, described, observer or _silent, say, quality
+            )
+            if asked:
+                with _kept(resume_command(folder, request), "continues with the tasks"):
+                    answer_tasks(asked, cases, folder, settings, say)
         columns = read_columns(folder)
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
             write_reports(columns)
@@ -123,8 +133,8 @@ def _measure(
     observer: Observer,
     say: Say,
     quality: QualityPlan | None,
-) -> None:
-    """Measure into the folder, or go on there; the record is there before the first sample."""
+) -> list[PlannedCase]:
+    """Measure into the folder, or go on there; the record is there before the first sample. Return what was ready."""
     from slmbench.running.scheduler import measure
 
     made = [cell for cell in plan.cells if (cell.checkpoint, cell.spec) in artifacts.found]
@@ -156,6 +166,7 @@ def _measure(
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))
+    return cases
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
 #: Raised when a message changes its meaning; host and worker must agree.
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 class Describe(StrictModel):
@@ -46,6 +46,8 @@ class Open(StrictModel):
     avoid: tuple[int, ...] = ()
     #: Folder of the ``tokenizer.json``, where texts are read.
     tokenizer: Path | None = None
+    #: Whether answers end where the model ends them; else ends of sequence are suppressed.
+    natural_ends: bool = False
 
 
 class Prove(StrictModel):
@@ -85,6 +87,14 @@ class JudgeWindow(StrictModel):
     #: File of the windows in the checkpoint's tokens; ``window`` is the place of one of them.
     windows: Path
     window: int
+
+
+class Answer(StrictModel):
+    """Answer one prompt greedily, to its natural end or ``most`` tokens; for a session opened with natural ends."""
+
+    do: Literal["answer"] = "answer"
+    input_ids: tuple[int, ...]
+    most: int
 
 
 class Exercise(StrictModel):
@@ -185,6 +195,19 @@ class WindowJudged(StrictModel):
     read: Literal["chunks", "steps"]
 
 
+class Answered(StrictModel):
+    """One answer; times in ns from the call of ``start``."""
+
+    re: Literal["answer"] = "answer"
+    #: Without the end of sequence.
+    tokens: tuple[int, ...]
+    ttft_ns: int
+    #: When the answer was known to be whole: at its end of sequence, or its last token.
+    answer_ns: int
+    #: Whether the model ended it; else it was cut at ``most`` tokens.
+    ended: bool
+
+
 class Exercised(StrictModel):
     """The generation is over."""
 
@@ -205,8 +228,8 @@ class Failed(StrictModel):
     message: str
 
 
-Request = Describe | Open | Prove | WarmUp | TakeSample | JudgeWindow | Exercise | Close
-Reply = Hello | Described | Opened | Proven | Warm | Sampled | WindowJudged | Exercised | Closed | Failed
+Request = Describe | Open | Prove | WarmUp | TakeSample | Answer | JudgeWindow | Exercise | Close
+Reply = Hello | Described | Opened | Proven | Warm | Sampled | Answered | WindowJudged | Exercised | Closed | Failed
 
 REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="re")])

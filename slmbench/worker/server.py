@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from pydantic import ValidationError
 
 from slmbench._version import __version__
@@ -31,6 +32,7 @@ from slmbench.backend import (
 )
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, first_error_line, one_line
+from slmbench.evaluation.task_answer import answer
 from slmbench.evaluation.token_divergence import judge_window
 from slmbench.export.golden_record import golden_prompts
 from slmbench.measure import own_proof
@@ -166,7 +168,11 @@ class _OpenCase:
         backend = load_backend(self.case.backend)
         options = _options(backend, request.options)
         begin = time.perf_counter_ns()
-        self.session = backend.open(self.artifact, self.case.device, options)
+        opened = self.artifact.with_ends() if request.natural_ends else self.artifact
+        #: Ends that the model may give; those that are suppressed are ``eos``.
+        self.ends = self.eos if request.natural_ends else ()
+        self.eos = opened.manifest.checkpoint.eos_token_ids
+        self.session = backend.open(opened, self.case.device, options)
         whole = time.perf_counter_ns() - begin
         phases = self.session.load_phases_ns()
         self._reserve_workload()
@@ -179,8 +185,10 @@ class _OpenCase:
             load_ns=phases.get("load", whole), compile_ns=phases.get("compile"), first_inference_ns=first.token_ns[0]
         )
 
-    def answer(self, request: p.Prove | p.WarmUp | p.TakeSample | p.JudgeWindow | p.Exercise) -> p.Reply:
+    def answer(self, request: p.Prove | p.WarmUp | p.TakeSample | p.Answer | p.JudgeWindow | p.Exercise) -> p.Reply:
         """Do what the request asks of an open case."""
+        if isinstance(request, p.Answer):
+            return self._answer(request)
         if isinstance(request, p.Prove):
             return self._prove(full=request.full)
         if isinstance(request, p.WarmUp):
@@ -312,6 +320,10 @@ class _OpenCase:
             turn_tokens=made.turn_tokens,
             energy_j=joules,
         )
+
+    def _answer(self, request: p.Answer) -> p.Answered:
+        made = answer(self.session, np.array([request.input_ids], np.int64), request.most, self.ends)
+        return p.Answered(tokens=made.tokens, ttft_ns=made.ttft_ns, answer_ns=made.answer_ns, ended=made.ended)
 
     def _token_ids(self, text: str) -> list[int]:
         from slmbench.measure.text_prompts import token_ids
