@@ -102,6 +102,10 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
         "convert_pickles": True,
         "simulate": True,
         "trust_remote_code": True,
+        "quality": True,
+        "quality_text": [Path("q")],
+        "tasks": Path("t"),
+        "max_new_tokens": 9,
     }
     given |= {name: [name] for name in ("model", "device", "backend", "precision", "settings")} | {"device": ["cpu"]}
     given |= {name: [3] for name in ("input_tokens", "output_tokens", "batch", "answers")}
