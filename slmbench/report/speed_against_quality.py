@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -91,7 +92,8 @@ def front_chart(fronts: Sequence[Front]) -> Spec | None:
         pick = alt.param(name="front", value=shown[0], bind=alt.binding_select(options=shown, name="shown "))
     base = alt.Chart(alt.NamedData("fronts")).transform_filter("datum.front == front")
     x = alt.X("time:Q", title=f"{METRICS[fronts[0].metric].title}, ms (left is faster)", scale=_log())
-    y = alt.Y("kl:Q", title="KL from the fp32 reference, nats a token (lower is nearer)", scale=_log())
+    powers = alt.Axis(values=[10.0**power for power in range(-7, 2)], format=".0e")
+    y = alt.Y("kl:Q", title="KL from the fp32 reference, nats a token (lower is nearer)", scale=_log(), axis=powers)
     color = alt.Color("place:N", scale=scale(_PLACES), legend=legend())
     shape = alt.Shape("place:N", scale=alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values())), legend=legend())
     tooltip = ["name:N", "place:N", *(alt.Tooltip(f"{n}:Q", format=".4g") for n in ("time", "kl", "kl_low", "kl_high"))]
@@ -101,8 +103,13 @@ def front_chart(fronts: Sequence[Front]) -> Spec | None:
         base.mark_rule(strokeWidth=2).encode(x=alt.X("time_low:Q", title=""), x2="time_high:Q", y=y, color=color),
         base.mark_rule(strokeWidth=2).encode(x=x, y=alt.Y("kl_low:Q", title=""), y2="kl_high:Q", color=color),
         base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
-        base.mark_text(align="left", dx=9, dy=-9, fontSize=12).encode(x=x, y=y, text="name:N"),
     ]
+    # Names stand on the side that has room, those of the undecided below: they are close to another point.
+    for right, dx, align in ((False, 9, "left"), (True, -9, "right")):
+        for undecided, dy in ((False, 16 if right else -11), (True, 16)):
+            named = f"datum.right == {str(right).lower()} && (datum.place == 'undecided') == {str(undecided).lower()}"
+            text = base.transform_filter(named).mark_text(align=align, dx=dx, dy=dy, fontSize=12)
+            layers.append(text.encode(x=x, y=y, text="name:N"))
     return spec(alt.layer(*layers).add_params(pick), height=380, data={"fronts": rows})
 
 
@@ -114,11 +121,14 @@ def _log() -> object:
 
 def _rows(front: Front) -> Rows:
     names = labels_of(front)
+    times = [point.time.mid for point in front.points]
+    middle = math.sqrt(min(times) * max(times))
     return [
         {
             "front": title_of(front),
             "name": names[id(point)],
             "place": point.place,
+            "right": point.time.mid > middle,
             **_bounds("time", [value * 1e3 for value in _drawn(point, "time")], 0.0),
             **_bounds("kl", _drawn(point, "kl"), _LEAST_KL),
         }

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from synthetic import LIMITS, MACHINE, Speed, append, floor_of, make_run
+from test_speed_against_quality import KL
+from test_speed_against_quality import made as with_quality
 
 from slmbench.analysis.crossover import crossovers
 from slmbench.analysis.machines import Stand, shelf_of
@@ -168,6 +170,28 @@ def test_a_run_report_works_in_a_browser(tmp_path: Path, browser: Any, scheme: s
     assert ink == page.evaluate("getComputedStyle(document.body).color")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert troubles == []
+
+
+@pytest.mark.slow
+def test_flags_and_the_front_are_on_a_page_of_1280_pixels(tmp_path: Path, browser: Any) -> None:
+    speeds = [(replace(speed, input_tokens=n, flags=("foreign_load",)), kl) for speed, kl in KL for n in (128, 512)]
+    folder = with_quality(tmp_path / "run", speeds)
+    file = tmp_path / "report.html"
+    file.write_text(report_of(folder), encoding="utf-8")
+    page, troubles = opened(browser, file)
+    assert page.viewport_size["width"] == 1280
+    table = page.locator(".scroll").first
+    assert table.evaluate("e => e.scrollWidth <= e.clientWidth"), "the last column is cut off"
+    assert "other processes disturbed" in table.locator("tbody tr").first.locator("td").last.inner_text()
+    # A figure and its bounds may be on two lines, bounds never.
+    assert table.evaluate("e => [...e.querySelectorAll('td.right span')].every(s => s.getClientRects().length === 1)")
+    front = page.locator("section", has=page.locator("h2", has_text="Speed against quality: time per output token"))
+    drawn = front.locator("svg text").all_text_contents()
+    assert {"front", "undecided", "behind", "int8/fp32 on llama_cpp"} <= set(drawn)
+    front.locator("select").select_option(index=1)
+    page.wait_for_timeout(200)
+    assert front.locator("svg").bounding_box()["width"] <= 1280
     assert troubles == []
 
 
