@@ -24,7 +24,7 @@ from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.records.quality import CaseQuality
 
 TOKENS = 128
-WINDOWS = (10, 16, 32, 64)
+WINDOWS = (10, 16, 32)
 #: Mean KL of 8-bit, 4-bit and coarser weights, in nats a token.
 LEVELS = (0.001, 0.02, 0.1)
 #: A gate so small that only the test itself stands between chance and a verdict.
