@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -169,11 +170,17 @@ def of_hub(repository: str, name: str | None, *, revision: str | None, offline: 
             f"{repository}: {what}; it has: {listed or 'no file of any layout that slmbench knows'}; "
             f"name one as {repository}:NAME"
         )
+    # Weights of PyTorch end like those of an IR.
+    patterns = [name for name in sizes if any(fnmatch(name, one) for one in patterns) and not _of_torch(name, sizes)]
     folder, commit = hub.download_files(repository, patterns, sizes, revision=revision, offline=offline)
     found = of_folder(folder, name if ggufs or hf_onnx.kinds_of(sizes) else None, called=repository)
     if found is None:
         raise BadInputError(f"{repository}: holds no artifact that slmbench knows ({_known()})")
     return found.model_copy(update={"revision": commit})
+
+
+def _of_torch(name: str, sizes: Mapping[str, int]) -> bool:
+    return name.endswith(".bin") and name.removesuffix(".bin") + ".xml" not in sizes
 
 
 def _checkpoint(found: Description, folder: Path, name: str) -> Checkpoint:

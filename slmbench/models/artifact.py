@@ -269,8 +269,9 @@ def inside(path: Path, home: Path) -> Path:
     real, base = path.resolve(), home.resolve()
     if real.is_relative_to(base):
         return path
-    if base.parent.name == "snapshots" and real.is_relative_to(base.parent.parent / "blobs"):
-        return path
+    for folder in (base, *base.parents):
+        if folder.parent.name == "snapshots" and real.is_relative_to(folder.parent.parent / "blobs"):
+            return path
     raise BadInputError(f"{one_line(str(path))}: a link or a path that leads out of {one_line(str(home))}")
 
 

@@ -17,6 +17,10 @@ _PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", INDE
              "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.spm", "*.jinja"]  # fmt: skip
 
 
+#: Files by which an artifact is known.
+_ARTIFACTS = (".gguf", "openvino_model.xml", "openvino_decoder_model.xml", "genai_config.json", ".onnx")
+
+
 class NoCheckpointError(BadInputError):
     """A repository without weights in safetensors: what else it holds may be an artifact."""
 
@@ -61,7 +65,8 @@ def download(
         suffix = ".safetensors"
         if not sizes.keys() & {SINGLE_NAME, INDEX_NAME}:
             pickled = [name for name in sizes if name.endswith(".bin") and name.replace(".bin", ".xml") not in sizes]
-            if not pickled:
+            # As in a local folder: an artifact that can be measured comes before weights that nobody may load.
+            if not pickled or (not pickles and any(name.endswith(_ARTIFACTS) for name in sizes)):
                 raise NoCheckpointError(f"{where}: the Hub repository has no {SINGLE_NAME}")
             if not pickles:
                 raise BadInputError(pickle_only(where, pickled[0]))
