@@ -7,6 +7,7 @@ samples imply. The intervals and ratios that follow from it equal those of the f
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +16,10 @@ from pydantic import Field, ValidationError
 
 from slmbench._version import __version__
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, loads_id, matching_key
-from slmbench.analysis.quality import configuration_of
+from slmbench.analysis.stored_quality import StoredQuality, StoredTasks, quality_of, stored_qualities, stored_tasks
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
 from slmbench.models.artifact import StoredWeights
-from slmbench.records.quality import CaseQuality
-from slmbench.records.sample_arrays import Floats
 from slmbench.system.files import open_regular, read_regular, write_output
 from slmbench.terms import Family, StrictModel
 
@@ -62,26 +61,6 @@ class _StoredCase(StrictModel):
     metrics: dict[str, _StoredEvidence]
 
 
-_Nats = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _StoredQuality(StrictModel):
-    """How far one configuration's predictions are from the reference's: a figure for each window, and no text."""
-
-    #: Keys of the cases that this holds for.
-    cases: list[str]
-    reference: str
-    reference_digest: str
-    text_digest: str
-    read: str
-    tokens: list[Annotated[int, Field(ge=1, le=2**53)]] = Field(min_length=1)
-    same_top1: list[Annotated[int, Field(ge=0, le=2**53)]]
-    #: Sums over a window; None where the engine gives tokens only.
-    kl: list[_Nats] | None
-    artifact_loss: list[_Nats] | None
-    reference_loss: list[_Nats] | None
-
-
 class Baseline(StrictModel):
     """A baseline file."""
 
@@ -95,7 +74,8 @@ class Baseline(StrictModel):
     pairs: list[tuple[str, str]]
     #: What the run was asked: `slmbench check` without a run asks it again.
     options: dict[str, Any] = Field(default_factory=dict)
-    quality: list[_StoredQuality] = Field(default_factory=list)
+    quality: list[StoredQuality] = Field(default_factory=list)
+    tasks: list[StoredTasks] = Field(default_factory=list)
     cases: list[_StoredCase]
 
 
@@ -122,7 +102,8 @@ def save_baseline(side: Side, path: Path) -> None:
         versions=side.versions,
         pairs=list(side.pairs),
         options={name: value for name, value in side.options.items() if value not in (None, [], False)},
-        quality=_qualities_of(side),
+        quality=stored_qualities(side),
+        tasks=stored_tasks(side),
         cases=[_case_of(case) for case in side.cases.values()],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +113,10 @@ def save_baseline(side: Side, path: Path) -> None:
 def _lines(baseline: Baseline) -> str:
     """Return the file: one case a line, so that a diff of two baselines reads well."""
     raw = baseline.model_dump(mode="json", exclude_defaults=False)
-    if not raw["quality"]:
-        del raw["quality"]
+    # Left out where there is nothing to say, so that version 0.2 reads baselines without them.
+    for name in ("quality", "tasks"):
+        if not raw[name]:
+            del raw[name]
     cases = ",\n".join("  " + json.dumps(_short(case), separators=(",", ":")) for case in raw.pop("cases"))
     head = json.dumps(raw, indent=1)
     return f'{head[:-2]},\n "cases": [\n{cases}\n ]\n}}\n'
@@ -189,56 +172,6 @@ def _case_of(found: SideCase) -> _StoredCase:
     )
 
 
-def _qualities_of(side: Side) -> list[_StoredQuality]:
-    kept: dict[str, _StoredQuality] = {}
-    for key, found in side.cases.items():
-        quality = found.quality
-        if quality is None or not quality.tokens.size:
-            continue
-        configuration = configuration_of(found)
-        if configuration in kept:
-            kept[configuration].cases.append(key)
-            continue
-        kept[configuration] = _StoredQuality(
-            cases=[key],
-            reference=quality.reference,
-            reference_digest=quality.reference_digest,
-            text_digest=quality.text_digest,
-            read=quality.read,
-            tokens=quality.tokens.tolist(),
-            same_top1=quality.same_top1.tolist(),
-            kl=_known(quality.kl_sum),
-            artifact_loss=_known(quality.artifact_loss),
-            reference_loss=_known(quality.reference_loss),
-        )
-    return list(kept.values())
-
-
-def _known(sums: Floats) -> list[float] | None:
-    return [float(f"{value:.10g}") for value in sums] if np.all(np.isfinite(sums)) else None
-
-
-def _quality_of(kept: _StoredQuality) -> CaseQuality:
-    count = len(kept.tokens)
-    columns = (kept.same_top1, kept.kl, kept.artifact_loss, kept.reference_loss)
-    if any(len(column) != count for column in columns if column is not None):
-        raise ValueError(f"quality of {', '.join(kept.cases)}: unequal numbers of windows")
-    unknown = np.full(count, np.nan)
-    sums = [unknown if column is None else np.array(column, dtype=np.float64) for column in columns[1:]]
-    return CaseQuality(
-        reference=kept.reference,
-        reference_digest=kept.reference_digest,
-        text_digest=kept.text_digest,
-        window=np.arange(count),
-        tokens=np.array(kept.tokens, dtype=np.int64),
-        same_top1=np.array(kept.same_top1, dtype=np.int64),
-        kl_sum=sums[0],
-        artifact_loss=sums[1],
-        reference_loss=sums[2],
-        read=kept.read,
-    )
-
-
 def is_baseline(path: Path) -> bool:
     """Return whether a file says of itself that it is a baseline."""
     try:
@@ -269,9 +202,10 @@ def read_baseline(path: Path) -> Side:
         )
     try:
         baseline = Baseline.model_validate(raw)
-        quality = {key: _quality_of(kept) for kept in baseline.quality for key in kept.cases}
+        quality = {key: quality_of(kept) for kept in baseline.quality for key in kept.cases}
+        tasks = {key: kept.scores_of() for kept in baseline.tasks for key in kept.cases}
         cases = {
-            key: _side_case(baseline, entry, quality.get(key))
+            key: replace(_side_case(baseline, entry), quality=quality.get(key), tasks=tasks.get(key))
             for entry in baseline.cases
             for key in [matching_key(entry.case)]
         }
@@ -297,7 +231,7 @@ def _run_id(baseline: Baseline) -> str:
     return f"baseline of {baseline.run_id}"
 
 
-def _side_case(baseline: Baseline, entry: _StoredCase, quality: CaseQuality | None) -> SideCase:
+def _side_case(baseline: Baseline, entry: _StoredCase) -> SideCase:
     return SideCase(
         case=entry.case,
         model=ModelFacts(
@@ -314,7 +248,6 @@ def _side_case(baseline: Baseline, entry: _StoredCase, quality: CaseQuality | No
             weights=entry.weights,
             settings=entry.settings or {},
         ),
-        quality=quality,
         evidence={name: _evidence(baseline, entry, name) for name in entry.metrics},
         failure=entry.failure,
         disturbed=entry.disturbed,

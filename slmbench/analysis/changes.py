@@ -40,6 +40,7 @@ def _asked(base: SideCase, new: SideCase) -> Iterator[Changed]:
         "exporter": (old.exporter, young.exporter),
         "format": (old.format, young.format),
         "layout": (old.layout, young.layout),
+        "settings": (old.settings, young.settings),
         "attention": (old.attention or "the best", young.attention or "the best"),
     }
     yield from (Changed(what, one, other) for what, (one, other) in texts.items() if one != other)

@@ -60,7 +60,7 @@ def asked_of(case: Case) -> str:
     # A user's artifact says itself what its weights are.
     weights = "" if case.exporter == "given" else case.weight_precision
     parts = [case.checkpoint, case.backend, case.device, weights, case.workload.label(), case.attention or ""]
-    return "|".join([*parts, str(case.threads or ""), str(case.simulate)])
+    return "|".join([*parts, str(case.threads or ""), str(case.simulate), case.settings])
 
 
 def _by_what_was_asked(side: Side, keys: Iterable[str]) -> dict[str, list[str]]:

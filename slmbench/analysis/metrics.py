@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.analysis import stats
+from slmbench.analysis.item_scores import ItemScores, item_scores
 from slmbench.analysis.read_back import settings_of, stored_weights_of
 from slmbench.analysis.roofline import kv_bytes, limits_of_case, shortest_times
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.models import cost_model
 from slmbench.models.artifact import StoredWeights
+from slmbench.records.answers import task_key
 from slmbench.records.quality import CaseQuality
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns
@@ -196,6 +198,8 @@ class SideCase:
     derived_from: str | None = None
     #: How far its predictions are from the reference's; None where nobody asked.
     quality: CaseQuality | None = None
+    #: How it answered the task file; None where nobody asked.
+    tasks: ItemScores | None = None
 
 
 @dataclass(frozen=True)
@@ -246,8 +250,9 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
     arms = arms_of(run)
     if arm is not None and arm not in arms:
         raise BadInputError(f"{run.folder}: no arm '{arm}'. Arms of this run: {', '.join(arms) or 'none'}.")
+    tasks = item_scores(run)
     cases = {
-        matching_key(info.case): _side_case(run, info)
+        matching_key(info.case): _side_case(run, info, tasks.get(task_key(info.case)))
         for info in run.record.cases
         if info.case.arm == arm and not info.case.simulate
     }
@@ -278,7 +283,7 @@ def _unproven(cases: Mapping[str, SideCase]) -> list[str]:
     return [f"no reference: the tokens of {', '.join(names)} were compared with the model's own only"] if names else []
 
 
-def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
+def _side_case(run: RunColumns, info: CaseInfo, tasks: ItemScores | None) -> SideCase:
     key = info.case.key
     loads = run.loads.get(key, [])
     configuration, source = run.shared_configurations.get(key), run.sources.get(key)
@@ -296,6 +301,7 @@ def _side_case(run: RunColumns, info: CaseInfo) -> SideCase:
         configuration=configuration,
         derived_from=matching_key(run.cases[source].case) if source in run.cases else source,
         quality=run.quality.get(key),
+        tasks=tasks,
     )
 
 

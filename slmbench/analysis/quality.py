@@ -1,6 +1,7 @@
 """Quality on two sides: is the new one worse than the base, and was its speed bought with that?
 
-Both sides read the same windows of text, so a loss is the mean of the windows' differences. The window is what varies.
+Both sides read the same windows of text and answer the same items, so a loss is the mean of their differences. Windows
+and items are what varies.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from slmbench.analysis.gates import Gates
 from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, POWER, JudgedFigure, Judgement, Verdict
 from slmbench.analysis.metrics import Side, SideCase
 from slmbench.analysis.not_judged import NotJudged
-from slmbench.analysis.quality_metrics import QUALITY_METRICS, QualityMetric, written
+from slmbench.analysis.quality_metrics import QUALITY_METRICS, Units, written
 from slmbench.errors import NotComparableError
-from slmbench.records.quality import CaseQuality
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityJudgement(JudgedFigure):
-    """One figure of quality of one configuration: a mean per token; ``estimate`` is new - base, in the figure's unit.
+    """One figure of quality of one configuration: a mean per token or item; ``estimate`` is new - base, in its unit.
 
     It stands for all cases of the configuration: text is read once for all of their lengths.
     """
 
+    #: Windows of text, or items.
     windows: int
 
     @property
@@ -59,7 +60,8 @@ class QualityJudgement(JudgedFigure):
 
     def _verdict(self) -> tuple[Verdict, str]:
         if self.windows < LEAST_WINDOWS:
-            return "inconclusive", f"{self.windows} windows of text; {LEAST_WINDOWS} are needed for an interval"
+            units = "items" if self.metric == "task_loss" else "windows of text"
+            return "inconclusive", f"{self.windows} {units}; {LEAST_WINDOWS} are needed for an interval"
         value = self.estimate.value
         if self.p_value <= self.alpha and abs(value) > self.gate:
             return ("worse" if value > 0 else "improved"), ""
@@ -67,8 +69,8 @@ class QualityJudgement(JudgedFigure):
         if -self.gate <= within.low and within.high <= self.gate:
             return "unchanged", ""
         if self.loss.low > 0:
-            return "inconclusive", "worse, by less or more than the gate; more text would tell"
-        return "inconclusive", "the interval is too wide for the gate; more text would tell"
+            return "inconclusive", "worse, by less or more than the gate; more text or items would tell"
+        return "inconclusive", "the interval is too wide for the gate; more text or items would tell"
 
 
 def configuration_of(found: SideCase) -> str:
@@ -86,19 +88,14 @@ def quality_judgements(
     """
     found, left = [], []
     for group in _configurations(base, keys):
-        old, young = (_with_quality(side, group) for side in (base, new))
-        if old is None and young is None:
-            continue
-        if old is not None and young is not None:
-            _check_comparable(group[0], _quality(base, old), _quality(new, young))
-        for metric in metrics:
-            one, other = (_sums(side, key, metric) for side, key in ((base, old), (new, young)))
-            if one and other:
-                found.append(_judgement(base, new, group, (old or "", young or ""), metric, gates, look))
-            elif one or other:
-                lacking = (new, young) if one else (base, old)
-                reason = _missing(*lacking, group[0], metric)
-                left.append(NotJudged(group[0], metric, gates.gate(metric, group[0]), reason, base.cases[group[0]]))
+        for name in metrics:
+            old, young = (_measured(side, group, name) for side in (base, new))
+            if old and young:
+                _check_comparable(group[0], old[1], young[1])
+                found.append(_judgement(base, new, group, (old, young), name, gates, look))
+            elif old or young:
+                reason = _missing(new if old else base, group[0], name)
+                left.append(NotJudged(group[0], name, gates.gate(name, group[0]), reason, base.cases[group[0]]))
     return found, left
 
 
@@ -143,76 +140,72 @@ def _configurations(base: Side, keys: Sequence[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _with_quality(side: Side, keys: Sequence[str]) -> str | None:
-    return next((key for key in keys if (found := side.cases[key].quality) and found.tokens.size), None)
+_Measured = tuple[str, Units]
 
 
-def _quality(side: Side, key: str) -> CaseQuality:
-    found = side.cases[key].quality
-    assert found is not None
-    return found
+def _measured(side: Side, keys: Sequence[str], metric: str) -> _Measured | None:
+    """Return the first of a configuration's cases that has a figure, with it."""
+    for key in keys:
+        if (units := QUALITY_METRICS[metric].units_of(side.cases[key])) is not None:
+            return key, units
+    return None
 
 
-def _check_comparable(key: str, old: CaseQuality, young: CaseQuality) -> None:
-    if old.reference_digest != young.reference_digest:
-        raise NotComparableError(
-            f"{key}: quality was measured against another reference: {old.reference} ({old.reference_digest[:12]}) / "
-            f"{young.reference} ({young.reference_digest[:12]}); --metric ttft,tpot judges speed alone"
-        )
-    same = old.text_digest == young.text_digest and np.array_equal(old.tokens, young.tokens)
-    if not same:
-        raise NotComparableError(
-            f"{key}: quality was measured on another text: {old.text_digest[:12]} ({old.tokens.sum()} tokens) / "
-            f"{young.text_digest[:12]} ({young.tokens.sum()} tokens); --metric ttft,tpot judges speed alone"
-        )
+def _check_comparable(key: str, old: Units, young: Units) -> None:
+    for (name, digest), (other_name, other) in zip(old.subject.items(), young.subject.items(), strict=True):
+        if digest != other:
+            names = f"{name} ({digest[:12]}) / {other_name} ({other[:12]})"
+            raise NotComparableError(f"{key}: quality was measured with another {names}; {_SPEED_ALONE}")
+    if not np.array_equal(old.weights, young.weights):
+        raise NotComparableError(f"{key}: quality was measured on another share of the text or tasks; {_SPEED_ALONE}")
 
 
-def _sums(side: Side, key: str | None, metric: str) -> bool:
-    """Return whether a side has that figure of every window."""
-    return key is not None and bool(np.all(np.isfinite(QUALITY_METRICS[metric].of_windows(_quality(side, key)))))
+_SPEED_ALONE = "--metric ttft,tpot judges speed alone"
 
 
-def _missing(side: Side, key: str | None, case: str, metric: str) -> str:
-    if key is not None:
+def _missing(side: Side, key: str, metric: str) -> str:
+    found = side.cases[key]
+    if metric == "task_loss":
+        return f"{side.name} has no task score of this case" + (f": {found.tasks.reason}" if found.tasks else "")
+    if found.quality is not None and found.quality.tokens.size:
         return f"{side.name} has no {metric}: its engine gives tokens only"
-    found = side.cases[case].quality
-    return f"{side.name} has no quality of this case" + (f": {found.reason}" if found and found.reason else "")
+    reason = f": {found.quality.reason}" if found.quality and found.quality.reason else ""
+    return f"{side.name} has no quality of this case{reason}"
 
 
 def _judgement(
     base: Side,
     new: Side,
     group: Sequence[str],
-    measured: tuple[str, str],
+    measured: tuple[_Measured, _Measured],
     metric: str,
     gates: Gates,
     look: float,
 ) -> QualityJudgement:
-    one, other = _quality(base, measured[0]), _quality(new, measured[1])
-    of_windows = QUALITY_METRICS[metric].of_windows
+    (old_key, old), (young_key, young) = measured
+    tokens = old.weights.astype(np.int64)
     return QualityJudgement(
         key=group[0],
         metric=metric,
-        base=per_token(of_windows(one), one.tokens),
-        new=per_token(of_windows(other), other.tokens),
-        estimate=difference(one, other, QUALITY_METRICS[metric]),
-        windows=one.tokens.size,
+        base=per_token(old.sums, tokens),
+        new=per_token(young.sums, tokens),
+        estimate=difference(old, young),
+        windows=old.sums.size,
         gate=min(gates.gate(metric, key) for key in group),
-        base_case=base.cases[measured[0]],
-        new_case=new.cases[measured[1]],
+        base_case=base.cases[old_key],
+        new_case=new.cases[young_key],
         alpha=gates.alpha * look,
         look=look,
         stands_for=tuple(group[1:]),
     )
 
 
-def difference(base: CaseQuality, new: CaseQuality, metric: QualityMetric) -> stats.Estimate:
-    """Return the difference of two means per token over the same windows: a ratio of sums, its error over windows."""
-    weights = base.tokens.astype(np.float64)
-    values = metric.of_windows(new) - metric.of_windows(base)
-    count, value = values.size, float(values.sum() / weights.sum())
+def difference(base: Units, new: Units) -> stats.Estimate:
+    """Return the difference of two means over the same units: a ratio of sums, its error from how units differ."""
+    values = new.sums - base.sums
+    count, value = values.size, float(values.sum() / base.weights.sum())
     if count < LEAST_WINDOWS:
         return stats.Estimate(value, math.nan, 0.0)
-    rest = values - weights * value
-    error = math.sqrt(count / (count - 1) * float((rest**2).sum())) / float(weights.sum())
+    rest = values - base.weights * value
+    error = math.sqrt(count / (count - 1) * float((rest**2).sum())) / float(base.weights.sum())
     return stats.Estimate(value, error, count - 1.0)

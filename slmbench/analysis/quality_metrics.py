@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from slmbench.analysis.metrics import METRICS
+import numpy as np
+
+from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.stats import Interval
 from slmbench.errors import BadInputError, nearest
 from slmbench.records.quality import CaseQuality
@@ -14,35 +16,65 @@ from slmbench.records.sample_arrays import Floats
 
 
 @dataclass(frozen=True)
+class Units:
+    """A figure of one case over what varies: windows of text, or items of a task file."""
+
+    #: ``[units]``: sums, and the tokens they are over (1 for an item).
+    sums: Floats
+    weights: Floats
+    #: What was read, by name with the digest: figures of another one are not comparable.
+    subject: dict[str, str]
+
+
+@dataclass(frozen=True)
 class QualityMetric:
-    """A figure of quality, as a mean per token. All are better when smaller."""
+    """A figure of quality, as a mean per token or item. All are better when smaller."""
 
     name: str
     title: str
-    #: "nats", or "share" of tokens.
+    #: "nats", or "share" of tokens or items.
     unit: str
     #: The largest difference new - base that passes, in the unit (docs/methodology.md has the reasons).
     gate: float
-    #: Sum of each window, ``[windows]``; NaN where the engine gives tokens only.
-    of_windows: Callable[[CaseQuality], Floats]
+    #: None where a case has no such figure.
+    units_of: Callable[[SideCase], Units | None]
+
+
+def _of_text(sums: Callable[[CaseQuality], Floats]) -> Callable[[SideCase], Units | None]:
+    def units(found: SideCase) -> Units | None:
+        quality = found.quality
+        if quality is None or not quality.tokens.size or not np.all(np.isfinite(sums(quality))):
+            return None
+        subject = {f"reference {quality.reference}": quality.reference_digest, "text": quality.text_digest}
+        return Units(sums(quality), quality.tokens.astype(np.float64), subject)
+
+    return units
+
+
+def _of_tasks(found: SideCase) -> Units | None:
+    tasks = found.tasks
+    if tasks is None or not tasks.scores.size:
+        return None
+    return Units(1 - tasks.scores, np.ones(tasks.scores.size), {f"task file {tasks.name}": tasks.digest})
 
 
 _METRICS = (
-    QualityMetric("kl", "KL divergence from the reference", "nats", 0.02, lambda found: found.kl_sum),
+    QualityMetric("kl", "KL divergence from the reference", "nats", 0.02, _of_text(lambda found: found.kl_sum)),
     QualityMetric(
         "other_top1",
         "tokens with another top-1 than the reference",
         "share",
         0.02,
-        lambda found: (found.tokens - found.same_top1).astype(float),
+        _of_text(lambda found: (found.tokens - found.same_top1).astype(np.float64)),
     ),
     QualityMetric(
         "log_perplexity",
         "log perplexity above the reference's",
         "nats",
         0.02,
-        lambda found: found.artifact_loss - found.reference_loss,
+        _of_text(lambda found: found.artifact_loss - found.reference_loss),
     ),
+    QualityMetric("task_loss", "task score lost", "share", 0.05, _of_tasks),
 )
 QUALITY_METRICS: Mapping[str, QualityMetric] = {metric.name: metric for metric in _METRICS}
 #: How a unit is written: a factor, and a name for the figure and for a difference of two.

@@ -21,4 +21,5 @@ def settings_of(loads: Sequence[LoadRecord]) -> dict[str, str]:
     """Return the settings that were read back from the last load, by name; empty where the case was never loaded."""
     if not loads:
         return {}
-    return {"compute precision": loads[-1].compute_precision, "threads": str(loads[-1].threads)}
+    last = loads[-1]
+    return {"compute precision": last.compute_precision, "threads": str(last.threads), **last.settings}

@@ -11,13 +11,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from synthetic import Made, Speed, calibrate, make_run
+from synthetic import Made, Speed, calibrate, floor_of, make_run
 
 from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.analysis.gates import Gates, Rule
+from slmbench.analysis.item_scores import ItemScores
 from slmbench.analysis.matching import with_matched_cases
+from slmbench.analysis.metrics import Side
 from slmbench.analysis.quality import difference
-from slmbench.analysis.quality_metrics import QUALITY_METRICS
+from slmbench.analysis.quality_metrics import QUALITY_METRICS, Units
 from slmbench.analysis.sides import read_side
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.cli import run_main
@@ -61,8 +63,6 @@ def run(folder: Path, speed: Speed, lines: Lines | None = None, *, seed: int = 0
 
 def compared(base: Path, new: Path, gates: Gates | None = None, **given: object) -> Comparison:
     """Judge two runs as if this machine's runs hardly differed."""
-    from synthetic import floor_of
-
     floor = floor_of([BASE.case.key, replace(BASE, weights="int8").case.key])
     return compare_sides(read_side(str(base)), read_side(str(new)), gates=gates, floor=floor, **given)  # type: ignore[arg-type]
 
@@ -99,7 +99,8 @@ def test_a_difference_is_paired_by_window(tmp_path: Path) -> None:
         read_quality(run(tmp_path / str(n), BASE, windows(kl, seed=n)))[BASE.case.key]
         for n, kl in ((1, 0.05), (2, 0.06))
     )
-    found = difference(base, new, QUALITY_METRICS["kl"])
+    kls = [Units(one.kl_sum, one.tokens.astype(float), {}) for one in (base, new)]
+    found = difference(*kls)
     apart = np.hypot(*(np.std(one.kl_sum / 64, ddof=1) / np.sqrt(24) for one in (base, new)))
     assert found.value == pytest.approx(0.01, rel=0.3)
     assert found.error < apart / 3
@@ -129,7 +130,7 @@ def test_a_side_without_quality_is_not_judged_and_no_pass(tmp_path: Path) -> Non
     base, new = run(tmp_path / "a", BASE, windows(0.01)), run(tmp_path / "b", BASE, seed=1)
     calibrate(base, new)
     found = compared(base, new)
-    assert {left.metric for left in found.not_judged} == set(QUALITY_METRICS)
+    assert {left.metric for left in found.not_judged} == set(QUALITY_METRICS) - {"task_loss"}
     assert run_main(["check", "--baseline", str(base), str(new)]) == ExitCode.INCONCLUSIVE
     assert run_main(["check", "--baseline", str(base), str(new), "--metric", "ttft,tpot"]) == ExitCode.OK
     reason = NoQualityRecord(cases=(BASE.case.key,), message="the tokenizer does not fit")
@@ -250,3 +251,26 @@ def test_a_false_speed_up_is_told_everywhere(tmp_path: Path, capsys: pytest.Capt
         if kind == "csv":
             rows = list(csv.DictReader(io.StringIO(text)))
             assert {row["metric"]: row["unit"] for row in rows}["other_top1"] == "share"
+
+
+def with_scores(side: Side, scores: list[float], digest: str = "d") -> Side:
+    """Return a side whose case has answered a task file so well."""
+    tasks = ItemScores("tasks.jsonl", digest, np.array(scores))
+    return replace(side, cases={key: replace(found, tasks=tasks) for key, found in side.cases.items()})
+
+
+def test_a_lower_task_score_is_a_loss(tmp_path: Path) -> None:
+    base, new = (read_side(str(run(tmp_path / str(n), BASE, seed=n))) for n in (0, 1))
+    floor = floor_of([BASE.case.key])
+    right = [float(n % 4 != 0) for n in range(80)]
+    wrong = [score * (n % 3 != 0) for n, score in enumerate(right)]
+    for scores, verdict in ((right, "unchanged"), (wrong, "worse"), ([*right[:-1], 0.0], "unchanged")):
+        found = compare_sides(with_scores(base, right), with_scores(new, scores), floor=floor)
+        assert verdicts(found)["task_loss"] == verdict
+    with pytest.raises(NotComparableError, match="another task file"):
+        compare_sides(with_scores(base, right), with_scores(new, right, "other"), floor=floor)
+    (left,) = compare_sides(with_scores(base, right), new, floor=floor).not_judged
+    assert "has no task score" in left.reason
+    save_baseline(with_scores(base, wrong), tmp_path / "base.json")
+    kept = compare_sides(read_baseline(tmp_path / "base.json"), with_scores(new, right), floor=floor)
+    assert verdicts(kept)["task_loss"] == "improved"
