@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
 
+from slmbench.analysis.judged_once import groups_of_one_figure
 from slmbench.analysis.judgement import FAILING, JudgedFigure, Judgement
-from slmbench.analysis.metrics import Evidence, Side, SideCase
+from slmbench.analysis.metrics import Evidence, Side
 from slmbench.analysis.quality import QualityJudgement, loss_text
 from slmbench.analysis.quality_metrics import unit_of, written_gate
 from slmbench.analysis.stats import Interval
@@ -37,8 +38,7 @@ def bencher_json(side: Side) -> str:
     """Return Bencher Metric Format: benchmark → measure → value with bounds; times in ns, as Bencher has them."""
     raw = {
         key[:_BENCHER_NAME]: {metric: _bencher_metric(found.interval().scaled(1e9)) for metric, found in exported}
-        for key, case in side.cases.items()
-        if (exported := _exported(case))
+        for key, exported in _exported(side).items()
     }
     return json.dumps(raw, indent=1, allow_nan=False)
 
@@ -51,14 +51,14 @@ def _bencher_metric(interval: Interval) -> dict[str, float]:
 def github_json(side: Side, *, bigger: bool) -> str:
     """Return github-action-benchmark's custom JSON: times in ms (smaller is better) or rates (bigger is better)."""
     raw = []
-    for key, case in side.cases.items():
-        for metric, found in _exported(case):
+    for key, exported in _exported(side).items():
+        for metric, found in exported:
             interval = found.interval()
             name = metric
             if bigger:
                 if metric not in _RATES:
                     continue
-                name, work = _RATES[metric], case.case.workload
+                name, work = _RATES[metric], side.cases[key].case.workload
                 tokens = work.rows * (work.total_output_tokens if metric == "e2e" else 1)
                 interval = interval.inverse().scaled(tokens)
             else:
@@ -71,8 +71,14 @@ def github_json(side: Side, *, bigger: bool) -> str:
     return json.dumps(raw, indent=1, allow_nan=False)
 
 
-def _exported(case: SideCase) -> list[tuple[str, Evidence]]:
-    return [(metric, case.evidence[metric]) for metric in _EXPORTED if metric in case.evidence]
+def _exported(side: Side) -> dict[str, list[tuple[str, Evidence]]]:
+    """Return the figures of each case; one that several cases share is with the case that stands for it."""
+    found: dict[str, list[tuple[str, Evidence]]] = {key: [] for key in side.cases}
+    for metric in _EXPORTED:
+        measured = [key for key, case in side.cases.items() if metric in case.evidence]
+        for owner, *_ in groups_of_one_figure(metric, measured, [side]):
+            found[owner].append((metric, side.cases[owner].evidence[metric]))
+    return {key: figures for key, figures in found.items() if figures}
 
 
 def junit_xml(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:

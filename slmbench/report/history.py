@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slmbench.analysis.judged_once import groups_of_one_figure
 from slmbench.analysis.metrics import METRICS, Side, metric_named
 from slmbench.analysis.sides import read_side, where
 from slmbench.analysis.stats import Floats, Interval
@@ -84,7 +85,7 @@ def read_history(names: Sequence[str], metric: str, conditions: Sequence[str] = 
             "a history takes two runs or more from the same hardware" + "".join(f"; {w}" for w in warnings)
         )
     labels = [side_labels(side) for side in kept]
-    tracks = [track for key in _keys(kept) if (track := _track(key, kept, labels, metric)) is not None]
+    tracks = [track for key in _keys(kept, metric) if (track := _track(key, kept, labels, metric)) is not None]
     if len(kept) < RUNS_NEEDED:
         warnings.append(f"{len(kept)} runs; {RUNS_NEEDED} are needed to look for changes")
     return History(metric, [side.name for side in kept], tracks, warnings)
@@ -114,8 +115,10 @@ def _is_alike(side: Side, newest: Side, warnings: list[str]) -> bool:
     return not hardware
 
 
-def _keys(sides: Sequence[Side]) -> list[str]:
-    return list(dict.fromkeys(key for side in sides for key in side.cases))
+def _keys(sides: Sequence[Side], metric: str) -> list[str]:
+    """Return the cases to follow: of those that share a figure of that metric the one that stands for it."""
+    keys = dict.fromkeys(key for side in sides for key, case in side.cases.items() if metric in case.evidence)
+    return [group[0] for group in groups_of_one_figure(metric, list(keys), sides)]
 
 
 def _track(key: str, sides: Sequence[Side], labels: Sequence[Mapping[str, str]], metric: str) -> Track | None:

@@ -366,3 +366,21 @@ def test_a_case_of_one_configuration_alone_has_loads_of_its_own(tmp_path: Path) 
     (case,) = found.cases.values()
     assert case.configuration is None
     assert case.evidence["ttft"].shared_loads is None
+
+
+def test_history_and_exports_show_a_shared_figure_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        made = make_run(GRID, seed=seed, shared=True, created=f"2026-01-0{seed + 1}T00:00:00+00:00")
+        made.write(tmp_path / "runs" / f"run-{seed}")
+    folders = str(tmp_path / "runs")
+    for metric, rows in (("ttft", 2), ("tpot", 4), ("load", 1)):
+        assert run_main(["history", folders, "--metric", metric, "--json"]) == ExitCode.OK
+        assert len(json.loads(capsys.readouterr().out)["cases"]) == rows, metric
+    run = str(tmp_path / "runs" / "run-0")
+    assert run_main(["table", run, "--format", "github-smaller"]) == ExitCode.OK
+    names = [entry["name"].rpartition(" ")[2] for entry in json.loads(capsys.readouterr().out)]
+    assert (names.count("ttft"), names.count("tpot"), names.count("e2e")) == (2, 4, 4)
+    assert run_main(["table", run, "--format", "bencher"]) == ExitCode.OK
+    exported = json.loads(capsys.readouterr().out)
+    assert sum("ttft" in case for case in exported.values()) == 2
+    assert sum("tpot" in case for case in exported.values()) == 4
