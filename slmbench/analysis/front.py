@@ -13,8 +13,10 @@ from slmbench.analysis.stats import Interval
 
 #: What of speed is set against quality, each by itself.
 FRONT_METRICS = ("tpot", "ttft")
-#: ``front``: no other is better on both. ``undecided``: another is, and their intervals overlap on both. ``behind``:
-#: another is better, and more than chance says so.
+#: Divergence in nats a token that engines in fp32 have from each other: below it none is better.
+ROUNDING_KL = 1e-4
+#: ``front``: no other is better on one axis and as good on the other. ``undecided``: another is, but their intervals
+#: overlap on both axes. ``behind``: another is, by more than chance.
 Place = Literal["front", "undecided", "behind"]
 
 
@@ -39,15 +41,19 @@ class Front:
     reference: str
     points: tuple[FrontPoint, ...]
 
-    @property
-    def yardstick(self) -> FrontPoint:
-        """Return what the others' speed is a multiple of: the first in fp32, else the nearest to the reference."""
-        plain = [point for point in self.points if point.case.case.weight_precision == "fp32"]
-        return min(plain or self.points, key=lambda point: point.time.mid if plain else point.kl.mid)
+    def yardstick(self, point: FrontPoint) -> FrontPoint:
+        """Return what a point's speed is a multiple of: fp32 on its backend, else the fastest fp32, else the nearest to
+        the reference.
+        """
+        plain = [one for one in self.points if one.case.case.weight_precision == "fp32"]
+        own = [one for one in plain if one.case.case.backend == point.case.case.backend]
+        if plain:
+            return min(own or plain, key=lambda one: one.time.mid)
+        return min(self.points, key=lambda one: one.kl.mid)
 
     def speedup(self, point: FrontPoint) -> Interval:
-        """Return how many times as fast as the yardstick a point is."""
-        evidence = [one.case.evidence[self.metric] for one in (point, self.yardstick)]
+        """Return how many times as fast as its yardstick a point is."""
+        evidence = [one.case.evidence[self.metric] for one in (point, self.yardstick(point))]
         return log_ratio(evidence[0], evidence[1], interleaved=True).interval()
 
     def at(self, place: Place) -> list[FrontPoint]:
@@ -84,19 +90,30 @@ def _points(cases: Sequence[SideCase], metric: str) -> Iterator[FrontPoint]:
 
 
 def _place(point: FrontPoint, points: Sequence[FrontPoint]) -> Place:
-    better = [one for one in points if one.time.mid < point.time.mid and one.kl.mid < point.kl.mid]
+    better = [one for one in points if _beats(one, point)]
     if not better:
         return "front"
-    if all(_undecided(one, point) for one in better):
-        return "undecided"
-    return "behind"
+    return "undecided" if all(_undecided(one, point) for one in better) else "behind"
+
+
+def _beats(one: FrontPoint, other: FrontPoint) -> bool:
+    """Return whether a point is better on one axis and as good on the other."""
+    first, second = (one.time.mid, _told(one.kl.mid)), (other.time.mid, _told(other.kl.mid))
+    return first != second and first[0] <= second[0] and first[1] <= second[1]
 
 
 def _undecided(one: FrontPoint, other: FrontPoint) -> bool:
     """Return whether chance may be all there is between two points: also where an interval is not known."""
     if not (one.time.known and other.time.known and one.kl.known and other.kl.known):
         return True
-    return _overlap(one.time, other.time) and _overlap(one.kl, other.kl)
+    return _overlap(one.time, other.time) and (
+        _told(one.kl.low) <= _told(other.kl.high) and _told(other.kl.low) <= _told(one.kl.high)
+    )
+
+
+def _told(kl: float) -> float:
+    """Return a divergence as far as it can be told from rounding."""
+    return max(kl, ROUNDING_KL)
 
 
 def _overlap(one: Interval, other: Interval) -> bool:

@@ -216,8 +216,8 @@ def _add_fronts(page: Page, sides: Sequence[Side]) -> None:
         page.add_chart(
             f"Speed against quality: {METRICS[metric].title}",
             "Both axes logarithmic, with 95 % intervals: over loads for the time, over windows of text for the KL. The "
-            "dashed line joins what nothing else beats on both. Undecided: another is better on both, but the "
-            "intervals overlap on both.",
+            "dashed line joins what nothing else beats. Undecided: another is better, but the intervals overlap on "
+            "both axes. Below a KL of 0.0001, where engines in fp32 differ by rounding, none is better.",
             front_chart([front for front in fronts if front.metric == metric]),
         )
 

@@ -25,10 +25,10 @@ def front_sentences(fronts: Iterable[Front]) -> list[str]:
 
 
 def _sentence(front: Front) -> str:
-    names, yardstick = labels_of(front), front.yardstick
+    names = labels_of(front)
     parts = []
     for point in front.at("front"):
-        speed = ""
+        speed, yardstick = "", front.yardstick(point)
         if point is not yardstick:
             ratio = front.speedup(point)
             speed = f"{ratio.mid:.2f}x the speed of {names[id(yardstick)]}{bounds(ratio, 2)}, "

@@ -75,6 +75,17 @@ def test_the_front_the_undecided_and_those_behind(tmp_path: Path) -> None:
     assert sentence.endswith("int8/fp32 on onnxruntime.")
 
 
+def test_what_rounding_does_is_no_quality(tmp_path: Path) -> None:
+    """A slower engine in fp32 is not on the front for a KL that is smaller by nothing."""
+    slower = replace(FP32, backend="onnxruntime", engine="onnxruntime", tpot_ms=30)
+    front = front_of(made(tmp_path / "run", [(FP32, 4e-10), (slower, 1e-10), (INT8, 0.002)]))
+    assert places(front) == {
+        "fp32 on openvino": "front",
+        "fp32 on onnxruntime": "behind",
+        "int8/fp32 on openvino": "front",
+    }
+
+
 def test_few_windows_decide_nothing_and_one_point_is_no_front(tmp_path: Path) -> None:
     few = front_of(made(tmp_path / "few", [(INT8, 0.002), (BEHIND, 0.05)], count=6))
     assert places(few) == {"int8/fp32 on openvino": "front", "int8/fp32 on llama_cpp": "undecided"}
