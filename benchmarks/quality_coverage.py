@@ -17,9 +17,8 @@ import numpy as np
 from slmbench.analysis.divergence import per_token
 
 TOKENS = 127
-#: Spread (standard deviation of the logarithm) of windows and of tokens within a window. Windows of smollm2-135m in
-#: int8 and int4 differed by 0.2 to 0.4, tokens by 1.0 to 1.6 (docs/quality.md).
-KINDS = {"even": (0.15, 1.0), "as measured": (0.35, 1.5), "uneven": (0.5, 1.8)}
+#: Spread (standard deviation of the logarithm) of windows and of tokens within a window.
+KINDS = {"even": (0.15, 1.0), "skewed": (0.35, 1.5), "very skewed": (0.5, 1.8)}
 WINDOWS = (12, 20, 32)
 
 
