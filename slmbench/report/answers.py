@@ -17,6 +17,8 @@ from slmbench.records.sample_arrays import RunColumns
 from slmbench.records.schema import CaseInfo
 from slmbench.report.text_table import EMPTY, Column, TextTable, folded, number
 
+#: Which part of a key names the artifact.
+_FORMAT = 4
 #: Items that a page shows with their answers.
 MOST_ITEMS = 200
 TASKS_LEGEND = (
@@ -168,8 +170,9 @@ def answers_side_by_side(run: RunColumns) -> TextTable | None:
 
 def _label(one: TaskAnswers, others: Sequence[TaskAnswers]) -> str:
     """Return what a case is called among the others: the parts of its key that are not the same in all."""
-    parts = [other.key.split("|") for other in others]
-    mine = one.key.split("|")
+    # Without the artifact's format and exporter: they follow from the engine and the precision.
+    parts = [[part for place, part in enumerate(each.key.split("|")) if place != _FORMAT] for each in (one, *others)]
+    mine = parts[0]
     different = [part for place, part in enumerate(mine) if any(other[place : place + 1] != [part] for other in parts)]
     return " ".join(different or mine[:1])
 

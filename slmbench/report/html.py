@@ -128,7 +128,7 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
         shown = html_table("Answers to tasks", answered, [])
         page.tables.append({**shown, "notes": [*shown["notes"], TASKS_LEGEND]})
     if texts := answers_side_by_side(run):
-        page.tables.append(html_table("Answers side by side", texts, []))
+        page.tables.append(_of_texts(html_table("Answers side by side", texts, [])))
     _add_charts(page, run)
     page.cases = [case_details(run, info, ids[info.case.key]) for info in record.cases]
     page.machines = list(_run_facts(run))
@@ -183,6 +183,13 @@ def html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, 
         "common": common,
         "notes": table.notes,
     }
+
+
+def _of_texts(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table whose cells are other people's texts: no word of theirs is a verdict."""
+    for row in table["rows"]:
+        row["classes"] = ["lines" if "\n" in cell else "wrap" if len(cell) > 40 else "" for cell in row["cells"]]
+    return table
 
 
 def _cell_class(cell: str) -> str:

@@ -47,8 +47,9 @@ def request_of(name: str, typed: RunRequest | None = None) -> RunRequest:
         if one.case.layout == "dynamic" and one.case.device == "cpu" and one.case.exporter != "given"
     )
     routes = sorted({(case.format, case.weight_precision, case.exporter) for case in cases})
-    # Tasks are not judged; their file may be on another machine.
-    return asked.model_copy(update={"routes": tuple(routes), "tasks": None, "max_new_tokens": None})
+    # A task file that is on another machine: the comparison says that this side has no score.
+    gone = {"tasks": None, "max_new_tokens": None} if asked.tasks and not asked.tasks.exists() else {}
+    return asked.model_copy(update={"routes": tuple(routes), **gone})
 
 
 def sampler(name: str, typed: RunRequest | None = None) -> Sampler | None:

@@ -106,6 +106,7 @@ SPOILT: dict[str, dict[str, Any]] = {
     "check_counts": {"step": lambda self, tokens: self._session.step(tokens % 1000) + 10**6},
     "check_tokens": {"step": lambda self, tokens: self._session.step(tokens) ^ 1},
     "check_reset": {"start": _forgets_nothing},
+    "check_natural_ends": {"step": lambda self, tokens: np.maximum(self._session.step(tokens), 5) ^ 1},
     "check_teacher_forcing": {"step": lambda self, tokens: self._session.step(np.full_like(tokens, 9))},
 }
 
