@@ -11,13 +11,13 @@ from slmbench.case import Case
 from slmbench.errors import BadInputError, nearest
 
 
-def with_matched_cases(base: Side, new: Side, by_hand: Sequence[str] = ()) -> Side:
-    """Return the new side with its cases under the keys that the base has for them.
+def with_matched_cases(base: Side, new: Side, by_hand: Sequence[str] = ()) -> tuple[Side, Side]:
+    """Return both sides, the new one's cases under the keys that the base has for them.
 
     Equal keys are the same case. Then cases that only one side has are paired where both sides were asked the same and
     each has one such case: an exporter, a recipe or a precision that was chosen for the user is a cause to be named,
     not another question. ``by_hand`` are texts ``A=B``: a case of the base with A in its key is paired with the case of
-    the new side whose key has B in that place.
+    the new side whose key has B in that place; the namesake that either of them had before is then left out.
 
     Raises:
         BadInputError: ``A=B`` fits no pair of cases, or a case would be in two pairs.
@@ -39,18 +39,19 @@ def with_matched_cases(base: Side, new: Side, by_hand: Sequence[str] = ()) -> Si
         ours_alike = ours_left.get(asked, [])
         if len(ours_alike) == len(theirs_alike) == 1:
             names[theirs_alike[0]] = ours_alike[0]
-    return _renamed(base, new, names)
+    return _without_displaced(base, new, names), _renamed(base, new, names)
+
+
+def _without_displaced(base: Side, new: Side, names: dict[str, str]) -> Side:
+    paired = set(names.values())
+    return replace(base, cases={key: one for key, one in base.cases.items() if key in paired or key not in new.cases})
 
 
 def _renamed(base: Side, new: Side, names: dict[str, str]) -> Side:
-    # A case that lost its name to one that was paired by hand is none of the base's.
-    lost = {key: f"{key} (not paired)" for key in new.cases if key not in names and key in base.cases}
-    names = lost | names
-    if all(key == name for key, name in names.items()):
-        return new
     cases = {
         names.get(key, key): replace(found, derived_from=names.get(found.derived_from or "", found.derived_from))
         for key, found in new.cases.items()
+        if key in names or key not in base.cases
     }
     return replace(new, cases=cases)
 

@@ -99,7 +99,7 @@ def compare_sides(
         NotComparableError: another machine, another text or reference of the quality, or no case in common.
     """
     gates = gates or Gates()
-    new = with_matched_cases(base, new, match)
+    base, new = with_matched_cases(base, new, match)
     common = [key for key in base.cases if key in new.cases]
     if not common:
         raise NotComparableError(f"{base.name} and {new.name} have no case in common{_example(base, new)}")

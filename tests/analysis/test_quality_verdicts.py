@@ -195,6 +195,11 @@ def test_cases_are_matched_by_what_was_asked_and_by_hand(tmp_path: Path) -> None
         compared(base, other)
     paired = compared(base, other, match=["fp32-fp32=int8-fp32"])
     assert [str(one) for one in paired.changed[BASE.case.key]] == ["weights int8 instead of fp32"]
+    # Within one run the two that are paired are compared, and nothing is missing.
+    both = make_run([BASE, replace(FAST, weights="int8")]).write(tmp_path / "d")
+    inside = compared(both, both, match=["fp32-fp32=int8-fp32"])
+    assert (len(inside.base.cases), inside.only_base, inside.only_new) == (1, (), ())
+    assert verdicts(inside) == dict.fromkeys(("ttft", "tpot"), "faster because worse")
     whole = [f"{BASE.case.key}={replace(BASE, weights='int8').case.key}"]
     assert verdicts(compared(base, other, match=whole)) == verdicts(paired)
 
