@@ -104,7 +104,7 @@ def written(figure: Interval, unit: str, *, difference: bool = False) -> str:
     """Return a figure of quality as text with its bounds: ``0.0312 [0.0240, 0.0381] nats``, ``+1.2 [?] points``."""
     factor, name, of_difference = _WRITTEN[unit]
     sizes = [abs(bound) * factor for bound in (figure.mid, figure.low, figure.high) if math.isfinite(bound)]
-    largest = max(sizes)
+    largest = max(sizes, default=0.0)
     style = f".{max(0, 2 - math.floor(math.log10(largest)))}f" if largest >= _PLAIN else ".2g" if largest else ".0f"
     mid, low, high = (f"{bound * factor:{style}}" for bound in (figure.mid, figure.low, figure.high))
     sign = "+" if difference and figure.mid > 0 else ""

@@ -14,7 +14,8 @@ from slmbench.records.quality import CaseQuality
 from slmbench.records.sample_arrays import Floats
 from slmbench.terms import StrictModel
 
-_Nats = Annotated[float, Field(allow_inf_nan=False)]
+#: Sums of a window; nothing that was measured is outside these bounds.
+_Nats = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 
 
 class StoredQuality(StrictModel):

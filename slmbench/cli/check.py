@@ -18,6 +18,7 @@ from slmbench.cli.run import key_value
 from slmbench.errors import BadInputError, CannotRunError, ExitCode, SlmbenchError, one_line
 from slmbench.report.check_summary import (
     Sampler,
+    failing_words,
     judge_until_conclusive,
     last_line,
     reason_in_log,
@@ -111,7 +112,7 @@ def check(
 ) -> None:
     """Guard a baseline in CI: one verdict, one exit code.
 
-    0 unchanged or improved, 1 regressed, 2 bad input, 3 not comparable, 4 inconclusive, 5 a case failed.
+    0 unchanged or improved, 1 regressed or worse, 2 bad input, 3 not comparable, 4 inconclusive, 5 a case failed.
     """
     if new == "":
         raise BadInputError("NEW: the name of the run to judge is empty")
@@ -250,6 +251,7 @@ def _print_fleet_check(console: Console, found: FleetVerdicts, codes: Sequence[E
     for problem in found.problems:
         console.print(Text(f"check NOT COMPARABLE: {one_line(problem)}", style="bold"))
     said = {ExitCode.OK: "passed", ExitCode.INCONCLUSIVE: "INCONCLUSIVE (not a pass)"}
+    said[ExitCode.REGRESSED] = failing_words(found.comparisons)
     word = said.get(worst, worst.name.replace("_", " "))
     blamed = [c.new.name for c, code in zip(found.comparisons, codes, strict=True) if code == worst != ExitCode.OK]
     names, count = f" ({', '.join(blamed)})" if blamed else "", len(found.comparisons)

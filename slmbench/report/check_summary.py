@@ -91,11 +91,17 @@ def _goes_on(comparison: Comparison) -> bool:
     return exit_code([comparison]) == ExitCode.INCONCLUSIVE and _can_be_settled(comparison)
 
 
+def failing_words(comparisons: Sequence[Comparison]) -> str:
+    """Return the verdicts that fail a check, in capitals: ``REGRESSED, WORSE``."""
+    found = {verdict for comparison in comparisons for verdict in comparison.counts()}
+    return ", ".join(verdict.upper() for verdict in FAILING if verdict in found)
+
+
 def last_line(comparison: Comparison, code: ExitCode) -> str:
     """Return the one line a check ends with."""
     words = {
         ExitCode.OK: "passed",
-        ExitCode.REGRESSED: ", ".join(verdict.upper() for verdict in FAILING if verdict in comparison.counts()),
+        ExitCode.REGRESSED: failing_words([comparison]),
         ExitCode.FAILED: "FAILED: a case of the baseline has no figures now",
         ExitCode.INCONCLUSIVE: f"INCONCLUSIVE (not a pass): {_advice(comparison)}",
         ExitCode.NOT_COMPARABLE: "NOT COMPARABLE",
