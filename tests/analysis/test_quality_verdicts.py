@@ -26,6 +26,7 @@ from slmbench.cli import run_main
 from slmbench.errors import BadInputError, ExitCode, NotComparableError
 from slmbench.models.artifact import StoredWeights
 from slmbench.records.quality import QUALITY_NAME, NoQualityRecord, QualityLine, WindowRecord, read_quality
+from slmbench.report.comparison import comparison_markdown, comparisons_json
 
 BASE = Speed(loads=10)
 FAST = replace(BASE, ttft_ms=60, tpot_ms=6)
@@ -279,3 +280,23 @@ def test_a_lower_task_score_is_a_loss(tmp_path: Path) -> None:
     save_baseline(with_scores(base, wrong), tmp_path / "base.json")
     kept = compare_sides(read_baseline(tmp_path / "base.json"), with_scores(new, right), floor=floor)
     assert verdicts(kept)["task_loss"] == "improved"
+
+
+def test_a_damaged_baseline_of_quality_is_refused_or_judged(tmp_path: Path) -> None:
+    base = with_scores(read_side(str(run(tmp_path / "a", BASE, windows(0.01)))), [0.5] * 20)
+    new = with_scores(read_side(str(run(tmp_path / "b", FAST, windows(0.2, seed=2), seed=2))), [0.4] * 20)
+    path = tmp_path / "base.json"
+    save_baseline(base, path)
+    good = json.loads(path.read_text(encoding="utf-8"))
+    absurd = (None, True, "x", [], {}, -1, 0, 10**400, 1e308, [1e9] * 24, [1e300] * 24, [float("nan")] * 24, [0] * 24)
+    for part in ("quality", "tasks"):
+        for name in good[part][0]:
+            for value in absurd:
+                raw = {**good, part: [{**good[part][0], name: value}]}
+                path.write_text(json.dumps(raw), encoding="utf-8")
+                try:
+                    found = compare_sides(read_baseline(path), new, floor=floor_of([BASE.case.key]))
+                except (BadInputError, NotComparableError):
+                    continue
+                assert comparisons_json([found])
+                assert comparison_markdown(found)
