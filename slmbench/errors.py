@@ -13,6 +13,7 @@ __all__ = [
     "BadInputError",
     "CannotRunError",
     "ExitCode",
+    "ExporterError",
     "NotComparableError",
     "SlmbenchError",
     "first_error_line",
@@ -59,6 +60,10 @@ class CannotRunError(SlmbenchError):
     """The request is sound, but a case failed or this machine lacks what it needs."""
 
     exit_code = ExitCode.FAILED
+
+
+class ExporterError(CannotRunError):
+    """An exporter took a checkpoint and failed on it: it would fail again."""
 
 
 class StoppedError(SlmbenchError):

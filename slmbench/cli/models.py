@@ -46,11 +46,11 @@ def _print_architectures(as_json: bool) -> None:
 
     found = rows()
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
         return
     from rich.table import Table
 
-    titles = [title for title in found[0] if title not in ("name", "family")]
+    titles = list(found[0].cells)
     table = Table(box=None, caption="agree: the golden tokens came out; a number is the reason below")
     table.add_column("architecture", no_wrap=True)
     for title in titles:
@@ -58,10 +58,10 @@ def _print_architectures(as_json: bool) -> None:
     reasons: dict[str, int] = {}
     for row in found:
         shown = [
-            "agree" if row[title] == AGREE else str(reasons.setdefault(row[title], len(reasons) + 1))
-            for title in titles
+            "agree" if cell == AGREE else str(reasons.setdefault(cell, len(reasons) + 1))
+            for cell in (row.cells[title] for title in titles)
         ]
-        table.add_row(row["name"], *shown)
+        table.add_row(row.name, *shown)
     console = make_console()
     console.print(table)
     for reason, number in reasons.items():

@@ -15,7 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from slmbench.errors import CannotRunError
+from slmbench.errors import CannotRunError, ExporterError
 from slmbench.export.artifact_store import (
     UNFINISHED,
     artifacts_dir,
@@ -25,6 +25,7 @@ from slmbench.export.artifact_store import (
     refuse_if_measured,
     write_manifest,
 )
+from slmbench.export.failed_proofs import FailedProof, remember_failed_proof
 from slmbench.export.golden_record import make_golden, reference_versions
 from slmbench.export.routes import Exported, Progress, installed_versions, refusal, route
 from slmbench.export.stored_weights import stored_weights
@@ -46,7 +47,10 @@ from slmbench.system.files import make_folder, write_whole
 from slmbench.system.paths import cache_dir
 from slmbench.system.telemetry import silence_telemetry
 
-__all__ = ["check_resources", "ensure_artifact"]
+#: What the text of an exporter's failure ends with.
+NEXT_ONE = "; from now on --exporter auto takes the next one"
+
+__all__ = ["NEXT_ONE", "check_resources", "ensure_artifact"]
 
 
 def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Progress, force: bool = False) -> Artifact:
@@ -56,8 +60,8 @@ def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Pro
     nothing that is taken for an artifact. ``force`` exports again in any case.
 
     Raises:
-        CannotRunError: no route writes this, too little memory or disk, the exporter fails, or a run measures what
-            is to be replaced.
+        CannotRunError: no route writes this, too little memory or disk, or a run measures what is to be replaced.
+        ExporterError: the exporter fails.
         BadInputError: bounds or weights that do not fit the checkpoint.
     """
     if not force and (found := find_artifact(checkpoint, spec)) is not None:
@@ -134,13 +138,23 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
     try:
         golden = golden_record(checkpoint, spec, progress)
         (folder / GOLDEN_NAME).write_text(golden.model_dump_json(), encoding="utf-8")
-        exported = route(spec).writer()(checkpoint, spec, folder, progress)
+        exported = _written(checkpoint, spec, folder, progress)
         progress("hashing the files")
         _write_manifest(checkpoint, spec, folder, exported, time.perf_counter() - began)
         move_into_place(folder, place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return read_artifact(place)
+
+
+def _written(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
+    """Let the route write; what an exporter fails on is remembered, so that "auto" asks the next one."""
+    try:
+        return route(spec).writer()(checkpoint, spec, folder, progress)
+    except ExporterError as error:
+        failure = FailedProof(backend=None, message=str(error), versions=installed_versions())
+        remember_failed_proof(spec.artifact_id(checkpoint.digest), failure)
+        raise ExporterError(f"{error}{NEXT_ONE}") from error
 
 
 def golden_record(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:

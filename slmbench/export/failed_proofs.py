@@ -1,4 +1,4 @@
-"""Artifacts whose tokens were wrong: kept next to the store, so that "auto" does not choose their route again."""
+"""Artifacts whose tokens were wrong, or that an exporter failed on: "auto" does not choose their route again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from slmbench.terms import StrictModel
 
 
 class FailedProof(StrictModel):
-    """Which backend found the tokens wrong, what it said, and which versions made the artifact."""
+    """Which backend found the tokens wrong, what it said, and which versions made the artifact.
 
-    backend: str
+    Without a backend there was no artifact to ask: the exporter failed.
+    """
+
+    backend: str | None
     message: str
     versions: dict[str, str]
 
@@ -28,7 +31,7 @@ def failed_proof(artifact_id: str) -> FailedProof | None:
 
 
 def remember_failed_proof(artifact_id: str, failure: FailedProof) -> None:
-    """Note that an artifact's tokens are wrong."""
+    """Note that an artifact's tokens are wrong, or that it cannot be made."""
     path = _path(artifact_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, failure.model_dump_json(indent=1))

@@ -17,7 +17,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from slmbench.errors import CannotRunError, one_line
+from slmbench.errors import CannotRunError, ExporterError, first_error_line
+from slmbench.export.community import optimum_refusal
 from slmbench.export.openvino.graph import cross_kv_once, keep_last_position, write_compressed
 from slmbench.export.routes import Exported, Progress
 from slmbench.models.artifact import ArtifactSpec, Role
@@ -25,10 +26,6 @@ from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.extras import needed
 from slmbench.system.telemetry import silence_telemetry
 
-#: Those whose golden tokens come out with the transformers that this project runs on.
-ARCHITECTURES = frozenset({"bart", "llama", "mistral", "phi3", "qwen3", "smollm3", "t5"})
-#: Known to optimum-intel, but not with transformers 5.
-_TOO_OLD = {"gemma3_text": "5.0", "marian": "4.57.6"}
 ATTENTION = "SDPA, stateful"
 _FILES: dict[Role, str] = {
     "model": "openvino_model.xml",
@@ -38,21 +35,16 @@ _FILES: dict[Role, str] = {
 
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
-    """Return why this route cannot write the artifact, or None."""
-    architecture = checkpoint.architecture
-    if architecture in ARCHITECTURES:
-        return None
-    takes = f"it takes {', '.join(sorted(ARCHITECTURES))}"
-    if architecture in _TOO_OLD:
-        return f"optimum-intel exports '{architecture}' with transformers {_TOO_OLD[architecture]} at most; {takes}"
-    return f"optimum-intel does not take the architecture '{architecture}'; {takes}"
+    """Return why this route cannot write the artifact, or None: optimum-intel's own registry decides."""
+    return optimum_refusal(checkpoint.architecture, checkpoint.family)
 
 
 def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Progress) -> Exported:
     """Write ``openvino_model.xml`` (decoder-only), or an encoder and a decoder, into ``folder``.
 
     Raises:
-        CannotRunError: a library is missing, or optimum-intel fails; the text names the architecture.
+        CannotRunError: a library is missing.
+        ExporterError: optimum-intel fails; the text names the architecture.
     """
     silence_telemetry()
     try:
@@ -88,8 +80,8 @@ def _export(checkpoint: Checkpoint, folder: Path, progress: Progress) -> None:
     from slmbench.export.torch_model import load_model
 
     progress("loading the weights")
-    # transformers' T5 has no other; OpenVINO recognises its attention anyway.
-    network: Any = load_model(checkpoint, attention="eager" if checkpoint.architecture == "t5" else "sdpa")
+    # SDPA where the network has it. T5 does not; OpenVINO recognises its attention anyway.
+    network: Any = load_model(checkpoint, attention=None)
     with_past = "text-generation" if checkpoint.family == "decoder-only" else "text2text-generation"
     progress("running optimum-intel")
     try:
@@ -99,9 +91,9 @@ def _export(checkpoint: Checkpoint, folder: Path, progress: Progress) -> None:
             export_from_model(
                 network, folder, task=f"{with_past}-with-past", ov_config=OVConfig(dtype="fp32"), stateful=True
             )
+    except (OSError, MemoryError) as error:
+        raise CannotRunError(f"optimum-intel fails: {first_error_line(error)[:200]}") from error
     except Exception as error:  # optimum raises whatever the traced network raises
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CannotRunError(
-            f"optimum-intel fails on the architecture '{checkpoint.architecture}': {one_line(first)[:200]}; "
-            "slmbench's own exporter takes it: --exporter slmbench"
+        raise ExporterError(
+            f"optimum-intel fails on the architecture '{checkpoint.architecture}': {first_error_line(error)[:200]}"
         ) from error

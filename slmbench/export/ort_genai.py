@@ -16,18 +16,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from slmbench.errors import CannotRunError, one_line
+from slmbench.errors import CannotRunError, ExporterError, one_line
+from slmbench.export.community import genai_refusal
 from slmbench.export.routes import Exported, Progress
 from slmbench.models import catalog
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.models.cost_model import decode_weights
+from slmbench.models.cost_model import known_decode_weights
 from slmbench.system.extras import needed
 from slmbench.system.files import read_regular
 from slmbench.system.telemetry import silence_telemetry
 
-#: Those whose golden tokens come out (windows aside); the builder knows more names than it gets right.
-ARCHITECTURES = frozenset({"llama", "mistral", "phi3", "qwen3"})
 ATTENTION = "GroupQueryAttention"
 #: Bits a weight, a float32 scale for every 32 included.
 _BITS = {"fp32": 32.0, "int4": 5.0}
@@ -39,11 +38,8 @@ _KEPT = ("model.onnx", "model.onnx.data", "genai_config.json")
 
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why this route cannot write the artifact, or None."""
-    if checkpoint.architecture not in ARCHITECTURES:
-        return (
-            f"onnxruntime-genai's builder does not take the architecture '{checkpoint.architecture}'; "
-            f"it takes {', '.join(sorted(ARCHITECTURES))}"
-        )
+    if (unknown := genai_refusal(checkpoint.architecture)) is not None:
+        return unknown
     limit = checkpoint.geometry.max_total_tokens
     windows = [one for one in checkpoint.geometry.windows if one is not None and (limit is None or one < limit)]
     if windows:
@@ -75,7 +71,8 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     """Write ``model.onnx`` with its weights next to it and ``genai_config.json``.
 
     Raises:
-        CannotRunError: a library is missing, or the builder fails; the text ends with the builder's last line.
+        CannotRunError: a library is missing, or the builder is killed.
+        ExporterError: the builder fails; the text ends with its last line.
     """
     silence_telemetry()
     try:
@@ -96,7 +93,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
             if (built / name).is_file():
                 # Both may lie on different disks.
                 shutil.move(built / name, folder / name)
-    bytes_read = round(decode_weights(checkpoint.geometry) * _BITS[spec.weight_precision] / 8)
+    bytes_read = known_decode_weights(checkpoint.geometry, _BITS[spec.weight_precision] / 8)
     return Exported({"model": "model.onnx"}, ATTENTION, None, bytes_read)
 
 
@@ -142,7 +139,6 @@ def _build(source: Path, target: Path, cache: Path, precision: str) -> None:
     )
     if done.returncode != 0 or not (target / "model.onnx").is_file():
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        raise CannotRunError(
-            f"onnxruntime-genai's builder failed with {done.returncode}: {one_line(lines[-1])[:300]}; "
-            "slmbench's own exporters take the same architectures: --exporter slmbench, --exporter generic"
-        )
+        # Killed by a signal: for want of memory, or by a person. It may work the next time.
+        kind = ExporterError if done.returncode >= 0 else CannotRunError
+        raise kind(f"onnxruntime-genai's builder failed with {done.returncode}: {one_line(lines[-1])[:300]}")

@@ -16,6 +16,7 @@ from slmbench.export.failed_proofs import failed_proof
 from slmbench.models.artifact import ArtifactSpec, Manifest, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import MIXTURES
+from slmbench.models.known_routes import known_failure
 from slmbench.system.extras import missing
 from slmbench.terms import EXPORTERS, GGUF_PRECISIONS, Exporter, Format, Layout, Precision
 
@@ -67,6 +68,10 @@ _ORDER: dict[Format, tuple[Exporter, ...]] = {
     "gguf": ("slmbench",),
     "torch": ("none",),
 }
+
+
+#: The engine that proves a format's artifacts in docs/architectures.md.
+_ENGINES: dict[Format, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ def choose_route(
 
 
 def _not_chosen(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
-    """Return why "auto" does not take a route: it refuses, or its tokens were wrong when they were last proven."""
+    """Return why "auto" does not take a route: it refuses, or it failed when it was last tried."""
     found = refusal(checkpoint, spec)
     if found is not None:
         return found
@@ -202,10 +207,13 @@ def _not_chosen(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     if lacking and not set(lacking).intersection(_TORCH):
         # This machine can export, but not by that route. (One that cannot export at all uses what it was given.)
         return missing(lacking[0])
+    again = f"(--exporter {spec.exporter} tries again)"
     failed = failed_proof(spec.artifact_id(checkpoint.digest))
-    if failed is None or not made_alike(spec, failed.versions, installed_versions()):
-        return None
-    return f"failed its proof on {failed.backend}: {failed.message} (--exporter {spec.exporter} tries again)"
+    if failed is not None and made_alike(spec, failed.versions, installed_versions()):
+        what = failed.message if failed.backend is None else f"failed its proof on {failed.backend}: {failed.message}"
+        return f"{what} {again}"
+    known = known_failure(checkpoint.architecture, f"{_ENGINES.get(spec.format)} {spec.exporter}")
+    return f"failed when slmbench's own tests tried it: {known} {again}" if known is not None else None
 
 
 def installed_versions() -> dict[str, str]:

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 
 
-def load_model(checkpoint: Checkpoint, *, attention: str = "eager") -> torch.nn.Module:
+def load_model(checkpoint: Checkpoint, *, attention: str | None = "eager") -> torch.nn.Module:
     """Return the checkpoint's network in fp32 and eval mode, on the CPU, without gradients.
 
-    ``attention`` is one of transformers' attention implementations ("eager", "sdpa", or a registered name).
+    ``attention`` is one of transformers' attention implementations ("eager", "sdpa", or a registered name); None takes
+    the fastest that the network has.
 
     Raises:
         CannotRunError: torch or transformers is not installed.
@@ -73,7 +74,7 @@ def _auto_class(checkpoint_family: str) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
+def _from_folder(checkpoint: Checkpoint, attention: str | None) -> Any:
     import torch
 
     path, family = checkpoint.path, checkpoint.family
@@ -91,7 +92,7 @@ def _from_folder(checkpoint: Checkpoint, attention: str) -> Any:
     return model
 
 
-def build_empty(entry: catalog.CatalogEntry, attention: str = "eager") -> Any:
+def build_empty(entry: catalog.CatalogEntry, attention: str | None = "eager") -> Any:
     """Return a catalog entry's network with every parameter on torch's meta device, ties made, buffers real."""
     import torch
 
@@ -106,7 +107,7 @@ def build_empty(entry: catalog.CatalogEntry, attention: str = "eager") -> Any:
     return model.eval()
 
 
-def _from_catalog(entry: catalog.CatalogEntry, attention: str) -> Any:
+def _from_catalog(entry: catalog.CatalogEntry, attention: str | None) -> Any:
     """Give each parameter of the empty network its own draw: nothing is allocated twice."""
     import torch
 

@@ -39,20 +39,25 @@ def is_installed() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
-@functools.cache
 def of_task(task: Task) -> frozenset[str]:
     """Return the model types that transformers has a network for: a causal, sequence-to-sequence or masked LM."""
+    return frozenset(networks(task))
+
+
+@functools.cache
+def networks(task: Task) -> Mapping[str, str]:
+    """Return the names of the classes of those networks, by model type."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
-        return frozenset()
+        return {}
     source = Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py"
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and _name(node) == _TABLES[task] and isinstance(node.value, ast.Call):
-            return frozenset(dict(ast.literal_eval(node.value.args[0])))
+            return dict(ast.literal_eval(node.value.args[0]))
     # Written in another way than in the versions that were seen: ask the module itself, torch and all.
     from transformers.models.auto import modeling_auto
 
-    return frozenset(getattr(modeling_auto, _TABLES[task]))
+    return dict(getattr(modeling_auto, _TABLES[task]))
 
 
 def _name(node: ast.Assign) -> str:

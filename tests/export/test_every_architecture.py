@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ def _table() -> Any:
 
 
 table = _table()
-KEPT = {row["name"]: row for row in json.loads(table.DATA.read_text(encoding="utf-8"))}
+KEPT = table.read()
 #: Columns that are asked for in the quick test: the routes that the table is about.
-QUICK = ("openvino generic", "onnxruntime generic")
+QUICK = ("torch", "openvino generic", "onnxruntime generic", "llama_cpp")
 
 
 def _third() -> int:
@@ -44,8 +43,8 @@ def test_every_architecture_has_a_row_and_the_page_shows_it() -> None:
 
 @pytest.mark.parametrize("name", table.names()[_third() :: 3])
 def test_a_third_of_the_architectures_is_exported_as_the_table_says(name: str, tmp_path: Path) -> None:
-    """The generic route alone: the others have tests of their own."""
-    assert table.row(name, tmp_path, QUICK) == {key: KEPT[name][key] for key in ("name", "family", *QUICK)}
+    """Without the community's exporters, which take their time and change at their own pace."""
+    assert table.row(name, tmp_path, QUICK).cells == {title: KEPT[name].cells[title] for title in QUICK}
 
 
 @pytest.mark.slow

@@ -1,0 +1,134 @@
+"""Which architectures the community's exporters know, read from their own sources: importing them takes seconds."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from packaging.version import Version
+
+from slmbench.models import known_types
+from slmbench.models.known_routes import agreed
+from slmbench.terms import Family
+
+_TASKS: Mapping[Family, str] = {
+    "decoder-only": "text-generation-with-past",
+    "encoder-decoder": "text2text-generation-with-past",
+}
+_BOUNDS = ("MIN_TRANSFORMERS_VERSION", "MAX_TRANSFORMERS_VERSION")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of optimum-intel's registry: the tasks it exports, and the oldest and newest transformers."""
+
+    tasks: frozenset[str]
+    least: str | None
+    most: str | None
+
+
+def optimum_refusal(architecture: str, family: Family) -> str | None:
+    """Return why optimum-intel's registry does not have an architecture (a transformers model type), or None."""
+    known = _optimum_registry()
+    if known is None:
+        return _by_the_table("openvino optimum", "optimum-intel", architecture)
+    entry = known.get(architecture)
+    if entry is None or _TASKS[family] not in entry.tasks:
+        return f"optimum-intel {version('optimum-intel')} has no export of the architecture '{architecture}'"
+    installed = Version(version("transformers"))
+    if entry.most is not None and installed > Version(entry.most):
+        return f"optimum-intel exports '{architecture}' with transformers {entry.most} at most"
+    if entry.least is not None and Version(installed.base_version) < Version(entry.least):
+        return f"optimum-intel exports '{architecture}' with transformers {entry.least} or newer"
+    return None
+
+
+def genai_refusal(architecture: str) -> str | None:
+    """Return why onnxruntime-genai's builder does not know an architecture (a transformers model type), or None."""
+    known = _genai_classes()
+    if known is None:
+        return _by_the_table("onnxruntime genai", "onnxruntime-genai's builder", architecture)
+    if known_types.networks("causal").get(architecture) in known:
+        return None
+    return f"onnxruntime-genai {version('onnxruntime-genai')} does not build the architecture '{architecture}'"
+
+
+def _by_the_table(column: str, name: str, architecture: str) -> str | None:
+    """Answer where a library is not installed: artifacts that were made elsewhere are found by the same choice."""
+    if agreed(architecture, column):
+        return None
+    return f"{name} was not seen to export the architecture '{architecture}' (slmbench models --architectures)"
+
+
+@functools.cache
+def _optimum_registry() -> Mapping[str, _Entry] | None:
+    """Return optimum-intel's registry by model type; None where it is not installed."""
+    tree = _source("optimum.exporters", "openvino/model_configs.py")
+    if tree is None:
+        return None
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    found: dict[str, _Entry] = {}
+    for node in classes.values():
+        least, most = (_inherited(node, name, classes) for name in _BOUNDS)
+        for model_type, tasks in _registered(node):
+            # One type may stand there for several libraries (diffusers, timm).
+            others = found[model_type].tasks if model_type in found else frozenset()
+            found[model_type] = _Entry(tasks | others, least, most)
+    return found
+
+
+def _registered(node: ast.ClassDef) -> Iterator[tuple[str, frozenset[str]]]:
+    """Yield the model types that a class is registered for, each with its tasks."""
+    for call in node.decorator_list:
+        if isinstance(call, ast.Call) and call.args and "register" in ast.unparse(call.func):
+            texts = [
+                one.value for one in ast.walk(call) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            ]
+            yield texts[0], frozenset(texts[1:])
+
+
+def _inherited(node: ast.ClassDef, name: str, classes: Mapping[str, ast.ClassDef]) -> str | None:
+    """Return the text that a class, or the first of its bases in the same file that has it, gives to a name."""
+    for line in node.body:
+        if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in line.targets):
+            value = line.value.value if isinstance(line.value, ast.Constant) else None
+            return value if isinstance(value, str) else None
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            found = _inherited(classes[base.id], name, classes)
+            if found is not None:
+                return found
+    return None
+
+
+@functools.cache
+def _genai_classes() -> frozenset[str] | None:
+    """Return the network classes that the builder compares ``config.architectures[0]`` with; None: not installed."""
+    tree = _source("onnxruntime_genai", "models/builder.py")
+    if tree is None:
+        return None
+    return frozenset(
+        one.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare) and ast.unparse(node.left) == "config.architectures[0]"
+        for one in node.comparators
+        if isinstance(one, ast.Constant) and isinstance(one.value, str)
+    )
+
+
+def _source(package: str, file: str) -> ast.Module | None:
+    """Return the parsed source file of an installed package, without importing the package itself."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(folder) / file
+        if path.is_file():
+            return ast.parse(path.read_text(encoding="utf-8"))
+    return None
