@@ -1,7 +1,8 @@
 """The community's ONNX route: the model builder that comes with onnxruntime-genai (decoder-only).
 
 The builder runs in a process of its own, offline: it puts its own folders on the import path and prints freely. Of
-its options one is set that its defaults leave off, ``prune_lm_head``: logits of the last position only.
+its options one is set that its defaults leave off, ``prune_lm_head``: logits of the last position only, and one is off
+that they set, ``windowed_kv_cache``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from slmbench.errors import CannotRunError, ExporterError, one_line
 from slmbench.export.community import genai_refusal
 from slmbench.export.routes import Exported, Progress
@@ -23,7 +26,7 @@ from slmbench.models import catalog
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import known_decode_weights
-from slmbench.system.extras import needed
+from slmbench.system.extras import installed_version, needed
 from slmbench.system.files import read_regular
 from slmbench.system.telemetry import silence_telemetry
 
@@ -32,6 +35,8 @@ ATTENTION = "GroupQueryAttention"
 _BITS = {"fp32": 32.0, "int4": 5.0}
 #: As Phi-3.5-mini and Phi-4-mini have them ("su" is an older name): 41 to 47 of 47 golden tokens come out wrong.
 _WRONG_ROTARY = ("longrope", "su")
+#: The first version that was seen to keep the windows of single layers.
+_KEEPS_WINDOWS = "0.18"
 #: What is kept of the builder's output; the rest are tokenizer files.
 _KEPT = ("model.onnx", "model.onnx.data", "genai_config.json")
 
@@ -40,11 +45,9 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why this route cannot write the artifact, or None."""
     if (unknown := genai_refusal(checkpoint.architecture)) is not None:
         return unknown
-    limit = checkpoint.geometry.max_total_tokens
-    windows = [one for one in checkpoint.geometry.windows if one is not None and (limit is None or one < limit)]
-    if windows:
+    if (dropped := _dropped_window(checkpoint)) is not None:
         return (
-            f"onnxruntime-genai's builder drops the attention window of {min(windows)} tokens: "
+            f"onnxruntime-genai's builder drops the attention window of {dropped} tokens: "
             "longer texts would get wrong tokens"
         )
     if (kind := _rotary_kind(checkpoint)) in _WRONG_ROTARY:
@@ -54,6 +57,21 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     if spec.weight_precision not in _BITS:
         return f"onnxruntime-genai's builder writes {', '.join(_BITS)} for CPUs here, not {spec.weight_precision}"
     return None
+
+
+def _dropped_window(checkpoint: Checkpoint) -> int | None:
+    """Return the window that the builder leaves out, or None: it reads which layers have one, not that all have.
+
+    Older builders knew it for some architectures alone, and a proof of short prompts does not show it.
+    """
+    limit = checkpoint.geometry.max_total_tokens
+    windows = [
+        None if limit is not None and one is not None and one >= limit else one for one in checkpoint.geometry.windows
+    ]
+    found = [one for one in windows if one is not None]
+    installed = installed_version("onnxruntime-genai")
+    is_new = installed is None or Version(installed) >= Version(_KEEPS_WINDOWS)
+    return min(found) if found and not (is_new and None in windows) else None
 
 
 def _rotary_kind(checkpoint: Checkpoint) -> str | None:
@@ -125,7 +143,8 @@ def _build(source: Path, target: Path, cache: Path, precision: str) -> None:
     command += ["-p", precision, "-e", "cpu", "-c", str(cache)]
     # "hf_token=false": it would look for the user's token otherwise.
     # "hf_remote=false": older builders run a checkpoint's own code by default.
-    command += ["--extra_options", "prune_lm_head=true", "hf_token=false", "hf_remote=false"]
+    # "windowed_kv_cache=false": K/V buffers are as long for layers with a window as for the others.
+    command += ["--extra_options", "prune_lm_head=true", "hf_token=false", "hf_remote=false", "windowed_kv_cache=false"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     # python -m puts the current folder on the import path: let it hold no Python of anyone's.
     done = subprocess.run(

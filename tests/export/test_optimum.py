@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.errors import CannotRunError
+from slmbench.errors import CannotRunError, ExporterError
 from slmbench.export import optimum
 from slmbench.export.build import ensure_artifact
 from slmbench.export.openvino import graph as openvino_graph
@@ -32,15 +32,14 @@ def export(name: str, precision: str = "fp32") -> Artifact:
     [
         ("gemma3-tiny", "exports 'gemma3_text' with transformers 5.0 at most"),
         ("marian-tiny", "exports 'marian' with transformers 4.57.6 at most"),
-        ("t5gemma-tiny", "does not take the architecture 't5gemma'"),
-        ("mu-tiny", "does not take the architecture 't5gemma'"),
+        ("t5gemma-tiny", "has no export of the architecture 't5gemma'"),
+        ("mu-tiny", "has no export of the architecture 't5gemma'"),
     ],
 )
 def test_what_it_does_not_take_is_named(name: str, told: str) -> None:
     reason = optimum.refusal(resolve(name), SPEC)
     assert reason is not None
     assert told in reason
-    assert "it takes bart, llama" in reason
     with pytest.raises(CannotRunError, match=name):
         export(name)
 
@@ -123,6 +122,6 @@ def test_a_failing_exporter_names_the_architecture(monkeypatch: pytest.MonkeyPat
         raise ValueError("unsupported\nsecond line")
 
     monkeypatch.setattr(convert, "export_from_model", fail)
-    with pytest.raises(CannotRunError, match="architecture 'llama': unsupported; slmbench's own exporter"):
+    with pytest.raises(ExporterError, match="architecture 'llama': unsupported$"):
         optimum.write(resolve("llama-tiny"), SPEC, tmp_path, lambda _: None)
     assert not list(tmp_path.parent.glob(f"{tmp_path.name}-optimum-*"))

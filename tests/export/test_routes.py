@@ -79,6 +79,25 @@ def test_the_builder_is_not_asked_for_longrope(tmp_path: Path, key: str) -> None
     assert "longrope" in reason
 
 
+@pytest.mark.slow
+def test_what_an_exporter_fails_on_is_remembered(own_cache: Path) -> None:
+    pytest.importorskip("onnxruntime_genai", reason="needs slmbench[cpu]")
+    asked = ["export", "smollm3-tiny", "--format", "onnx", "--exporter", "genai"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 5, done.output
+    assert "from now on --exporter auto takes the next one" in " ".join(done.output.split())
+    chosen = choose_route("onnx", [resolve("smollm3-tiny")], "fp32")
+    assert chosen.exporter == "slmbench"
+    assert "not genai: smollm3-tiny: onnxruntime-genai's builder failed with 1" in chosen.sentence()
+
+
+def test_what_failed_in_our_own_tests_is_not_tried_first(own_cache: Path) -> None:
+    """The builder takes SmolLM3 and fails; so that nobody has to find out, the table says so."""
+    chosen = choose_route("onnx", [resolve("smollm3-tiny")], "fp32")
+    assert chosen.exporter == "slmbench"
+    assert "failed when slmbench's own tests tried it" in chosen.sentence()
+
+
 def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["run", *arguments])
 
