@@ -99,7 +99,8 @@ def row(name: str, folder: Path, columns: Sequence[str] = tuple(COLUMNS)) -> Kno
 
 
 def _short(text: str, folder: Path) -> str:
-    """Return a reason without what differs from machine to machine, or only in the architecture's name."""
+    """Return a reason without what differs from run to run, or only in the architecture's name."""
+    text = re.sub(r"\b([A-Z]\w+)_\d{4,}", r"\1", text)
     text = re.sub(r"the architecture '[\w.]+'", "this architecture", text.replace(str(folder), ""))
     return re.sub(r"\s+", " ", text.replace("|", "/"))[:240]
 

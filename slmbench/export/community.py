@@ -35,7 +35,7 @@ class _Entry:
 def optimum_refusal(architecture: str, family: Family) -> str | None:
     """Return why optimum-intel's registry does not have an architecture (a transformers model type), or None."""
     known = _optimum_registry()
-    if known is None:
+    if known is None or not known_types.is_installed():
         return _by_the_table("openvino optimum", "optimum-intel", architecture)
     entry = known.get(architecture)
     if entry is None or _TASKS[family] not in entry.tasks:
@@ -50,10 +50,10 @@ def optimum_refusal(architecture: str, family: Family) -> str | None:
 
 def genai_refusal(architecture: str) -> str | None:
     """Return why onnxruntime-genai's builder does not know an architecture (a transformers model type), or None."""
-    known = _genai_classes()
-    if known is None:
+    known, names = _genai_classes(), known_types.networks("causal")
+    if known is None or not names:
         return _by_the_table("onnxruntime genai", "onnxruntime-genai's builder", architecture)
-    if known_types.networks("causal").get(architecture) in known:
+    if names.get(architecture) in known:
         return None
     return f"onnxruntime-genai {version('onnxruntime-genai')} does not build the architecture '{architecture}'"
 
