@@ -15,6 +15,7 @@ from slmbench.records.answers import TASKS_NAME, task_key
 from slmbench.records.refusals import lines_of
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.records.schema import CaseInfo
+from slmbench.records.tasks_asked import TasksRecord
 from slmbench.report.text_table import EMPTY, Column, TextTable, folded, number
 
 #: Which part of a key names the artifact.
@@ -74,8 +75,16 @@ def answers_table(run: RunColumns, width: int | None = None) -> TextTable | None
         for one in answers
         if not one.reason and len(one.answers) < run.record.tasks.items
     ]
-    table.notes[:0] = [one_line(line) for line in [*left, *few]]
+    table.notes[:0] = [one_line(line) for line in [*left, *few, *_templates(run.record.tasks)]]
     return table
+
+
+def _templates(tasks: TasksRecord) -> list[str]:
+    """Return which models were asked through a chat template, and which without one."""
+    plain = [name for name, applied in tasks.chat_templates.items() if not applied]
+    chats = [name for name, applied in tasks.chat_templates.items() if applied]
+    lines = [f"Prompts went through the chat template of {', '.join(chats)}"] if chats else []
+    return [*lines, *([f"Prompts went as they are to {', '.join(plain)}: no chat template"] if plain else [])]
 
 
 def no_answer_lines(cases: Iterable[tuple[Case, str]]) -> list[str]:
