@@ -20,7 +20,7 @@ class StrictModel(BaseModel):
 
 
 Family = Literal["encoder-decoder", "decoder-only"]
-Format = Literal["openvino", "onnx", "torch", "gguf"]
+Format = Literal["openvino", "onnx", "torch", "gguf", "ctranslate2"]
 Layout = Literal["dynamic", "static"]
 #: Weights as a GGUF file names its mixture of types: what llama.cpp's quantiser makes, in its own names.
 GgufPrecision = Literal[
@@ -39,7 +39,7 @@ AskedCompute = Literal[ComputePrecision, "default"]
 Settings = Literal["fair", "shipped"]
 #: slmbench: our own builder, for the types that are described to it; generic: the transformers network itself, traced;
 #: given: nobody here exported it, the user brought it.
-Exporter = Literal["slmbench", "generic", "optimum", "genai", "none", "given"]
+Exporter = Literal["slmbench", "generic", "optimum", "genai", "ctranslate2", "none", "given"]
 Device = Literal["cpu", "gpu", "npu"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)

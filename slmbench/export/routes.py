@@ -58,6 +58,7 @@ _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ("onnx", "genai", "dynamic"): RouteEntry("slmbench.export.ort_genai", (*_TORCH, "onnxruntime-genai", "onnx")),
     ("torch", "none", "dynamic"): RouteEntry("slmbench.export.torch", ()),
     ("gguf", "slmbench", "dynamic"): RouteEntry("slmbench.export.gguf.route", (*_TORCH, "gguf"), ("llama-cpp-python",)),
+    ("ctranslate2", "ctranslate2", "dynamic"): RouteEntry("slmbench.export.ctranslate2", (*_TORCH, "ctranslate2")),
     ("openvino", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "openvino", "nncf")),
     ("onnx", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "onnx")),
 }
@@ -66,6 +67,7 @@ _ORDER: dict[Format, tuple[Exporter, ...]] = {
     "openvino": ("optimum", "slmbench", "generic"),
     "onnx": ("genai", "slmbench", "generic"),
     "gguf": ("slmbench",),
+    "ctranslate2": ("ctranslate2",),
     "torch": ("none",),
 }
 

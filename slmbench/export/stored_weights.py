@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from slmbench.given.ctranslate2_file import read_model
 from slmbench.models.artifact import ArtifactSpec, Role, StoredWeights
 from slmbench.models.gguf_layout import MIXTURES
 
@@ -39,7 +40,7 @@ def stored_weights(spec: ArtifactSpec, folder: Path, graphs: Mapping[Role, str])
         # Its session casts to the precision, whatever the checkpoint's files hold.
         kind, bits = _TORCH[spec.weight_precision]
         return StoredWeights(bits=bits, types={kind: 1.0})
-    read = {"gguf": _of_gguf, "openvino": _of_openvino, "onnx": _of_onnx}[spec.format]
+    read = {"gguf": _of_gguf, "openvino": _of_openvino, "onnx": _of_onnx, "ctranslate2": _of_ctranslate2}[spec.format]
     stored = [one for graph in graphs.values() for one in read(folder / graph)]
     weights, bits = Counter[str](), 0
     for one in stored:
@@ -62,6 +63,12 @@ def _of_gguf(path: Path) -> Iterator[_StoredTensor]:
 
     for tensor in gguf.GGUFReader(path).tensors:
         yield _StoredTensor(tensor.tensor_type.name, int(tensor.n_elements), 8 * int(tensor.n_bytes))
+
+
+def _of_ctranslate2(path: Path) -> Iterator[_StoredTensor]:
+    for one in read_model(path).variables.values():
+        if one.shape:
+            yield _StoredTensor(one.type, one.weights, 8 * one.size_bytes)
 
 
 def _of_openvino(path: Path) -> Iterator[_StoredTensor]:

@@ -9,6 +9,7 @@ from slmbench.errors import one_line, root_cause
 #: The smallest extra that brings each distribution, as pyproject.toml has it (a test compares the two).
 EXTRAS = {
     "cryptography": "fleet",
+    "ctranslate2": "ct2",
     "distributed": "fleet",
     "gguf": "llama",
     "jsonschema": "tasks",

@@ -1,0 +1,178 @@
+"""A session of CTranslate2: its own loop, which tells each token to a callback as soon as it is chosen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.errors import BadInputError, CannotRunError, last_error_line
+from slmbench.models.artifact import Artifact
+from slmbench.system.files import read_regular
+from slmbench.terms import ComputePrecision, Device
+
+from ..common.cpu_device import default_threads
+from ..common.openmp import OpenMp
+from ..common.reserved import Reserved
+
+ATTENTION = "MultiHeadAttention"
+#: CTranslate2's names of what it computes in. Beside its 8-bit products everything is fp32.
+COMPUTE_TYPES: dict[ComputePrecision, str] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8_float32",
+}
+_ENGINE_NAMES = {"cpu": "cpu", "gpu": "cuda"}
+_SHARED, _DECODER, _SOURCE = "shared_vocabulary.json", "vocabulary.json", "source_vocabulary.json"
+_MOST_BYTES = 1 << 26
+
+
+class Ctranslate2Session:
+    """One model. Not thread-safe."""
+
+    def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
+        """Let CTranslate2 load the model.
+
+        Raises:
+            CannotRunError: it refuses the model, the device or the compute type.
+        """
+        import ctranslate2
+
+        checkpoint = artifact.manifest.checkpoint
+        self._device, self._family, self._reserved = device, checkpoint.family, Reserved(checkpoint)
+        self._geometry = checkpoint.geometry
+        self._threads = options.threads or default_threads()
+        folder = artifact.graph("model").parent
+        self._texts = vocabulary(folder, checkpoint.geometry.vocab_size)
+        kind = ctranslate2.Translator if self._family == "encoder-decoder" else ctranslate2.Generator
+        began = perf_counter_ns()
+        try:
+            self._engine: Any = kind(
+                str(folder),
+                device=_ENGINE_NAMES[device],
+                compute_type=COMPUTE_TYPES.get(options.compute_precision, options.compute_precision),
+                inter_threads=1,
+                intra_threads=self._threads,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CannotRunError(f"{folder}: ctranslate2 does not load it: {last_error_line(error)}") from error
+        self._load_ns = perf_counter_ns() - began
+        self._openmp = OpenMp("libctranslate2")
+
+    def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
+        """Remember the shape: the engine allocates by itself, while warm-up runs.
+
+        Raises:
+            BadInputError: more tokens than the model has positions for, or than its sliding windows hold.
+        """
+        geometry = self._geometry
+        self._reserved.check_positions(input_tokens, geometry.max_input_tokens)
+        if self._family == "decoder-only":
+            self._reserved.check_positions(input_tokens + output_tokens, geometry.max_total_tokens)
+            self._check_windows(input_tokens + output_tokens, geometry.windows)
+        else:
+            self._check_windows(input_tokens, geometry.encoder_windows)
+            self._check_windows(output_tokens, geometry.windows)
+        self._reserved.take(batch, input_tokens, output_tokens)
+
+    def _check_windows(self, tokens: int, windows: tuple[int | None, ...]) -> None:
+        """Compare a sequence with the sliding windows: beyond one ctranslate2 gave other tokens than the reference."""
+        smallest = min((one for one in windows if one is not None), default=tokens)
+        if tokens > smallest:
+            raise BadInputError(
+                f"ctranslate2 is right within the model's sliding window of {smallest} tokens only; "
+                f"this workload has {tokens}"
+            )
+
+    def generate(self, input_ids: Tokens, output_tokens: int) -> tuple[Tokens, list[int]]:
+        """Generate greedily from prompts ``[batch, input]``; a stamp is when the last row had its token.
+
+        Raises:
+            BadInputError: the shape is beyond what is reserved.
+            CannotRunError: the engine fails.
+        """
+        self._reserved.start(input_ids, output_tokens=output_tokens)
+        texts = self._texts
+        prompts = [[texts[token] for token in row] for row in input_ids.tolist()]
+        rows: list[list[int]] = [[] for _ in prompts]
+        stamps: list[int] = []
+
+        def told(result: Any) -> bool:
+            row = rows[result.batch_id]
+            row.append(result.token_id)
+            if len(row) > len(stamps):
+                stamps.append(0)
+            stamps[len(row) - 1] = perf_counter_ns()
+            return False
+
+        try:
+            self._run(prompts, output_tokens, told)
+        except (RuntimeError, ValueError) as error:
+            raise CannotRunError(f"ctranslate2 fails: {last_error_line(error)}") from error
+        given = min(map(len, rows))
+        return np.array([row[:given] for row in rows], dtype=np.int64), stamps[:given]
+
+    def _run(self, prompts: list[list[str]], output_tokens: int, told: Callable[[Any], bool]) -> None:
+        """Let the engine generate that many tokens. Up to the smallest length no end token is chosen."""
+        greedy = {"beam_size": 1, "return_scores": False, "callback": told}
+        if ends := self._reserved.end_tokens:
+            greedy["end_token"] = ends
+        if self._family == "encoder-decoder":
+            length = {"min_decoding_length": output_tokens, "max_decoding_length": output_tokens}
+            self._engine.translate_batch(prompts, max_input_length=0, **length, **greedy)
+        else:
+            length = {"min_length": output_tokens, "max_length": output_tokens}
+            self._engine.generate_batch(prompts, include_prompt_in_result=False, **length, **greedy)
+
+    def placement(self) -> Placement:
+        """Return the device that the loaded model names; CTranslate2 has no list of nodes."""
+        names = {engine: ours for ours, engine in _ENGINE_NAMES.items()}
+        return Placement(self._device, names.get(self._engine.device, self._engine.device))
+
+    def compute_precision(self) -> str:
+        """Return what the engine computes in, as the loaded model names it."""
+        names = {engine: ours for ours, engine in COMPUTE_TYPES.items()}
+        return str(names.get(self._engine.compute_type, self._engine.compute_type))
+
+    def threads(self) -> int:
+        """Return how many threads OpenMP really gives the engine; 0 on a GPU."""
+        return self._openmp.team_size(self._threads) if self._device == "cpu" else 0
+
+    def attention_path(self) -> str:
+        """Return the one path that CTranslate2 has on CPUs, and by default on GPUs."""
+        return ATTENTION
+
+    def load_phases_ns(self) -> dict[str, int]:
+        """Return "load": reading the model and bringing its weights into the compute type."""
+        return {"load": self._load_ns}
+
+    def close(self) -> None:
+        """Free the model."""
+        self._engine = None
+
+
+def vocabulary(folder: Path, size: int) -> list[str]:
+    """Return the text of each token id of a model's input.
+
+    Raises:
+        CannotRunError: there is no such file, it is damaged, or two ids have one text.
+    """
+    names = [name for name in (_SHARED, _SOURCE, _DECODER) if (folder / name).is_file()]
+    if not names:
+        raise CannotRunError(f"{folder}: no vocabulary ({_SHARED}, {_SOURCE} or {_DECODER})")
+    path = folder / names[0]
+    try:
+        texts = json.loads(read_regular(path, _MOST_BYTES))
+    except (OSError, ValueError) as error:
+        raise CannotRunError(f"{path}: cannot be read: {last_error_line(error)}") from error
+    if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
+        raise CannotRunError(f"{path}: not a list of texts")
+    if len(set(texts)) != len(texts) or len(texts) < size:
+        raise CannotRunError(f"{path}: {len(set(texts))} different texts for {size} token ids")
+    return texts
