@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from typing import Any
 
@@ -182,3 +183,51 @@ def genai_files(config: Any = None, onnx: bytes | None = None, **more: bytes) ->
 def hf_files(onnx: bytes | None = None, name: str = "onnx/model_q4f16.onnx", **more: bytes) -> dict[str, bytes]:
     """Return a folder of Hugging Face's ONNX layout."""
     return {"config.json": json.dumps(CONFIG).encode(), name: onnx_bytes() if onnx is None else onnx, **more}
+
+
+#: Names, shapes and CTranslate2's numbers of types of a decoder-only model of one layer; scalars with their value.
+CT2_VARIABLES: dict[str, tuple[tuple[int, ...], int]] = {
+    "decoder/embeddings/weight": ((96, 64), 0),
+    "decoder/layer_0/ffn/linear_0/weight": ((128, 64), 1),
+    "decoder/layer_0/ffn/linear_0/weight_scale": ((128,), 0),
+    "decoder/layer_0/self_attention/linear_0/weight": ((192, 64), 0),
+}
+
+
+def ct2_bytes(
+    variables: dict[str, tuple[tuple[int, ...], int]] | None = None,
+    *,
+    specification: str = "TransformerDecoderModelSpec",
+    version: int = 6,
+    heads: int | None = 4,
+    aliases: tuple[tuple[str, str], ...] = (("decoder/projection/weight", "decoder/embeddings/weight"),),
+    more: int = 0,
+) -> bytes:
+    """Return a model.bin of CTranslate2; ``more`` is added to the number of variables that it claims."""
+    sizes = (4, 1, 2, 4, 2, 2)
+
+    def name(one: str) -> bytes:
+        return struct.pack("<H", len(one.encode()) + 1) + one.encode() + b"\0"
+
+    def variable(one: str, shape: tuple[int, ...], kind: int, raw: bytes) -> bytes:
+        dims = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
+        return name(one) + dims + struct.pack("<BI", kind, len(raw)) + raw
+
+    chosen = CT2_VARIABLES if variables is None else variables
+    made = [variable(key, shape, kind, bytes(math.prod(shape) * sizes[kind])) for key, (shape, kind) in chosen.items()]
+    if heads is not None:
+        made.append(variable("decoder/num_heads", (), 2, struct.pack("<h", heads)))
+    head = struct.pack("<I", version) + name(specification) + struct.pack("<II", 1, len(made) + more)
+    tail = struct.pack("<I", len(aliases)) + b"".join(name(alias) + name(one) for alias, one in aliases)
+    return head + b"".join(made) + tail
+
+
+def ct2_files(model: bytes | None = None, texts: object = None, **more: bytes) -> dict[str, bytes]:
+    """Return a folder of CTranslate2."""
+    vocabulary = [f"t{index}" for index in range(96)] if texts is None else texts
+    return {
+        "model.bin": ct2_bytes() if model is None else model,
+        "config.json": json.dumps({"eos_token": "t2"}).encode(),
+        "vocabulary.json": json.dumps(vocabulary).encode(),
+        **more,
+    }

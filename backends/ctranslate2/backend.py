@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from slmbench.backend import DeviceStatus, LoopSession, SessionOptions
 from slmbench.errors import CannotRunError
-from slmbench.models.artifact import Artifact, ArtifactSpec
+from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.extras import installed_version
 from slmbench.terms import ComputePrecision, Device, Precision
@@ -33,8 +33,10 @@ class Ctranslate2Backend:
         return [cpu_status("cpu", _DISTRIBUTION), _gpu_status()]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-        """Return what CTranslate2's converter writes."""
-        if checkpoint.given is not None or device == "npu" or precision not in _COMPUTE:
+        """Return the user's model, or what CTranslate2's converter writes."""
+        if checkpoint.given is not None:
+            return given_specs(checkpoint, "ctranslate2") if device != "npu" else ()
+        if device == "npu" or precision not in _COMPUTE:
             return ()
         return (ArtifactSpec(format="ctranslate2", weight_precision=precision, exporter="ctranslate2"),)
 

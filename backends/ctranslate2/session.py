@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError, CannotRunError, last_error_line
 from slmbench.models.artifact import Artifact
-from slmbench.system.files import read_regular
+from slmbench.models.ctranslate2_vocabulary import read_vocabulary
 from slmbench.terms import ComputePrecision, Device
 
 from ..common.cpu_device import default_threads
@@ -29,8 +27,6 @@ COMPUTE_TYPES: dict[ComputePrecision, str] = {
     "int8": "int8_float32",
 }
 _ENGINE_NAMES = {"cpu": "cpu", "gpu": "cuda"}
-_SHARED, _DECODER, _SOURCE = "shared_vocabulary.json", "vocabulary.json", "source_vocabulary.json"
-_MOST_BYTES = 1 << 26
 
 
 class Ctranslate2Session:
@@ -40,6 +36,7 @@ class Ctranslate2Session:
         """Let CTranslate2 load the model.
 
         Raises:
+            BadInputError: its vocabulary is damaged or does not fit.
             CannotRunError: it refuses the model, the device or the compute type.
         """
         import ctranslate2
@@ -49,7 +46,7 @@ class Ctranslate2Session:
         self._geometry = checkpoint.geometry
         self._threads = options.threads or default_threads()
         folder = artifact.graph("model").parent
-        self._texts = vocabulary(folder, checkpoint.geometry.vocab_size)
+        self._texts = read_vocabulary(folder, checkpoint.geometry.vocab_size)
         kind = ctranslate2.Translator if self._family == "encoder-decoder" else ctranslate2.Generator
         began = perf_counter_ns()
         try:
@@ -155,24 +152,3 @@ class Ctranslate2Session:
     def close(self) -> None:
         """Free the model."""
         self._engine = None
-
-
-def vocabulary(folder: Path, size: int) -> list[str]:
-    """Return the text of each token id of a model's input.
-
-    Raises:
-        CannotRunError: there is no such file, it is damaged, or two ids have one text.
-    """
-    names = [name for name in (_SHARED, _SOURCE, _DECODER) if (folder / name).is_file()]
-    if not names:
-        raise CannotRunError(f"{folder}: no vocabulary ({_SHARED}, {_SOURCE} or {_DECODER})")
-    path = folder / names[0]
-    try:
-        texts = json.loads(read_regular(path, _MOST_BYTES))
-    except (OSError, ValueError) as error:
-        raise CannotRunError(f"{path}: cannot be read: {last_error_line(error)}") from error
-    if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
-        raise CannotRunError(f"{path}: not a list of texts")
-    if len(set(texts)) != len(texts) or len(texts) < size:
-        raise CannotRunError(f"{path}: {len(set(texts))} different texts for {size} token ids")
-    return texts

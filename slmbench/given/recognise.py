@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from slmbench.errors import BadInputError, nearest, one_line
-from slmbench.given import gguf, hf_onnx, openvino_ir, ort_genai
+from slmbench.given import ctranslate2, gguf, hf_onnx, openvino_ir, ort_genai
 from slmbench.given.description import Description, files_of, short
 from slmbench.given.gguf_reader import MAGIC
 from slmbench.models import hub
@@ -46,6 +46,8 @@ def candidates(folder: Path) -> list[Candidate]:
         found = [Candidate(tag, name, partial(gguf.describe, folder / name)) for tag, name in ggufs]
         if openvino_ir.is_folder(folder):
             found.append(Candidate("openvino", "*.xml", partial(openvino_ir.describe, folder)))
+        if ctranslate2.is_folder(folder):
+            found.append(Candidate("ctranslate2", ctranslate2.MODEL, partial(ctranslate2.describe, folder)))
         if ort_genai.is_folder(folder):
             found.append(Candidate("genai", ort_genai.CONFIG, partial(ort_genai.describe, folder)))
         else:
@@ -74,6 +76,8 @@ def of_file(path: Path) -> Checkpoint:
         return _checkpoint(gguf.describe(path), path.parent, gguf.stem_of(path))
     if path.suffix == ".xml" and openvino_ir.is_folder(path.parent):
         return _checkpoint(openvino_ir.describe(path.parent), path.parent, path.resolve().parent.name)
+    if path.name == ctranslate2.MODEL and ctranslate2.is_folder(path.parent):
+        return _checkpoint(ctranslate2.describe(path.parent), path.parent, path.resolve().parent.name)
     if path.suffix == ".onnx":
         return _of_onnx(path)
     raise BadInputError(f"{path}: a file that is no artifact slmbench knows ({_known()}); a checkpoint is a folder")
@@ -104,7 +108,7 @@ def of_folder(folder: Path, name: str | None = None, *, called: str | None = Non
     called = called or str(folder)
     one = choose(found, name, called)
     base = folder.resolve().name if called == str(folder) else called
-    alone = len(found) == 1 and one.name in ("model", "openvino", "genai")
+    alone = len(found) == 1 and one.name in ("model", "openvino", "genai", "ctranslate2")
     title = gguf.stem_of(Path(one.shown)) if one.shown.endswith(".gguf") and called == str(folder) else base
     return _checkpoint(one.describe(), folder, title if alone or title != base else f"{base}:{one.name}")
 

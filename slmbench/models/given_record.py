@@ -10,7 +10,7 @@ from slmbench.terms import ComputePrecision, Family, Format, Precision, StrictMo
 
 #: The layouts that are known: a GGUF file (or its parts), optimum-intel's IR folder, a folder of onnxruntime-genai,
 #: and ONNX files as optimum and transformers.js name them.
-GivenLayout = Literal["gguf", "openvino_ir", "ort_genai", "hf_onnx"]
+GivenLayout = Literal["gguf", "openvino_ir", "ort_genai", "hf_onnx", "ctranslate2"]
 #: As an artifact's roles; ``decode`` is the graph of steps where the prompt's is another.
 GivenRole = Literal["model", "encoder", "decoder", "decode"]
 LAYOUTS: dict[GivenLayout, str] = {
@@ -18,12 +18,14 @@ LAYOUTS: dict[GivenLayout, str] = {
     "openvino_ir": "OpenVINO IR",
     "ort_genai": "onnxruntime-genai folder",
     "hf_onnx": "Hugging Face ONNX",
+    "ctranslate2": "CTranslate2 folder",
 }
 FORMATS_OF: dict[GivenLayout, Format] = {
     "gguf": "gguf",
     "openvino_ir": "openvino",
     "ort_genai": "onnx",
     "hf_onnx": "onnx",
+    "ctranslate2": "ctranslate2",
 }
 
 
@@ -31,7 +33,13 @@ def default_backend(layout: GivenLayout, family: Family) -> str:
     """Return the name of the backend that artifacts of this layout are deployed with."""
     if layout == "openvino_ir":
         return "openvino_genai" if family == "decoder-only" else "openvino"
-    return {"gguf": "llama_cpp", "ort_genai": "onnxruntime_genai", "hf_onnx": "onnxruntime"}[layout]
+    names: dict[GivenLayout, str] = {
+        "gguf": "llama_cpp",
+        "ort_genai": "onnxruntime_genai",
+        "hf_onnx": "onnxruntime",
+        "ctranslate2": "ctranslate2",
+    }
+    return names[layout]
 
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]

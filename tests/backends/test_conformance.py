@@ -43,6 +43,9 @@ CASES: dict[str, Case] = {
     "llama_cpp-int8": ("llama_cpp", "dec-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
     "llama_cpp-q4_k_m": ("llama_cpp", "dec-tiny", "cpu", "q4_k_m", {"compute_precision": "int8"}, None),
     "llama_cpp-t5": ("llama_cpp", "t5-tiny", "cpu", "fp32", {}, None),
+    "ctranslate2": ("ctranslate2", "llama-tiny", "cpu", "fp32", {}, None),
+    "ctranslate2-t5": ("ctranslate2", "t5-tiny", "cpu", "fp32", {}, None),
+    "ctranslate2-int8": ("ctranslate2", "t5-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
     "onnxruntime_genai": ("onnxruntime_genai", "llama-tiny", "cpu", "fp32", {}, None),
 }  # fmt: skip
 QUICK = ["openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"]
@@ -57,6 +60,8 @@ def subject_of(name: str) -> testing.Subject:
         pytest.importorskip("onnxruntime_qnn", reason="the HTP emulator needs onnxruntime-qnn")
     if backend_name == "llama_cpp":
         pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+    if backend_name == "ctranslate2":
+        pytest.importorskip("ctranslate2", reason="needs slmbench[ct2]")
     return testing.subject(
         backend,
         checkpoint,

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import corpus
+import corpus_ctranslate2
 import corpus_fleet
 import corpus_given
 import corpus_models
@@ -55,6 +56,7 @@ def _all() -> Iterator[Broken]:
         corpus_given.ggufs(),
         corpus_given.irs(),
         corpus_given.onnx_folders(),
+        corpus_ctranslate2.ctranslate2_folders(),
         corpus_fleet.claims(),
         corpus_fleet.fleets(),
         corpus_fleet.fleet_options(),

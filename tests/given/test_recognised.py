@@ -64,6 +64,22 @@ def test_an_ir_a_genai_folder_and_hugging_faces_layout(tmp_path: Path, capsys: p
     assert can(hf) == {"onnxruntime"}
 
 
+def test_a_folder_of_ctranslate2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ctranslate2", reason="needs slmbench[ct2]")
+    found = inspected(capsys, write(tmp_path / "ct2", good.ct2_files()))
+    assert (found["format"], found["family"], found["precision"]) == ("CTranslate2 folder", "decoder-only", "fp32")
+    assert {one["type"]: one["weights"] for one in found["weight_types"]} == {
+        "float32": 96 * 64 + 192 * 64,
+        "int8": 8192,
+    }
+    # A step reads the shared table once, whole, and the scales too.
+    (given,) = [resolve(str(tmp_path / "ct2")).given]
+    assert given is not None
+    assert given.decode_weight_bytes == 4 * (96 * 64 + 192 * 64) + 8192 + 4 * 128 + 2
+    assert can(found) == {"ctranslate2"}
+    assert inspected(capsys, tmp_path / "ct2" / "model.bin")["digest"] == found["digest"]
+
+
 def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, {"a-Q4_0.gguf": good.gguf_bytes(), "a-Q8_0.gguf": good.gguf_bytes(), "mmproj-a.gguf": b"GGUF"})
     said = refused(capsys, tmp_path)
