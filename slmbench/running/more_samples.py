@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +48,12 @@ def request_of(name: str, typed: RunRequest | None = None) -> RunRequest:
         if one.case.layout == "dynamic" and one.case.device == "cpu" and one.case.exporter != "given"
     )
     routes = sorted({(case.format, case.weight_precision, case.exporter) for case in cases})
-    # A task file that is on another machine: the comparison says that this side has no score.
-    gone = {"tasks": None, "max_new_tokens": None} if asked.tasks and not asked.tasks.exists() else {}
+    # Files that are on another machine: the comparison says that this side has no score, or no quality.
+    gone: dict[str, Any] = {}
+    if asked.tasks and not asked.tasks.exists():
+        gone |= {"tasks": None, "max_new_tokens": None}
+    if not all(path.exists() for path in asked.quality_text):
+        gone |= {"quality_text": ()}
     return asked.model_copy(update={"routes": tuple(routes), **gone})
 
 
