@@ -12,7 +12,7 @@ from slmbench.analysis.changes import Changed, changes
 from slmbench.analysis.comparison_warnings import comparison_warnings
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.judged_once import groups_of_one_figure
-from slmbench.analysis.judgement import FAILING, JudgedFigure, Judgement, verdict_of
+from slmbench.analysis.judgement import JudgedFigure, Judgement, verdict_of
 from slmbench.analysis.matching import with_matched_cases
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.noise import Floor
@@ -20,7 +20,7 @@ from slmbench.analysis.not_judged import NotJudged, newly_failed, not_judged
 from slmbench.analysis.quality import QualityJudgement, quality_judgements, with_worse_speedups
 from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.analysis.ratios import log_ratio, mean_ratio
-from slmbench.errors import ExitCode, NotComparableError, nearest
+from slmbench.errors import NotComparableError, nearest
 from slmbench.machine.fingerprint import Difference, Fingerprint, differences
 
 #: Sides measured at different times, one of them with more than this share of samples disturbed by other
@@ -136,25 +136,6 @@ def compare_sides(
         warnings=tuple(dict.fromkeys(comparison_warnings(base, new, common, gates))),
         means={metric: mean for metric in wanted if (mean := _mean(raw, metric, apart)) is not None},
     )
-
-
-def exit_code(comparisons: Iterable[Comparison], *, allow_missing: bool = False) -> ExitCode:
-    """Return how a check ends: a regression, a loss of quality or a false speed-up first, then a failed case, then
-    what is not known.
-
-    Sides that were not judged never pass. Nor do cases that the new side lacks and metrics that a side lacks, unless
-    ``allow_missing``.
-    """
-    everything = list(comparisons)
-    verdicts = {one.verdict for comparison in everything for one in comparison.judged()}
-    if any(comparison.unjudged for comparison in everything):
-        return ExitCode.NOT_COMPARABLE
-    if verdicts & set(FAILING):
-        return ExitCode.REGRESSED
-    if any(comparison.failed for comparison in everything):
-        return ExitCode.FAILED
-    missing = any(one.only_base or one.not_judged for one in everything) and not allow_missing
-    return ExitCode.INCONCLUSIVE if "inconclusive" in verdicts or missing or not verdicts else ExitCode.OK
 
 
 def machine_differences(base: Side, new: Side, cases: Sequence[SideCase]) -> list[Difference]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.sides import is_fleet, read_sides
-from slmbench.analysis.verdicts import Comparison, exit_code
+from slmbench.analysis.verdicts import Comparison
 from slmbench.cli._typed import NAMES, SECONDS, SETTINGS
 from slmbench.cli.compare import JudgeRequest, Match, judging, warn
 from slmbench.cli.run import key_value

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
-from slmbench.analysis.verdicts import Comparison, exit_code
+from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
 from slmbench.report.comparison import headline
 from slmbench.report.formats import junit_xml, refusal_xml

@@ -15,11 +15,12 @@ from test_speed_against_quality import KL
 from test_speed_against_quality import made as with_quality
 
 from slmbench.analysis.crossover import crossovers
+from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.machines import Stand, shelf_of
 from slmbench.analysis.metrics import side_of
 from slmbench.analysis.pairs import pairs_of
 from slmbench.analysis.sides import read_side, read_sides
-from slmbench.analysis.verdicts import compare_sides, exit_code
+from slmbench.analysis.verdicts import compare_sides
 from slmbench.errors import ExitCode
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import FailureRecord
