@@ -54,7 +54,7 @@ def typed(place: Path, *words: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-SHORT = ("--input-tokens", "8", "--output-tokens", "2", "--repeat", "1")
+SHORT = ("--input-tokens", "8", "--output-tokens", "2", "--repeat", "2")
 
 
 @pytest.fixture(scope="module")
