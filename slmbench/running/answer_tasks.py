@@ -47,7 +47,7 @@ def answer_tasks(
         BadInputError: ``answers.jsonl`` is damaged, or is of other tasks.
         CannotRunError: the disk is full.
     """
-    done, lost = _kept(asked, folder)
+    done, lost = answered_before(asked, folder)
     record = read_run_record(folder / RUN_NAME)
     write_run(folder, record.model_copy(update={"tasks": asked.record()}))
     # The text of the items, for the report and for a run that is resumed where the file is gone.
@@ -71,8 +71,12 @@ def answer_tasks(
                 writer.append(NoAnswersRecord(case=key, failure=failure.reason, message=failure.message))
 
 
-def _kept(asked: AskedTasks, folder: Path) -> tuple[set[tuple[str, int]], set[str]]:
-    """Return which items which case has answered before, and the cases that failed."""
+def answered_before(asked: AskedTasks, folder: Path) -> tuple[set[tuple[str, int]], set[str]]:
+    """Return which items which case has answered before, and the cases that failed.
+
+    Raises:
+        BadInputError: ``answers.jsonl`` is damaged, or is of other tasks.
+    """
     digests = {item.line: item.digest for item in asked.tasks.items}
     done, lost = set(), set()
     for record in answer_lines(folder, []):

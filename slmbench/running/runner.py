@@ -38,7 +38,7 @@ from slmbench.records.schema import (
     read_samples,
     write_run,
 )
-from slmbench.running.answer_tasks import answer_tasks
+from slmbench.running.answer_tasks import answer_tasks, answered_before
 from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.case_state import REPEAT_LOADS
@@ -75,6 +75,8 @@ def execute(
     asked = plan_tasks(plan, request.resume)
     folder = _run_folder(request, plan.suite)
     with only_run_in(folder), _told_where_interrupted(folder, request):
+        if asked:
+            answered_before(asked, folder)
         # Before anything is exported: an arm that cannot run is known within seconds.
         described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+import slmbench
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.evaluation.task_file import TaskItem, TaskSet, read_tasks
@@ -196,3 +197,27 @@ def test_a_template_that_fails_is_named_with_its_folder(tmp_path: Path, template
     with pytest.raises(BadInputError, match=message) as caught:
         TaskTokenizer(tmp_path).ids("a")
     assert str(tmp_path) in str(caught.value)
+
+
+def test_suites_and_python_take_tasks_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"prompt": "a"}\n')
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(
+        f"name: mine\ncheckpoints: [dec-tiny]\nbackends: [torch]\ntasks: {tasks}\nmax_new_tokens: 9\n"
+        "workloads: [{input_tokens: 8, output_tokens: 4}]\n"
+    )
+    assert run_main(["run", "--suite", str(suite), "--dry-run"]) == 2
+    assert "tasks.jsonl:1: answer: a text is expected" in capsys.readouterr().err
+    with pytest.raises(BadInputError, match=r"tasks\.jsonl:1: answer"):
+        slmbench.run(models=["dec-tiny"], backends=["torch"], tasks=tasks, out=tmp_path / "out")
+    suite.write_text(suite.read_text().replace("max_new_tokens: 9", "max_new_tokens: 0"))
+    assert run_main(["run", "--suite", str(suite), "--dry-run"]) == 2
+    assert "mine.yaml:5: max_new_tokens" in capsys.readouterr().err
+
+
+def test_a_fleet_does_not_get_the_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"prompt": "a", "answer": "b"}\n')
+    assert run_main(["run", "--model", "dec-tiny", "--tasks", str(path), "--fleet", "local"]) == 2
+    assert "--tasks is for one machine" in capsys.readouterr().err
