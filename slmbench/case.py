@@ -137,6 +137,8 @@ class Case(BaseModel):
     arm: str | None = None
     simulate: bool = False
     settings: Settings = "fair"
+    #: How weights were quantised, where that is not slmbench's plain way.
+    recipe: str | None = None
 
     @model_validator(mode="after")
     def _computed_as_set(self) -> Self:
@@ -169,6 +171,8 @@ class Case(BaseModel):
         if self.threads:
             parts.append(f"threads={self.threads}")
         parts += [f"{name}={value}" for name, value in self.options]
+        if self.recipe:
+            parts.append(f"recipe={self.recipe}")
         if self.settings != "fair":
             parts.append(f"settings={self.settings}")
         if self.simulate:

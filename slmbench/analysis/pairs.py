@@ -151,7 +151,7 @@ def precision_of(case: Case) -> str:
 
     With shipped settings the engine computes in what it likes, and these words stand wherever a figure does.
     """
+    made = f"{case.weight_precision} by {case.recipe}" if case.recipe else case.weight_precision
     if case.settings == "shipped":
-        return f"{case.weight_precision} as shipped"
-    same = case.weight_precision == case.compute_precision
-    return case.weight_precision if same else f"{case.weight_precision}/{case.compute_precision}"
+        return f"{made} as shipped"
+    return made if made == case.compute_precision else f"{made}/{case.compute_precision}"

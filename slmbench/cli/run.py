@@ -52,6 +52,10 @@ Simulate = Annotated[
     bool,
     _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
 ]
+Recipe = Annotated[
+    str | None,
+    _how(help="How weights are quantised: plain, optimum[:ORG/NAME] or genai:KEY=VALUE,...", show_default="plain"),
+]
 Reference = Annotated[
     str | None,
     _how(help="With a model file of yours: the checkpoint to compare its tokens with (torch, fp32)."),
@@ -97,6 +101,7 @@ def run(
     max_new_tokens: MaxNewTokens = None,
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, generic, optimum or genai.")] = None,
+    recipe: Recipe = None,
     reference: Reference = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
     settings: Settings = None,

@@ -194,6 +194,7 @@ def _write_manifest(
         attention=exported.attention,
         cross_kv_once=exported.cross_kv_once,
         decode_weight_bytes=exported.decode_weight_bytes,
+        recipe=exported.recipe,
         weights=stored_weights(spec, folder, exported.graphs),
         versions=installed_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

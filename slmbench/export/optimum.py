@@ -58,6 +58,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         _export(checkpoint, Path(work), progress)
         gc.collect()
         core, once, bytes_read = ov.Core(), None, 0
+        recipe: dict[str, str] = {}
         for role in roles:
             model = core.read_model(Path(work) / _FILES[role])
             if role != "encoder":
@@ -66,10 +67,10 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
                 once = cross_kv_once(model)
             progress(f"writing {_FILES[role]} in {spec.weight_precision}")
             # Of an encoder-decoder the decoder comes last: it is what a step reads.
-            bytes_read = write_compressed(model, spec.weight_precision, folder / _FILES[role])
+            bytes_read, recipe = write_compressed(model, checkpoint, spec, folder / _FILES[role], progress)
             del model
             gc.collect()
-    return Exported({role: _FILES[role] for role in roles}, ATTENTION, once, bytes_read)
+    return Exported({role: _FILES[role] for role in roles}, ATTENTION, once, bytes_read, recipe)
 
 
 def _export(checkpoint: Checkpoint, folder: Path, progress: Progress) -> None:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from packaging.version import Version
 
 from slmbench.errors import CannotRunError, ExporterError, one_line
 from slmbench.export.community import genai_refusal
+from slmbench.export.recipes import genai_options
 from slmbench.export.routes import Exported, Progress
 from slmbench.models import catalog
 from slmbench.models.artifact import ArtifactSpec
@@ -106,13 +108,15 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
             source = _save_checkpoint(checkpoint, Path(work) / "checkpoint")
         progress(f"running onnxruntime-genai's builder in {spec.weight_precision}")
         built = Path(work) / "built"
-        _build(source, built, Path(work) / "cache", spec.weight_precision)
+        options = genai_options(spec.recipe) if spec.recipe else {}
+        _build(source, built, Path(work) / "cache", spec.weight_precision, options)
         for name in _KEPT:
             if (built / name).is_file():
                 # Both may lie on different disks.
                 shutil.move(built / name, folder / name)
-    bytes_read = known_decode_weights(checkpoint.geometry, _BITS[spec.weight_precision] / 8)
-    return Exported({"model": "model.onnx"}, ATTENTION, None, bytes_read)
+    # How many bits a weight has follows from the options; the file is counted, what a step reads of it is not known.
+    bytes_read = None if options else known_decode_weights(checkpoint.geometry, _BITS[spec.weight_precision] / 8)
+    return Exported({"model": "model.onnx"}, ATTENTION, None, bytes_read, options)
 
 
 def _save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
@@ -138,13 +142,16 @@ def _byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def _build(source: Path, target: Path, cache: Path, precision: str) -> None:
+def _build(source: Path, target: Path, cache: Path, precision: str, options: Mapping[str, str]) -> None:
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target)]
     command += ["-p", precision, "-e", "cpu", "-c", str(cache)]
     # "hf_token=false": it would look for the user's token otherwise.
     # "hf_remote=false": older builders run a checkpoint's own code by default.
     # "windowed_kv_cache=false": K/V buffers are as long for layers with a window as for the others.
     command += ["--extra_options", "prune_lm_head=true", "hf_token=false", "hf_remote=false", "windowed_kv_cache=false"]
+    for key, value in options.items():
+        # Older builders know the longer name alone; 0.18 silently ignores it, whatever its help says.
+        command += [f"{key}={value}", f"{key.removeprefix('int4_')}={value}"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     # python -m puts the current folder on the import path: let it hold no Python of anyone's.
     done = subprocess.run(

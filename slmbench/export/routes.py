@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Literal, Protocol, cast
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.failed_proofs import failed_proof
+from slmbench.export.recipes import PLAIN, check_recipe, check_used, with_recipe
 from slmbench.models.artifact import ArtifactSpec, Manifest, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import MIXTURES
@@ -100,6 +101,7 @@ def make_spec(
     output_tokens: int | None = None,
     target: str | None = None,
     soc: str | None = None,
+    recipe: str = PLAIN,
 ) -> ArtifactSpec:
     """Return the spec of one checkpoint's export, its exporter chosen where "auto" is asked.
 
@@ -120,7 +122,7 @@ def make_spec(
         chosen = choose_route(format, [checkpoint], precision, cast("Exporter", exporter)).exporter
     else:
         chosen = "slmbench" if exporter == "auto" else cast("Exporter", exporter)
-    return ArtifactSpec(
+    spec = ArtifactSpec(
         format=format,
         layout=layout,
         weight_precision=precision,
@@ -129,6 +131,9 @@ def make_spec(
         output_tokens=output_tokens,
         target=f"{target}-{soc.lower()}" if soc else target,
     )
+    made = with_recipe(spec, checkpoint, check_recipe(recipe))
+    check_used(recipe, [made])
+    return made
 
 
 def route(spec: ArtifactSpec) -> RouteEntry:
@@ -266,6 +271,8 @@ class Exported:
     attention: str
     cross_kv_once: bool | None
     decode_weight_bytes: int | None
+    #: What a recipe came down to; empty without one.
+    recipe: dict[str, str] = field(default_factory=dict)
 
 
 class Route(Protocol):

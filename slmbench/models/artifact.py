@@ -57,16 +57,21 @@ class ArtifactSpec(StrictModel):
     output_tokens: int | None = None
     #: An engine a graph was made for when the format alone does not say it ("qnn").
     target: str | None = None
+    #: How weights are quantised, where that is not slmbench's plain way (see :mod:`slmbench.export.recipes`).
+    recipe: str | None = Field(default=None, max_length=200)
 
     def artifact_id(self, checkpoint_digest: str) -> str:
         """Return the store's folder name for this spec of the checkpoint with that digest."""
-        key = json.dumps([SCHEMA_VERSION, checkpoint_digest, self.model_dump(mode="json")], sort_keys=True)
+        # Artifacts without a recipe keep the names that they had before there were any.
+        asked = self.model_dump(mode="json", exclude={"recipe"} if self.recipe is None else None)
+        key = json.dumps([SCHEMA_VERSION, checkpoint_digest, asked], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def label(self) -> str:
         """Return a short human name: ``openvino fp32 (slmbench)``."""
         bounds = f" {self.input_tokens}+{self.output_tokens}" if self.layout == "static" else ""
-        return f"{self.format} {self.weight_precision} ({self.exporter}{', static' + bounds if bounds else ''})"
+        more = f"{', static' + bounds if bounds else ''}{', ' + self.recipe if self.recipe else ''}"
+        return f"{self.format} {self.weight_precision} ({self.exporter}{more})"
 
 
 def given_specs(checkpoint: Checkpoint, *layouts: GivenLayout) -> list[ArtifactSpec]:
@@ -142,6 +147,8 @@ class Manifest(StrictModel):
     #: Bytes of weights that one decode step reads (decoder and LM head; of an embedding only the rows used). None
     #: where that is not known, as of a mixture of experts.
     decode_weight_bytes: int | None
+    #: What a recipe came down to: its configuration, and the text that it was calibrated with.
+    recipe: dict[str, str] = Field(default_factory=dict)
     #: None in artifacts of versions before 0.3.
     weights: StoredWeights | None = None
     versions: dict[str, str]

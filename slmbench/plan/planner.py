@@ -21,6 +21,7 @@ from slmbench.backend import (
 )
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, nearest
+from slmbench.export.recipes import check_used, with_recipe
 from slmbench.export.routes import ChosenRoute, choose_route
 from slmbench.export.routes import refusal as export_refusal
 from slmbench.models.artifact import ArtifactSpec
@@ -149,7 +150,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             or (length and suite.where("workloads") + length)
             or option_refusal(backend.options_type, dict(options.backend_options), others)
         )
-        spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite.exporter)
+        spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite)
         if isinstance(spec, str) and checkpoint.given is not None and _others_take(checkpoint, cell, others):
             continue
         if isinstance(spec, str):
@@ -160,6 +161,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             refusals += [found] if isinstance(found, Refusal) else []
     if not cells:
         raise CannotRunError("\n".join(["nothing can be measured", *refusal_lines(refusals)]))
+    check_used(suite.recipe, (cell.spec for cell in cells))
     return Plan(suite, _with_configurations(cells, backends, options), tuple(refusals), checkpoints, routes)
 
 
@@ -261,7 +263,7 @@ def _choose_spec(
     checkpoint: Checkpoint,
     cell: Cell,
     exporters: dict[tuple[Format, Precision], Exporter],
-    requested: str,
+    suite: Suite,
 ) -> ArtifactSpec | str:
     """Return the artifact for the cell, or why there is none."""
     specs = specs_of(backend, checkpoint, cell.weight_precision, cell.device)
@@ -272,10 +274,10 @@ def _choose_spec(
     reasons = []
     for spec in specs:
         chosen = exporters.get((spec.format, cell.weight_precision)) if _has_routes(spec) else None
-        if spec.layout == "dynamic" and spec.target and requested not in ("auto", spec.exporter):
+        if spec.layout == "dynamic" and spec.target and suite.exporter not in ("auto", spec.exporter):
             continue
         if chosen is None or chosen == spec.exporter:
-            bounded = _bounded(spec, cell)
+            bounded = with_recipe(_bounded(spec, cell), checkpoint, suite.recipe)
             reason = export_refusal(checkpoint, bounded)
             if reason is None:
                 return bounded
@@ -283,7 +285,7 @@ def _choose_spec(
     if reasons:
         return reasons[0]
     names = ", ".join(dict.fromkeys(spec.exporter for spec in specs))
-    asked = f"exporter {requested}" if requested != "auto" else "the exporter that fits all checkpoints here"
+    asked = f"exporter {suite.exporter}" if suite.exporter != "auto" else "the exporter that fits all checkpoints here"
     return f"{backend.name} takes artifacts by {names}, not by {asked}"
 
 
@@ -343,6 +345,7 @@ def _runnable(
                 arm=arm,
                 simulate=options.simulate,
                 settings=cell.settings,
+                recipe=spec.recipe,
             )
             yield PlannedCell(case, checkpoint, spec, backend.engine, opened_with.model_dump(mode="json"))
 

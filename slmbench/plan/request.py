@@ -73,6 +73,7 @@ class RunRequest(BaseModel):
     max_new_tokens: int | None = None
     threads: int | None = None
     exporter: str | None = None
+    recipe: str | None = None
     #: The checkpoint whose tokens the user's artifacts are compared with.
     reference: str | None = None
     #: The exporter by format and precision, where ``exporter`` is open: what a baseline was measured with.
@@ -178,6 +179,7 @@ def requested_suite(request: RunRequest) -> Suite:
         "precisions": list(request.precisions),
         "settings": list(request.settings),
         "exporter": request.exporter,
+        "recipe": request.recipe,
         "threads": request.threads,
         "repeat": request.repeat,
         "budget_s": request.budget_s,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,6 +30,7 @@ from pydantic import (
 
 from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.errors import BadInputError, nearest
+from slmbench.export.recipes import check_recipe
 from slmbench.plan.precisions import parse_precision
 from slmbench.plan.typed_lists import counted, listed, seconds
 from slmbench.records.schema import Claim
@@ -63,6 +65,13 @@ _Counts = Annotated[
 _Factor = Annotated[float, Field(gt=0, le=1000), BeforeValidator(not_boolean)]
 _Seconds = Annotated[float, BeforeValidator(seconds, json_schema_input_type=float | str), Field(allow_inf_nan=False)]
 _Names = Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])]
+
+
+def _recipe(text: str) -> str:
+    try:
+        return check_recipe(text)
+    except BadInputError as error:
+        raise ValueError(str(error)) from error
 
 
 class WorkloadSweep(BaseModel):
@@ -147,6 +156,8 @@ class Suite(StrictModel):
     precisions: _Names = Field(default=["fp32"], min_length=1)
     workloads: list[WorkloadSweep] = Field(min_length=1)
     exporter: Literal["auto", Exporter] = "auto"
+    #: plain, optimum, optimum:ORG/NAME or genai:KEY=VALUE,...: how weights are quantised.
+    recipe: Annotated[str, AfterValidator(_recipe)] = "plain"
     #: The best attention path of each backend, or every one it has.
     attention: Literal["best", "all"] = "best"
     #: fair: every engine computes in the asked precision; shipped: each engine's own defaults.

@@ -201,6 +201,8 @@ class CaseInfo(StrictModel):
     decode_weight_bytes: int | None = None
     #: What its weights are stored in; None for artifacts of versions before 0.3.
     weights: StoredWeights | None = None
+    #: What the recipe of its weights came down to; empty for plain ones.
+    recipe: dict[str, str] = Field(default_factory=dict)
 
 
 #: How the warning begins that a case of a run that ended has no samples, for its budget was spent.

@@ -42,6 +42,7 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
         yield "weights read by a decode step", size(info.decode_weight_bytes)
     if info.weights:
         yield "stored weights", f"{info.weights.bits:.4g} bits each: {info.weights.label()}"
+    yield from info.recipe.items()
     if not loads:
         yield "loads", "none"
         return

@@ -31,6 +31,7 @@ def side_labels(side: Side) -> dict[str, str]:
             case.backend,
             (found.model.attention_path or "") if attention else "",
             f"{case.weight_precision}/{case.compute_precision}" if precision else "",
+            case.recipe or "",
             "shipped" if settings and case.settings == "shipped" else "",
             case.exporter if exporter else "",
             case.layout if layout else "",

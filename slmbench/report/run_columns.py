@@ -80,6 +80,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("bits / weight", lambda r: number(r["bits_per_weight"]), weight=4, foldable=True),
     Column("attention", lambda r: r["attention"] or EMPTY, numeric=False, weight=8, foldable=True),
     Column("exporter", lambda r: r["exporter"], numeric=False, weight=8, foldable=True),
+    Column("recipe", lambda r: r["recipe"] or EMPTY, numeric=False, weight=8, foldable=True),
     Column("settings", _settings, numeric=False, weight=9, foldable=True),
     Column("threads", lambda r: str(r["threads"] or EMPTY), weight=7, foldable=True),
     Column("options", lambda r: r["options"] or EMPTY, numeric=False, weight=7, foldable=True),

@@ -34,6 +34,7 @@ TEXT_COLUMNS = (
     "attention",
     "threads",
     "weight_types",
+    "recipe",
     "in_effect",
     "bandwidth_note",
     "compute_note",
@@ -164,6 +165,7 @@ def _identity(info: CaseInfo, loads: list[LoadRecord]) -> dict[str, Any]:
         "threads": last.threads if last else case.threads,
         "options": " ".join(f"{name}={value}" for name, value in case.options),
         "settings": case.settings,
+        "recipe": case.recipe,
         "in_effect": in_words(last.settings) if last and last.settings else None,
         **_workload(case.workload),
     }

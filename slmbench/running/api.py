@@ -75,6 +75,7 @@ def run(
     max_new_tokens: int | None = None,
     threads: int | None = None,
     exporter: str | None = None,
+    recipe: str | None = None,
     reference: str | None = None,
     attention: str | None = None,
     settings: Sequence[str] = (),

@@ -121,6 +121,8 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
     command += ["--layout", spec.layout]
     if spec.layout == "static":
         command += ["--input-tokens", str(spec.input_tokens), "--output-tokens", str(spec.output_tokens)]
+    if spec.recipe:
+        command += ["--recipe", spec.recipe]
     if spec.target:
         command += ["--target", spec.target]
     if request.offline:
@@ -136,7 +138,12 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
             reason = explain_exit(done.returncode, "the exporter", reported=done.stderr)[1]
         raise CannotRunError(f"{checkpoint.name} to {spec.label()}: {reason}")
     # A site customisation may have printed before.
-    return read_artifact(Path(json.loads(done.stdout[max(0, done.stdout.find('{\n "folder"')) :])["folder"]))
+    made = read_artifact(Path(json.loads(done.stdout[max(0, done.stdout.find('{\n "folder"')) :])["folder"]))
+    if made.manifest.spec != spec:
+        raise CannotRunError(
+            f"{checkpoint.name}: {spec.label()} was asked, the export made {made.manifest.spec.label()}"
+        )
+    return made
 
 
 def checkpoint_name(checkpoint: Checkpoint) -> str:

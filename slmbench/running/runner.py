@@ -264,6 +264,7 @@ def _run_record(
                 artifact_id=artifact.manifest.artifact_id if artifact else None,
                 decode_weight_bytes=artifact.manifest.decode_weight_bytes if artifact else None,
                 weights=artifact.manifest.weights if artifact else None,
+                recipe=artifact.manifest.recipe if artifact else {},
             )
         )
     return RunRecord(

@@ -96,6 +96,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     given |= {
         "resume": Path("r"),
         "reference": "c",
+        "recipe": "optimum",
         "revision": "v",
         "offline": True,
         "no_share": True,

@@ -56,6 +56,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     engine.install(network)
     roles: tuple[Role, ...] = ("encoder", "decoder") if sizes.cross else ("model",)
     once, bytes_read = None, 0
+    recipe: dict[str, str] = {}
     for role in roles:
         progress("tracing the network" if role == "model" else f"tracing the {role}")
         model = longest_that_traces(partial(_converted, role, network, engine, sizes), role)
@@ -66,12 +67,12 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         progress(f"writing {_FILES[role]} in {spec.weight_precision}")
         merge_projections(model)
         # Of an encoder-decoder the decoder comes last: it is what a step reads.
-        bytes_read = write_compressed(model, spec.weight_precision, folder / _FILES[role])
+        bytes_read, recipe = write_compressed(model, checkpoint, spec, folder / _FILES[role], progress)
         del model
         gc.collect()
     attention = ATTENTION_CAPPED if engine.capped else ATTENTION
     attention = ATTENTION_RECURRENT if sizes.is_recurrent else attention
-    return Exported({role: _FILES[role] for role in roles}, attention, once, bytes_read)
+    return Exported({role: _FILES[role] for role in roles}, attention, once, bytes_read, recipe)
 
 
 def _converted(role: Role, network: Any, engine: Any, sizes: Any, length: int) -> Any:

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import CannotRunError
+from slmbench.export.routes import Progress
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import Precision
 
 #: Constants of fewer elements are shapes, norms and biases: too small to count or to convert.
@@ -63,14 +66,26 @@ def keep_last_position(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def write_compressed(model: Any, precision: Precision, path: Path) -> int:
-    """Write the model with weights of the given precision; return the bytes of them that a decode step reads."""
+def write_compressed(
+    model: Any, checkpoint: Checkpoint, spec: ArtifactSpec, path: Path, progress: Progress
+) -> tuple[int, dict[str, str]]:
+    """Write the model with weights as the spec asks.
+
+    Returns the bytes of them that a decode step reads, and what a recipe came down to.
+    """
     import openvino as ov
 
-    model = compress(model, precision)
+    precision = spec.weight_precision
+    made: dict[str, str] = {}
+    if spec.recipe is None:
+        model = compress(model, precision)
+    else:
+        from slmbench.export.openvino.recipes import compress_by_recipe
+
+        model, made = compress_by_recipe(model, checkpoint, spec, progress)
     bytes_read = decode_weight_bytes(model)
     ov.save_model(model, str(path), compress_to_fp16=precision == "fp16")
-    return bytes_read // 2 if precision == "fp16" else bytes_read
+    return bytes_read // 2 if precision == "fp16" else bytes_read, made
 
 
 def compress(model: Any, precision: Precision) -> Any:
