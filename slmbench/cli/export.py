@@ -27,9 +27,7 @@ def export(
     exporter: Annotated[
         str, typer.Option(help="auto, slmbench, generic, optimum (OpenVINO) or genai (ONNX, decoder-only).")
     ] = "auto",
-    recipe: Annotated[
-        str, typer.Option(help="How weights are quantised: plain, optimum[:ORG/NAME] or genai:KEY=VALUE,...")
-    ] = "plain",
+    recipe: Recipe = "plain",
     layout: Annotated[Layout, typer.Option(help="static: fixed shapes, for NPUs.")] = "dynamic",
     input_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest prompt.")] = None,
     output_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest answer.")] = None,
@@ -60,7 +58,7 @@ def export(
     )  # fmt: skip
     spec = make_spec(
         model, format_, precision, exporter,
-        layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc, recipe=recipe,
+        layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc, recipe=recipe or "plain",
     )  # fmt: skip
     console = Console(stderr=True)
     title = escape(one_line(f"{model.name} to {spec.label()}"))

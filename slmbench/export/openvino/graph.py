@@ -80,7 +80,7 @@ def write_compressed(
     if spec.recipe is None:
         model = compress(model, precision)
     else:
-        from slmbench.export.openvino.recipes import compress_by_recipe
+        from slmbench.export.openvino.optimum_recipe import compress_by_recipe
 
         model, made = compress_by_recipe(model, checkpoint, spec, progress)
     bytes_read = decode_weight_bytes(model)
