@@ -14,6 +14,9 @@ from slmbench.terms import Format, Layout, Precision
 app = typer.Typer(add_completion=False)
 
 
+Recipe = Annotated[
+    str, typer.Option(help="How weights are quantised: plain, optimum[:ORG/NAME] or genai:KEY=VALUE,...")
+]
 ConvertPickles = Annotated[
     bool, typer.Option("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
 ]
@@ -58,7 +61,7 @@ def export(
     )  # fmt: skip
     spec = make_spec(
         model, format_, precision, exporter,
-        layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc, recipe=recipe or "plain",
+        layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc, recipe=recipe,
     )  # fmt: skip
     console = Console(stderr=True)
     title = escape(one_line(f"{model.name} to {spec.label()}"))
