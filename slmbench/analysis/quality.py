@@ -53,9 +53,11 @@ class QualityJudgement(JudgedFigure):
         )
         return max(self.gate, quantiles * self.estimate.error)
 
-    def judged(self) -> QualityJudgement:
-        """Return this with its verdict; the p-value is adjusted already."""
+    def judged(self, changed: Sequence[Changed] = ()) -> QualityJudgement:
+        """Return this with its verdict, and what changed as the cause of a loss; the p-value is adjusted already."""
         verdict, reason = self._verdict()
+        if verdict == "worse" and changed:
+            reason = f"changed: {'; '.join(map(str, changed))}"
         return replace(self, verdict=verdict, reason=reason)
 
     def _verdict(self) -> tuple[Verdict, str]:

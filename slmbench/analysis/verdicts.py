@@ -271,7 +271,7 @@ def _with_verdicts(
                 reason = f"other processes disturbed {disturbed:.0%} of a side's samples; measure both sides as arms"
         judged.append(replace(found, verdict=verdict, reason=reason))
     of_quality = [
-        replace(one, p_value=p_value, step=step).judged()
+        replace(one, p_value=p_value, step=step).judged(changed.get(one.key, ()))
         for one, p_value, step in zip(quality, adjusted[len(raw) :], steps[len(raw) :], strict=True)
     ]
     return with_worse_speedups(judged, of_quality, changed), of_quality

@@ -118,6 +118,9 @@ def test_a_speed_up_with_a_loss_or_with_other_weights_is_no_improvement(tmp_path
     assert verdicts(smaller)["tpot"] == "faster because worse"
     assert "bits per weight 4.50 instead of 8.50" in smaller.judgements[0].reason
     assert "the quality that was measured is unchanged" in smaller.judgements[0].reason
+    # A loss has its cause as well.
+    worse = compared(base, run(tmp_path / "i", BASE, windows(0.2, seed=6), seed=6, bits=4.5))
+    assert "bits per weight 4.50 instead of 8.50" in worse.quality[0].reason
     # Without any quality the change of weights alone tells.
     unread = compared(run(tmp_path / "e", BASE), run(tmp_path / "f", FAST, seed=4, bits=4.5))
     assert verdicts(unread)["tpot"] == "faster because worse"
