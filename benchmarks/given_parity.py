@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from openvino_parity import Open, Timing, opener, ratios, report
 
-from slmbench.backend import Session, load_backend
+from slmbench.backend import Backend, ComputeDefault, Session, load_backend
 from slmbench.errors import CannotRunError
 from slmbench.export.given_artifact import given_artifact
 from slmbench.measure.generate import generate
@@ -44,14 +44,19 @@ def artifact_of(path: str) -> tuple[Checkpoint, Artifact]:
     return found, given_artifact(found, spec, None)
 
 
+def compute_of(found: Checkpoint, backend: Backend) -> str:
+    """Return what the backend computes the artifact in."""
+    assert found.given is not None
+    assert isinstance(backend, ComputeDefault)
+    return found.given.compute or backend.default_compute(found.given.precision, "cpu", simulate=False)
+
+
 def sides_of(kind: str, path: str, options: argparse.Namespace) -> tuple[Checkpoint, tuple[Open, Open]]:
     """Return the model, and our loop on it and the engine's own."""
     found, artifact = artifact_of(path)
     assert found.given is not None
     ours, theirs = ("openvino", "openvino_genai") if kind == "ir" else ("onnxruntime", "onnxruntime_genai")
-    driver = load_backend(ours)
-    default = getattr(driver, "default_compute")(found.given.precision, "cpu", simulate=False)  # noqa: B009
-    common = {"threads": options.threads, "compute_precision": found.given.compute or default}
+    common = {"threads": options.threads, "compute_precision": compute_of(found, load_backend(ours))}
     path_of = {"attention": "SDPA"} if kind == "ir" else {}
     return found, (opener(ours, artifact, **common, **path_of), opener(theirs, artifact, **common, **path_of))
 
@@ -79,13 +84,12 @@ def llama_bench(path: str, inputs: int, options: argparse.Namespace) -> Timing:
 def our_llama(path: str, inputs: int, seed: int, options: argparse.Namespace) -> Timing:
     """Return the medians of one load of ours, for as many steps at the same depth."""
     found, artifact = artifact_of(path)
-    assert found.given is not None
     backend = load_backend("llama_cpp")
     chosen = {
         "threads": options.threads,
         "kv_cache": options.kv,
         "attention": "flash" if options.flash else "unfused",
-        "compute_precision": found.given.compute or "int8",
+        "compute_precision": compute_of(found, backend),
     }
     session = backend.open(artifact, "cpu", backend.options_type.model_validate(chosen))
     assert isinstance(session, Session)

@@ -139,3 +139,39 @@ def write_encoder_decoder(model: Any, config: Any, folder: Path) -> None:
         past = {name: torch.zeros(1, heads, 2, width) for name in names("past_key_values", layers, "decoder.")}
         past |= {name: torch.zeros(1, heads, 4, width) for name in names("past_key_values", layers, "encoder.")}
         export(LaterStep(model, states), {**one, **past}, ["logits", *own], folder / "decoder_with_past_model.onnx")
+
+
+def merge(folder: Path) -> None:
+    """Put both decoders into one, as optimum does: ``use_cache_branch`` chooses; what a branch lacks is empty."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    first, later = (onnx.load(folder / f"{name}.onnx") for name in ("decoder_model", "decoder_with_past_model"))
+    outputs = [one.name for one in first.graph.output]
+    branches = []
+    for tag, model in (("first", first), ("later", later)):
+        graph = model.graph
+        made = {one.name for one in graph.output}
+        renamed = {name: f"{tag}/{name}" for node in graph.node for name in node.output}
+        renamed |= {one.name: f"{tag}/{one.name}" for one in graph.initializer}
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+        for node in nodes:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed[name] for name in node.output]
+        weights = [onnx.TensorProto.FromString(one.SerializeToString()) for one in graph.initializer]
+        for one in weights:
+            one.name = renamed[one.name]
+        for name in outputs:
+            if name not in made:
+                empty = helper.make_tensor(f"{tag}/{name}", TensorProto.FLOAT, [0, 1, 1, 1], [])
+                nodes.append(helper.make_node("Constant", [], [f"{tag}/{name}"], value=empty))
+        given = [helper.make_tensor_value_info(f"{tag}/{name}", TensorProto.FLOAT, None) for name in outputs]
+        branches.append(helper.make_graph(nodes, tag, [], given, initializer=weights))
+    chosen = helper.make_node("If", ["use_cache_branch"], outputs, then_branch=branches[1], else_branch=branches[0])
+    inputs = {one.name: one for model in (first, later) for one in model.graph.input}
+    inputs["use_cache_branch"] = helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1])
+    whole = helper.make_graph([chosen], "merged", list(inputs.values()), list(first.graph.output))
+    onnx.save(helper.make_model(whole, opset_imports=first.opset_import, ir_version=8),
+              folder / "decoder_model_merged.onnx")  # fmt: skip
+    for name in ("decoder_model", "decoder_with_past_model"):
+        (folder / f"{name}.onnx").unlink()

@@ -157,3 +157,18 @@ def test_an_encoder_and_two_decoders(seq2seq_folder: Path, tmp_path: Path, capsy
     run(folder, tmp_path / "a", "--reference", "t5-tiny")
     (row,) = rows(tmp_path / "a", capsys)
     assert (row["failure"], row["agreement"]) == (None, 1.0)
+
+
+def test_an_encoder_and_a_merged_decoder(seq2seq_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """optimum's and transformers.js's layout: one file with both decoders in its branches."""
+    import hf_layout
+    import transformers
+
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(seq2seq_folder)
+    folder = tmp_path / "hub" / "merged"
+    hf_layout.write_encoder_decoder(model, model.config, folder)
+    hf_layout.merge(folder)
+    shutil.copy(seq2seq_folder / "config.json", folder)
+    run(folder, tmp_path / "a", "--reference", "t5-tiny")
+    (row,) = rows(tmp_path / "a", capsys)
+    assert (row["failure"], row["agreement"]) == (None, 1.0)
