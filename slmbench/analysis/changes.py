@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from slmbench.analysis.metrics import SideCase
 
+#: Weights that nobody quantised.
+_PLAIN = ("fp32", "fp16", "bf16")
 #: Weight bytes and bits that differ by less than this share are alike: headers and padding are counted in some files.
 _ALIKE = 1e-3
 
@@ -18,6 +20,8 @@ class Changed:
     what: str
     base: str
     new: str
+    #: Whether it may make a model worse: another backend or device alone computes the same.
+    suspect: bool = True
 
     def __str__(self) -> str:
         return f"{self.what} {self.new} instead of {self.base}"
@@ -43,7 +47,9 @@ def _asked(base: SideCase, new: SideCase) -> Iterator[Changed]:
         "settings": (old.settings, young.settings),
         "attention": (old.attention or "the best", young.attention or "the best"),
     }
-    yield from (Changed(what, one, other) for what, (one, other) in texts.items() if one != other)
+    # Of quantised weights the exporter is the recipe.
+    suspects = {"model", "weights", "settings", *(["exporter"] if old.weight_precision not in _PLAIN else [])}
+    yield from (Changed(what, one, other, what in suspects) for what, (one, other) in texts.items() if one != other)
     before, after = dict(old.options), dict(young.options)
     for name in dict.fromkeys([*before, *after]):
         if before.get(name) != after.get(name):
@@ -59,9 +65,9 @@ def _weights(base: SideCase, new: SideCase) -> Iterator[Changed]:
             yield Changed("bits per weight", f"{old.weights.bits:.2f}", f"{young.weights.bits:.2f}")
         if old.weights.label() != young.weights.label():
             yield Changed("weight types", old.weights.label(), young.weights.label())
-    sizes = old.decode_weight_bytes, young.decode_weight_bytes
-    if sizes[0] and sizes[1] and not _alike(sizes[0], sizes[1]):
-        yield Changed("weights read for a token", *(f"{size / 1e6:,.2f} MB" for size in sizes if size))
+    before, after = old.decode_weight_bytes, young.decode_weight_bytes
+    if before and after and not _alike(before, after):
+        yield Changed("weights read for a token", f"{before / 1e6:,.2f} MB", f"{after / 1e6:,.2f} MB")
 
 
 def _alike(one: float, other: float) -> bool:

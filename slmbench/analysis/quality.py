@@ -117,9 +117,11 @@ def with_worse_speedups(
     found = []
     for judgement in judgements:
         configuration = configuration_of(judgement.base_case)
-        settings = [str(one) for one in changed.get(judgement.key, ())]
+        what = changed.get(judgement.key, ())
+        settings = [str(one) for one in what]
         causes = [*losses.get(configuration, []), *settings]
-        if judgement.verdict == "improved" and causes:
+        is_suspect = configuration in losses or any(one.suspect for one in what)
+        if judgement.verdict == "improved" and is_suspect:
             if settings and proven.get(configuration) == {"unchanged"}:
                 causes.append("the quality that was measured is unchanged")
             judgement = replace(judgement, verdict="faster because worse", reason="; ".join(causes))

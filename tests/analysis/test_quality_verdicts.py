@@ -14,6 +14,7 @@ import pytest
 from synthetic import Made, Speed, calibrate, floor_of, make_run
 
 from slmbench.analysis.baseline import read_baseline, save_baseline
+from slmbench.analysis.changes import changes
 from slmbench.analysis.gates import Gates, Rule
 from slmbench.analysis.item_scores import ItemScores
 from slmbench.analysis.matching import with_matched_cases
@@ -191,8 +192,13 @@ def test_cases_are_matched_by_what_was_asked_and_by_hand(tmp_path: Path) -> None
     chosen = Made(made.record.model_copy(update=update), made.lines).write(tmp_path / "b")
     found = compared(base, chosen)
     assert (found.only_base, found.only_new) == ((), ())
-    assert verdicts(found)["tpot"] == "faster because worse"
-    assert "exporter optimum instead of slmbench" in found.judgements[0].reason
+    assert [str(one) for one in found.changed[BASE.case.key]] == ["exporter optimum instead of slmbench"]
+    # Of fp32 it makes nothing worse; of quantised weights it is the recipe.
+    assert verdicts(found)["tpot"] == "improved"
+    old, young = found.base.cases[BASE.case.key], found.new.cases[BASE.case.key]
+    int4 = [replace(one, case=one.case.model_copy(update={"weight_precision": "int4"})) for one in (old, young)]
+    assert [one.suspect for one in changes(old, young)] == [False]
+    assert [one.suspect for one in changes(*int4)] == [True]
     # Another precision is another question, unless somebody pairs the two.
     other = run(tmp_path / "c", replace(FAST, weights="int8"), seed=2, bits=8.5)
     with pytest.raises(NotComparableError, match="no case in common"):
