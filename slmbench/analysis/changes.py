@@ -45,10 +45,11 @@ def _asked(base: SideCase, new: SideCase) -> Iterator[Changed]:
         "format": (old.format, young.format),
         "layout": (old.layout, young.layout),
         "settings": (old.settings, young.settings),
+        "recipe": (old.recipe or "plain", young.recipe or "plain"),
         "attention": (old.attention or "the best", young.attention or "the best"),
     }
     # Of quantised weights the exporter is the recipe.
-    suspects = {"model", "weights", "settings", *(["exporter"] if old.weight_precision not in _PLAIN else [])}
+    suspects = {"model", "weights", "settings", "recipe", *(["exporter"] if old.weight_precision not in _PLAIN else [])}
     yield from (Changed(what, one, other, what in suspects) for what, (one, other) in texts.items() if one != other)
     before, after = dict(old.options), dict(young.options)
     for name in dict.fromkeys([*before, *after]):

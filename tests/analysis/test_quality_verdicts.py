@@ -17,7 +17,7 @@ from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.analysis.changes import changes
 from slmbench.analysis.gates import Gates, Rule
 from slmbench.analysis.item_scores import ItemScores
-from slmbench.analysis.matching import with_matched_cases
+from slmbench.analysis.matching import asked_of, with_matched_cases
 from slmbench.analysis.metrics import Side
 from slmbench.analysis.quality import difference
 from slmbench.analysis.quality_metrics import QUALITY_METRICS, Units
@@ -199,6 +199,9 @@ def test_cases_are_matched_by_what_was_asked_and_by_hand(tmp_path: Path) -> None
     int4 = [replace(one, case=one.case.model_copy(update={"weight_precision": "int4"})) for one in (old, young)]
     assert [one.suspect for one in changes(old, young)] == [False]
     assert [one.suspect for one in changes(*int4)] == [True]
+    recipe = replace(young, case=young.case.model_copy(update={"recipe": "optimum"}))
+    assert "recipe optimum instead of plain" in [str(one) for one in changes(old, recipe) if one.suspect]
+    assert asked_of(recipe.case) == asked_of(old.case)
     # Another precision is another question, unless somebody pairs the two.
     other = run(tmp_path / "c", replace(FAST, weights="int8"), seed=2, bits=8.5)
     with pytest.raises(NotComparableError, match="no case in common"):
