@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from slmbench.case import Case
-from slmbench.errors import BadInputError
-from slmbench.records.schema import FailureReason, sample_lines
+from slmbench.records.schema import FailureReason, record_lines
 from slmbench.terms import StrictModel
 
 ANSWERS_NAME = "answers.jsonl"
@@ -64,19 +63,12 @@ def task_key(case: Case) -> str:
 
 
 def answer_lines(folder: Path, warnings: list[str]) -> Iterator[AnswerRecord | NoAnswersRecord]:
-    """Yield the lines of ``answers.jsonl`` in the order they were written; none without such a file.
+    """Return the lines of ``answers.jsonl`` in the order they were written; none without such a file.
 
     Raises:
         BadInputError: a line is damaged.
     """
-    path = folder / ANSWERS_NAME
-    for number, line in sample_lines(path, warnings):
-        try:
-            yield _LINE.validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise BadInputError(f"{path}:{number}: {place}: {first['msg']}") from error
+    return record_lines(folder / ANSWERS_NAME, _LINE, warnings)
 
 
 def answer_schema() -> dict[str, Any]:

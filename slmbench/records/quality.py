@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from slmbench.errors import BadInputError
 from slmbench.records.answers import answer_schema
-from slmbench.records.schema import FailureReason, json_schemas, sample_lines
+from slmbench.records.schema import FailureReason, json_schemas, record_lines
 from slmbench.terms import StrictModel
 
 QUALITY_NAME = "quality.jsonl"
@@ -123,19 +123,12 @@ def read_quality(folder: Path, warnings: list[str] | None = None) -> dict[str, C
 
 
 def quality_lines(folder: Path, warnings: list[str]) -> Iterable[WindowRecord | NoQualityRecord]:
-    """Yield the lines of ``quality.jsonl`` in the order they were written; none without such a file.
+    """Return the lines of ``quality.jsonl`` in the order they were written; none without such a file.
 
     Raises:
         BadInputError: a line is damaged.
     """
-    path = folder / QUALITY_NAME
-    for number, line in sample_lines(path, warnings):
-        try:
-            yield _LINE.validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise BadInputError(f"{path}:{number}: {place}: {first['msg']}") from error
+    return record_lines(folder / QUALITY_NAME, _LINE, warnings)
 
 
 def all_schemas() -> dict[str, dict[str, Any]]:

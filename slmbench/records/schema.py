@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -167,6 +167,7 @@ class FailureRecord(StrictModel):
 
 
 Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Field(discriminator="type")]
+Line = TypeVar("Line")
 _RECORD: TypeAdapter[LoadRecord | SampleRecord | MemoryRecord | FailureRecord] = TypeAdapter(Record)
 
 
@@ -309,10 +310,19 @@ def read_run(path: Path) -> Run:
 
 
 def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | SampleRecord | MemoryRecord | FailureRecord]:
-    """Yield the records of ``samples.jsonl`` in the order they were written; none if there is no such file."""
+    """Return the records of ``samples.jsonl`` in the order they were written; none if there is no such file."""
+    return record_lines(path, _RECORD, warnings)
+
+
+def record_lines(path: Path, line_type: TypeAdapter[Line], warnings: list[str]) -> Iterator[Line]:
+    """Yield the records of a file of lines in the order they were written; none if there is no such file.
+
+    Raises:
+        BadInputError: the file cannot be read, or a line is damaged.
+    """
     for number, line in sample_lines(path, warnings):
         try:
-            yield _RECORD.validate_json(line)
+            yield line_type.validate_json(line)
         except ValidationError as error:
             raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
 
