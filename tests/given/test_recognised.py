@@ -155,3 +155,26 @@ def test_a_header_of_many_tokens_is_read_soon(tmp_path: Path) -> None:
     words = [f"token {index}" for index in range(100_000)]
     (tmp_path / "x.gguf").write_bytes(good.gguf_bytes({**good.VALUES, "tokenizer.ggml.tokens": words}))
     assert read_header(tmp_path / "x.gguf").lengths["tokenizer.ggml.tokens"] == 100_000
+
+
+def test_a_large_file_is_copied_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither into memory nor onto the disk; its digest is read once."""
+    import tracemalloc
+
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
+    rows = 400_000
+    tensors = {**good.TENSORS, "blk.1.ffn_up.weight": ((good.FFN, rows), 0)}
+    file = tmp_path / "large.gguf"
+    with file.open("wb") as stream:
+        stream.write(good.gguf_bytes(tensors=tensors))
+        # What is not written takes no place on the disk, and is read as zeros.
+        stream.truncate(stream.tell() + good.FFN * rows * 4)
+    assert file.stat().st_size > 200_000_000
+    tracemalloc.start()
+    found = resolve(str(file))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+    assert sum(one.stat().st_size for one in (tmp_path / "cache").rglob("*") if one.is_file()) < 100_000
+    monkeypatch.setattr("slmbench.system.digests.sha256_of", lambda _: pytest.fail("read again"))
+    assert resolve(str(file)).digest == found.digest
