@@ -138,7 +138,12 @@ def _node(kind: str, inputs: list[str], outputs: list[str], domain: str = "") ->
 
 
 def onnx_bytes(
-    *, location: str | None = None, domain: str = "", extra_input: str = "", raw: int | None = None
+    *,
+    location: str | None = None,
+    domain: str = "",
+    extra_input: str = "",
+    raw: int | None = None,
+    kind: str = "GroupQueryAttention",
 ) -> bytes:
     """Return a small ONNX graph: one weight, in the file or in external data at ``location``; one operator."""
     size = VOCABULARY * WIDTH * 4 if raw is None else raw
@@ -149,7 +154,7 @@ def onnx_bytes(
         pairs = {"location": location, "offset": "0", "length": str(size)}
         weight += b"".join(_field(13, _field(1, k.encode()) + _field(2, v.encode())) for k, v in pairs.items())
         weight += _field(14, 1)
-    graph = _field(1, _node("GroupQueryAttention", ["input_ids", "past_key_values.0.key"], ["x"], "com.microsoft"))
+    graph = _field(1, _node(kind, ["input_ids", "past_key_values.0.key"], ["x"], "com.microsoft"))
     graph += _field(1, _node("MatMul", ["x", "head"], ["logits"], domain))
     graph += _field(2, b"main") + _field(5, weight)
     graph += _field(11, _port("input_ids", 7, -1, -1)) + _field(11, _port("attention_mask", 7, -1, -1))

@@ -206,6 +206,11 @@ class _OnnxReader:
                 f"its operator '{one_line(kind)[:40]}' is of '{one_line(domain)[:60]}': it needs a library that "
                 "slmbench does not load"
             )
+        if kind == "EPContext":
+            raise ValueError(
+                "a wrapper around a context binary, which an NPU's compiler made for one chip and library; slmbench "
+                "measures the checkpoint that it was made of: --device npu"
+            )
         self.header.operators[kind] += 1
         if self.header.operators.total() > _MOST_NODES:
             raise ValueError(f"more than {_MOST_NODES} operators")

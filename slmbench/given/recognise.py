@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,6 +23,10 @@ from slmbench.system.paths import plain_path, plain_text
 
 #: ``PATH:NAME`` or ``org/name:NAME``: one of the artifacts of a folder or a repository.
 _NAMED = re.compile(r"(?P<place>.+):(?P<name>[\w.-]{1,80})")
+
+
+#: How a blob of OpenVINO's NPU wrapper begins; its kind and OpenVINO's version follow (seen with 2026.4.1).
+_NPUW = b"\x13\x37npuw"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ def of_file(path: Path) -> Checkpoint:
         return _checkpoint(ctranslate2.describe(path.parent), path.parent, path.resolve().parent.name)
     if path.suffix == ".onnx":
         return _of_onnx(path)
+    if _begins_with(path, _NPUW):
+        raise BadInputError(
+            f"{path}: a model that OpenVINO's NPU wrapper (NPUW) compiled{_made_by(path)}, for one driver; slmbench "
+            "measures the checkpoint that it was made of: --device npu"
+        )
     raise BadInputError(f"{path}: a file that is no artifact slmbench knows ({_known()}); a checkpoint is a folder")
 
 
@@ -229,6 +239,16 @@ def _checkpoint(found: Description, folder: Path, name: str) -> Checkpoint:
         pad_token_id=found.pad_token_id,
         given=given,
     )
+
+
+def _made_by(path: Path) -> str:
+    """Return which OpenVINO made a blob of its NPU wrapper; nothing where that is not said."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    if len(head) < 24:
+        return ""
+    version = struct.unpack("<III", head[12:24])
+    return f" with OpenVINO {'.'.join(map(str, version))}" if 2020 <= version[0] < 2100 else ""
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:

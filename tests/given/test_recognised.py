@@ -178,3 +178,14 @@ def test_a_large_file_is_copied_nowhere(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(one.stat().st_size for one in (tmp_path / "cache").rglob("*") if one.is_file()) < 100_000
     monkeypatch.setattr("slmbench.system.digests.sha256_of", lambda _: pytest.fail("read again"))
     assert resolve(str(file)).digest == found.digest
+
+
+def test_what_was_compiled_for_an_npu_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blob = tmp_path / "model.blob"
+    # As OpenVINO 2026.4.1 begins one.
+    blob.write_bytes(b"\x137npuwLLMCMO\xea\x07\x00\x00\x04\x00\x00\x00\x01\x00\x00\x00\x04" + bytes(99))
+    assert "NPU wrapper (NPUW) compiled with OpenVINO 2026.4.1, for one driver" in refused(capsys, blob)
+    blob.write_bytes(b"\x137npuw")
+    assert "(NPUW) compiled, for one driver" in refused(capsys, blob)
+    folder = write(tmp_path / "qnn", good.hf_files(good.onnx_bytes(kind="EPContext")))
+    assert "a context binary" in refused(capsys, folder)
