@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from slmbench.case import Case
-from slmbench.records.schema import FailureReason, record_lines
+from slmbench.records.lines import record_lines
+from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
 ANSWERS_NAME = "answers.jsonl"

@@ -16,7 +16,8 @@ from pydantic import Field, TypeAdapter
 
 from slmbench.errors import BadInputError
 from slmbench.records.answers import answer_schema
-from slmbench.records.schema import FailureReason, json_schemas, record_lines
+from slmbench.records.lines import record_lines
+from slmbench.records.schema import FailureReason, json_schemas
 from slmbench.terms import StrictModel
 
 QUALITY_NAME = "quality.jsonl"

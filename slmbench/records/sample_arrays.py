@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from slmbench.errors import BadInputError
+from slmbench.records.lines import sample_lines
 from slmbench.records.quality import CaseQuality, read_quality
 from slmbench.records.schema import (
     RUN_NAME,
@@ -31,7 +32,6 @@ from slmbench.records.schema import (
     SampleRecord,
     folder_of,
     read_run_record,
-    sample_lines,
 )
 
 Floats = NDArray[np.float64]

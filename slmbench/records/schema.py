@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -22,9 +22,10 @@ from slmbench.case import FORMERLY_SAMPLES, Case
 from slmbench.errors import BadInputError
 from slmbench.models.artifact import StoredWeights
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.records.lines import explain, record_lines
 from slmbench.records.refusals import Refusal
 from slmbench.records.tasks_asked import TasksRecord
-from slmbench.system.files import has_path_bytes, json_text, numbered_lines, open_regular, read_regular, write_whole
+from slmbench.system.files import has_path_bytes, json_text, read_regular, write_whole
 from slmbench.terms import StrictModel, not_boolean
 
 RUN_NAME = "run.json"
@@ -167,7 +168,6 @@ class FailureRecord(StrictModel):
 
 
 Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Field(discriminator="type")]
-Line = TypeVar("Line")
 _RECORD: TypeAdapter[LoadRecord | SampleRecord | MemoryRecord | FailureRecord] = TypeAdapter(Record)
 
 
@@ -314,42 +314,6 @@ def read_samples(path: Path, warnings: list[str]) -> Iterator[LoadRecord | Sampl
     return record_lines(path, _RECORD, warnings)
 
 
-def record_lines(path: Path, line_type: TypeAdapter[Line], warnings: list[str]) -> Iterator[Line]:
-    """Yield the records of a file of lines in the order they were written; none if there is no such file.
-
-    Raises:
-        BadInputError: the file cannot be read, or a line is damaged.
-    """
-    for number, line in sample_lines(path, warnings):
-        try:
-            yield line_type.validate_json(line)
-        except ValidationError as error:
-            raise BadInputError(f"{path}:{number}: {_explain(error)}") from error
-
-
-def sample_lines(path: Path, warnings: list[str]) -> Iterator[tuple[int, bytes]]:
-    """Yield the whole lines of ``samples.jsonl`` with their numbers; none if there is no such file.
-
-    The one place that says which lines count: a last line without its newline is left out, with a warning.
-
-    Raises:
-        BadInputError: the file cannot be read.
-    """
-    if not path.exists():
-        return
-    try:
-        opened = open_regular(path)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    with opened as file:
-        for number, line in numbered_lines(file, path):
-            if not line.endswith(b"\n"):
-                # Also when it happens to be whole: a resumed run cuts it off and takes that sample again.
-                warnings.append(f"{path}:{number}: the last line was cut off and is left out")
-                return
-            yield number, line
-
-
 def parse_sample(line: bytes) -> LoadRecord | SampleRecord | MemoryRecord | FailureRecord:
     """Return one line of ``samples.jsonl``.
 
@@ -381,7 +345,7 @@ def read_run_record(path: Path) -> RunRecord:
         text = json.dumps(raw)
         return RunRecord.model_validate(raw) if has_path_bytes(text) else RunRecord.model_validate_json(text)
     except ValidationError as error:
-        raise BadInputError(f"{path}: {_explain(error)}") from error
+        raise BadInputError(f"{path}: {explain(error)}") from error
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
@@ -394,9 +358,3 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
         for name, (schema, title) in schemas.items()
     }
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
