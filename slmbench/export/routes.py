@@ -59,7 +59,9 @@ _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ("onnx", "genai", "dynamic"): RouteEntry("slmbench.export.ort_genai", (*_TORCH, "onnxruntime-genai", "onnx")),
     ("torch", "none", "dynamic"): RouteEntry("slmbench.export.torch", ()),
     ("gguf", "slmbench", "dynamic"): RouteEntry("slmbench.export.gguf.route", (*_TORCH, "gguf"), ("llama-cpp-python",)),
-    ("ctranslate2", "ctranslate2", "dynamic"): RouteEntry("slmbench.export.ctranslate2", (*_TORCH, "ctranslate2")),
+    ("ctranslate2", "ctranslate2", "dynamic"): RouteEntry(
+        "slmbench.export.ctranslate2_route", (*_TORCH, "ctranslate2")
+    ),
     ("openvino", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "openvino", "nncf")),
     ("onnx", "slmbench", "static"): RouteEntry("slmbench.export.static.route", (*_TORCH, "onnx")),
 }
