@@ -76,7 +76,10 @@ def _path(found: SideCase) -> str:
 
 
 def _options(found: SideCase) -> str:
-    return " ".join(f"{name}={value}" for name, value in found.case.options)
+    case = found.case
+    more = [f"recipe={case.recipe}"] if case.recipe else []
+    more += [f"settings={case.settings}"] if case.settings != "fair" else []
+    return " ".join([*more, *(f"{name}={value}" for name, value in case.options)])
 
 
 def front_chart(fronts: Sequence[Front]) -> Spec | None:
