@@ -96,6 +96,11 @@ def _row(one: TaskAnswers, metric: str) -> dict[str, Any]:
     return {"answers": one, "case": one.case, "metric": metric, "items": len(one.scores(metric))}
 
 
+def _tokens(row: Any) -> str:
+    one: TaskAnswers = row["answers"]
+    return f"{one.percentile('tokens', 50):.3g} / {one.percentile('tokens', 90):.3g}"
+
+
 def _spread(name: str, factor: float = 1.0) -> Any:
     def cell(row: Any) -> str:
         one: TaskAnswers = row["answers"]
@@ -119,7 +124,7 @@ _COLUMNS: tuple[Column, ...] = (
     Column("metric", lambda r: r["metric"], numeric=False, weight=9, foldable=True),
     Column("items", lambda r: str(r["items"]), weight=9, foldable=True),
     Column("score [95 %]", lambda r: score_text(r["answers"].score(r["metric"])), weight=10),
-    Column("tokens an answer", _spread("tokens"), weight=9),
+    Column("tokens an answer", _tokens, weight=9),
     Column("ttft ms", _spread("ttft_ns", 1e-6), weight=9),
     Column("whole answer ms", _spread("answer_ns", 1e-6), weight=9),
     Column("cut", lambda r: f"{r['answers'].cut:.0%}", weight=8),
