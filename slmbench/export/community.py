@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -72,24 +72,41 @@ def _optimum_registry() -> Mapping[str, _Entry] | None:
     if tree is None:
         return None
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    # Lists of tasks that have a name of their own.
+    lists = {
+        target.id: _texts(node.value, {})
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     found: dict[str, _Entry] = {}
     for node in classes.values():
         least, most = (_inherited(node, name, classes) for name in _BOUNDS)
-        for model_type, tasks in _registered(node):
+        for model_type, tasks in _registered(node, lists):
             # One type may stand there for several libraries (diffusers, timm).
             others = found[model_type].tasks if model_type in found else frozenset()
             found[model_type] = _Entry(tasks | others, least, most)
     return found
 
 
-def _registered(node: ast.ClassDef) -> Iterator[tuple[str, frozenset[str]]]:
+def _registered(node: ast.ClassDef, lists: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, frozenset[str]]]:
     """Yield the model types that a class is registered for, each with its tasks."""
     for call in node.decorator_list:
         if isinstance(call, ast.Call) and call.args and "register" in ast.unparse(call.func):
-            texts = [
-                one.value for one in ast.walk(call) if isinstance(one, ast.Constant) and isinstance(one.value, str)
-            ]
-            yield texts[0], frozenset(texts[1:])
+            model_type = _texts(call.args[0], lists)[0]
+            yield model_type, frozenset(text for one in call.args[1:] for text in _texts(one, lists))
+
+
+def _texts(tree: ast.AST, lists: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Return the texts in an expression, those of the named lists included."""
+    found: list[str] = []
+    for one in ast.walk(tree):
+        if isinstance(one, ast.Constant) and isinstance(one.value, str):
+            found.append(one.value)
+        elif isinstance(one, ast.Name):
+            found += lists.get(one.id, ())
+    return found
 
 
 def _inherited(node: ast.ClassDef, name: str, classes: Mapping[str, ast.ClassDef]) -> str | None:
