@@ -8,7 +8,7 @@ from slmbench.backend import DeviceStatus, LoopSession, SessionOptions
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.system.extras import installed_version
+from slmbench.system.extras import install_command, installed_version, not_installed
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status, require
@@ -75,7 +75,7 @@ class Ctranslate2Backend:
 
 def _gpu_status() -> DeviceStatus:
     if installed_version(_DISTRIBUTION) is None:
-        return DeviceStatus("gpu", "cuda", False, "ctranslate2 is not installed", "pip install 'slmbench[ct2]'")
+        return DeviceStatus("gpu", "cuda", False, not_installed(_DISTRIBUTION), install_command(_DISTRIBUTION))
     import ctranslate2
 
     count = ctranslate2.get_cuda_device_count()

@@ -132,7 +132,6 @@ class _Numbers:
         self.bos_token = self._text(getattr(config, "bos_token_id", None))
         self.unk_token_id = int(self.unk_token)
         self.special_tokens_map: dict[str, Any] = {}
-        self.added_tokens_encoder: dict[str, int] = {}
 
     def _text(self, token: int | None) -> str:
         return str(token if token is not None and token < self._size else 0)
@@ -147,7 +146,3 @@ class _Numbers:
     def convert_ids_to_tokens(self, token: int) -> str:
         """Return the text of an id."""
         return str(token)
-
-    def convert_tokens_to_ids(self, token: str) -> int:
-        """Return the id of a text."""
-        return int(token)
