@@ -98,9 +98,12 @@ def _geometry(header: Ctranslate2Header, family: Family, path: Path) -> Geometry
     table = header.get("decoder/embeddings/weight")
     attention, first = "decoder/layer_0/self_attention", header.get("decoder/layer_0/ffn/linear_0/weight")
     heads = header.number("decoder/num_heads")
-    if table is None or len(table.shape) != 2 or first is None or len(first.shape) != 2 or not heads:
-        raise BadInputError(f"{path}: its weights do not give the sizes of a model with attention")
+    wrong = BadInputError(f"{path}: its weights do not give the sizes of a model with attention")
+    if table is None or len(table.shape) != 2 or first is None or len(first.shape) != 2:
+        raise wrong
     rows, width = table.shape
+    if heads is None or not 0 < heads <= width:
+        raise wrong
     kv_heads = header.number(f"{attention}/num_heads_kv") or header.number("decoder/num_heads_kv") or heads
     head_dim = header.number(f"{attention}/head_dim") or width // heads
     decoder_only = family == "decoder-only"
@@ -123,7 +126,7 @@ def _geometry(header: Ctranslate2Header, family: Family, path: Path) -> Geometry
             max_total_tokens=positions if decoder_only else None,
         )
     except ValueError as error:
-        raise BadInputError(f"{path}: its weights do not give the sizes of a model with attention") from error
+        raise wrong from error
 
 
 def _layers(header: Ctranslate2Header, half: str) -> int:

@@ -195,6 +195,7 @@ def test_precision_threads_and_settings_are_read_back(precision: str, kv: str) -
     assert session.settings() | {"repacked weights": ("", "")} == {
         "repacked weights": ("", ""), "threads": ("1", "1"),
         "threads of prompts": ("1", "1"), "kv_cache": (kv, kv), "flash attention": (flash, flash),
+        "mmap": ("default", "on"), "n_batch": ("default", "72"), "n_ubatch": ("default", "72"),
     }  # fmt: skip
 
 
@@ -210,6 +211,7 @@ def test_options_are_in_effect() -> None:
     assert session.settings() == {
         "repacked weights": ("none", "none"), "threads": ("2", "2"),
         "threads of prompts": ("2", "2"), "kv_cache": ("f16", "f16"), "flash attention": ("disabled", "disabled"),
+        "mmap": ("default", "on"), "n_batch": ("default", "72"), "n_ubatch": ("default", "72"),
     }  # fmt: skip
     assert session.threads() == 2
 

@@ -183,5 +183,5 @@ def test_the_builders_failure_is_one_line(tmp_path: Path) -> None:
     from slmbench.export.ort_genai import _build
 
     with pytest.raises(CannotRunError, match="builder failed with 1: ") as caught:
-        _build(tmp_path / "no checkpoint", tmp_path / "built", tmp_path / "cache", "fp32")
+        _build(tmp_path / "no checkpoint", tmp_path / "built", tmp_path / "cache", "fp32", {})
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ from typing import Any
 from folders import make_folder
 from synthetic import Speed, make_run
 
-from slmbench.case import Workload
+from slmbench.case import Case, Workload
 from slmbench.models.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
 from slmbench.models.checkpoint import checkpoint_of_folder
 
@@ -131,12 +131,17 @@ def run_files(record: Any = None, samples: bytes | None = None) -> dict[str, byt
 
 TABLE = ("table", "{}/run", "--json")
 _RUN_FREE = frozenset({"machines", "versions", "options", "limits", "outcomes", "command"})
-_WORKLOAD_OPTIONAL = frozenset(name for name, field in Workload.model_fields.items() if not field.is_required())
-_RUN_OPTIONAL = _WORKLOAD_OPTIONAL | frozenset(
+_CASE_OPTIONAL = frozenset(
+    name
+    for model in (Workload, Case, ArtifactSpec)
+    for name, field in model.model_fields.items()
+    if not field.is_required()
+)
+_RUN_OPTIONAL = _CASE_OPTIONAL | frozenset(
     {"finished", "command", "suite", "pairs", "machines", "versions", "options", "limits", "blocks", "outcomes",
-     "schema_version", "artifact_id", "decode_weight_bytes", "layout", "attention", "threads",
-     "arm", "simulate", "revision", "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id",
-     "shared_embedding", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "layer_kinds"}
+     "schema_version", "artifact_id", "decode_weight_bytes", "layout", "revision",
+      "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id",
+     "shared_embedding", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "layer_kinds", "weights"}
 )  # fmt: skip
 
 
@@ -200,9 +205,7 @@ def baselines(good: Any) -> Iterator[Broken]:
         raw = text({**good, "schema_version": version})
         yield Broken(f"baseline of schema {version}", BASELINE_CHECK, files(raw), "schema version")
     free = frozenset({"machine", "versions", "options"})
-    optional = _WORKLOAD_OPTIONAL | frozenset(
-        {"options", "layout", "attention", "threads", "arm", "simulate", "e2e", "first_inference"}
-    )
+    optional = _CASE_OPTIONAL | frozenset({"layout", "e2e", "first_inference"})
     for name, value, may_pass in json_mutations(good, free=free, optional=optional):
         yield Broken(f"baseline {name}", BASELINE_CHECK, files(text(value)), "baseline", (1, 2, 3, 4), may_pass)
 
@@ -408,10 +411,11 @@ def manifests(good: Any) -> Iterator[Broken]:
         for at in (("graphs", "model"), ("files", 0, "path")):
             raw = text(replaced(good, at, path))
             yield Broken(f"manifest path {name} in {at[0]}", command, files(raw), "damaged", (5,))
-    optional = frozenset(
-        {"schema_version", "layout", "weight_precision", "exporter", "input_tokens", "output_tokens", "target",
-         "revision", "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id", "shared_embedding",
-         "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "cross_kv_once", "model"}
+    optional = _CASE_OPTIONAL | frozenset(
+        {"schema_version", "weight_precision", "exporter", "input_tokens", "output_tokens", "target", "revision",
+          "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id", "shared_embedding",
+         "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "cross_kv_once", "model", "weights",
+         "layer_kinds"}
     )  # fmt: skip
     for name, value, may_pass in json_mutations(good, free=frozenset({"versions"}), optional=optional):
         yield Broken(f"manifest {name}", command, files(text(value)), "damaged", (5,), may_pass)

@@ -140,7 +140,7 @@ def test_tables_and_comparisons_name_the_settings(both: Path, capsys: pytest.Cap
     assert one["compute_precision"] != "default"
     assert run_main(["table", str(both), "--markdown"]) == 0
     assert "| shipped |" in capsys.readouterr().out
-    assert run_main(["compare", str(both), str(both), "--where", "settings=shipped", "--json"]) in (0, 1, 4)
+    assert run_main(["compare", str(both), str(both), "--where", "settings=shipped", "--format", "json"]) in (0, 1, 4)
     assert "settings=shipped" in capsys.readouterr().out
     report = (both / "report.html").read_text(encoding="utf-8")
     assert "the engine&#39;s own defaults, untouched" in report or "the engine's own defaults, untouched" in report
