@@ -141,7 +141,7 @@ class CudaSession(OnnxRuntimeSession):
     """What sessions of both families share. Not thread-safe."""
 
     #: Tokens are chosen on the device, and nothing else comes to the host.
-    logits = None  # type: ignore[assignment]
+    logits = None  # type: ignore[assignment]  # takes the ability of the class above away
 
     def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
         """Create a session for each graph, strictly on the device.

@@ -75,7 +75,7 @@ class OpenVinoGenaiBackend:
         return 2
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
-        """Return that ends of sequence may come; its loop then goes on behind them to the length that was asked."""
+        """Return that ends of sequence may come; its loop still runs to the length that was asked."""
         return frozenset(("ends",))
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> LoopSession:

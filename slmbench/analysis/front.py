@@ -112,7 +112,7 @@ def _undecided(one: FrontPoint, other: FrontPoint) -> bool:
 
 
 def _told(kl: float) -> float:
-    """Return a divergence as far as it can be told from rounding."""
+    """Return a divergence as far as it is more than rounding."""
     return max(kl, ROUNDING_KL)
 
 

@@ -119,7 +119,7 @@ def _forced(session: Session, window: Window, judged: JudgedWindow) -> Iterator[
 def _diverged_at(session: Session, window: Window, judged: JudgedWindow, *, chunked: bool) -> int | None:
     """Generate freely; return the first token that is not the reference's, or None.
 
-    Where the text goes on, the session has read it up to the last judged token, unless it was read in a chunk.
+    Where the text continues, the session has read it up to the last judged token, unless it was read in a chunk.
     """
     if not window.continues:
         given = session.start(np.array([window.given], np.int64))

@@ -76,7 +76,7 @@ class AskedTasks:
 def plan_tasks(plan: Plan, resumed: Path | None) -> AskedTasks | None:
     """Return who answers the task file that the plan's suite names; None where it names none.
 
-    ``resumed`` is the folder of a run that goes on: its own copy of the file counts.
+    ``resumed`` is the folder of a run that is resumed: its own copy of the file counts.
 
     Raises:
         BadInputError: the file is wrong, or nothing of the plan can answer it.

@@ -20,7 +20,7 @@ _LEAST_KL = 1e-7
 
 
 def front_sentences(fronts: Iterable[Front]) -> list[str]:
-    """Return for each front who is on it, with the figures, and what cannot be told from it."""
+    """Return for each front who is on it, with the figures, and whose intervals overlap theirs."""
     return [_sentence(front) for front in fronts]
 
 
@@ -34,7 +34,7 @@ def _sentence(front: Front) -> str:
             speed = f"{ratio.mid:.2f}x the speed of {names[id(yardstick)]}{bounds(ratio, 2)}, "
         parts.append(f"{names[id(point)]}: {speed}KL {written(point.kl, 'nats')}")
     undecided = [names[id(point)] for point in front.at("undecided")]
-    more = f"; not to be told from these: {', '.join(undecided)}" if undecided else ""
+    more = f"; intervals overlap with these: {', '.join(undecided)}" if undecided else ""
     return f"{title_of(front)}: {'; '.join(parts)}; nothing else measured is better on both{more}."
 
 

@@ -66,7 +66,8 @@ def run(folder: Path, speed: Speed, lines: Lines | None = None, *, seed: int = 0
 def compared(base: Path, new: Path, gates: Gates | None = None, **given: object) -> Comparison:
     """Judge two runs as if this machine's runs hardly differed."""
     floor = floor_of([BASE.case.key, replace(BASE, weights="int8").case.key])
-    return compare_sides(read_side(str(base)), read_side(str(new)), gates=gates, floor=floor, **given)  # type: ignore[arg-type]
+    sides = read_side(str(base)), read_side(str(new))
+    return compare_sides(*sides, gates=gates, floor=floor, **given)  # type: ignore[arg-type]  # its own options, by name
 
 
 def verdicts(comparison: Comparison) -> dict[str, str]:

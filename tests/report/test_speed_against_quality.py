@@ -1,4 +1,4 @@
-"""Speed against quality: who is on the front, who cannot be told from it, and how it is said and drawn."""
+"""Speed against quality: who is on the front, whose intervals overlap, and how it is said and drawn."""
 
 from __future__ import annotations
 
