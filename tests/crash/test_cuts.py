@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
@@ -107,6 +108,7 @@ def test_any_other_file_may_be_cut_or_gone(whole: Path) -> None:
         assert len(read_run(whole).samples) == before
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_a_cut_run_is_resumed_to_its_end_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")

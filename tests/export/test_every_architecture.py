@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import in_turn
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 ROOT = Path(__file__).parents[2]
@@ -30,24 +30,18 @@ KEPT = table.read()
 QUICK = ("torch", "openvino generic", "onnxruntime generic", "llama_cpp")
 
 
-def _third() -> int:
-    """Return which third of the architectures this commit proves: all are covered by three commits or so."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return int(done.stdout[:8], 16) % 3 if done.returncode == 0 else 0
-
-
 def test_every_architecture_has_a_row_and_the_page_shows_it() -> None:
     assert list(KEPT) == table.names()
     assert table.PAGE.read_text(encoding="utf-8") == table.page(list(KEPT.values()))
 
 
-@pytest.mark.parametrize("name", table.names()[_third() :: 3])
+@pytest.mark.parametrize("name", in_turn(table.names(), 3))
 def test_a_third_of_the_architectures_is_exported_as_the_table_says(name: str, tmp_path: Path) -> None:
     """Without the community's exporters, which take their time and change at their own pace."""
     assert table.row(name, tmp_path, QUICK).cells == {title: KEPT[name].cells[title] for title in QUICK}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", table.names())
+@pytest.mark.parametrize("name", in_turn(table.names(), 6))
 def test_every_architecture_is_exported_as_the_table_says(name: str, tmp_path: Path) -> None:
     assert table.row(name, tmp_path) == KEPT[name]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import takes_turns
 from typer.testing import CliRunner
 
 from slmbench.cli import app, run_main
@@ -106,6 +107,7 @@ def test_a_dry_run_prints_the_route_and_why(own_cache: Path) -> None:
     assert re.search(r"route to onnx fp32: slmbench \(not genai: t5-tiny:", told.output.replace("\n", " "))
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_wrong_tokens_turn_auto_away_and_the_baseline_keeps_its_route(tmp_path: Path, own_cache: Path) -> None:
     pytest.importorskip("openvino", reason="needs slmbench[cpu]")

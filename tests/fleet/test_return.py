@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rotation import takes_turns
 from test_walk_through import free_port
 
 from slmbench.fleet.record import read_fleet
@@ -67,6 +68,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         process.wait(30)
 
 
+@takes_turns(0, 2)
 def test_a_machine_comes_back_to_a_scheduler_that_was_started_again(fleet: Fleet) -> None:
     scheduler, worker = fleet.scheduler(), fleet.worker()
     run = ["run", "--fleet", fleet.address, "--model", "dec-tiny", "--backend", "openvino", "--repeat", "10"]

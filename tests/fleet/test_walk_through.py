@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.fleet.record import read_fleet
 from slmbench.records.schema import RUN_NAME, read_run_record
@@ -44,6 +45,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the page is written for a Unix shell")
 def test_the_walk_through_works(tmp_path: Path, served: list[subprocess.Popen[str]]) -> None:

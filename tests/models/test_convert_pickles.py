@@ -13,6 +13,7 @@ from typing import Any
 
 import architectures
 import pytest
+from rotation import takes_turns
 
 from slmbench.errors import BadInputError
 from slmbench.models.checkpoint import resolve
@@ -101,6 +102,7 @@ def test_a_missing_shard_of_pickles(whole: Path, tmp_path: Path) -> None:
         resolve(str(folder), convert_pickles=True)
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_a_run_from_pickles(whole: Path, tmp_path: Path) -> None:
     """From the typed command to the table: every token agrees."""

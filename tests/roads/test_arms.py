@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from environments import DYING, FAST, SLOW, bare, environment, install_speaker, keep_brake_limits, site_of
+from rotation import takes_turns
 
 WORK = ("--input-tokens", "16", "--output-tokens", "8", "--repeat", "3")
 #: On a busy machine three loads are told apart only with a high chance of a false alarm: the brake is 50 ms a step.
@@ -172,6 +173,7 @@ def test_a_python_that_is_too_old_is_one_line(call: Call, old: Path, tmp_path: P
     assert "older than Python 3.11" in only_line(begin(call, old, python, tmp_path / "out"), 2)
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_an_arm_whose_worker_is_killed_fails_and_the_other_is_measured(call: Call, old: Path, tmp_path: Path) -> None:
     done = begin(call, old, environment(tmp_path / "venv", DYING), tmp_path / "out")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from folders import make_folder
-from rotation import in_turn
+from rotation import in_turn, takes_turns
 from standins import install_plugin
 
 from slmbench.cli import run_main
@@ -70,6 +70,7 @@ def test_an_option_of_one_backend_does_not_stop_the_others(capsys: pytest.Captur
     assert "no_such" in capsys.readouterr().err
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_what_fails_in_export_is_listed_and_the_rest_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -96,6 +97,7 @@ def test_what_fails_in_export_is_listed_and_the_rest_is_measured(
     assert "slmbench: error: nothing can be measured" in lines
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_what_fails_at_load_and_what_cannot_run_are_listed_everywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

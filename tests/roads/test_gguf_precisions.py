@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 
@@ -49,6 +50,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(
     assert "Traceback" not in said
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_bits_a_weight_and_fallbacks_reach_every_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
@@ -74,6 +76,7 @@ def test_bits_a_weight_and_fallbacks_reach_every_output(tmp_path: Path, capsys: 
     assert case["weights"]["bits"] > 0
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_t5_runs_and_its_extra_work_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"

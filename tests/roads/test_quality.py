@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import in_turn, takes_turns
 
 import slmbench
 
 SECRET = "the heron waded through quicksilver"
-ENGINES = ("torch", "openvino", "onnxruntime", "llama_cpp")
+#: Of the engines that are stepped token by token, one is in turn.
+SHOWN = ("torch", *in_turn(("openvino", "onnxruntime"), 2), "llama_cpp")
 
 
 def checkpoint(folder: Path, name: str) -> Path:
@@ -60,7 +62,7 @@ SHORT = ("--input-tokens", "8", "--output-tokens", "2", "--repeat", "2")
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
     """A run of the decoder-only model on every engine that is stepped."""
-    engines = [word for engine in ENGINES for word in ("--backend", engine)]
+    engines = [word for engine in SHOWN for word in ("--backend", engine)]
     typed(place, "run", "--model", "my-llama", *engines, *SHORT, "--quality-text", "text.txt", "--out", "run")
     return place / "run"
 
@@ -73,7 +75,7 @@ def rows_of(place: Path, run: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 def test_fp32_on_every_engine_is_the_reference(place: Path, run: Path) -> None:
     rows = rows_of(place, run)
-    assert set(rows) == set(ENGINES)
+    assert set(rows) == set(SHOWN)
     assert 0 <= rows["torch"]["kl"] < 1e-6
     for row in rows.values():
         assert row["kl"] < 1e-4
@@ -116,6 +118,7 @@ def test_a_run_that_was_stopped_continues_where_it_was(place: Path, run: Path) -
     )
 
 
+@takes_turns(0, 3)
 @pytest.mark.slow
 def test_fewer_bits_are_worse_and_tokens_alone_give_top1_alone(place: Path) -> None:
     asked = ("--backend", "openvino", "--backend", "openvino_genai", "--precision", "int8", "--precision", "int4")
@@ -132,6 +135,7 @@ def test_fewer_bits_are_worse_and_tokens_alone_give_top1_alone(place: Path) -> N
     assert "tokens alone" in alone["quality_note"], said
 
 
+@takes_turns(1, 3)
 @pytest.mark.slow
 def test_an_encoder_decoder_is_judged_on_the_references_answers(place: Path) -> None:
     asked = ("--backend", "onnxruntime", "--backend", "openvino", *SHORT, "--quality-text", "text.txt")
@@ -149,6 +153,7 @@ def test_in_python(place: Path) -> None:
     assert found.windows == 13
 
 
+@takes_turns(2, 3)
 @pytest.mark.slow
 def test_what_cannot_be_judged_is_refused_at_once(place: Path) -> None:
     (place / "short.txt").write_text("too short", encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import in_turn
 
 import slmbench
 from slmbench.cli import run_main
@@ -15,7 +16,7 @@ from slmbench.errors import BadInputError, ExitCode
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
-ENGINES = ("onnxruntime", "openvino")
+ENGINES = tuple(in_turn(("onnxruntime", "openvino"), 2))
 MOST = 24
 HOSTILE = "<script>alert(1)</script> 4 | `x`"
 SHORT = ["--input-tokens", "16", "--output-tokens", "4", "--repeat", "1"]

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 from slmbench.records.schema import read_run
@@ -60,6 +61,7 @@ def seconds(folder: Path, since: datetime | None = None) -> float:
     return (max(counted) - min(counted)).total_seconds()
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_measuring_ends_with_the_budget_and_resume_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, budget = tmp_path / "run", 12.0

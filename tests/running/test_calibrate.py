@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rotation import takes_turns
 from synthetic import Speed, make_run
 
 from slmbench.analysis.metrics import matching_key
@@ -32,6 +33,7 @@ def test_fewer_than_three_runs_are_refused(capsys: pytest.CaptureFixture[str]) -
     assert "Did you mean openvino" in capsys.readouterr().err
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_a_baseline_is_judged_on_a_machine_that_was_calibrated_for_it(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_cache: Path
