@@ -117,4 +117,5 @@ def root_cause(error: BaseException) -> BaseException:
 
 def one_line(text: str) -> str:
     """Return the text on one line, without control characters: a name from a file must not steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
+    printable = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    return printable.strip()
