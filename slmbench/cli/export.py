@@ -20,6 +20,9 @@ Recipe = Annotated[
 ConvertPickles = Annotated[
     bool, typer.Option("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
 ]
+Dequantize = Annotated[
+    bool, typer.Option("--dequantize", help="Turn quantised weights (fp8, ...) into full precision, once.")
+]
 
 
 @app.command()
@@ -43,6 +46,7 @@ def export(
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
     convert_pickles: ConvertPickles = False,
+    dequantize: Dequantize = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Export a checkpoint and print where the artifact is."""
@@ -57,7 +61,7 @@ def export(
     began = time.perf_counter()
     model = resolve(
         checkpoint, revision=revision, offline=offline, trust_remote_code=trust_remote_code,
-        convert_pickles=convert_pickles,
+        convert_pickles=convert_pickles, dequantize=dequantize,
     )  # fmt: skip
     spec = make_spec(
         model, format_, precision, exporter,

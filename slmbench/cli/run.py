@@ -41,6 +41,9 @@ TrustRemoteCode = Annotated[bool, _where("--trust-remote-code", help="Run Python
 ConvertPickles = Annotated[
     bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
 ]
+Dequantize = Annotated[
+    bool, _where("--dequantize", help="Turn quantised weights (fp8, ...) into full precision, once.")
+]
 Arms = Annotated[
     Names | None,
     _how(help="Compare Python environments: give --arm NAME=path/to/python two or more times.", **SETTINGS),
@@ -119,6 +122,7 @@ def run(
     offline: Annotated[bool, _where("--offline", help="Use Hub models from the cache only.")] = False,
     trust_remote_code: TrustRemoteCode = False,
     convert_pickles: ConvertPickles = False,
+    dequantize: Dequantize = False,
     dry_run: DryRun = False,
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,

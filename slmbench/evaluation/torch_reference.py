@@ -168,14 +168,13 @@ def main() -> int:
     parser.add_argument("checkpoint")
     parser.add_argument("windows", type=Path)
     parser.add_argument("place", type=Path)
-    parser.add_argument("--trust-remote-code", action="store_true")
-    parser.add_argument("--convert-pickles", action="store_true")
+    asked_of_resolve = ("trust_remote_code", "convert_pickles", "dequantize")
+    for name in asked_of_resolve:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
     asked = parser.parse_args()
     try:
         with output_is_ours():
-            checkpoint = resolve(
-                asked.checkpoint, trust_remote_code=asked.trust_remote_code, convert_pickles=asked.convert_pickles
-            )
+            checkpoint = resolve(asked.checkpoint, **{name: getattr(asked, name) for name in asked_of_resolve})
             make_reference(checkpoint, WINDOWS.validate_json(asked.windows.read_bytes()), asked.place)
     except SlmbenchError as error:
         sys.stderr.write(f"{ERROR_PREFIX}{one_line(str(error))}\n")

@@ -16,7 +16,7 @@ from slmbench.export.routes import missing_libraries, refusal
 from slmbench.fleet.job_progress import TallyWriter
 from slmbench.fleet.messages import Needed, Planned, Wanted
 from slmbench.models.artifact import ArtifactSpec
-from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.models.checkpoint import Checkpoint, how_resolved, resolve
 from slmbench.plan.configuration import merged
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan
@@ -126,7 +126,7 @@ def _here(checkpoint: Checkpoint, trust_remote_code: bool) -> Checkpoint:
         return checkpoint
     reference = f"{checkpoint.name}@{checkpoint.revision}" if checkpoint.source == "hub" else checkpoint.name
     try:
-        found = resolve(reference, offline=True, trust_remote_code=trust_remote_code)
+        found = resolve(reference, offline=True, **how_resolved(checkpoint) | {"trust_remote_code": trust_remote_code})
     except SlmbenchError:
         return checkpoint
     return found if found.digest == checkpoint.digest else checkpoint

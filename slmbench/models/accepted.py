@@ -8,21 +8,22 @@ from typing import Any
 
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.models import known_types
+from slmbench.models.dequantize import can_dequantize
 from slmbench.terms import Family
 
 
-def check_full_precision(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a config that says that its weights are packed in fewer bits.
+def check_full_precision(config: Mapping[str, Any], where: str, *, dequantize: bool = False) -> None:
+    """Refuse a config that says that its weights are packed in fewer bits; with ``dequantize`` those that stay so.
 
     Raises:
         BadInputError: it does; the text says what would work.
     """
-    method = _quantisation(config)
-    if method is not None:
+    method = quantisation(config)
+    if method is not None and not (dequantize and can_dequantize(method)):
         raise BadInputError(quantised(where, method))
 
 
-def _quantisation(config: Mapping[str, Any]) -> str | None:
+def quantisation(config: Mapping[str, Any]) -> str | None:
     """Return how a config says that its weights are packed: "awq", "fp8", "MLX"; None where it does not."""
     for section in (config, *(value for value in config.values() if isinstance(value, Mapping))):
         for name in ("quantization_config", "compression_config"):
@@ -34,8 +35,9 @@ def _quantisation(config: Mapping[str, Any]) -> str | None:
 
 def quantised(where: str, method: str) -> str:
     """Return the line that says why quantised weights are not taken, and what to do."""
+    way = "--dequantize has transformers turn them into it once. Or give" if can_dequantize(method) else "Give"
     return (
-        f"{where}: its weights are quantised ({method}); slmbench exports from weights in full precision. Give the "
+        f"{where}: its weights are quantised ({method}); slmbench exports from weights in full precision. {way} the "
         "checkpoint that this one was made from, or measure the GGUF or OpenVINO artifact of this model as it is"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from slmbench.errors import BadInputError, nearest, one_line
 from slmbench.models import catalog
-from slmbench.models.accepted import check_full_precision, quantised
+from slmbench.models.accepted import check_full_precision, quantisation, quantised
 from slmbench.models.convert_pickles import as_safetensors, is_pickled
 from slmbench.models.cost_model import with_matrices
+from slmbench.models.dequantize import dequantized
 from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
 from slmbench.models.safetensors import Weights, inspect, weight_files
@@ -42,6 +44,8 @@ class Checkpoint(BaseModel):
     trust_remote_code: bool = Field(default=False, exclude=True)
     #: The pickle that its weights were converted from, on request, with its hash.
     converted_from: str | None = None
+    #: How its weights were quantised before transformers turned them into full precision, on request, and by what.
+    dequantized_from: str | None = None
     #: The Hub commit, where there is one.
     revision: str | None = None
     family: Family
@@ -83,12 +87,14 @@ def resolve(
     offline: bool = False,
     trust_remote_code: bool = False,
     convert_pickles: bool = False,
+    dequantize: bool = False,
 ) -> Checkpoint:
     """Return the checkpoint that ``reference`` names: a catalog name, a local folder, or a Hub id.
 
     A Hub checkpoint (``org/name`` or ``org/name@revision``) is downloaded, safetensors only, and pinned to the
     commit that its revision names; with ``offline`` (or ``HF_HUB_OFFLINE=1``) it must be in the Hub cache. With
-    ``convert_pickles`` weights that are there as pickles alone are converted once.
+    ``convert_pickles`` weights that are there as pickles alone are converted once, with ``dequantize`` quantised ones
+    are turned into full precision.
 
     Raises:
         BadInputError: nothing of that name, or a checkpoint that slmbench does not take; the text says why.
@@ -108,7 +114,12 @@ def resolve(
         # Too long for a file name, or with a NUL in it: no path, so a name.
         is_folder = exists = False
     if is_folder:
-        return _of_local(folder, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles)
+        has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
+        # Where a folder holds no weights of a checkpoint, it may be an artifact.
+        given = None if has_weights else recognise.of_folder(folder)
+        return given or checkpoint_of_folder(
+            folder, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles, dequantize=dequantize
+        )
     if exists:
         return recognise.of_file(folder)
     place, name = recognise.split_name(reference)
@@ -129,35 +140,41 @@ def resolve(
     try:
         path, commit = hub.download(
             match["id"], revision=asked, offline=offline, trust_remote_code=trust_remote_code,
-            pickles=convert_pickles, check=_read_checkpoint_config,
+            pickles=convert_pickles, check=partial(_read_checkpoint_config, dequantize=dequantize),
         )  # fmt: skip
     except hub.NoCheckpointError:
         return recognise.of_hub(match["id"], None, revision=asked, offline=offline)
-    local = checkpoint_of_folder(path, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles)
+    local = checkpoint_of_folder(
+        path, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles, dequantize=dequantize
+    )
     return local.model_copy(update={"name": match["id"], "source": "hub", "revision": commit})
 
 
-def _of_local(folder: Path, *, trust_remote_code: bool, convert_pickles: bool) -> Checkpoint:
-    """Return the checkpoint in a folder, or the artifact where it holds no weights of a checkpoint."""
-    from slmbench.given import recognise
+def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:
+    """Return what :func:`resolve` must be asked for the same weights again."""
+    return {
+        "trust_remote_code": checkpoint.trust_remote_code,
+        "convert_pickles": checkpoint.converted_from is not None,
+        "dequantize": checkpoint.dequantized_from is not None,
+    }
 
-    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
-    given = None if has_weights else recognise.of_folder(folder)
-    return given or checkpoint_of_folder(folder, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles)
 
-
-def _read_checkpoint_config(config: dict[str, Any], where: str, *, trust_remote_code: bool) -> ConfigFacts:
+def _read_checkpoint_config(
+    config: dict[str, Any], where: str, *, trust_remote_code: bool, dequantize: bool = False
+) -> ConfigFacts:
     """Return what a checkpoint's config says.
 
     Raises:
         BadInputError: it is of no model that slmbench measures, or of quantised weights.
     """
-    check_full_precision(config, where)
+    check_full_precision(config, where, dequantize=dequantize)
     return read_config(config, where, trust_remote_code=trust_remote_code)
 
 
-def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False, convert_pickles: bool = False) -> Checkpoint:
-    """Return the checkpoint in a local Hugging Face folder.
+def checkpoint_of_folder(
+    folder: Path, *, trust_remote_code: bool = False, convert_pickles: bool = False, dequantize: bool = False
+) -> Checkpoint:
+    """Return the checkpoint in a local Hugging Face folder; see :func:`resolve`.
 
     Raises:
         BadInputError: no config or weights, pickled weights, an architecture slmbench does not take, a config
@@ -176,10 +193,16 @@ def checkpoint_of_folder(folder: Path, *, trust_remote_code: bool = False, conve
         raise BadInputError(f"{folder}: no config.json; a checkpoint folder holds config.json and safetensors")
     if convert_pickles and is_pickled(folder):
         converted, origin = as_safetensors(folder)
-        found = checkpoint_of_folder(converted, trust_remote_code=trust_remote_code)
+        found = checkpoint_of_folder(converted, trust_remote_code=trust_remote_code, dequantize=dequantize)
         return found.model_copy(update={"name": plain_text(folder.resolve().name), "converted_from": origin})
     config = json_object(config_path)
-    facts = _read_checkpoint_config(config, str(config_path), trust_remote_code=trust_remote_code)
+    facts = _read_checkpoint_config(
+        config, str(config_path), trust_remote_code=trust_remote_code, dequantize=dequantize
+    )
+    if (method := quantisation(config)) is not None:
+        whole, origin = dequantized(folder, method, facts.family, trust_remote_code=trust_remote_code)
+        found = checkpoint_of_folder(whole, trust_remote_code=trust_remote_code)
+        return found.model_copy(update={"name": plain_text(folder.resolve().name), "dequantized_from": origin})
     embedding = (facts.geometry.vocab_size, facts.geometry.width)
     weights = inspect(weight_files(folder), embedding, text_alone=facts.has_other_inputs)
     _check_weights(facts, weights, str(config_path))

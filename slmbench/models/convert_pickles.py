@@ -5,25 +5,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from slmbench.errors import ERROR_PREFIX, BadInputError, one_line
+from slmbench.models.converted import converted
 from slmbench.models.safetensors import INDEX_NAME, SINGLE_NAME
-from slmbench.system.files import make_folder, read_regular, write_whole
-from slmbench.system.paths import cache_dir
-from slmbench.system.processes import child_environment, follow_host, go_first, reason
+from slmbench.system.files import read_regular
+from slmbench.system.processes import follow_host, go_first
 
 SINGLE_PICKLE = "pytorch_model.bin"
 INDEX_OF_PICKLES = "pytorch_model.bin.index.json"
-_RECORD = "converted.json"
-#: Ends of the names of what belongs to a checkpoint besides its weights.
-_KEPT = (".json", ".txt", ".model", ".spm", ".jinja")
 
 
 def is_pickled(folder: Path) -> bool:
@@ -38,29 +32,9 @@ def as_safetensors(folder: Path) -> tuple[Path, str]:
     Raises:
         BadInputError: a shard is missing, or a file holds something else than tensors.
     """
-    from filelock import FileLock
-
     names = _pickles(folder)
-    hashes = {}
-    for name in names:
-        with (folder / name).open("rb") as file:
-            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    config = (folder / "config.json").read_bytes() if (folder / "config.json").is_file() else b""
-    key = hashlib.sha256(config + json.dumps(hashes).encode()).hexdigest()[:32]
-    target = cache_dir() / "converted" / key
-    origin = f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}, sha256 {hashes[names[0]][:12]}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not (target / _RECORD).is_file():
-            work = make_folder(target.parent, ".converting-")
-            try:
-                _convert(folder, work, names)
-                write_whole(work / _RECORD, json.dumps({"from": hashes}, indent=1))
-                shutil.rmtree(target, ignore_errors=True)
-                work.rename(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    return target, origin
+    target, hashes = converted(folder, [folder / name for name in names], "slmbench.models.convert_pickles", names)
+    return target, f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}, sha256 {hashes[names[0]][:12]}"
 
 
 def _pickles(folder: Path) -> list[str]:
@@ -75,17 +49,6 @@ def _pickles(folder: Path) -> list[str]:
         if Path(name).name != name or not (folder / name).is_file():
             raise BadInputError(f"{index}: names '{one_line(name)[:80]}', which is not in this folder")
     return names
-
-
-def _convert(folder: Path, work: Path, names: list[str]) -> None:
-    for path in folder.iterdir():
-        if path.is_file() and path.suffix in _KEPT and path.name != INDEX_OF_PICKLES:
-            shutil.copyfile(path, work / path.name)
-    # -P: a folder named slmbench where the user stands is not the package.
-    command = [sys.executable, "-P", "-m", "slmbench.models.convert_pickles", str(folder), str(work), *names]
-    done = subprocess.run(command, capture_output=True, check=False, env=child_environment())
-    if done.returncode != 0:
-        raise BadInputError(f"{folder}: {reason(done.stderr, done.returncode)[:300]}")
 
 
 def _write(source: Path, target: Path, names: list[str]) -> None:

@@ -33,10 +33,12 @@ def load_folder(
     dtype: torch.dtype,
     attention: str | None = None,
     trust_remote_code: bool = False,
+    quantization: Any = None,
 ) -> tuple[Any, set[str]]:
     """Return the folder's network, its text part alone where it takes pictures too, and which parameters it lacks.
 
     ``attention`` is one of transformers' implementations; None takes the fastest that computes what the config asks.
+    ``quantization`` is what transformers is told about weights that are quantised.
 
     Raises:
         OSError, ValueError, RuntimeError, ...: what transformers makes of a folder that it cannot load.
@@ -54,6 +56,10 @@ def load_folder(
         # Whether the head is the embedding is the whole's to say.
         text.tie_word_embeddings = getattr(config, "tie_word_embeddings", text.tie_word_embeddings)
         part = {"config": text, "key_mapping": _TEXT_PART}
+        if hasattr(config, "quantization_config"):
+            text.quantization_config = config.quantization_config
+    if quantization is not None:
+        part["quantization_config"] = quantization
     model, found = auto.from_pretrained(
         folder,
         **part,

@@ -100,6 +100,8 @@ class RunRequest(BaseModel):
     trust_remote_code: bool = False
     #: Convert weights that a checkpoint has as pickles alone, loading tensors and nothing else.
     convert_pickles: bool = False
+    #: Have transformers turn quantised weights into full precision.
+    dequantize: bool = False
     #: Checkpoints that another machine resolved, by the name they are asked for; they need not be on this one.
     checkpoints: tuple[tuple[str, Checkpoint], ...] = ()
     #: Keys of the cases to measure of all that the request plans, in one part of a shared run; empty for all.
@@ -252,6 +254,7 @@ def resolve_all(suite: Suite, request: RunRequest) -> dict[str, Checkpoint]:
             offline=request.offline,
             trust_remote_code=request.trust_remote_code,
             convert_pickles=request.convert_pickles,
+            dequantize=request.dequantize,
         )
         for name in names
     }

@@ -93,6 +93,7 @@ def run(
     offline: bool = False,
     trust_remote_code: bool = False,
     convert_pickles: bool = False,
+    dequantize: bool = False,
     observer: Observer | None = None,
 ) -> RunResult:
     """Measure and return the result; the same as ``slmbench run``, whose ``--help`` explains each option.

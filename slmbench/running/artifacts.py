@@ -131,6 +131,8 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
         command += ["--trust-remote-code"]
     if checkpoint.converted_from is not None:
         command += ["--convert-pickles"]
+    if checkpoint.dequantized_from is not None:
+        command += ["--dequantize"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     if done.returncode != 0:
         reason = error_line(done.stderr) or f"the exporter ended with code {done.returncode}"

@@ -13,7 +13,7 @@ from slmbench.errors import BadInputError, CannotRunError, amount
 from slmbench.evaluation.stored_reference import is_stored, place_of
 from slmbench.evaluation.text import WINDOWS
 from slmbench.export.golden_record import reference_versions
-from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.checkpoint import Checkpoint, how_resolved
 from slmbench.plan.quality import QualityPlan, Referenced
 from slmbench.records.quality import QUALITY_NAME, NoQualityRecord, WindowRecord, quality_lines
 from slmbench.records.sample_writer import SampleWriter
@@ -145,8 +145,8 @@ def _make_reference(reference: Checkpoint, windows: Path, place: Path, say: Call
     began = time.monotonic()
     command = [sys.executable, "-P", "-m", "slmbench.evaluation.torch_reference", checkpoint_name(reference)]
     command += [str(windows), str(place)]
-    command += ["--trust-remote-code"] if reference.trust_remote_code else []
-    command += ["--convert-pickles"] if reference.converted_from is not None else []
+    asked = how_resolved(reference)
+    command += [f"--{name.replace('_', '-')}" for name in asked if asked[name]]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     if done.returncode != 0:
         reason = error_line(done.stderr) or f"it ended with code {done.returncode}"

@@ -8,6 +8,9 @@ from slmbench.errors import one_line, root_cause
 
 #: The smallest extra that brings each distribution, as pyproject.toml has it (a test compares the two).
 EXTRAS = {
+    "accelerate": "dequantize",
+    "bitsandbytes": "dequantize",
+    "compressed-tensors": "dequantize",
     "cryptography": "fleet",
     "ctranslate2": "ct2",
     "distributed": "fleet",

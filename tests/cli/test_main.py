@@ -101,6 +101,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
         "offline": True,
         "no_share": True,
         "convert_pickles": True,
+        "dequantize": True,
         "simulate": True,
         "trust_remote_code": True,
         "quality": True,

@@ -22,7 +22,8 @@ _MS = "com.microsoft"
 _STAND_INS = {
     "group_query_attention": (
         "(Tensor query, Tensor key, Tensor value, Tensor past_key, Tensor past_value, Tensor last, Tensor total, "
-        "Tensor? bias, Tensor? sinks, int heads, int kv_heads, float scale, int window, float softcap) "
+        "Tensor positions, Tensor? bias, Tensor? sinks, int heads, int kv_heads, float scale, int window, "
+        "float softcap) "
         "-> (Tensor, Tensor, Tensor)"
     ),
     "write_kv": "(Tensor past, Tensor new, Tensor positions, Tensor total) -> (Tensor, Tensor)",
@@ -60,9 +61,10 @@ def _const(g: Any, *values: int) -> Any:
 
 def _group_query_attention(g: Any, *given: Any) -> Any:
     """``query`` [B, S, H·d], new K/V [B, S, kv·d], past [B, kv, L, d] → attended [B, S, H·d], present K and V."""
-    tensors, bias, sinks = given[:7], given[7], given[8]
-    heads, kv_heads, scale, window, softcap = (_number(one) for one in given[9:])
-    inputs = [*tensors, _none(g), _none(g), _none(g), bias, sinks]
+    tensors, positions, bias, sinks = given[:7], given[7], given[8], given[9]
+    heads, kv_heads, scale, window, softcap = (_number(one) for one in given[10:])
+    # The positions are there for onnx_fusions.fuse, which takes them away: it finds the rotation by them.
+    inputs = [*tensors, _none(g), _none(g), positions, bias, sinks]
     while inputs[-1].node().mustBeNone():
         inputs.pop()
     attributes: dict[str, Any] = {
@@ -203,7 +205,7 @@ class OnnxEngine(Engine):
             bias = None if window is not None or attention_mask is None else attention_mask
             flat = (_merged(query, heads), _merged(new_key, kv_heads), _merged(new_value, kv_heads))
             out, layer.keys, layer.values = torch.ops.slmbench.group_query_attention(
-                *flat, *layer.past, self.last, self.total.to(torch.int32), bias, sinks,
+                *flat, *layer.past, self.last, self.total.to(torch.int32), self.positions, bias, sinks,
                 heads, kv_heads, float(scale), window or -1, float(softcap or 0),
             )  # fmt: skip
             layer.full = None

@@ -46,6 +46,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         import onnx_ir
 
         from slmbench.export.generic.onnx_attention import OnnxEngine
+        from slmbench.export.generic.onnx_fusions import fuse
         from slmbench.export.generic.onnx_weights import tidied
         from slmbench.export.generic.wrapper import kv_sizes, longest_that_traces
         from slmbench.export.torch_model import load_model
@@ -59,8 +60,9 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     engine = OnnxEngine()
     engine.install(network)
     roles: tuple[Role, ...] = ("encoder", "decoder") if sizes.cross else ("model",)
+    longest = checkpoint.geometry.max_total_tokens or checkpoint.geometry.max_input_tokens or MAX_POSITIONS
+    positions = min(longest, MAX_POSITIONS)
     if roles == ("model",):
-        positions = checkpoint.geometry.max_total_tokens or MAX_POSITIONS
         (folder / "genai_config.json").write_text(genai_config(checkpoint, positions), encoding="utf-8")
     once, bytes_read, attention = None, 0, ATTENTION
     for role in roles:
@@ -70,6 +72,8 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
             path = Path(work) / "traced.onnx"
             longest_that_traces(partial(_trace, path, role, network, engine, sizes), role)
             model = onnx_ir.load(path)
+            if fuse(model, positions):
+                model.metadata_props["slmbench.max_positions"] = str(positions)
             bytes_read = tidied(model, _BITS[spec.weight_precision])
             if role == "decoder":
                 once = not recomputed_products(model)

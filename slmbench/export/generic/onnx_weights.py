@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slmbench.export.generic.onnx_edits import constant_ints, read_instead, store
 from slmbench.export.onnx.builder import BLOCK, MS, blocks_of, quantise
 
 #: Constants of fewer elements are norms, biases and shapes.
@@ -47,17 +48,20 @@ def _tidy_product(graph: Any, node: Any, bits: int | None) -> None:
     if stored.const_value is None or len(stored.shape) != 2:
         return
     transposed = stored is not weight
-    values = stored.const_value.numpy()
-    rows = values if transposed else values.T
     if bits is not None:
-        _replace(graph, node, [_quantised_product(graph, node, x, rows, stored.name, bits)])
+        _replace(graph, node, [_quantised_product(graph, x, stored, transposed, bits)])
     elif transposed and any(_looks_up(use.node, use.idx) for use in stored.uses()):
-        _replace(graph, node, _tied_product(graph, node, x, stored))
+        _replace(graph, node, _tied_product(graph, x, stored))
     elif transposed:
-        name = f"{stored.name}.transposed"
-        if name not in graph.initializers:
-            _store(graph, name, lambda: np.ascontiguousarray(rows.T), (rows.shape[1], rows.shape[0]), rows.dtype)
-        node.replace_input_with(1, graph.initializers[name])
+        tensor, (rows, columns) = stored.const_value, stored.shape
+        turned = store(
+            graph,
+            f"{stored.name}.transposed",
+            lambda: np.ascontiguousarray(tensor.numpy().T),
+            (columns, rows),
+            tensor.dtype.numpy(),
+        )
+        node.replace_input_with(1, turned)
 
 
 def _quantise_gemm(graph: Any, node: Any, bits: int) -> None:
@@ -68,50 +72,37 @@ def _quantise_gemm(graph: Any, node: Any, bits: int) -> None:
     transposed = node.attributes.get_int("transB", 0)
     if stored.const_value is None or node.attributes.get_int("transA", 0):
         return
-    values = stored.const_value.numpy()
-    rows = values if transposed else values.T
-    product = _quantised_product(graph, node, x, rows, stored.name, bits)
+    product = _quantised_product(graph, x, stored, bool(transposed), bits)
     added = [ir.Node("", "Add", [product.outputs[0], bias[0]])] if bias else []
     _replace(graph, node, [product, *added])
 
 
-def _quantised_product(graph: Any, node: Any, x: Any, rows: NDArray[Any], name: str, bits: int) -> Any:
-    """Return the node of ``x @ rows.T`` with the matrix in blocks of so many bits."""
+def _quantised_product(graph: Any, x: Any, stored: Any, transposed: bool, bits: int) -> Any:
+    """Return the node of ``x @ W`` with the matrix in blocks of so many bits; stored ``[out, in]`` if transposed."""
     import onnx_ir as ir
 
-    count = blocks_of(rows.shape[1], bits)
-    if f"{name}.blocks" not in graph.initializers:
-        shape = (len(rows), count, BLOCK[bits] * bits // 8)
-        _store(graph, f"{name}.blocks", lambda: quantise(rows, bits)[0], shape, np.dtype(np.uint8))
-        _store(graph, f"{name}.scales", lambda: quantise(rows, bits)[1], shape[:2], np.dtype(np.float32))
-    sizes = {"K": rows.shape[1], "N": len(rows), "bits": bits, "block_size": BLOCK[bits], "accuracy_level": 4}
-    inputs = [x, graph.initializers[f"{name}.blocks"], graph.initializers[f"{name}.scales"]]
-    return ir.Node(MS, "MatMulNBits", inputs, [ir.AttrInt64(key, value) for key, value in sizes.items()])
+    tensor, name = stored.const_value, stored.name
+    length, width = (int(size) for size in (stored.shape if transposed else reversed(stored.shape)))
+
+    def rows() -> NDArray[Any]:
+        values: NDArray[Any] = tensor.numpy()
+        return values if transposed else values.T
+
+    count = blocks_of(width, bits)
+    shape = (length, count, BLOCK[bits] * bits // 8)
+    blocks = store(graph, f"{name}.blocks", lambda: quantise(rows(), bits)[0], shape, np.uint8)
+    scales = store(graph, f"{name}.scales", lambda: quantise(rows(), bits)[1], shape[:2], np.float32)
+    sizes = {"K": width, "N": length, "bits": bits, "block_size": BLOCK[bits], "accuracy_level": 4}
+    return ir.Node(MS, "MatMulNBits", [x, blocks, scales], [ir.AttrInt64(key, value) for key, value in sizes.items()])
 
 
-def _tied_product(graph: Any, node: Any, x: Any, embedding: Any) -> list[Any]:
+def _tied_product(graph: Any, x: Any, embedding: Any) -> list[Any]:
     """Return the nodes of ``x @ embedding.T`` for ``x`` [B, 1, width], the embedding read as it is."""
     import onnx_ir as ir
 
-    def const(name: str, *values: int) -> Any:
-        if name not in graph.initializers:
-            array = np.array(values, np.int64)
-            _store(graph, name, lambda: array, array.shape, array.dtype)
-        return graph.initializers[name]
-
-    flat = ir.Node("", "Reshape", [x, const("slmbench.flat", -1, int(embedding.shape[1]))])
+    flat = ir.Node("", "Reshape", [x, constant_ints(graph, [-1, int(embedding.shape[1])])])
     product = ir.Node("", "Gemm", [flat.outputs[0], embedding], [ir.AttrInt64("transB", 1)])
-    return [flat, product, ir.Node("", "Unsqueeze", [product.outputs[0], const("slmbench.second", 1)])]
-
-
-def _store(graph: Any, name: str, make: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    """Add an initializer whose bytes are laid out when the file is written."""
-    import onnx_ir as ir
-
-    kind, sizes = ir.DataType.from_numpy(dtype), ir.Shape(shape)
-    tensor = ir.LazyTensor(lambda: ir.Tensor(make()), dtype=kind, shape=sizes, name=name)
-    value = ir.Value(name=name, shape=sizes, type=ir.TensorType(kind), const_value=tensor)
-    graph.register_initializer(value)
+    return [flat, product, ir.Node("", "Unsqueeze", [product.outputs[0], constant_ints(graph, [1])])]
 
 
 def _replace(graph: Any, node: Any, nodes: list[Any]) -> None:
@@ -119,8 +110,7 @@ def _replace(graph: Any, node: Any, nodes: list[Any]) -> None:
     old, new = node.outputs[0], nodes[-1].outputs[0]
     graph.insert_before(node, nodes)
     name, shape, kind = old.name, old.shape, old.type
-    for use in list(old.uses()):
-        use.node.replace_input_with(use.idx, new)
+    read_instead(old, new)
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = new
