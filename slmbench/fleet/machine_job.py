@@ -126,7 +126,8 @@ def _here(checkpoint: Checkpoint, trust_remote_code: bool) -> Checkpoint:
         return checkpoint
     reference = f"{checkpoint.name}@{checkpoint.revision}" if checkpoint.source == "hub" else checkpoint.name
     try:
-        found = resolve(reference, offline=True, **how_resolved(checkpoint) | {"trust_remote_code": trust_remote_code})
+        asked = how_resolved(checkpoint) | {"trust_remote_code": trust_remote_code}
+        found = resolve(reference, offline=True, revision=None, **asked)
     except SlmbenchError:
         return checkpoint
     return found if found.digest == checkpoint.digest else checkpoint

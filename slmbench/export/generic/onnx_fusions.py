@@ -82,8 +82,8 @@ def _normed(graph: Any, before: Any, x: Any, norm: Normalisation) -> Any:
         values = constant(weight)
         assert values is not None
         weight = store(graph, f"{weight.name}.value", lambda: values, values.shape, values.dtype)
-    attributes = {"axis": -1, "epsilon": norm.epsilon, "stash_type": 1}
-    return add_node(graph, before, "SimplifiedLayerNormalization", x, weight, **attributes)
+    epsilon = norm.epsilon
+    return add_node(graph, before, "SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon, stash_type=1)
 
 
 def _fuse_additions(graph: Any) -> None:
@@ -189,10 +189,14 @@ def _table(
     at = (one.cos.name, one.sin.name)
     if at not in tables:
         made = rotation_table(one, positions, most_positions)
-        tables[at] = made and tuple(
-            store(graph, f"slmbench.{kind}.{len(tables)}", lambda v=values: v, values.shape, "float32")
-            for kind, values in zip(("cos", "sin"), made, strict=True)
-        )
+        tables[at] = None
+        if made is not None:
+            cos, sin = made
+            names = f"slmbench.cos.{len(tables)}", f"slmbench.sin.{len(tables)}"
+            tables[at] = (
+                store(graph, names[0], lambda: cos, cos.shape, np.float32),
+                store(graph, names[1], lambda: sin, sin.shape, np.float32),
+            )
     found: tuple[Any, Any] | None = tables[at]
     return found
 

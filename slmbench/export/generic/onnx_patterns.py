@@ -134,7 +134,7 @@ def rotation(value: Any) -> Rotation | None:
     products = [made_by(one, "Mul") for one in added.inputs] if added is not None else [None]
     if any(one is None for one in products):
         return None
-    straight, turned = products
+    straight, turned = [one for one in products if one is not None]
     for x, cos in (straight.inputs, straight.inputs[::-1]):
         for half, sin in (turned.inputs, turned.inputs[::-1]):
             size = _half_turned(half, x)
