@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -19,7 +18,7 @@ from typer.core import TyperGroup
 from slmbench._version import __version__
 from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, SlmbenchError, nearest, one_line
 from slmbench.system.processes import keep_docstrings
-from slmbench.system.streams import open_standard_streams, outlive_readers
+from slmbench.system.streams import open_standard_streams, outlive_readers, print_in_any_encoding
 
 #: Command → (module in slmbench.cli, one-line help). The module has a typer app named ``app``.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -153,9 +152,7 @@ def run_main(arguments: list[str]) -> int:
 
 def _prepare_output() -> None:
     """Make everything printable: characters that the terminal does not have, tables where the width is unknown."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+    print_in_any_encoding()
     # Some shells without a terminal set it to 0, and a table of that width prints nothing.
     if not os.environ.get("COLUMNS", "unset").strip("0"):
         del os.environ["COLUMNS"]

@@ -199,6 +199,10 @@ def run_check(request: CheckRequest, more: Sampler | None = None) -> ExitCode:
     return code
 
 
+#: What prints the columns that a check leaves out of a narrow table.
+_SHOWS_ALL = "`slmbench compare BASELINE RUN --format markdown`"
+
+
 def _print_check(comparison: Comparison, code: ExitCode, request: CheckRequest) -> None:
     from rich.text import Text
 
@@ -206,7 +210,7 @@ def _print_check(comparison: Comparison, code: ExitCode, request: CheckRequest) 
         print(comparisons_json([comparison]))
         return
     console = make_console()
-    print_comparison(console, comparison, sort="verdict")
+    print_comparison(console, comparison, sort="verdict", shows_all=_SHOWS_ALL)
     console.print(Text(one_line(last_line(comparison, code)), style="bold"))
     if request.annotations:
         print("\n".join(annotation_lines([comparison])))
@@ -247,7 +251,7 @@ def _print_fleet_check(console: Console, found: FleetVerdicts, codes: Sequence[E
     from rich.text import Text
 
     for comparison, code in zip(found.comparisons, codes, strict=True):
-        print_comparison(console, comparison, sort="verdict")
+        print_comparison(console, comparison, sort="verdict", shows_all=_SHOWS_ALL)
         console.print(Text(one_line(last_line(comparison, code)), style="bold"))
     for problem in found.problems:
         console.print(Text(f"check NOT COMPARABLE: {one_line(problem)}", style="bold"))

@@ -37,6 +37,7 @@ IntervalTarget = Annotated[
     float | None,
     _how(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
 ]
+Quick = Annotated[bool, _how("--quick", help="Measure for 40 s at most: figures within a minute, wide intervals.")]
 TrustRemoteCode = Annotated[bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")]
 ConvertPickles = Annotated[
     bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
@@ -78,6 +79,9 @@ TaskFile = Annotated[
     Path | None, _what(help="File of tasks to answer and score, one JSON object per line (docs/tasks.md).")
 ]
 MaxNewTokens = Annotated[int | None, _what(min=1, help="Longest answer to a task.", show_default="256")]
+Verbose = Annotated[
+    bool, _where("--verbose", "-v", help="Print each step as a line: choices, proofs, intervals so far.")
+]
 DryRun = Annotated[bool, _where("--dry-run", help="Print the cases and how long they would take; measure nothing.")]
 EachMachine = Annotated[
     bool, _fleet("--each-machine", help="Every machine measures all cases; equal machines do not share them.")
@@ -111,6 +115,7 @@ def run(
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend.", **SETTINGS)] = None,
     repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples per case.")] = None,
     budget: Annotated[float | None, _how(help="Stop measuring after this time: 90, 20s, 5m, 1h.", **SECONDS)] = None,
+    quick: Quick = False,
     interval_target: IntervalTarget = None,
     seed: Annotated[int, _how(help="Random seed: prompts and the order of cases.")] = 0,
     arm: Arms = None,
@@ -131,16 +136,20 @@ def run(
     certs: Annotated[Path | None, _fleet(help="Folder of certificates made by `slmbench fleet certs`.")] = None,
     insecure: Annotated[bool, _fleet("--insecure", help="Allow unencrypted TCP to other machines.")] = False,
     strict: Annotated[bool, _how("--strict", help="Exit 5 also for what cannot run here.")] = False,
+    quiet: Annotated[bool, _where("--quiet", "-q", help="Print the table and errors, no progress.")] = False,
+    verbose: Verbose = False,
     as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Measure models and write a comparison table.
 
-    Without options: the quick suite, a pair of 60M models on two engines of the CPU.
+    Without options: the quick suite, a pair of 60M models on OpenVINO on the CPU.
 
     Options that take lists can be repeated, or take commas: --backend openvino,torch. Numbers may be ranges:
     --input-tokens 64-256+64 is 64,128,192,256, and 128-1024*2 is 128,256,512,1024.
     """
     given = locals()
+    if quiet and verbose:
+        raise BadInputError("--quiet and --verbose cannot be used together")
     raise typer.Exit(_carry_out(_request(given), given))
 
 
@@ -150,13 +159,17 @@ def _carry_out(request: RunRequest, given: Mapping[str, Any]) -> int:
     if given["fleet"] is None:
         if any(given[name] for name in ("where", "machines", "certs", "insecure", "each_machine")):
             raise BadInputError("--where, --machines, --each-machine, --certs and --insecure go with --fleet")
-        return _preview(request, as_json) if dry_run else _execute(request, as_json, strict=strict)
+        if dry_run:
+            return _preview(request, as_json)
+        return _execute(request, as_json, strict=strict, quiet=given["quiet"], verbose=given["verbose"])
     from slmbench.cli.fleet import run_fleet
 
     if request.quality or request.quality_text:
         raise BadInputError("--quality and --quality-text are for one machine; your text is not sent to others")
     if request.tasks:
         raise BadInputError("--tasks is for one machine: answers stay in the folder of the run that gave them")
+    if given["quiet"] or given["verbose"]:
+        raise BadInputError("--quiet and --verbose are for one machine")
     if dry_run:
         raise BadInputError("--dry-run is for one machine; `slmbench fleet status` shows a fleet's")
     names = ("fleet", "where", "machines", "certs", "insecure", "as_json", "each_machine", "strict")
@@ -179,7 +192,7 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
     return RunRequest.model_validate({name: value for name, value in asked.items() if name in RunRequest.model_fields})
 
 
-def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
+def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, verbose: bool) -> int:
     import sys
 
     from slmbench.analysis.task_scores import unanswered
@@ -190,17 +203,21 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool) -> int:
     from slmbench.running.progress import show_progress
 
     def say(text: str) -> None:
-        typer.echo(one_line(text), err=True)
+        if not quiet:
+            typer.echo(one_line(text), err=True)
 
     try:
-        with show_progress(sys.stderr) as observer:
-            columns = runner.execute(request, observer=observer, say=say)
+        with show_progress(sys.stderr, verbose=verbose, quiet=quiet) as observer:
+            explain = say if verbose else None
+            columns = runner.execute(request, observer=observer, say=say, explain=explain)
     except RunInterruptedError as error:
         raise StoppedError(str(error)) from error
     if as_json:
         typer.echo(run_table(columns).to_json(orient="records", indent=1))
     else:
         print_run(make_console(), columns)
+        if request.quick:
+            say("--quick: few loads, so intervals are wide; the same command without it narrows them")
         say(f"everything is in {columns.folder}")
     # What has no figures because its budget was spent is named there, too.
     tasks = columns.record.tasks

@@ -27,6 +27,10 @@ from slmbench.system.yaml_reader import MAX_FILE_BYTES
 from slmbench.terms import Exporter, Format, Precision
 
 DEFAULT_SUITE = "quick"
+#: What models run on that somebody names without a suite, or backends.
+OWN_BACKENDS = ["openvino", "openvino_genai", "onnxruntime"]
+#: Seconds that ``--quick`` measures: with the report, a run of the default pair ends within a minute after its exports.
+QUICK_BUDGET_S = 40.0
 #: Options whose names differ from the suite's keys that they replace.
 _FLAGS = {
     "checkpoints": "model",
@@ -86,6 +90,8 @@ class RunRequest(BaseModel):
     #: Whether one load serves all workloads of a configuration.
     share_loads: bool = True
     budget_s: float | None = None
+    #: Measure for :data:`QUICK_BUDGET_S` at most, with as wide intervals as that gives.
+    quick: bool = False
     #: Half-width of the 95 % intervals, as a share; version 0.2 called it the precision target.
     interval_target: float | None = Field(
         default=None, validation_alias=AliasChoices("interval_target", "precision_target")
@@ -174,7 +180,9 @@ def requested_suite(request: RunRequest) -> Suite:
     if request.models or request.pairs:
         update |= {"checkpoints": list(request.models), "pairs": list(request.pairs)}
         if not request.suite:
-            update |= {"name": "custom", "description": ""}
+            update |= {"name": "custom", "description": "", "backends": OWN_BACKENDS, "interval_target": None}
+    if request.quick and (request.budget_s is not None or request.repeat is not None):
+        raise BadInputError(f"--quick is a budget of {QUICK_BUDGET_S:g} s; it does not go with --budget or --repeat")
     direct = {
         "backends": list(request.backends),
         "devices": list(request.devices),
@@ -184,7 +192,7 @@ def requested_suite(request: RunRequest) -> Suite:
         "recipe": request.recipe,
         "threads": request.threads,
         "repeat": request.repeat,
-        "budget_s": request.budget_s,
+        "budget_s": QUICK_BUDGET_S if request.quick else request.budget_s,
         "tasks": None if request.tasks is None else str(request.tasks),
         "max_new_tokens": request.max_new_tokens,
     }

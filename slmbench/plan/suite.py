@@ -167,6 +167,8 @@ class Suite(StrictModel):
     budget_s: _Seconds | None = None
     #: A fixed number of samples a case instead of the stop rule.
     repeat: _Count | None = None
+    #: The half-width in percent at which an interval is narrow enough; without it, that of each metric's own target.
+    interval_target: Annotated[float, Field(gt=0, lt=100)] | None = None
     #: Measure quality too, on these files (relative to where slmbench is started), or on the text that comes with it.
     quality_text: _Names = Field(default_factory=list)
     quality: Annotated[bool, Field(strict=True)] = False

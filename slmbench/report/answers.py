@@ -62,13 +62,13 @@ def _columns(one: TaskAnswers) -> dict[str, Any]:
     }
 
 
-def answers_table(run: RunColumns, width: int | None = None) -> TextTable | None:
+def answers_table(run: RunColumns, width: int | None = None, shows_all: str = "") -> TextTable | None:
     """Return a row for each case and metric, None where no tasks were asked."""
     answers = task_answers(run)
     if run.record.tasks is None:
         return None
     rows = [_row(one, metric) for one in answers if one.answers for metric in one.metrics]
-    table = folded(_COLUMNS, rows, width)
+    table = folded(_COLUMNS, rows, width, shows_all)
     left = [f"no answers: {line}" for line in no_answer_lines((one.case, one.reason) for one in answers if one.reason)]
     few = [
         f"{one.key}: {len(one.answers)} of {amount(run.record.tasks.items, 'item')} answered"
@@ -110,18 +110,18 @@ def _spread(name: str, factor: float = 1.0) -> Any:
 
 
 _COLUMNS: tuple[Column, ...] = (
-    Column("arm", lambda r: r["case"].arm or EMPTY, numeric=False, weight=9, foldable=True),
-    Column("model", lambda r: r["case"].checkpoint, numeric=False, weight=10),
-    Column("backend", lambda r: r["case"].backend, numeric=False, weight=10),
-    Column("device", lambda r: r["case"].device, numeric=False, weight=8, foldable=True),
+    Column("arm", lambda r: r["case"].arm or EMPTY, numeric=False, foldable=True, identity=True),
+    Column("model", lambda r: r["case"].checkpoint, numeric=False, identity=True),
+    Column("backend", lambda r: r["case"].backend, numeric=False, identity=True),
+    Column("device", lambda r: r["case"].device, numeric=False, foldable=True, identity=True),
     Column(
         "weights / compute",
         lambda r: f"{r['case'].weight_precision} / {r['case'].compute_precision}",
         numeric=False,
-        weight=10,
+        identity=True,
     ),
-    Column("attention", lambda r: r["case"].attention or EMPTY, numeric=False, weight=8, foldable=True),
-    Column("metric", lambda r: r["metric"], numeric=False, weight=9, foldable=True),
+    Column("attention", lambda r: r["case"].attention or EMPTY, numeric=False, foldable=True, identity=True),
+    Column("metric", lambda r: r["metric"], numeric=False, foldable=True, identity=True),
     Column("items", lambda r: str(r["items"]), weight=9, foldable=True),
     Column("score [95 %]", lambda r: score_text(r["answers"].score(r["metric"])), weight=10),
     Column("tokens an answer", _tokens, weight=9),

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from slmbench.analysis.metrics import METRICS, Evidence, evidence_of
+from slmbench.analysis.stats import Interval
 from slmbench.errors import one_line
 from slmbench.models.given_record import LAYOUTS, GivenRecord
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
-from slmbench.report.text_table import number, size
+from slmbench.report.text_table import EMPTY, number, size
 
 _LOAD_HEADERS = ["load", "load s", "first inference s", "warm-ups", "stationary", "samples", "ttft ms", "tpot ms"]
+#: What the last two columns of loads are of.
+_METRICS = ("ttft", "tpot")
 
 
 def case_details(run: RunColumns, info: CaseInfo, anchor: str) -> dict[str, Any]:
@@ -26,6 +31,7 @@ def case_details(run: RunColumns, info: CaseInfo, anchor: str) -> dict[str, Any]
         "facts": [(name, one_line(str(value))) for name, value in _proof(run, info, loads)],
         "load_headers": _LOAD_HEADERS,
         "loads": [_load_row(run, key, load) for load in loads],
+        "level": _level(run, key),
         "logs": [f"{failure.reason}: {failure.message}\n{failure.log_tail}" for failure in failures],
     }
 
@@ -82,18 +88,35 @@ def _given(given: GivenRecord) -> Iterator[tuple[str, Any]]:
         yield f"SHA-256 of {one.path}", one.sha256
 
 
-def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
+def _evidence(run: RunColumns, key: str) -> list[Evidence | None]:
     figures = run.figures_of(key)
-    columns = figures.samples
-    mine = columns.load == load.load if columns is not None else np.zeros(0, dtype=np.bool_)
-    medians = ["0", "-", "-"]
-    if columns is not None and mine.any():
-        tpot = columns.tpot_ns()[mine]
-        medians = [
-            str(int(mine.sum())),
-            number(float(np.median(columns.first_ns[mine])) / 1e6),
-            number(float(np.median(tpot)) / 1e6),
-        ]
+    return [evidence_of(METRICS[name], figures) for name in _METRICS]
+
+
+def _load_row(run: RunColumns, key: str, load: LoadRecord) -> list[str]:
+    figures, evidence = run.figures_of(key), _evidence(run, key)
+    samples = max((_of_load(found, load.load, found.counts) for found in evidence if found), default=0)
+    medians = [_of_load(found, load.load, np.exp(found.logs)) if found else 0 for found in evidence]
     known = (load.load_ns, load.first_inference_ns) if figures.loads else (None, None)
     times = ["-" if time_ns is None else number(time_ns / 1e9) for time_ns in known]
-    return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", *medians]
+    shown = [number(median * 1e3) if median else "-" for median in medians]
+    return [str(load.load), *times, str(load.warmups), "yes" if load.stationary else "no", f"{samples:.0f}", *shown]
+
+
+def _of_load(found: Evidence, load: int, values: NDArray[Any]) -> float:
+    """Return what is known of one load; 0 where it has no sample that counts."""
+    numbers = found.loads.tolist() if found.loads is not None else []
+    return float(values[numbers.index(load)]) if load in numbers else 0.0
+
+
+def _level(run: RunColumns, key: str) -> list[str]:
+    """Return the last row of the loads: the figures of the results table that they lead to; empty without any."""
+    shown = []
+    for found in _evidence(run, key):
+        interval = found.interval().scaled(1e3) if found else None
+        shown.append(f"{number(interval.mid)}{_bounds(interval)}" if interval else EMPTY)
+    return ["level", *[""] * (len(_LOAD_HEADERS) - 1 - len(shown)), *shown] if any(s != EMPTY for s in shown) else []
+
+
+def _bounds(interval: Interval) -> str:
+    return f" [{number(interval.low)}, {number(interval.high)}]" if interval.telling else " [?]"

@@ -1,46 +1,92 @@
-"""Short names of cases: for axes and legends, where a key would be too long."""
+"""Short names of cases: for axes, legends and progress, where a key would be too long. No two cases share one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from slmbench.analysis.metrics import Side, SideCase
+from slmbench.analysis.metrics import Side
+from slmbench.analysis.pairs import precision_of
+from slmbench.case import Case
 
 
 def side_labels(side: Side) -> dict[str, str]:
-    """Return by key each case's model, backend, lengths, and what else tells it from the side's others."""
-    cases = list(side.cases.values())
+    """Return by key each case's model, backend, lengths, and what else distinguishes it from the side's others."""
+    paths = {found.case.key: found.model.attention_path or "" for found in side.cases.values()}
+    labels = case_labels([found.case for found in side.cases.values()], paths)
+    return {key: labels[found.case.key] for key, found in side.cases.items()}
 
-    def varies(value: Callable[[SideCase], Any]) -> bool:
-        return len({value(case) for case in cases}) > 1
 
-    attention = varies(lambda c: c.model.attention_path)
-    precision = varies(lambda c: (c.case.weight_precision, c.case.compute_precision))
-    exporter = varies(lambda c: c.case.exporter)
-    layout = varies(lambda c: c.case.layout)
-    device = varies(lambda c: c.case.device)
-    threads = varies(lambda c: c.case.threads)
-    settings = varies(lambda c: c.case.settings)
-    more = varies(lambda c: c.case.workload.more())
+def case_labels(cases: Sequence[Case], paths: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a label of each case by its key; ``paths`` are the decoder paths that were read back, by key too."""
+    known = paths or {}
 
-    def label(found: SideCase) -> str:
-        case, work = found.case, found.case.workload
-        parts = [
-            case.checkpoint,
-            case.backend,
-            (found.model.attention_path or "") if attention else "",
-            f"{case.weight_precision}/{case.compute_precision}" if precision else "",
-            case.recipe or "",
-            "shipped" if settings and case.settings == "shipped" else "",
-            case.exporter if exporter else "",
-            case.layout if layout else "",
-            case.device if device else "",
-            f"{case.threads} threads" if threads and case.threads else "",
-            f"{work.input_tokens}/{work.output_tokens}",
-            work.more() if more else "",
-            *(f"{name}={value}" for name, value in case.options),
-        ]
-        return " ".join(filter(None, parts))
+    def shown(part: _Part) -> bool:
+        return part in _ALWAYS or len({part(case, known.get(case.key, "")) for case in cases}) > 1
 
-    return {key: label(case) for key, case in side.cases.items()}
+    parts = [part for part in _PARTS if shown(part)]
+    return {case.key: " ".join(filter(None, (part(case, known.get(case.key, "")) for part in parts))) for case in cases}
+
+
+def full_names(cases: Sequence[Case], paths: Mapping[str, str]) -> dict[str, str]:
+    """Return by key ``dec-small on openvino in int8/fp32`` and what else distinguishes cases of equal lengths."""
+    named = {case.key: f"{case.checkpoint} on {case.backend} in {precision_of(case)}" for case in cases}
+    rest = [part for part in _PARTS if part not in (_model, _backend, _precision, _recipe, _lengths)]
+
+    def told(case: Case) -> str:
+        alike = [other for other in cases if named[other.key] == named[case.key]]
+        parts = [part for part in rest if len({part(other, paths.get(other.key, "")) for other in alike}) > 1]
+        return " ".join(filter(None, [named[case.key], *(part(case, paths.get(case.key, "")) for part in parts)]))
+
+    return {case.key: told(case) for case in cases}
+
+
+#: Of a case and its decoder path.
+_Part = Callable[[Case, str], str]
+
+
+def _lengths(case: Case, _path: str) -> str:
+    return f"{case.workload.input_tokens}/{case.workload.output_tokens}"
+
+
+def _options(case: Case, _path: str) -> str:
+    return " ".join(f"{name}={value}" for name, value in case.options)
+
+
+def _model(case: Case, _path: str) -> str:
+    return case.checkpoint
+
+
+def _backend(case: Case, _path: str) -> str:
+    return case.backend
+
+
+def _precision(case: Case, _path: str) -> str:
+    return f"{case.weight_precision}/{case.compute_precision}"
+
+
+def _recipe(case: Case, _path: str) -> str:
+    return case.recipe or ""
+
+
+_ALWAYS = (_model, _backend, _recipe, _lengths, _options)
+#: In the order in which they are said; those that are not among :data:`_ALWAYS` only where cases differ in them.
+_PARTS: tuple[_Part, ...] = (
+    lambda c, _: f"{c.arm}:" if c.arm else "",
+    _model,
+    _backend,
+    lambda _, path: path,
+    lambda c, path: c.attention if c.attention and c.attention != path else "",
+    _precision,
+    _recipe,
+    lambda c, _: "shipped" if c.settings == "shipped" else "",
+    lambda c, _: c.exporter,
+    lambda c, _: c.format,
+    lambda c, _: c.layout,
+    lambda c, _: c.device,
+    lambda c, _: f"{c.threads} threads" if c.threads else "",
+    lambda c, _: "simulated" if c.simulate else "",
+    _lengths,
+    lambda c, _: c.workload.more(),
+    lambda c, _: f"text {c.workload.prompts}" if c.workload.prompts else "",
+    _options,
+)

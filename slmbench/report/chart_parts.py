@@ -37,6 +37,34 @@ def scale(colors: Mapping[str, str]) -> Any:
     return alt.Scale(domain=list(colors), range=list(colors.values()))
 
 
+def packed(chart: Spec) -> Spec:
+    """Return a chart whose data are rows of numbers and words by number, which the page's script unpacks.
+
+    A page with many cases would be several times as large otherwise. Numbers keep five digits.
+    """
+    found = chart.get("datasets", {})
+    return {**chart, "datasets": {name: _packed_rows(rows) for name, rows in found.items()}} if found else chart
+
+
+def _packed_rows(rows: Rows) -> dict[str, Any]:
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    texts = [name for name in fields if any(isinstance(row.get(name), str) for row in rows)]
+    words = {word: place for place, word in enumerate(dict.fromkeys(row[name] for row in rows for name in texts))}
+
+    def cell(row: Mapping[str, Any], name: str) -> Any:
+        value = row.get(name)
+        if name in texts:
+            return words[value]
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    return {
+        "fields": fields,
+        "texts": texts,
+        "words": list(words),
+        "rows": [[cell(row, name) for name in fields] for row in rows],
+    }
+
+
 def spec(
     chart: Any,
     *,

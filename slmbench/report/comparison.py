@@ -216,12 +216,19 @@ def _behind(pair: Pair) -> str:
 
 
 def comparison_table(
-    comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, width: int | None = None
+    comparison: Comparison,
+    rows: Sequence[Row],
+    columns: Sequence[Column] = COLUMNS,
+    width: int | None = None,
+    shows_all: str = "",
 ) -> TextTable:
-    """Return rows of a comparison as a text table, with the sides' names in the headers."""
+    """Return rows of a comparison as a text table, with the sides' names in the headers.
+
+    Of a table too wide for ``width`` columns are left out; ``shows_all`` is the command that has them.
+    """
     names = {"base": one_line(comparison.base.name), "new": one_line(comparison.new.name)}
     named = [replace(c, header=names.get(c.header, c.header), foldable=c.foldable and len(rows) > 1) for c in columns]
-    return folded(named, rows, width)
+    return folded(named, rows, width, shows_all)
 
 
 def print_comparison(
@@ -231,6 +238,7 @@ def print_comparison(
     sort: str = "case",
     group: str | None = None,
     columns: Sequence[Column] = COLUMNS,
+    shows_all: str = "--format markdown",
 ) -> None:
     """Print a comparison: headline, table, geometric means, notes."""
     from rich.text import Text
@@ -239,7 +247,8 @@ def print_comparison(
     for name, rows in grouped_rows(sorted_rows(rows_of(comparison), sort), group).items():
         if name:
             console.print(Text(f"\n{one_line(name)}", style="bold"))
-        print_table(console, comparison_table(comparison, rows, columns, console.width), styles=STYLES)
+        table = comparison_table(comparison, rows, columns, console.width, shows_all)
+        print_table(console, table, styles=STYLES)
     if comparison.means and len({judgement.key for judgement in comparison.shown()}) > 1:
         console.print(Text(f"geometric mean of new / base: {', '.join(means(comparison))}"))
     for line in notes(comparison):

@@ -91,17 +91,19 @@ def _text(name: str) -> Callable[[Row], str]:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("model", _text("model"), numeric=False, weight=10, foldable=True),
+    Column("model", _text("model"), numeric=False, foldable=True, identity=True),
     Column("family", _text("family"), numeric=False, weight=1, foldable=True),
     Column("params", lambda r: parameters(r["parameters"]), weight=2, foldable=True),
-    Column("backend", _text("backend"), numeric=False, weight=9, foldable=True),
-    Column("device", _text("device"), numeric=False, weight=9, foldable=True),
-    Column("weights / compute", lambda r: f"{r['precision']} / {r['compute']}", numeric=False, weight=9, foldable=True),
-    Column("attention", _attention, numeric=False, weight=5, foldable=True),
-    Column("exporter", _text("exporter"), numeric=False, weight=4, foldable=True),
-    Column("batch", _text("batch"), weight=9, foldable=True),
-    Column("in / out", lambda r: f"{r['input']} / {r['output']}", weight=9, foldable=True),
-    Column("metric", _text("metric"), numeric=False, weight=10),
+    Column("backend", _text("backend"), numeric=False, foldable=True, identity=True),
+    Column("device", _text("device"), numeric=False, foldable=True, identity=True),
+    Column(
+        "weights / compute", lambda r: f"{r['precision']} / {r['compute']}", numeric=False, foldable=True, identity=True
+    ),
+    Column("attention", _attention, numeric=False, foldable=True, identity=True),
+    Column("exporter", _text("exporter"), numeric=False, foldable=True, identity=True),
+    Column("batch", _text("batch"), foldable=True, identity=True),
+    Column("in / out", lambda r: f"{r['input']} / {r['output']}", foldable=True, identity=True),
+    Column("metric", _text("metric"), numeric=False, identity=True),
     Column("base", lambda r: _figure(r, "base"), weight=8),
     Column("new", lambda r: _figure(r, "new"), weight=8),
     Column("new / base [95 %]", _ratio, weight=10),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from slmbench.report import charts
 from slmbench.report.answers import TASKS_LEGEND, answers_side_by_side, answers_table
 from slmbench.report.case_details import case_details
 from slmbench.report.case_labels import side_labels
+from slmbench.report.chart_parts import packed
 from slmbench.report.comparison import (
     comparison_table,
     headline,
@@ -33,10 +34,11 @@ from slmbench.report.comparison import (
 )
 from slmbench.report.comparison_columns import MARKS, columns_named
 from slmbench.report.comparison_rows import rows_of
-from slmbench.report.run_columns import text_table
+from slmbench.report.conditions import conditions, facts
+from slmbench.report.run_columns import DETAILS, text_table
 from slmbench.report.sentences import run_sentences
 from slmbench.report.speed_against_quality import front_chart
-from slmbench.report.text_table import TextTable, number
+from slmbench.report.text_table import TextTable, bounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,15 +65,16 @@ class Page:
     warnings: list[str] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     charts: list[dict[str, Any]] = field(default_factory=list)
+    #: Under which conditions the figures came about, in sentences.
+    conditions: list[str] = field(default_factory=list)
     cases: list[dict[str, Any]] = field(default_factory=list)
     machines: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_chart(self, title: str, caption: str, spec: dict[str, Any] | None) -> None:
-        """Add a chart; one without data is left out."""
+    def add_chart(self, title: str, caption: str, spec: dict[str, Any] | None, *, first: bool = False) -> None:
+        """Add a chart, before the tables if it comes ``first``; one without data is left out."""
         if spec is not None:
-            self.charts.append(
-                {"id": f"chart-{len(self.charts) + 1}", "title": title, "caption": caption, "spec": spec}
-            )
+            name = f"chart-{len(self.charts) + 1}"
+            self.charts.append({"id": name, "title": title, "caption": caption, "spec": spec, "first": first})
 
     def render(self) -> str:
         """Return the page as one HTML file."""
@@ -83,7 +86,9 @@ class Page:
             autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_control
         )
         template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
-        specs = json.dumps({chart["id"]: chart["spec"] for chart in self.charts}, allow_nan=False)
+        specs = json.dumps(
+            {chart["id"]: packed(chart["spec"]) for chart in self.charts}, allow_nan=False, separators=(",", ":")
+        )
         return template.render(
             **{name: value for name, value in vars(self).items() if name != "charts"},
             charts=self.charts,
@@ -130,6 +135,7 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     if texts := answers_side_by_side(run):
         page.tables.append(_of_texts(html_table("Answers side by side", texts, [])))
     _add_charts(page, run)
+    page.conditions = conditions(run)
     page.cases = [case_details(run, info, ids[info.case.key]) for info in record.cases]
     page.machines = list(_run_facts(run))
     return page.render()
@@ -154,21 +160,30 @@ def _run_subtitle(run: RunColumns) -> str:
 
 
 def _plain_sentences(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence for a run of one case, where there is nothing to compare."""
     if frame.empty or not frame["ttft_s"].notna().any():
         return ["Nothing was measured."]
-    fastest = min(frame.to_dict("records"), key=lambda row: row["ttft_s"] if math.isfinite(row["ttft_s"]) else math.inf)
-    return [f"The first token comes soonest from {fastest['model']} on {fastest['backend']}: "
-            f"{number(fastest['ttft_s'] * 1e3)} ms at {fastest['input_tokens']} tokens in."]  # fmt: skip
+    rows = frame.to_dict("records")
+    row = min(rows, key=lambda row: row["ttft_s"] if math.isfinite(row["ttft_s"]) else math.inf)
+    precision = f"{row['weight_precision']}/{row['compute_precision']}"
+    return [
+        f"{row['model']} on {row['backend']} in {precision} gives its first token after {bounded(row, 'ttft_s', 1e3)} "
+        f"ms, then {bounded(row, 'decode_tps')} tokens per second, at {row['input_tokens']} tokens in and "
+        f"{row['output_tokens']} out."
+    ]
 
 
 def _run_table(frame: pd.DataFrame, ids: Mapping[str, str]) -> dict[str, Any]:
     table = text_table(frame)
     keys = [row["case"] for row in frame.to_dict("records") if math.isfinite(row["ttft_s"])]
-    return html_table("Results", table, [ids[key] for key in keys])
+    return html_table("Results", table, [ids[key] for key in keys], DETAILS)
 
 
-def html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, Any]:
-    """Return a table as the template takes it; ``links`` are the anchors of its rows, if they have any."""
+def html_table(title: str, table: TextTable, links: Sequence[str], details: Collection[str] = ()) -> dict[str, Any]:
+    """Return a table as the template takes it; ``links`` are the anchors of its rows, if they have any.
+
+    Columns among ``details`` are shown when the reader asks for all.
+    """
     rows = [
         {"cells": row, "link": links[index] if links else "", "classes": [_cell_class(cell) for cell in row]}
         for index, row in enumerate(table.rows)
@@ -177,6 +192,7 @@ def html_table(title: str, table: TextTable, links: Sequence[str]) -> dict[str, 
     return {
         "title": title,
         "headers": table.headers,
+        "details": [header in details for header in table.headers],
         "numeric": table.numeric,
         "rows": rows,
         "foot": [],
@@ -208,7 +224,7 @@ def _add_distributions(page: Page, labelled: Sequence[tuple[str, SideCase]]) -> 
     for metric in ("ttft", "tpot"):
         shown = [(label, case) for label, case in labelled if metric in case.evidence]
         title = METRICS[metric].title
-        page.add_chart(title[0].upper() + title[1:], caption, charts.distribution(shown, metric))
+        page.add_chart(title[0].upper() + title[1:], caption, charts.distribution(shown, metric), first=True)
 
 
 def _left_out(count: int, what: str) -> str:
@@ -226,6 +242,7 @@ def _add_fronts(page: Page, sides: Sequence[Side]) -> None:
             "dashed line joins what nothing else beats. Undecided: another is better, but the intervals overlap on "
             "both axes. Below a KL of 0.0001, where engines in fp32 differ by rounding, none is better.",
             front_chart([front for front in fronts if front.metric == metric]),
+            first=True,
         )
 
 
@@ -244,6 +261,7 @@ def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: S
         charts.ttft_over_input(
             [curve for side in sides for curve in curves_of(side)], crossovers([pair for _, pair in pairs])
         ),
+        first=True,
     )
     left_out = _left_out(len(named), "cases")
     page.add_chart(
@@ -283,31 +301,19 @@ def _limit_rows(run: RunColumns, named: Sequence[tuple[str, SideCase]]) -> Itera
 def _run_facts(run: RunColumns) -> Iterator[dict[str, Any]]:
     record = run.record
     for arm, machine in record.machines.items():
-        facts = [*flat(machine), *(flat(record.versions.get(arm, {})))]
-        yield {"title": f"Machine{f' of arm {arm}' if arm else ''}", "facts": facts}
-    facts = [
+        known = [*facts(machine), *facts(record.versions.get(arm, {}), "version: ")]
+        yield {"title": f"Machine{f' of arm {arm}' if arm else ''}", "facts": known}
+    known = [
         ("run", record.run_id),
         ("command", " ".join(record.command) or "-"),
         ("seed", str(record.seed)),
         ("created, finished", f"{record.created}, {record.finished or 'not finished'}"),
         ("slmbench", record.slmbench_version),
-        *flat(record.options),
-        *flat(record.limits),
+        *facts(record.options),
     ]
-    yield {"title": "Run", "facts": [(name, one_line(value)) for name, value in facts]}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return a tree's leaves by dotted name, as text on one line."""
-    facts: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            facts += flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple) and not any(isinstance(entry, Mapping) for entry in value):
-            facts.append((f"{prefix}{name}", one_line(", ".join(map(str, value)))))
-        else:
-            facts.append((f"{prefix}{name}", one_line(str(value))))
-    return facts
+    yield {"title": "Run", "facts": [(name, one_line(value)) for name, value in known]}
+    if record.limits:
+        yield {"title": "What the engines can do at best here", "facts": facts(record.limits)}
 
 
 def comparison_report(comparisons: Sequence[Comparison]) -> str:
@@ -332,6 +338,7 @@ def comparison_report(comparisons: Sequence[Comparison]) -> str:
             "New over base with 95 % intervals; the dashed lines are the gates. Click a verdict to single it out."
             + _left_out(len(comparison.judgements), "judgements, regressed and improved ones before the others,"),
             charts.ratio_forest(comparison, labels[base.name]),
+            first=True,
         )
     sides = {side.name: side for comparison in comparisons for side in (comparison.base, comparison.new)}.values()
     labelled = []
@@ -346,7 +353,8 @@ def comparison_report(comparisons: Sequence[Comparison]) -> str:
     _add_distributions(page, labelled)
     page.tables[0]["notes"] += pair_lines(list(sides))
     page.machines = [
-        {"title": f"Machine of {side.name}", "facts": [*flat(side.machine), *flat(side.versions)]} for side in sides
+        {"title": f"Machine of {side.name}", "facts": [*facts(side.machine), *facts(side.versions, "version: ")]}
+        for side in sides
     ]
     return page.render()
 

@@ -13,8 +13,9 @@ from slmbench.analysis.metrics import METRICS
 from slmbench.analysis.pairs import PAIR_METRICS, precision_of
 from slmbench.analysis.stats import Interval
 from slmbench.report import charts
+from slmbench.report.conditions import facts
 from slmbench.report.csv_text import csv_text
-from slmbench.report.html import Page, flat, html_table
+from slmbench.report.html import Page, html_table
 from slmbench.report.machines_sentences import headlines, machine_lines, task_of
 from slmbench.report.machines_table import LEGEND, ShelfTable, matrix_table, pair_tables
 from slmbench.report.sentences import pair_verdict
@@ -180,8 +181,8 @@ def shelf_page(shelf: Shelf, title: str) -> str:
         charts.pair_forest(labelled),
     )
     for kind, line in zip(shelf.kinds, machine_lines(shelf), strict=True):
-        facts = flat(kind.fingerprint.model_dump(mode="json")) if kind.fingerprint else []
-        page.machines.append({"title": line, "facts": facts})
+        known = facts(kind.fingerprint.model_dump(mode="json")) if kind.fingerprint else []
+        page.machines.append({"title": line, "facts": known})
     return page.render()
 
 

@@ -1,9 +1,28 @@
 "use strict";
 (() => {
   const charts = JSON.parse(document.getElementById("charts").textContent);
+  // Rows come as numbers, and as words by their number in a list.
+  for (const spec of Object.values(charts)) {
+    for (const [name, data] of Object.entries(spec.datasets ?? {})) {
+      const worded = new Set(data.texts);
+      spec.datasets[name] = data.rows.map((row) => Object.fromEntries(
+        row.map((value, index) => [data.fields[index], worded.has(data.fields[index]) ? data.words[value] : value])));
+    }
+  }
   const drawn = Object.entries(charts).map(([id, spec]) =>
-    vegaEmbed(document.getElementById(id), spec, { actions: false, renderer: "svg", logLevel: 1, tooltip: { theme: "custom" } }));
-  Promise.all(drawn).then(() => { document.documentElement.dataset.ready = "yes"; });
+    vegaEmbed(document.getElementById(id), spec, { actions: false, renderer: "svg", logLevel: 1, tooltip: { theme: "custom" },
+      bind: document.getElementById(`${id}-controls`) }));
+  Promise.all(drawn).then(() => {
+    for (const chart of document.querySelectorAll(".chart")) {
+      // What scrolls has to be reached by keyboard.
+      if (chart.scrollHeight > chart.clientHeight + 1 || chart.scrollWidth > chart.clientWidth + 1) chart.tabIndex = 0;
+    }
+    document.documentElement.dataset.ready = "yes";
+  });
+
+  for (const box of document.querySelectorAll("input[data-details]")) {
+    box.addEventListener("change", () => document.getElementById(box.dataset.details).classList.toggle("all", box.checked));
+  }
 
   for (const search of document.querySelectorAll("input[data-filters]")) {
     const rows = [...document.querySelectorAll(`#${search.dataset.filters} tbody tr`)];

@@ -15,7 +15,18 @@ from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_B
 from slmbench.records.refusals import lines_of
 from slmbench.report.answers import score_text
 from slmbench.report.quality_columns import QUALITY_COLUMNS, quality_notes
-from slmbench.report.text_table import EMPTY, Column, TextTable, bounded, folded, number, parameters, share, size
+from slmbench.report.text_table import (
+    DETAIL,
+    EMPTY,
+    Column,
+    TextTable,
+    bounded,
+    folded,
+    number,
+    parameters,
+    share,
+    size,
+)
 
 
 def _phases(row: Mapping[str, Any]) -> str:
@@ -70,44 +81,46 @@ def _device(row: Mapping[str, Any]) -> str:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("arm", lambda r: r["arm"] or EMPTY, numeric=False, weight=9, foldable=True),
-    Column("model", lambda r: r["model"], numeric=False, weight=10),
+    Column("arm", lambda r: r["arm"] or EMPTY, numeric=False, foldable=True, identity=True),
+    Column("model", lambda r: r["model"], numeric=False, identity=True),
     Column("family", lambda r: r["family"], numeric=False, weight=3, foldable=True),
     Column("params", lambda r: parameters(r["parameters"]), weight=4),
-    Column("backend", lambda r: r["backend"], numeric=False, weight=10, foldable=True),
-    Column("device", _device, numeric=False, weight=9, foldable=True),
-    Column("weights / compute", _precision, numeric=False, weight=9, foldable=True),
+    Column("backend", lambda r: r["backend"], numeric=False, foldable=True, identity=True),
+    Column("device", _device, numeric=False, foldable=True, identity=True),
+    Column("weights / compute", _precision, numeric=False, foldable=True, identity=True),
     Column("bits / weight", lambda r: number(r["bits_per_weight"]), weight=4, foldable=True),
-    Column("attention", lambda r: r["attention"] or EMPTY, numeric=False, weight=8, foldable=True),
-    Column("exporter", lambda r: r["exporter"], numeric=False, weight=8, foldable=True),
-    Column("recipe", lambda r: r["recipe"] or EMPTY, numeric=False, weight=8, foldable=True),
-    Column("settings", _settings, numeric=False, weight=9, foldable=True),
-    Column("threads", lambda r: str(r["threads"] or EMPTY), weight=7, foldable=True),
-    Column("options", lambda r: r["options"] or EMPTY, numeric=False, weight=7, foldable=True),
-    Column("batch", lambda r: str(r["batch"]), weight=9, foldable=True),
-    Column("turns", _turns, weight=9, foldable=True),
-    Column("answers", _answers, weight=9, foldable=True),
-    Column("K/V cache", _cache, numeric=False, weight=9, foldable=True),
-    Column("in / out", lambda r: f"{r['input_tokens']} / {r['output_tokens']}", weight=10),
+    Column("attention", lambda r: r["attention"] or EMPTY, numeric=False, foldable=True, identity=True),
+    Column("exporter", lambda r: r["exporter"], numeric=False, foldable=True, identity=True),
+    Column("recipe", lambda r: r["recipe"] or EMPTY, numeric=False, foldable=True, identity=True),
+    Column("settings", _settings, numeric=False, foldable=True, identity=True),
+    Column("threads", lambda r: str(r["threads"] or EMPTY), foldable=True, identity=True),
+    Column("options", lambda r: r["options"] or EMPTY, numeric=False, foldable=True, identity=True),
+    Column("batch", lambda r: str(r["batch"]), foldable=True, identity=True),
+    Column("turns", _turns, foldable=True, identity=True),
+    Column("answers", _answers, foldable=True, identity=True),
+    Column("K/V cache", _cache, numeric=False, foldable=True, identity=True),
+    Column("in / out", lambda r: f"{r['input_tokens']} / {r['output_tokens']}", identity=True),
     Column("ttft ms [95 %]", lambda r: bounded(r, "ttft_s", 1e3), weight=10),
     Column("ttft from text ms", lambda r: bounded(r, "ttft_text_s", 1e3), weight=7, foldable=True),
     Column("later turns' ttft ms", lambda r: bounded(r, "turn_ttft_s", 1e3), weight=9, foldable=True),
     Column("last turn's ttft ms", lambda r: bounded(r, "last_ttft_s", 1e3), weight=7, foldable=True),
     Column("total s", _total, weight=8, foldable=True),
-    Column("encode + first step ms", _phases, weight=5, foldable=True),
     Column("tok/s [95 %]", lambda r: bounded(r, "decode_tps"), weight=10, foldable=True),
+    Column("agreement", lambda r: share(r["agreement"]), weight=10, foldable=True),
+    Column("score [95 %]", _score, weight=9, foldable=True),
+    *QUALITY_COLUMNS,
+    Column("encode + first step ms", _phases, weight=5, foldable=True),
     Column("itl p50 / p90 ms", _gaps, weight=2, foldable=True),
     Column("load s", lambda r: number(r["load_s"], 2), weight=2, foldable=True),
     Column("memory", lambda r: size(r["peak_memory_bytes"]), weight=4, foldable=True),
     Column("mJ / token", lambda r: number(r["energy_per_token_j"] * 1e3), weight=4, foldable=True),
-    Column("score [95 %]", _score, weight=9, foldable=True),
-    Column("agreement", lambda r: share(r["agreement"]), weight=6, foldable=True),
-    *QUALITY_COLUMNS,
     Column("bandwidth use", lambda r: share(r["bandwidth_use"]), weight=3, foldable=True),
     Column("compute use", lambda r: share(r["compute_use"]), weight=2, foldable=True),
-    Column("flags", lambda r: r["flags"] or EMPTY, numeric=False, weight=8, foldable=True),
+    Column("flags", lambda r: r["flags"] or EMPTY, numeric=False, weight=10, foldable=True),
 )
 
+#: Columns that a page shows when the reader asks for all.
+DETAILS = frozenset(one.header for one in COLUMNS if not one.identity and one.weight < DETAIL)
 
 #: Flags as letters, for terminals: how a flag begins, and its letter.
 _LETTERS = {
@@ -130,7 +143,7 @@ _LETTERS = {
 
 
 _MEANINGS = {
-    "C": "interval wider than its target",
+    "C": "not converged: an interval is wider than its target",
     "S": "failed after some samples",
     "1": "one load, no interval",
     "L": "other processes disturbed samples",
@@ -150,17 +163,18 @@ def _letters(row: Mapping[str, Any]) -> str:
 
 
 def _for_terminals(columns: Sequence[Column]) -> list[Column]:
-    return [replace(c, cell=_letters, foldable=False) if c.header == "flags" else c for c in columns]
+    return [replace(c, cell=_letters) if c.header == "flags" else c for c in columns]
 
 
-def text_table(frame: pd.DataFrame, width: int | None = None) -> TextTable:
+def text_table(frame: pd.DataFrame, width: int | None = None, shows_all: str = "") -> TextTable:
     """Return the run table as text. Columns whose rows all agree are folded into ``common``.
 
-    With a ``width`` in characters the least important columns are left out, named in the notes, until it fits.
+    With a ``width`` in characters the least important columns are left out, named in the notes, until it fits;
+    ``shows_all`` is the command that has them.
     """
     all_rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
     rows = [row for row in all_rows if _has_figures(row)]
-    table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width)
+    table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width, shows_all)
     notes = [
         f"{row['model']} on {row['backend']} in {row['weight_precision']} "
         f"({row['input_tokens']} / {row['output_tokens']}){_of_arm(row)}: {_why(row)}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from slmbench.analysis.crossover import Lead, crossings, leads_of
 from slmbench.analysis.front import fronts_of
+from slmbench.analysis.leaders import leaders_of
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sides_of, with_own_figure
 from slmbench.analysis.ratios import log_ratio
@@ -16,6 +17,7 @@ from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Claim, Run
 from slmbench.report.answers import answer_sentences
+from slmbench.report.leader_sentences import leader_sentences
 from slmbench.report.speed_against_quality import front_sentences
 from slmbench.report.text_table import bounds, parameters
 
@@ -29,14 +31,15 @@ _WORDS = {
 
 
 def run_sentences(run: RunColumns) -> list[str]:
-    """Return how each pair compares, at which input length its families change places, and what that says of claims,
-    and what nothing else beats on speed and quality.
+    """Return how each pair compares, or who leads where models are no pair, at which input length families change
+    places, what that says of claims, and what nothing else beats on speed and quality.
     """
     sides = sides_of(run)
     crossed = [line for side in sides for line in crossover_sentences(pairs_of(side))]
     fronts = front_sentences(front for side in sides for front in fronts_of(side))
     claims = [*claim_sentences(run, sides), *ablation_sentences(sides)]
-    return [*pair_sentences(run), *crossed, *claims, *fronts, *answer_sentences(run)]
+    leads = leader_sentences(leader for side in sides for leader in leaders_of(side))
+    return [*pair_sentences(run), *leads, *crossed, *claims, *fronts, *answer_sentences(run)]
 
 
 _NOUNS = {"ttft": "time to first token", "tpot": "time per token", "e2e": "time of the whole answer"}

@@ -15,6 +15,8 @@ from slmbench.report.text_table import bounds
 
 _PLACES = {"front": BLUE, "undecided": ORANGE, "behind": PURPLE}
 _SHAPES = {"front": "circle", "undecided": "diamond", "behind": "cross"}
+#: Configurations that a sentence names; how many more there are is a count.
+MOST_NAMED = 3
 #: Divergences below this are rounding: they are drawn at the edge, for an axis of powers of ten has no zero.
 _LEAST_KL = 1e-7
 
@@ -27,15 +29,21 @@ def front_sentences(fronts: Iterable[Front]) -> list[str]:
 def _sentence(front: Front) -> str:
     names = labels_of(front)
     parts = []
-    for point in front.at("front"):
+    best = front.at("front")
+    # The fastest and the nearest to the reference, and of those between them as many as one reads.
+    shown = best if len(best) <= MOST_NAMED else [*best[: MOST_NAMED - 1], best[-1]]
+    for point in shown:
         speed, yardstick = "", front.yardstick(point)
         if point is not yardstick:
             ratio = front.speedup(point)
             speed = f"{ratio.mid:.2f}x the speed of {names[id(yardstick)]}{bounds(ratio, 2)}, "
         parts.append(f"{names[id(point)]}: {speed}KL {written(point.kl, 'nats')}")
+    more = f"; {len(best) - len(shown)} more between them" if len(shown) < len(best) else ""
     undecided = [names[id(point)] for point in front.at("undecided")]
-    more = f"; intervals overlap with these: {', '.join(undecided)}" if undecided else ""
-    return f"{title_of(front)}: {'; '.join(parts)}; nothing else measured is better on both{more}."
+    if undecided:
+        who = ", ".join(undecided) if len(undecided) < MOST_NAMED else f"{len(undecided)} more"
+        more += f"; intervals overlap with: {who}"
+    return f"{title_of(front)}, nothing else is better on both: {'; '.join(parts)}{more}."
 
 
 def title_of(front: Front) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from slmbench.analysis.stats import Interval
+from slmbench.analysis.stats import Interval, relative_half_width
 from slmbench.errors import one_line
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Column:
     weight: int = 1
     #: Shown once above the table where every row says the same.
     foldable: bool = False
+    #: Part of which case a row is: never left out where rows differ in it.
+    identity: bool = False
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -58,13 +60,18 @@ def bounds(interval: Interval, decimals: int, unknown: str = " [?]") -> str:
     return f" [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]" if interval.telling else unknown
 
 
+#: A half-width above this share of its figure says only that nothing is known yet.
+WIDEST = 0.5
+
+
 def bounded(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
-    """Return ``52.1 [51.8, 52.4]``: bounds with the digits of the figure."""
+    """Return ``52.1 [51.8, 52.4]``: bounds with the digits of the figure; or that it has not converged at all."""
     middle, low, high = (row[key] * factor for key in (name, f"{name}_low", f"{name}_high"))
     if not math.isfinite(middle):
         return EMPTY
-    decimals = max(0, 2 - math.floor(math.log10(middle)))
-    return f"{middle:.{decimals}f}{bounds(Interval(low, middle, high), decimals)}"
+    decimals, interval = max(0, 2 - math.floor(math.log10(middle))), Interval(low, middle, high)
+    wide = interval.known and relative_half_width(interval) > WIDEST
+    return f"{middle:.{decimals}f}{' [not converged]' if wide else bounds(interval, decimals)}"
 
 
 def size(count: float) -> str:
@@ -79,12 +86,25 @@ def share(value: float) -> str:
     return EMPTY if value is None or not math.isfinite(value) else f"{value:.3g}" if value < 1 else f"{value:.1f}"
 
 
-def folded(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], width: int | None = None) -> TextTable:
+#: Columns below this weight are details: they are left out before others are put together.
+DETAIL = 6
+#: Columns of this weight are never left out.
+_KEPT = 10
+#: The narrowest column of cases.
+_NARROWEST = 22
+
+Shown = list[tuple[Column, list[str]]]
+
+
+def folded(
+    columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], width: int | None = None, shows_all: str = ""
+) -> TextTable:
     """Return rows as text, with columns that are empty or the same throughout left out of the table.
 
-    Columns too many for ``width`` are dropped by weight and named in the notes.
+    Where they are too wide for ``width``, those that say which case a row is become one, and the least important others
+    are left out and named in the notes, with the command that ``shows_all``.
     """
-    shown: list[tuple[Column, list[str]]] = []
+    shown: Shown = []
     common: dict[str, str] = {}
     for column in columns:
         cells = [one_line(column.cell(row)) for row in rows]
@@ -94,29 +114,61 @@ def folded(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], width: 
         else:
             shown.append((column, cells))
     dropped = _narrow(shown, width) if width else []
+    hint = f"; {shows_all} shows them" if shows_all else ""
     return TextTable(
         headers=[column.header for column, _ in shown],
         rows=[list(cells) for cells in zip(*(cells for _, cells in shown), strict=True)] if rows else [],
         numeric=[column.numeric for column, _ in shown],
         common=common,
-        notes=[f"Too wide for this terminal: {', '.join(dropped)}; --markdown shows all."] if dropped else [],
+        notes=[f"Left out at {width} characters: {', '.join(dropped)}{hint}."] if dropped else [],
     )
 
 
-def _narrow(shown: list[tuple[Column, list[str]]], width: int) -> list[str]:
-    """Drop the least important columns until the table fits; return their headers."""
+def _narrow(shown: Shown, width: int) -> list[str]:
+    """Make the table fit; return the headers of columns that had to go."""
+    dropped = _without(shown, width, DETAIL)
+    if _total(shown) > width and sum(column.identity for column, _ in shown) > 1:
+        # With the cases' column at its narrowest, to see what else has to go.
+        others = [entry for entry in shown if not entry[0].identity]
+        dropped += _without(others, width - _NARROWEST - 2, _KEPT)
+        cases = _as_one([entry for entry in shown if entry[0].identity], max(_NARROWEST, width - _total(others) - 2))
+        shown[:] = [cases, *others]
+    return dropped
 
-    def total() -> int:
-        return sum(max(_column_width(column.header), *map(len, cells or [""])) + 2 for column, cells in shown)
 
+def _total(shown: Shown) -> int:
+    return sum(max(_column_width(column.header), *map(_cell_width, cells or [""])) + 2 for column, cells in shown)
+
+
+def _without(shown: Shown, width: int, below: int) -> list[str]:
+    """Take out columns of less than that weight, the least important first, until the table fits."""
     dropped = []
-    while total() > width and len(shown) > 4:
-        least = min(shown, key=lambda entry: entry[0].weight)
-        if least[0].weight >= 10:
+    while _total(shown) > width:
+        least = min((e for e in shown if not e[0].identity), key=lambda entry: entry[0].weight, default=None)
+        if least is None or least[0].weight >= below:
             break
         shown.remove(least)
         dropped.append(least[0].header)
     return dropped
+
+
+def _as_one(shown: Shown, width: int) -> tuple[Column, list[str]]:
+    """Return the columns that say which case a row is as one, broken into lines."""
+    names = [[_said(column, cell) for (column, _), cell in zip(shown, cells, strict=True)]
+             for cells in zip(*(cells for _, cells in shown), strict=True)]  # fmt: skip
+    texts = [fill(" ".join(filter(None, parts)), width, subsequent_indent="  ") for parts in names]
+    return Column("case", lambda _: "", numeric=False, weight=_KEPT, identity=True), texts
+
+
+def _said(column: Column, cell: str) -> str:
+    """Return a cell that stands without its header: a bare number says what it counts."""
+    if cell == EMPTY:
+        return ""
+    return f"{column.header} {cell}" if cell.isdigit() else cell.replace(" / ", "/")
+
+
+def _cell_width(cell: str) -> int:
+    return max(map(len, cell.split("\n")))
 
 
 def _column_width(header: str) -> int:
@@ -165,7 +217,7 @@ def print_table(console: Console, table: TextTable, styles: Mapping[str, str] | 
     if table.rows:
         drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         widths = [
-            max(_column_width(header), *(len(row[index]) for row in table.rows))
+            max(_column_width(header), *(_cell_width(row[index]) for row in table.rows))
             for index, header in enumerate(table.headers)
         ]
         # Where all fit nothing is measured or wrapped again: a table of a thousand rows takes half the time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,9 @@ def print_run(console: Console, run: Run | RunColumns) -> None:
     from rich.text import Text
 
     columns = columns_of(run) if isinstance(run, Run) else run
-    print_table(console, text_table(run_table(columns), width=console.width))
-    if answered := answers_table(columns, console.width):
+    shows_all = f"`slmbench table {shlex.quote(str(columns.folder))} --markdown`"
+    print_table(console, text_table(run_table(columns), console.width, shows_all))
+    if answered := answers_table(columns, console.width, shows_all):
         console.print(Text("Answers to tasks", style="bold"))
         print_table(console, answered)
     for line in [*run_sentences(columns), *columns.warnings]:

@@ -82,6 +82,7 @@ def run(
     backend_options: Sequence[tuple[str, str]] = (),
     repeat: int | None = None,
     budget_s: float | None = None,
+    quick: bool = False,
     interval_target: float | None = None,
     share_loads: bool = True,
     seed: int = 0,
@@ -99,6 +100,7 @@ def run(
     """Measure and return the result; the same as ``slmbench run``, whose ``--help`` explains each option.
 
     What is left out comes from the suite. ``budget_s`` is in seconds, ``interval_target`` a share (0.03 for 3 %).
+    ``quick`` measures for 40 s at most.
     ``observer`` is called with each event of the run.
 
     Raises:

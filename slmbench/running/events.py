@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from slmbench.records.schema import FailureRecord, LoadRecord, SampleRecord
@@ -14,6 +14,8 @@ class Begun:
 
     cases: tuple[str, ...]
     budget_s: float | None
+    #: By key, what people call a case among the others of the run.
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Judged:
     #: Metric to the figure in ns and the half-width of its interval as a share; infinite while unknown.
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     done: bool = False
+    #: Whether every interval is as narrow as asked; also where a number of samples was asked for instead.
+    converged: bool = True
 
 
 @dataclass(frozen=True)

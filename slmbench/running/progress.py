@@ -5,15 +5,14 @@ Both draw only when an event comes, between samples: nothing of theirs runs whil
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from slmbench.analysis.stats import TELLING
 from slmbench.errors import amount, one_line
+from slmbench.report.text_table import WIDEST
 from slmbench.running import events as e
 
 if TYPE_CHECKING:
@@ -21,23 +20,25 @@ if TYPE_CHECKING:
 
 #: Redrawing faster than this would cost more than it tells.
 REDRAW_INTERVAL_S = 0.2
-#: Lines about cases under way come no more often than this.
-TELL_INTERVAL_S = 15.0
+#: Lines about the time left come no more often than this.
+TELL_INTERVAL_S = 60.0
 #: Cases shown at once; the rest is a count.
 MAX_ROWS = 16
+#: Below this many columns the live table leaves out the counts of loads and samples.
+_ROOM_FOR_COUNTS = 100
 
 
 @contextmanager
-def show_progress(stream: TextIO) -> Iterator[e.Observer]:
-    """Yield an observer that shows progress on ``stream``."""
-    if not stream.isatty():
-        yield PlainProgress(stream)
+def show_progress(stream: TextIO, *, verbose: bool = False, quiet: bool = False) -> Iterator[e.Observer]:
+    """Yield an observer that shows progress on ``stream``; nothing but failures with ``quiet``."""
+    if quiet or verbose or not stream.isatty():
+        yield PlainProgress(stream, verbose=verbose, quiet=quiet)
         return
     from rich.console import Console
     from rich.live import Live
 
-    board = Board()
-    with Live(console=Console(file=stream), auto_refresh=False, transient=True) as live:
+    console, board = Console(file=stream), Board()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
         drawn = 0.0
 
         def observe(event: e.Event) -> None:
@@ -45,58 +46,93 @@ def show_progress(stream: TextIO) -> Iterator[e.Observer]:
             board.take(event)
             now = time.monotonic()
             if now - drawn >= REDRAW_INTERVAL_S or isinstance(event, e.Opening | e.CaseFailed | e.Ended):
-                live.update(board.table(), refresh=True)
+                live.update(board.table(console.width), refresh=True)
                 drawn = now
 
         yield observe
 
 
 class PlainProgress:
-    """One line for what matters: surveys, failures, cases that are done; now and then the others and the time left."""
+    """One line for each case, when it is done, has failed, or the run ends; once a minute the time left.
 
-    def __init__(self, stream: TextIO) -> None:
+    ``verbose``: a line too for each proof and whenever intervals were computed.
+    """
+
+    def __init__(self, stream: TextIO, *, verbose: bool = False, quiet: bool = False) -> None:
         self._stream = stream
-        self._reported = -math.inf
+        self._verbose = verbose
+        self._quiet = quiet
+        self._labels: Mapping[str, str] = {}
+        self._reported = time.monotonic()
         self._proven = ""
+        #: Cases that have figures and are not done.
+        self._waiting: dict[str, e.Judged] = {}
 
     def __call__(self, event: e.Event) -> None:
         """Take an event."""
-        if isinstance(event, e.TimeLeft | e.Judged) and not (isinstance(event, e.Judged) and event.done):
-            if time.monotonic() - self._reported < TELL_INTERVAL_S:
-                return
-            if isinstance(event, e.TimeLeft):
-                self._reported = time.monotonic()
-        if isinstance(event, e.Ready) and (shared := event.record.configuration):
-            # One process proves all of its cases; they come in a row.
-            if shared == self._proven:
-                return
-            self._proven = shared
-        line = _line(event)
-        if line:
+        if isinstance(event, e.Begun):
+            self._labels = event.labels
+        if self._quiet and not isinstance(event, e.CaseFailed):
+            return
+        for line in self._lines(event):
             print(one_line(line), file=self._stream, flush=True)
+
+    def _lines(self, event: e.Event) -> Iterator[str]:
+        if isinstance(event, e.Judged):
+            self._waiting[event.case] = event
+            if event.done or self._verbose:
+                yield self._judged(event)
+            if event.done:
+                del self._waiting[event.case]
+        elif isinstance(event, e.CaseFailed):
+            self._waiting.pop(event.record.case, None)
+            yield f"{self._named(event.record.case)}: failed: {event.record.reason}: {event.record.message}"
+        elif isinstance(event, e.Ended) and not self._verbose:
+            yield from map(self._judged, self._waiting.values())
+        elif isinstance(event, e.TimeLeft):
+            now = time.monotonic()
+            if event.left_s and (self._verbose or now - self._reported >= TELL_INTERVAL_S):
+                self._reported = now
+                yield time_left(event)
+        elif isinstance(event, e.Ready):
+            yield from self._proof(event)
+        elif (line := _line(event)) is not None:
+            yield line
+
+    def _judged(self, event: e.Judged) -> str:
+        last = event.done or not self._verbose
+        state = "; not done yet" if not last else "" if event.converged else "; not converged"
+        counts = f"{amount(event.loads, 'load')}, {amount(event.samples, 'sample')}"
+        return f"{self._named(event.case)}: {intervals(event)} ({counts}){state}"
+
+    def _proof(self, event: e.Ready) -> Iterator[str]:
+        """Yield a line for each configuration whose tokens are proven: one process proves all of its cases."""
+        what = event.record.configuration or self._named(event.case)
+        if self._verbose and event.record.warmups == 0 and what != self._proven:
+            self._proven = what
+            seconds = (event.record.load_ns + (event.record.compile_ns or 0)) / 1e9
+            yield f"{what}: proven, loads in {seconds:.1f} s"
+
+    def _named(self, key: str) -> str:
+        return self._labels.get(key, key)
 
 
 def _line(event: e.Event) -> str | None:
     if isinstance(event, e.Begun):
         budget = "" if event.budget_s is None else f", at most {duration(event.budget_s)}"
         return f"measuring {amount(len(event.cases), 'case')}{budget}"
-    if isinstance(event, e.Ready) and event.record.warmups == 0:
-        seconds = (event.record.load_ns + (event.record.compile_ns or 0)) / 1e9
-        return f"{event.record.configuration or event.case}: proven, loads in {seconds:.1f} s"
     if isinstance(event, e.Blocked) and len(event.blocks) > 1:
         return f"not enough memory for all cases at once: measuring in {len(event.blocks)} groups"
-    if isinstance(event, e.Judged):
-        state = "done" if event.done else "not done yet"
-        return f"{event.case}: load {event.loads}, {amount(event.samples, 'sample')}, {intervals(event)}; {state}"
-    if isinstance(event, e.TimeLeft):
-        return f"{duration(event.spent_s)} measured, {duration(event.left_s)} left at most" if event.left_s else None
     if isinstance(event, e.Skipped):
         budget = "" if event.budget_s is None else f" of {duration(event.budget_s)}"
         cases = amount(len(event.cases), "case")
         return f"not measured: {cases}, as the budget{budget} was spent; --resume continues with them"
-    if isinstance(event, e.CaseFailed):
-        return f"{event.record.case}: failed: {event.record.reason}: {event.record.message}"
     return None
+
+
+def time_left(event: e.TimeLeft) -> str:
+    """Return ``30 s measured, 1 min 40 s left at most``."""
+    return f"{duration(event.spent_s)} measured, {duration(event.left_s)} left at most"
 
 
 def intervals(event: e.Judged) -> str:
@@ -105,9 +141,9 @@ def intervals(event: e.Judged) -> str:
 
 
 def figure(value_ns: float, half_width: float) -> str:
-    """Return ``12.3 ms ± 1.4 %``, the half-width ``?`` while it is unknown."""
-    reach = f"{half_width:.1%}".replace("%", " %") if half_width <= TELLING else "?"
-    return f"{value_ns / 1e6:.4g} ms ± {reach}"
+    """Return ``12.3 ms ± 1.4 %``; without the half-width where it says nothing."""
+    reach = f" ± {half_width:.1%}".replace("%", " %") if half_width <= WIDEST else ""
+    return f"{value_ns / 1e6:.3g} ms{reach}"
 
 
 def duration(seconds: float) -> str:
@@ -135,13 +171,14 @@ class Board:
     def __init__(self) -> None:
         self._rows: dict[str, _CaseRow] = {}
         self._blocks: tuple[tuple[str, ...], ...] = ()
+        self._labels: Mapping[str, str] = {}
         self._round = 0
         self._left = ""
 
     def take(self, event: e.Event) -> None:
         """Change what an event changes."""
         if isinstance(event, e.Begun):
-            self._rows = {key: _CaseRow() for key in event.cases}
+            self._rows, self._labels = {key: _CaseRow() for key in event.cases}, event.labels
         elif isinstance(event, e.Opening):
             row = self._rows[event.case]
             row.state, row.load = ("proving" if event.survey else "loading"), event.load
@@ -159,22 +196,30 @@ class Board:
         elif isinstance(event, e.CaseFailed):
             self._rows[event.record.case].state = f"failed: {event.record.reason}"
         elif isinstance(event, e.TimeLeft):
-            self._left = f"{duration(event.spent_s)} measured, {duration(event.left_s)} left at most"
+            self._left = time_left(event)
 
-    def table(self) -> Table:
-        """Return the table as it stands; cases under way come before those that wait or are done."""
+    def table(self, width: int = 120) -> Table:
+        """Return the table as it stands; cases under way come before those that wait or are done.
+
+        On a screen of less than :data:`_ROOM_FOR_COUNTS` columns the numbers of loads and samples are not shown.
+        """
         from rich.table import Table
         from rich.text import Text
 
         metrics = list(dict.fromkeys(metric for row in self._rows.values() for metric in row.intervals))
-        block = f"{len(self._blocks)} blocks · " if len(self._blocks) > 1 else ""
-        table = Table(caption=f"{block}round {self._round}{' · ' + self._left if self._left else ''}", box=None)
-        for name in ("case", "state", "load", "samples", *metrics):
-            table.add_column(name, justify="right" if name in ("load", "samples", *metrics) else "left")
+        groups = f"{len(self._blocks)} groups, " if len(self._blocks) > 1 else ""
+        left = f", {self._left}" if self._left else ""
+        counts = ("load", "samples") if width >= _ROOM_FOR_COUNTS else ()
+        table = Table(caption=f"{groups}round {self._round}{left}", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("case", overflow="fold")
+        table.add_column("state", overflow="fold")
+        for name in (*counts, *metrics):
+            table.add_column(name, justify="right", no_wrap=True)
         busy = sorted(self._rows.items(), key=lambda item: item[1].state in ("waits", "done"))
         for key, row in busy[:MAX_ROWS]:
             figures = [figure(*row.intervals[metric]) if metric in row.intervals else "" for metric in metrics]
-            table.add_row(Text(one_line(key)), Text(row.state), str(row.load), str(row.samples), *figures)
+            numbers = [str(row.load), str(row.samples)] if counts else []
+            table.add_row(Text(one_line(self._labels.get(key, key))), Text(row.state), *numbers, *figures)
         if len(busy) > MAX_ROWS:
             table.add_row(Text(f"and {len(busy) - MAX_ROWS} more"))
         return table

@@ -55,12 +55,18 @@ if TYPE_CHECKING:
 
 
 def execute(
-    request: RunRequest, *, observer: Observer | None = None, say: Say | None = None, loads: int | None = None
+    request: RunRequest,
+    *,
+    observer: Observer | None = None,
+    say: Say | None = None,
+    explain: Say | None = None,
+    loads: int | None = None,
 ) -> RunColumns:
     """Carry a request out: export what is missing, measure, write the reports.
 
-    ``observer`` gets what is measured, ``say`` what is exported. ``loads`` is how many a case has in the end,
-    whatever its intervals are by then.
+    ``observer`` gets what is measured, ``say`` what is exported, ``explain`` why something cannot run and which
+    exporter was chosen: the table says the first again. ``loads`` is how many a case has in the end, whatever its
+    intervals are by then.
 
     Raises:
         BadInputError: the request is wrong, or a resumed run's plan changed.
@@ -69,7 +75,7 @@ def execute(
     """
     from slmbench.report.write import write_reports
 
-    request, say = resumed(request), say or _silent
+    request, say, explain = resumed(request), say or _silent, explain or _silent
     plan, prompts = plan_request(request)
     quality = plan_quality(request, plan)
     asked = plan_tasks(plan, request.resume)
@@ -80,10 +86,10 @@ def execute(
         # Before anything is exported: an arm that cannot run is known within seconds.
         described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:
-            for line in refusal_lines(plan.refusals):
-                say(f"cannot run: {line}")
-            for line in plan.route_lines():
-                say(line)
+            if plan.refusals:
+                say(f"{amount(len(plan.refusals), 'case')} cannot run here; why is said below the table")
+            for line in [*(f"cannot run: {line}" for line in refusal_lines(plan.refusals)), *plan.route_lines()]:
+                explain(line)
             settings = measure_settings(request, plan.suite, loads)
             for line in forecast_lines(estimate(plan, settings, read_past_costs())):
                 say(line)
@@ -148,11 +154,7 @@ def _measure(
         if (cell.checkpoint, cell.spec) in artifacts.failed
     ]
 
-    if request.resume:
-        record = _same_plan(folder, plan)
-    else:
-        record = _run_record(folder, plan, request, artifacts, described)
-        record = record.model_copy(update={"limits": _limits(plan, say)})
+    record = _same_plan(folder, plan) if request.resume else _run_record(folder, plan, request, artifacts, described)
     write_run(folder, record)
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts.found[cell.checkpoint, cell.spec], prompts, arms) for cell in made]
@@ -165,7 +167,9 @@ def _measure(
     )
     if quality is not None:
         measure_quality(quality, cases, folder, settings, say)
-    ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks}
+    # After the samples: they take up to 20 s an engine, and whoever waits, waits for figures.
+    limits = record.limits or _limits(plan, say, only_known=request.quick)
+    ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks, "limits": limits}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))
     return cases
@@ -236,13 +240,18 @@ _NO_TARGET = 1e-9
 def measure_settings(request: RunRequest, suite: Suite, loads: int | None = None) -> MeasureSettings:
     """Return how long and how precisely to measure: to the target, or until every case has so many loads."""
     settings = MeasureSettings(
-        seed=request.seed, budget_s=suite.budget_s, strict_budget=request.budget_s is not None, repeat=suite.repeat
+        seed=request.seed,
+        budget_s=suite.budget_s,
+        strict_budget=request.budget_s is not None or request.quick,
+        repeat=None if request.quick else suite.repeat,
     )
     if loads is not None:
         rounds = math.ceil(suite.repeat / REPEAT_LOADS) if suite.repeat else settings.rounds
         counted = replace(settings, repeat=None, max_loads=loads, rounds=rounds)
         return replace(counted, budget_s=request.budget_s, ttft_target=_NO_TARGET, tpot_target=_NO_TARGET)
     target = request.interval_target
+    if target is None and suite.interval_target is not None:
+        target = suite.interval_target / 100
     return settings if target is None else replace(settings, ttft_target=target, tpot_target=target)
 
 
@@ -289,12 +298,13 @@ def _backends(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cell.case.backend for cell in plan.cells))
 
 
-def _limits(plan: Plan, say: Say) -> dict[str, dict[str, Any]]:
-    """Return what each engine can do at best on its devices, measured now where it is not known yet.
+def _limits(plan: Plan, say: Say, *, only_known: bool) -> dict[str, dict[str, Any]]:
+    """Return what each engine can do at best on its devices, measured now where it is not known yet, if at all.
 
     Without them the table lacks a column; so an engine whose limits cannot be measured stops nothing.
     """
-    from slmbench.machine.limits import limits_of
+    from slmbench.backend import load_backend
+    from slmbench.machine.limits import cached_limits, limits_of
 
     found = {}
     wanted = {
@@ -305,9 +315,13 @@ def _limits(plan: Plan, say: Say) -> dict[str, dict[str, Any]]:
     for engine, device, backend, threads in sorted(wanted, key=str):
         if f"{engine}|{device}" in found:
             continue
-        say(f"measuring the limits of {engine} on the {device}")
+        known = cached_limits(load_backend(backend), device, threads)
+        if only_known and known is None:
+            continue
+        if known is None:
+            say(f"measuring what {engine} can do at best on the {device}")
         try:
-            limits = limits_of(backend, device, threads)
+            limits = known if only_known and known else limits_of(backend, device, threads)
         except SlmbenchError as error:
             say(f"not measured: {error}")
             continue

@@ -15,6 +15,7 @@ from slmbench.measure.conditions import ConditionsReader
 from slmbench.plan.configuration import merged
 from slmbench.records.sample_writer import SampleWriter
 from slmbench.records.schema import FailureRecord
+from slmbench.report.case_labels import case_labels
 from slmbench.running import events as e
 from slmbench.running.budget import Budget
 from slmbench.running.case_state import CaseState, finished, restore
@@ -91,7 +92,8 @@ class _Scheduler:
 
     def run(self) -> tuple[tuple[str, ...], ...]:
         """Survey, then measure block after block; return the blocks."""
-        self._journal.tell(e.Begun(tuple(state.key for state in self._states), self._budget.seconds))
+        labels = case_labels([state.planned.case for state in self._states])
+        self._journal.tell(e.Begun(tuple(state.key for state in self._states), self._budget.seconds, labels))
         self._survey_all()
         blocks = self._blocks()
         self._journal.tell(e.Blocked(tuple(tuple(s.key for s in block) for block in blocks)))
@@ -182,11 +184,12 @@ class _Scheduler:
         return max(0, least - min(state.sampled_loads for state in live))
 
     def _wave_deadline(self, live: Sequence[CaseState], deadline: float | None) -> float | None:
-        """Return when the next wave must end: the loads still owed share what is left of the budget."""
+        """Return when the next wave must end: the loads still wanted share what is left of the budget."""
         if deadline is None:
             return None
         now_s = time.monotonic()
-        return now_s + max(0.0, deadline - now_s) / max(1, self._loads_owed(live))
+        wanted = self._settings.wanted_loads - min(state.sampled_loads for state in live)
+        return now_s + max(0.0, deadline - now_s) / max(1, wanted)
 
     def _live(self, block: Sequence[CaseState]) -> list[CaseState]:
         """Return the cases that the next wave is of: those not done, and what is judged together with them."""
@@ -199,7 +202,10 @@ class _Scheduler:
     def _judge(self, state: CaseState) -> None:
         state.judge(self._settings)
         done = state.done(self._settings)
-        self._journal.tell(e.Judged(state.key, state.sampled_loads, len(state.samples), dict(state.intervals), done))
+        found = state.converged(self._settings)
+        sure = self._settings.repeat is not None or (bool(found) and all(found.values()))
+        figures = dict(state.intervals)
+        self._journal.tell(e.Judged(state.key, state.sampled_loads, len(state.samples), figures, done, sure))
 
     def _rounds_of(self, state: CaseState) -> int:
         """Return how many samples the next load is to take of a case: as many of each that is judged with it."""

@@ -93,6 +93,8 @@ class MeasureSettings:
     #: Loads before an interval is believed, and where a case ends even without one.
     min_loads: int = 3
     max_loads: int = 30
+    #: Loads that a budget is spread over: more of them narrow an interval more than more samples of each.
+    wanted_loads: int = 6
     #: Samples of a case in one load.
     rounds: int = 5
     max_warmups: int = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -28,6 +29,28 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:
             # Its file number outlives it: children inherit that.
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+#: What stands for a character where the stream's encoding lacks it: Windows code pages, ASCII.
+_PLAIN = {
+    "±": "+/-", "−": "-", "–": "-", "—": "-", "─": "-", "·": "*", "→": "->", "≤": "<=", "≥": ">=",  # noqa: RUF001
+    "×": "x", "÷": "/", "▲": "^", "▼": "v", "…": "...", "°": " deg ", "²": "^2", "µ": "u",  # noqa: RUF001
+}  # fmt: skip
+
+
+def _as_plain_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = "".join(_PLAIN.get(c, ascii(c)[1:-1]) for c in error.object[error.start : error.end])
+    return text, error.end
+
+
+def print_in_any_encoding() -> None:
+    """Make everything printable on standard output and error, also characters that their encoding does not have."""
+    codecs.register_error("slmbench.plain", _as_plain_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "backslashreplace"):
+            stream.reconfigure(errors="slmbench.plain")
 
 
 class _UntilClosed(io.FileIO):

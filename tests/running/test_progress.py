@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import math
+import re
 
 import pytest
 
@@ -38,7 +38,7 @@ SAMPLE = SampleRecord(
     case="good", load=1, round=3, started="", batch=1, input_tokens=8, output_tokens=2, token_ns=(5, 9)
 )
 EVENTS: list[e.Event] = [
-    e.Begun(("good", "bad"), 200.0),
+    e.Begun(("good", "bad"), 200.0, {"good": "mu-tiny openvino 8/2"}),
     e.Opening("good", 0, survey=True),
     e.Ready("good", load("good", 0)),
     e.Opening("bad", 0, survey=True),
@@ -47,8 +47,9 @@ EVENTS: list[e.Event] = [
     e.Opening("good", 1, survey=False),
     e.Ready("good", load("good", 2)),
     e.SampleTaken(SAMPLE),
-    e.Judged("good", 1, 5, {"ttft": (12.345e6, math.inf), "tpot": (1.5e6, 0.0123)}),
+    e.Judged("good", 1, 5, {"ttft": (12.345e6, 6.967), "tpot": (1.5e6, 0.0123)}, converged=False),
     e.TimeLeft(30.0, 100.0),
+    e.Judged("good", 2, 10, {"ttft": (12.345e6, 0.2), "tpot": (1.5e6, 0.0123)}, converged=False),
     e.Ended(),
 ]
 
@@ -58,30 +59,69 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(stream: io.StringIO) -> str:
-    with show_progress(stream) as observe:
+def shown(stream: io.StringIO, *, verbose: bool = False, quiet: bool = False) -> str:
+    with show_progress(stream, verbose=verbose, quiet=quiet) as observe:
         for event in EVENTS:
             observe(event)
     return stream.getvalue()
 
 
-def test_lines_where_there_is_no_terminal() -> None:
+FAILED = "bad: failed: crashed: the worker died of SIGSEGV"
+
+
+def test_a_line_a_case_where_there_is_no_terminal() -> None:
     assert shown(io.StringIO()).splitlines() == [
         "measuring 2 cases, at most 3 min 20 s",
-        "good: proven, loads in 2.0 s",
-        "bad: failed: crashed: the worker died of SIGSEGV",
-        "good: load 1, 5 samples, ttft 12.35 ms ± ?, tpot 1.5 ms ± 1.2 %; not done yet",
-        "30 s measured, 1 min 40 s left at most",
+        FAILED,
+        "mu-tiny openvino 8/2: ttft 12.3 ms ± 20.0 %, tpot 1.50 ms ± 1.2 % (2 loads, 10 samples); not converged",
     ]
 
 
-def test_a_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+def test_a_case_that_is_done_has_its_line_at_once_and_no_other() -> None:
+    stream = io.StringIO()
+    with show_progress(stream) as observe:
+        observe(e.Judged("good", 3, 15, {"ttft": (12.345e6, 0.02)}, done=True))
+        assert stream.getvalue() == "good: ttft 12.3 ms ± 2.0 % (3 loads, 15 samples)\n"
+        observe(e.Ended())
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_each_step_is_a_line_if_asked_also_on_a_terminal() -> None:
+    lines = [
+        "measuring 2 cases, at most 3 min 20 s",
+        "mu-tiny openvino 8/2: proven, loads in 2.0 s",
+        FAILED,
+        "mu-tiny openvino 8/2: ttft 12.3 ms, tpot 1.50 ms ± 1.2 % (1 load, 5 samples); not done yet",
+        "30 s measured, 1 min 40 s left at most",
+        "mu-tiny openvino 8/2: ttft 12.3 ms ± 20.0 %, tpot 1.50 ms ± 1.2 % (2 loads, 10 samples); not done yet",
+    ]
+    assert shown(io.StringIO(), verbose=True).splitlines() == lines
+    assert shown(Terminal(), verbose=True).splitlines() == lines
+
+
+def test_only_failures_if_asked() -> None:
+    assert shown(io.StringIO(), quiet=True).splitlines() == [FAILED]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     text = shown(Terminal())
     assert "\x1b[" in text
-    for part in ("proving", "failed: crashed", "12.35 ms ± ?", "1.5 ms ± 1.2 %", "round 3", "1 min 40 s left at most"):
+    for part in ("proving", "failed: crashed", "12.3 ms", "1.50 ms ± 1.2 %", "round 3", "1 min 40 s left at most"):
         assert part in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    assert ("samples" in plain) == (width == 120)
+    assert all(len(line) <= width for line in plain.replace("\r", "\n").splitlines())
+    assert "696" not in text
+
+
+def test_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    colours = re.findall(r"\x1b\[(3[0-7]|9[0-7]|38|48)[;m]", shown(Terminal()))
+    assert not colours
 
 
 def test_a_name_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +137,7 @@ def test_a_name_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_figures_and_durations() -> None:
-    assert figure(2_000_000, 0.05) == "2 ms ± 5.0 %"
+    assert figure(2_000_000, 0.05) == "2.00 ms ± 5.0 %"
     assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3900)] == [
         "0 s",
         "59 s",

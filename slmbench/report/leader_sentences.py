@@ -1,0 +1,80 @@
+"""Who leads on what, by how much, and whether the intervals separate them: sentences for runs without pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from slmbench.analysis.best import BestPath, Rival
+from slmbench.analysis.leaders import Leader
+from slmbench.analysis.stats import Interval
+from slmbench.report.case_labels import full_names
+from slmbench.report.text_table import bounds, number
+
+_TITLES = {"ttft": "First token soonest", "tpot": "Decodes fastest"}
+#: Workloads that one sentence speaks of.
+MOST_WORKLOADS = 3
+
+
+def leader_sentences(leaders: Iterable[Leader]) -> list[str]:
+    """Return a sentence for each arm and metric: who leads at each workload."""
+    groups: dict[tuple[str, str], list[Leader]] = {}
+    for leader in leaders:
+        groups.setdefault((leader.side.arm or "", leader.metric), []).append(leader)
+    return [_sentence(group) for group in groups.values()]
+
+
+def _sentence(leaders: Sequence[Leader]) -> str:
+    said = [f"{_where(leader, leaders)}: {_lead(leader)}" for leader in leaders[:MOST_WORKLOADS]]
+    left = len(leaders) - len(said)
+    more = [f"{left} more lengths are in the table"] if left else []
+    arm = f"{leaders[0].side.arm}: " if leaders[0].side.arm else ""
+    return f"{arm}{_TITLES[leaders[0].metric]} {'; '.join([*said, *more])}"
+
+
+def _where(leader: Leader, leaders: Sequence[Leader]) -> str:
+    work = leader.workload
+    several = len({other.device for other in leaders}) > 1 or leader.device != "cpu"
+    parts = [f"{work.input_tokens} in / {work.output_tokens} out", work.more(), leader.device if several else ""]
+    return f"at {', '.join(filter(None, parts))}"
+
+
+def _lead(leader: Leader) -> str:
+    best = leader.best
+    rivals = [*best.ties, *([best.runner_up] if best.runner_up else [])]
+    entries = [best.leader, *(rival.entry for rival in rivals)]
+    paths = {entry.found.case.key: entry.found.model.attention_path or "" for entry in entries}
+    names = full_names([entry.found.case for entry in entries], paths)
+
+    def named(entry: BestPath) -> str:
+        return names[entry.found.case.key]
+
+    ahead = f"{named(best.leader)}, {_figure(best.leader)}"
+    if best.alone:
+        assert best.runner_up is not None
+        return f"{ahead}, {_times(best.runner_up)} ahead of {named(best.runner_up.entry)}"
+    first, *others = best.ties
+    more = f" and {len(others)} more" if others else ""
+    tied = f"{ahead}, but the intervals do not separate it from {named(first.entry)} ({_times(first)}){more}"
+    if best.runner_up is None:
+        return tied
+    return f"{tied}; it is {_times(best.runner_up)} ahead of {named(best.runner_up.entry)}"
+
+
+def _figure(entry: BestPath) -> str:
+    """Return ``12.3 ms [12.1, 12.5]``, or tokens per second where the metric is the time of one."""
+    assert entry.interval is not None
+    if entry.metric == "tpot":
+        shown, unit = entry.interval.inverse().scaled(entry.found.case.workload.rows), "tok/s"
+    else:
+        shown, unit = entry.interval.scaled(1e3), "ms"
+    return f"{number(shown.mid)} {unit}{_bounds(shown)}"
+
+
+def _bounds(interval: Interval) -> str:
+    if not interval.telling:
+        return " [no interval]"
+    return f" [{number(interval.low)}, {number(interval.high)}]"
+
+
+def _times(rival: Rival) -> str:
+    return f"{rival.ratio.mid:.2f}x{bounds(rival.ratio, 2, '')}"
