@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "suites": ("suites", "List or show suites."),
     "devices": ("devices", "List devices and what is missing for the others."),
     "limits": ("limits", "Measure what a device can do at best."),
-    "doctor": ("doctor", "Report what would disturb a run here."),
+    "doctor": ("doctor", "Say why a run is slow, noisy or refused here."),
     "calibrate": ("calibrate", "Measure the noise floor of this machine."),
     "cache": ("cache", "List, verify or clean the artifact cache."),
     "fleet": ("fleet", "Measure on many machines: scheduler, worker, status."),

@@ -12,7 +12,7 @@ from slmbench.errors import ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slmbench.machine.doctor import Finding
+    from slmbench.machine.finding import Finding
 
 app = typer.Typer(add_completion=False)
 
@@ -27,7 +27,7 @@ def doctor(
     observe: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds to watch the machine.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Tell what would disturb a run here, why it matters and what to do.
+    """Say why a run is slow, noisy or refused here, and what to do: machine, versions, drivers, instruction sets.
 
     Findings never stop a run: the exit code is 0, unless --strict asks for 5.
     """

@@ -108,6 +108,33 @@ def hypervisor(proc: Path = PROC, sys_root: Path = SYS) -> str | None:
     return vendor if vendor.startswith(_VIRTUAL_VENDORS) and "microsoft" not in vendor else None
 
 
+def emulator(proc: Path = PROC) -> str | None:
+    """Return what translates our instructions for another processor: qemu, Rosetta, Windows; None on a real one."""
+    if sys.platform == "darwin":
+        return "Rosetta 2" if _sysctl("sysctl.proc_translated") == "1" else None
+    if sys.platform == "win32":
+        return _windows_emulator()
+    try:
+        # qemu hides behind /proc/self and /proc/PID, not behind this link.
+        name = (proc / "thread-self" / "exe").readlink().name
+    except OSError:
+        return None
+    return name if name.startswith("qemu-") else None
+
+
+def _windows_emulator() -> str | None:
+    if sys.platform != "win32":
+        return None
+    import ctypes
+
+    own, native = ctypes.c_ushort(), ctypes.c_ushort()
+    kernel = ctypes.windll.kernel32
+    if not kernel.IsWow64Process2(kernel.GetCurrentProcess(), ctypes.byref(own), ctypes.byref(native)):
+        return None
+    # IMAGE_FILE_MACHINE_ARM64, winnt.h.
+    return "Windows on Arm" if native.value == 0xAA64 and "AMD64" in sys.version else None
+
+
 def _sysctl(name: str, *, values_only: bool = True) -> str | None:
     return _output(["sysctl", *(["-n"] if values_only else []), name])
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
-from slmbench.machine.cpu import SYS
+from slmbench.machine.cpu import SYS, emulator
+from slmbench.machine.doctor_engines import judge_engines, look_at_engines
+from slmbench.machine.finding import Finding, Severity
 from slmbench.machine.fingerprint import Fingerprint, collect
 from slmbench.measure.conditions import CpuClock, CpuReading, foreign_cores, on_battery, process_tree, temperature_c
 from slmbench.system.container import read_text
@@ -27,20 +27,8 @@ MINIMUM_AVAILABLE_BYTES = 4 * 2**30
 SLOW_CLOCK_NS = 1000.0
 _ONNXRUNTIME_FILE = "onnxruntime/__init__.py"
 
-Severity = Literal["wrong", "noise", "note"]
-
-
-class Finding(BaseModel):
-    """One thing that disturbs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    #: "wrong": figures would not be what they are called; "noise": they scatter or drift; "note": know it.
-    severity: Severity
-    what: str
-    why: str
-    remedy: str
+#: Windows power plans that do not hold the clock back, by their English names.
+_FAST_PLANS = ("high performance", "ultimate performance")
 
 
 @dataclass(frozen=True)
@@ -68,11 +56,16 @@ class Sight:
     clock_ns: float = 0.0
     #: Distributions that own the module ``onnxruntime``.
     onnxruntime_owners: tuple[str, ...] = field(default=())
+    #: Logical cores of the machine, also those that this process may not use; 0 where unknown.
+    machine_cores: int = 0
+    #: What translates our instructions, where this processor is not the real one.
+    emulator: str | None = None
 
 
 def examine(observe_s: float = OBSERVE_S) -> list[Finding]:
-    """Look at this machine for ``observe_s`` seconds and return what disturbs, the worst first."""
-    return judge(look(observe_s))
+    """Look at this machine for ``observe_s`` seconds, then ask its engines; return what disturbs, the worst first."""
+    sight = look(observe_s)
+    return by_severity([*judge(sight), *judge_engines(look_at_engines(sight.fingerprint))])
 
 
 def look(observe_s: float = OBSERVE_S, sys_root: Path = SYS) -> Sight:
@@ -102,14 +95,20 @@ def look(observe_s: float = OBSERVE_S, sys_root: Path = SYS) -> Sight:
         clock_source=read_text(sys_root / "devices/system/clocksource/clocksource0/current_clocksource"),
         clock_ns=_clock_ns(),
         onnxruntime_owners=onnxruntime_owners(),
+        machine_cores=psutil.cpu_count() or 0,
+        emulator=emulator(),
     )
 
 
 def judge(sight: Sight) -> list[Finding]:
     """Return what disturbs among what was seen, the worst first."""
+    return by_severity(finding for check in _CHECKS for finding in check(sight))
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings, the worst first."""
     order: tuple[Severity, ...] = ("wrong", "noise", "note")
-    found = [finding for check in _CHECKS for finding in check(sight)]
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def onnxruntime_owners() -> tuple[str, ...]:
@@ -163,6 +162,41 @@ def _governor(sight: Sight) -> Iterator[Finding]:
             what=f"the clock governor is {name}",
             why="the clock follows the load of the last milliseconds: short generations run slower",
             remedy="sudo cpupower frequency-set -g performance",
+        )
+
+
+def _power_plan(sight: Sight) -> Iterator[Finding]:
+    plan = sight.fingerprint.hardware.governor
+    if sight.fingerprint.hardware.os == "Windows" and plan and plan.lower() not in _FAST_PLANS:
+        yield Finding(
+            name="power plan",
+            severity="noise",
+            what=f"the power plan is {plan}",
+            why="it lets the clock follow the load of the last milliseconds, and parks cores",
+            remedy="powercfg /setactive SCHEME_MIN, unless this plan is what you measure",
+        )
+
+
+def _emulated(sight: Sight) -> Iterator[Finding]:
+    if sight.emulator:
+        yield Finding(
+            name="emulated processor",
+            severity="wrong",
+            what=f"{sight.emulator} translates every instruction",
+            why="tokens and placement are right, times are the emulator's",
+            remedy="measure times on a real processor, with a Python built for it",
+        )
+
+
+def _cores(sight: Sight) -> Iterator[Finding]:
+    usable = sight.fingerprint.hardware.logical_cores
+    if usable < sight.machine_cores:
+        yield Finding(
+            name="cores",
+            severity="note",
+            what=f"this process may use {usable} of {sight.machine_cores} logical cores",
+            why="affinity (taskset, a container's cpuset) keeps engines from the others, and sets their threads",
+            remedy="start slmbench without it, unless these cores are what you measure",
         )
 
 
@@ -296,12 +330,15 @@ def _settings(sight: Sight) -> Iterator[Finding]:
 
 
 _CHECKS: tuple[Callable[[Sight], Iterator[Finding]], ...] = (
+    _emulated,
     _quota,
     _onnxruntime,
     _memory,
     _load,
     _stolen,
     _governor,
+    _power_plan,
+    _cores,
     _power,
     _heat,
     _clock,

@@ -163,7 +163,7 @@ def _plain_sentences(frame: pd.DataFrame) -> list[str]:
     """Return a sentence for a run of one case, where there is nothing to compare."""
     if frame.empty or not frame["ttft_s"].notna().any():
         return ["Nothing was measured."]
-    rows = frame.to_dict("records")
+    rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
     row = min(rows, key=lambda row: row["ttft_s"] if math.isfinite(row["ttft_s"]) else math.inf)
     precision = f"{row['weight_precision']}/{row['compute_precision']}"
     return [

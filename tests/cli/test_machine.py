@@ -7,7 +7,7 @@ import pytest
 from slmbench.cli import run_main
 from slmbench.machine import devices, doctor, limits
 from slmbench.machine.devices import DeviceRow, Devices
-from slmbench.machine.doctor import Finding
+from slmbench.machine.finding import Finding
 from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
 
 NOISE = Finding(name="load", severity="noise", what="[red]2 cores[/red] busy", why="so", remedy="stop")

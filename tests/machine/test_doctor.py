@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from slmbench.machine import doctor
-from slmbench.machine.doctor import Finding, Sight, judge, look
+from slmbench.machine.doctor import Sight, judge, look
+from slmbench.machine.finding import Finding
 from slmbench.machine.fingerprint import Fingerprint, Hardware, Software
 
 Tree = Callable[[dict[str, str]], Path]
@@ -54,6 +55,9 @@ def test_nothing_is_found_on_a_quiet_machine() -> None:
             "onnxruntime-gpu all own",
         ),
         (with_hardware(governor="powersave"), "governor", "noise", "powersave"),
+        (with_hardware(os="Windows", governor="Balanced"), "power plan", "noise", "Balanced"),
+        (replace(QUIET, machine_cores=64), "cores", "note", "4 of 64"),
+        (replace(QUIET, emulator="qemu-aarch64"), "emulated processor", "wrong", "qemu-aarch64"),
         (with_hardware(turbo=True), "turbo", "note", "turbo"),
         (with_hardware(smt=True, logical_cores=8), "smt", "note", "8 logical cores on 4"),
         (with_hardware(hypervisor="kvm"), "hypervisor", "note", "kvm"),

@@ -165,7 +165,7 @@ def test_a_run_report_works_in_a_browser(tmp_path: Path, browser: Any, scheme: s
     page.wait_for_selector("details[open]")
     assert page.locator("details[open]").count() == 1
     assert "compute precision read back" in page.locator("details[open]").inner_text()
-    page.locator("#chart-1 select").select_option("32 / 32")
+    page.locator("#chart-1-controls select").select_option("32 / 32")
     page.wait_for_function("[...document.querySelectorAll('#chart-1 text')].some(t => t.textContent.endsWith('32/32'))")
     ink = page.evaluate("getComputedStyle(document.querySelector('.chart svg text')).fill")
     assert ink == page.evaluate("getComputedStyle(document.body).color")
