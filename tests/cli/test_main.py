@@ -103,6 +103,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
         "convert_pickles": True,
         "dequantize": True,
         "simulate": True,
+        "quick": True,
         "trust_remote_code": True,
         "quality": True,
         "quality_text": [Path("q")],
@@ -119,7 +120,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     # What a fleet's client says to machines is no option.
     assert untouched == ["routes", "checkpoints", "only_cases", "suite_text", "carried"]
     of_the_command = {"fleet", "where", "machines", "each_machine", "certs", "insecure", "dry_run", "as_json"}
-    of_the_command |= {"strict"}
+    of_the_command |= {"strict", "quiet", "verbose"}
     assert {name for name, value in given.items() if value is None} == of_the_command
 
 
