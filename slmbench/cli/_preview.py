@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from slmbench.running.estimate import PlanCosts
 
 
-def print_estimate(costs: PlanCosts) -> None:
+def print_estimate(costs: PlanCosts, *, quick: bool = False) -> None:
     """Print the cases of a plan, what cannot run, and the costs."""
     from rich.table import Table
     from rich.text import Text
@@ -32,7 +32,7 @@ def print_estimate(costs: PlanCosts) -> None:
         console.print(Text(one_line(line)))
     for line in costs.exports:
         console.print(Text(f"to export: {one_line(line)}"))
-    for line in forecast_lines(costs):
+    for line in forecast_lines(costs, quick=quick):
         console.print(Text(line))
     console.print(
         f"{costs.disk_bytes / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of memory with all "

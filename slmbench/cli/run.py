@@ -148,14 +148,14 @@ def run(
     --input-tokens 64-256+64 is 64,128,192,256, and 128-1024*2 is 128,256,512,1024.
     """
     given = locals()
-    if quiet and verbose:
-        raise BadInputError("--quiet and --verbose cannot be used together")
     raise typer.Exit(_carry_out(_request(given), given))
 
 
 def _carry_out(request: RunRequest, given: Mapping[str, Any]) -> int:
     """Measure here or on a fleet, or say what would be measured; return the exit code."""
     dry_run, as_json, strict = given["dry_run"], given["as_json"], given["strict"]
+    if given["quiet"] and given["verbose"]:
+        raise BadInputError("--quiet and --verbose cannot be used together")
     if given["fleet"] is None:
         if any(given[name] for name in ("where", "machines", "certs", "insecure", "each_machine")):
             raise BadInputError("--where, --machines, --each-machine, --certs and --insecure go with --fleet")
@@ -241,7 +241,7 @@ def _preview(request: RunRequest, as_json: bool) -> int:
     if as_json:
         typer.echo(costs.model_dump_json(indent=1))
     else:
-        print_estimate(costs)
+        print_estimate(costs, quick=request.quick)
         for line in asked.lines() if asked else ():
             typer.echo(one_line(line))
     return ExitCode.OK

@@ -206,7 +206,8 @@ def _is_there(row: DeviceRow, present: str) -> bool:
 
 
 def _instructions(sight: EngineSight) -> Iterator[Finding]:
-    seen, lacking = [], []
+    seen: list[str] = []
+    lacking: list[str] = []
     for name, pattern in INSTRUCTION_SETS.items():
         parts = [flag for flag in sight.flags if re.fullmatch(pattern, flag)]
         (seen if parts else lacking).append(f"{name} ({', '.join(parts)})" if parts else name)

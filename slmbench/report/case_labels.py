@@ -21,7 +21,12 @@ def case_labels(cases: Sequence[Case], paths: Mapping[str, str] | None = None) -
     known = paths or {}
 
     def shown(part: _Part) -> bool:
-        return part in _ALWAYS or len({part(case, known.get(case.key, "")) for case in cases}) > 1
+        # What follows from the backend is not said next to it.
+        by_backend: dict[str, set[str]] = {}
+        for case in cases:
+            own = case.backend if part in _OF_BACKEND else ""
+            by_backend.setdefault(own, set()).add(part(case, known.get(case.key, "")))
+        return part in _ALWAYS or any(len(texts) > 1 for texts in by_backend.values())
 
     parts = [part for part in _PARTS if shown(part)]
     return {case.key: " ".join(filter(None, (part(case, known.get(case.key, "")) for part in parts))) for case in cases}
@@ -68,6 +73,11 @@ def _recipe(case: Case, _path: str) -> str:
     return case.recipe or ""
 
 
+def _format(case: Case, _path: str) -> str:
+    return case.format
+
+
+_OF_BACKEND = (_format,)
 _ALWAYS = (_model, _backend, _recipe, _lengths, _options)
 #: In the order in which they are said; those that are not among :data:`_ALWAYS` only where cases differ in them.
 _PARTS: tuple[_Part, ...] = (
@@ -80,7 +90,7 @@ _PARTS: tuple[_Part, ...] = (
     _recipe,
     lambda c, _: "shipped" if c.settings == "shipped" else "",
     lambda c, _: c.exporter,
-    lambda c, _: c.format,
+    _format,
     lambda c, _: c.layout,
     lambda c, _: c.device,
     lambda c, _: f"{c.threads} threads" if c.threads else "",

@@ -34,8 +34,8 @@ from slmbench.report.comparison import (
 )
 from slmbench.report.comparison_columns import MARKS, columns_named
 from slmbench.report.comparison_rows import rows_of
-from slmbench.report.conditions import conditions, facts
 from slmbench.report.run_columns import DETAILS, text_table
+from slmbench.report.run_conditions import conditions, facts
 from slmbench.report.sentences import run_sentences
 from slmbench.report.speed_against_quality import front_chart
 from slmbench.report.text_table import TextTable, bounded

@@ -13,11 +13,11 @@ from slmbench.analysis.metrics import METRICS
 from slmbench.analysis.pairs import PAIR_METRICS, precision_of
 from slmbench.analysis.stats import Interval
 from slmbench.report import charts
-from slmbench.report.conditions import facts
 from slmbench.report.csv_text import csv_text
 from slmbench.report.html import Page, html_table
 from slmbench.report.machines_sentences import headlines, machine_lines, task_of
 from slmbench.report.machines_table import LEGEND, ShelfTable, matrix_table, pair_tables
+from slmbench.report.run_conditions import facts
 from slmbench.report.sentences import pair_verdict
 from slmbench.report.text_table import TextTable
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from slmbench.analysis.front import Front, FrontPoint
@@ -62,9 +61,11 @@ def labels_of(front: Front) -> dict[int, str]:
     """Return the name of each point by its id: precision and backend, and what else it takes to tell it from others."""
     found = {id(point): f"{precision_of(point.case.case)} on {point.case.case.backend}" for point in front.points}
     for more in (_model, _exporter, _path, _options):
-        counts = Counter(found.values())
+        texts: dict[str, set[str]] = {}
+        for point in front.points:
+            texts.setdefault(found[id(point)], set()).add(more(point.case))
         found = {
-            id(point): f"{name} {text}" if counts[name] > 1 and (text := more(point.case)) else name
+            id(point): f"{name} {more(point.case)}".rstrip() if len(texts[name]) > 1 else name
             for point in front.points
             for name in [found[id(point)]]
         }

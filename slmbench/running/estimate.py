@@ -115,8 +115,11 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
     )
 
 
-def forecast_lines(costs: PlanCosts) -> list[str]:
-    """Return what the run will take, exports, loads and sampling apart, and whether its budget is too small."""
+def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
+    """Return what the run will take, exports, loads and sampling apart, and whether its budget is too small.
+
+    With ``quick`` nobody chose the budget: whether it is too small is seen in the intervals.
+    """
     least = costs.load_s + costs.sampling_s
     exports = amount(len(costs.exports), "artifact")
     lines = [
@@ -131,8 +134,10 @@ def forecast_lines(costs: PlanCosts) -> list[str]:
             *lines,
             f"Measuring (loads and sampling) ends when the intervals are narrow enough, or after {longest}.",
         ]
-    budget = f"--budget {costs.budget_s:g}"
+    budget = "--quick" if quick else f"--budget {costs.budget_s:g}"
     lines.append(f"Measuring (loads and sampling) ends after {duration(costs.budget_s)} ({budget}).")
+    if quick:
+        return lines
     if costs.least_s > costs.budget_s:
         fit = int(len(costs.cases) * costs.budget_s / costs.least_s)
         few = f"it is enough for about {fit}" if fit else "only one will be measured, and it may take longer"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from slmbench.errors import amount, one_line
-from slmbench.report.text_table import WIDEST
+from slmbench.report.text_table import WIDEST, number
 from slmbench.running import events as e
 
 if TYPE_CHECKING:
@@ -79,11 +79,12 @@ class PlainProgress:
 
     def _lines(self, event: e.Event) -> Iterator[str]:
         if isinstance(event, e.Judged):
-            self._waiting[event.case] = event
+            if event.samples:
+                self._waiting[event.case] = event
             if event.done or self._verbose:
                 yield self._judged(event)
             if event.done:
-                del self._waiting[event.case]
+                self._waiting.pop(event.case, None)
         elif isinstance(event, e.CaseFailed):
             self._waiting.pop(event.record.case, None)
             yield f"{self._named(event.record.case)}: failed: {event.record.reason}: {event.record.message}"
@@ -143,7 +144,7 @@ def intervals(event: e.Judged) -> str:
 def figure(value_ns: float, half_width: float) -> str:
     """Return ``12.3 ms ± 1.4 %``; without the half-width where it says nothing."""
     reach = f" ± {half_width:.1%}".replace("%", " %") if half_width <= WIDEST else ""
-    return f"{value_ns / 1e6:.3g} ms{reach}"
+    return f"{number(value_ns / 1e6)} ms{reach}"
 
 
 def duration(seconds: float) -> str:

@@ -86,12 +86,10 @@ def execute(
         # Before anything is exported: an arm that cannot run is known within seconds.
         described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:
-            if plan.refusals:
-                say(f"{amount(len(plan.refusals), 'case')} cannot run here; why is said below the table")
             for line in [*(f"cannot run: {line}" for line in refusal_lines(plan.refusals)), *plan.route_lines()]:
                 explain(line)
             settings = measure_settings(request, plan.suite, loads)
-            for line in forecast_lines(estimate(plan, settings, read_past_costs())):
+            for line in forecast_lines(estimate(plan, settings, read_past_costs()), quick=request.quick):
                 say(line)
             for line in asked.lines() if asked else ():
                 say(line)

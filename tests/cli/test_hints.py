@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 #: Options of other programs that our texts name.
 FOREIGN = {
     "--privileged", "--cpuset-cpus", "--index-url", "--no-deps", "--extra-index-url", "--resolution",
-    "--force-reinstall",
+    "--force-reinstall", "--extra", "--stateful", "--no-cache-dir", "--no-binary",
 }  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 
