@@ -190,7 +190,7 @@ def test_flags_and_the_front_are_on_a_page_of_1280_pixels(tmp_path: Path, browse
     assert table.evaluate("e => e.scrollWidth <= e.clientWidth"), "the last column is cut off"
     assert "other processes disturbed" in table.locator("tbody tr").first.locator("td").last.inner_text()
     # A figure and its bounds may be on two lines, bounds never.
-    assert table.evaluate("e => [...e.querySelectorAll('td.right span')].every(s => s.getClientRects().length === 1)")
+    assert table.evaluate("e => [...e.querySelectorAll('td.right span')].every(s => s.getClientRects().length <= 1)")
     front = page.locator("section", has=page.locator("h2", has_text="Speed against quality: time per output token"))
     drawn = front.locator("svg text").all_text_contents()
     assert {"front", "undecided", "behind", "int8/fp32 on llama_cpp"} <= set(drawn)
