@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 __all__ = [
     "COMPUTE_PRECISIONS", "DEFAULT_COMPUTE", "DEVICES", "EXPORTERS", "FORMATS", "GGUF_PRECISIONS", "MARGIN_TOLERANCE",
-    "PRECISIONS", "SETTINGS", "AskedCompute", "ComputePrecision", "Device", "Exporter", "Family", "Format",
-    "GgufPrecision", "Layout", "PlainPrecision", "Precision", "Settings", "StrictModel", "plain_precision",
+    "PAIRINGS", "PRECISIONS", "SETTINGS", "AskedCompute", "ComputePrecision", "Device", "Exporter", "Family", "Format",
+    "GgufPrecision", "Layout", "PairNames", "Pairing", "PlainPrecision", "Precision", "Settings", "StrictModel",
+    "pairing_of", "plain_precision",
 ]  # fmt: skip
 
 
@@ -20,6 +21,10 @@ class StrictModel(BaseModel):
 
 
 Family = Literal["encoder-decoder", "decoder-only"]
+#: What the two models of a pair have in common: parameters within 2 %, the decoder, or the score of their answers.
+Pairing = Literal["total", "decoder", "quality"]
+#: An encoder-decoder and a decoder-only checkpoint; without a pairing it is "total".
+PairNames = tuple[str, str] | tuple[str, str, Pairing]
 Format = Literal["openvino", "onnx", "torch", "gguf", "ctranslate2"]
 Layout = Literal["dynamic", "static"]
 #: Weights as a GGUF file names its mixture of types: what llama.cpp's quantiser makes, in its own names.
@@ -43,6 +48,7 @@ Exporter = Literal["slmbench", "generic", "optimum", "genai", "ctranslate2", "no
 Device = Literal["cpu", "gpu", "npu"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
+PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
 PRECISIONS: tuple[PlainPrecision, ...] = get_args(PlainPrecision)
 GGUF_PRECISIONS: tuple[GgufPrecision, ...] = get_args(GgufPrecision)
 COMPUTE_PRECISIONS: tuple[ComputePrecision, ...] = get_args(ComputePrecision)
@@ -72,6 +78,11 @@ MARGIN_TOLERANCE: dict[str, float] = {
     "int8": 2.5e-1,
     "int4": 0.0,
 }
+
+
+def pairing_of(pair: PairNames) -> Pairing:
+    """Return what the two of a pair have in common."""
+    return pair[2] if len(pair) == 3 else "total"
 
 
 def plain_precision(precision: Precision) -> PlainPrecision:

@@ -199,14 +199,14 @@ def names(family: str | None = None) -> list[str]:
     return decoders if family == "decoder-only" else list(_ENCODER_DECODERS)
 
 
-def network(name: str) -> Any:
+def network(name: str, **changed: Any) -> Any:
     """Return the transformers network of that name, fp32, eval mode, with random weights from a fixed seed."""
     import torch
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as WITH_PICTURES
 
     model_type, values = _CONFIGS[name]
-    config = transformers.AutoConfig.for_model(model_type, **values)
+    config = transformers.AutoConfig.for_model(model_type, **(values | changed))
     auto = transformers.AutoModelForSeq2SeqLM if name in _ENCODER_DECODERS else transformers.AutoModelForCausalLM
     if type(config) in WITH_PICTURES and name not in _ENCODER_DECODERS:
         auto = transformers.AutoModelForImageTextToText
@@ -227,10 +227,10 @@ def network(name: str) -> Any:
     return model
 
 
-def make(name: str, folder: Path) -> Path:
-    """Write the checkpoint of that name into ``folder`` and return it."""
+def make(name: str, folder: Path, **changed: Any) -> Path:
+    """Write the checkpoint of that name, with these values of its config, into ``folder`` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    network(name).save_pretrained(folder)
+    network(name, **changed).save_pretrained(folder)
     return folder
 
 

@@ -21,7 +21,7 @@ from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
 from slmbench.models.artifact import StoredWeights
 from slmbench.system.files import open_regular, read_regular, write_output
-from slmbench.terms import Family, StrictModel
+from slmbench.terms import Family, PairNames, StrictModel
 
 SCHEMA_VERSION = 1
 KIND = "slmbench baseline"
@@ -71,7 +71,7 @@ class Baseline(StrictModel):
     created: str
     machine: dict[str, Any]
     versions: dict[str, str]
-    pairs: list[tuple[str, str]]
+    pairs: list[PairNames]
     #: What the run was asked: `slmbench check` without a run asks it again.
     options: dict[str, Any] = Field(default_factory=dict)
     quality: list[StoredQuality] = Field(default_factory=list)

@@ -13,7 +13,7 @@ from slmbench.analysis.ratios import weighted
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.weighted_sum import Summand, weighted_sum
 from slmbench.models.given_record import CROSS_KV_AGAIN
-from slmbench.terms import Family
+from slmbench.terms import Family, Pairing
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Lead:
     speedups: dict[int, Interval]
     #: What the speed-ups are made of (log ratios, decoder-only over encoder-decoder).
     parts: dict[int, list[Summand]]
+    pairing: Pairing = "total"
 
     def line(self) -> dict[float, Interval]:
         """Return the speed-ups by length and, where loads are shared, points on the straight lines between them.
@@ -120,7 +121,7 @@ def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
         where = where if metric == "ttft" else f"{work.output_tokens} out on {where}"
         if metric in pair.ratios and pair.ratios[metric].computes_cross_kv_again:
             where += f", {CROSS_KV_AGAIN}"
-        key = (case.checkpoint, pair.decoder.case.checkpoint, where, case.device, work.more())
+        key = (case.checkpoint, pair.decoder.case.checkpoint, pair.pairing, where, case.device, work.more())
         found = groups.setdefault(key, {})
         kept = found.get(work.input_tokens)
         if metric in pair.ratios and (kept is None or kept.encoder.case.workload.output_tokens < work.output_tokens):
@@ -133,8 +134,10 @@ def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
             where,
             {x: found[x].ratios[metric].speedup for x in sorted(found)},
             {x: found[x].ratios[metric].parts for x in sorted(found)},
+            next(iter(found.values())).pairing,
         )
-        for (encoder, decoder, where, *_), found in groups.items()
+        for (encoder, decoder, _, where, *_), found in groups.items()
+        if found
     ]
 
 

@@ -18,12 +18,13 @@ from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError, nearest
 from slmbench.models import cost_model
 from slmbench.models.artifact import StoredWeights
+from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.answers import task_key
 from slmbench.records.quality import CaseQuality
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
-from slmbench.terms import Family
+from slmbench.terms import Family, PairNames
 
 NANO = 1e-9
 
@@ -146,6 +147,8 @@ class ModelFacts:
     step_bytes: float | None = None
     #: False where its tokens were compared with no reference's, but with its own.
     reference: bool = True
+    #: The user's encoder-decoder computes cross-attention's K/V again at every step.
+    cross_kv_again: bool = False
     #: The shortest times in s that the limits allow, by metric; empty where they are not known.
     shortest_s: dict[str, float] = field(default_factory=dict)
     #: What the weights are stored in; None where the artifact does not say it, and in older baselines.
@@ -200,6 +203,8 @@ class SideCase:
     quality: CaseQuality | None = None
     #: How it answered the task file; None where nobody asked.
     tasks: ItemScores | None = None
+    #: The worker's largest memory; NaN where it was not measured, and from a baseline.
+    peak_memory_bytes: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ class Side:
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     warnings: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[PairNames, ...] = ()
     #: What the run was asked, without what is of its place and time: enough to ask it again.
     options: dict[str, Any] = field(default_factory=dict)
     #: Cases that ran on a stand-in for their device: they have no times and are not among ``cases``.
@@ -302,7 +307,13 @@ def _side_case(run: RunColumns, info: CaseInfo, tasks: ItemScores | None) -> Sid
         derived_from=matching_key(run.cases[source].case) if source in run.cases else source,
         quality=run.quality.get(key),
         tasks=tasks,
+        peak_memory_bytes=peak_memory_of(figures),
     )
+
+
+def peak_memory_of(figures: CaseFigures) -> float:
+    """Return the largest memory of a case's worker in bytes; NaN where it was not measured."""
+    return max((one.peak_uss_bytes or one.peak_rss_bytes for one in figures.memory), default=math.nan)
 
 
 def run_id_of(run: RunColumns) -> str:
@@ -330,6 +341,7 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
         executed_on=loads[-1].executed_on if loads else None,
         decode_weight_bytes=info.decode_weight_bytes,
         reference=all(load.reference for load in loads),
+        cross_kv_again=CROSS_KV_AGAIN in (info.checkpoint.given.flags if info.checkpoint.given else ()),
         **costs_of(info, loads),
         shortest_s=shortest_times(info, known, loads) if known else {},
         weights=stored_weights_of(info),

@@ -1,4 +1,4 @@
-"""Pairs: what a run says about an encoder-decoder against a decoder-only model of the same size."""
+"""Pairs: what a run says about an encoder-decoder against a decoder-only model that is like it in one thing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from slmbench.analysis.judged_once import figure_of
 from slmbench.analysis.metrics import Evidence, Side, SideCase, arms_of, matching_key, side_of
 from slmbench.analysis.ratios import ratio_parts
 from slmbench.analysis.stats import Estimate, Interval
+from slmbench.analysis.task_scores import difference_interval
 from slmbench.analysis.weighted_sum import Summand, weighted_sum
 from slmbench.case import Case
 from slmbench.records.sample_arrays import RunColumns
+from slmbench.terms import Pairing, pairing_of
 
 #: What a pair is judged by.
 PAIR_METRICS = ("ttft", "turn_ttft", "tpot", "e2e")
+#: Scores whose difference lies within this with 95 % count as equal, from 0 to 1.
+QUALITY_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,12 @@ class PairRatio:
 
     @property
     def computes_cross_kv_again(self) -> bool:
-        """Return whether steps of the encoder-decoder compute cross-attention's K/V again: llama.cpp's graph does."""
-        return self.metric != "ttft" and self.encoder.case.engine_builds_graph
+        """Return whether steps of the encoder-decoder compute cross-attention's K/V again.
+
+        llama.cpp's graph does, and a graph that the user brings may.
+        """
+        again = self.encoder.case.engine_builds_graph or self.encoder.model.cross_kv_again
+        return self.metric != "ttft" and again and self.encoder.model.family == "encoder-decoder"
 
     @property
     def beats_limits(self) -> bool:
@@ -72,6 +80,15 @@ class Pair:
     engine: str
     arm: str | None
     ratios: dict[str, PairRatio]
+    pairing: Pairing = "total"
+
+    @property
+    def score_difference(self) -> Interval:
+        """Return the mean score of the encoder-decoder's answers less that of the other's, over the items of both.
+
+        NaN where not both have answered.
+        """
+        return score_difference(self.encoder, self.decoder)
 
 
 def sides_of(run: RunColumns) -> list[Side]:
@@ -84,15 +101,72 @@ def sides_of(run: RunColumns) -> list[Side]:
 def pairs_of(side: Side) -> Iterator[Pair]:
     """Yield the pairs of a side, each on every engine, device, precision and workload that both were measured on.
 
-    Of several paths of one engine each family's fastest counts, for each metric by itself.
+    Of several paths of one engine each family's fastest counts, for each metric by itself. A pairing by quality is left
+    out where the two are not shown to be equal: see :func:`unequal_of`.
     """
-    for encoder_name, decoder_name in side.pairs:
-        encoders = _groups(side, encoder_name)
-        decoders = _groups(side, decoder_name)
-        for group in [group for group in encoders if group in decoders]:
-            ratios = _ratios(encoders[group], decoders[group])
-            if "ttft" in ratios:
-                yield Pair(ratios["ttft"].encoder, ratios["ttft"].decoder, group[0], side.arm, ratios)
+    return (pair for pair in _measured_pairs(side) if refusal_of(pair) is None)
+
+
+def unequal_of(side: Side) -> list[tuple[Pair, str]]:
+    """Return the pairs by quality that nothing is said of, with the reason: one of each engine and precision."""
+    found: dict[tuple[str, ...], tuple[Pair, str]] = {}
+    for pair in _measured_pairs(side):
+        reason, case = refusal_of(pair), pair.encoder.case
+        if reason is not None:
+            names = case.checkpoint, pair.decoder.case.checkpoint
+            found.setdefault((*names, pair.engine, case.device, precision_of(case)), (pair, reason))
+    return list(found.values())
+
+
+def refusal_of(pair: Pair) -> str | None:
+    """Return why a pair by quality is not one of equal quality, or None: its interval lies within the margin."""
+    if pair.pairing != "quality":
+        return None
+    for side in (pair.encoder, pair.decoder):
+        if side.tasks is None:
+            return f"{side.case.checkpoint} has answered no tasks (--tasks FILE)"
+        if side.tasks.reason:
+            return f"{side.case.checkpoint} has no score: {side.tasks.reason}"
+    difference, margin = pair.score_difference, QUALITY_MARGIN
+    if not difference.known:
+        return "fewer than ten tasks give no interval for the difference of their scores"
+    if -margin <= difference.low and difference.high <= margin:
+        return None
+    shown = f"{difference.mid:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return f"their scores are not shown to be equal: the difference {shown} is not within +-{margin:g}"
+
+
+def score_difference(encoder: SideCase, decoder: SideCase) -> Interval:
+    """Return the mean difference of two cases' scores over the items of a task file, with its 95 % interval.
+
+    NaN where one has no scores. No bound is nearer than three over the number of items: of so many items, a share of
+    that size can go unseen (the rule of three).
+    """
+    first, second = encoder.tasks, decoder.tasks
+    if first is None or second is None or first.scores.size != second.scores.size or not first.scores.size:
+        return Interval(math.nan, math.nan, math.nan)
+    found = difference_interval(first.scores - second.scores)
+    least = 3 / first.scores.size
+    return Interval(min(found.low, found.mid - least), found.mid, max(found.high, found.mid + least))
+
+
+def _measured_pairs(side: Side) -> Iterator[Pair]:
+    for names in side.pairs:
+        yield from compared(side, names[0], names[1], pairing_of(names))
+
+
+def compared(side: Side, encoder_name: str, decoder_name: str, pairing: Pairing = "total") -> Iterator[Pair]:
+    """Yield two checkpoints against each other, on every engine, device, precision and workload of both.
+
+    A claim may be about two of one family; then the first stands where a pair has its encoder-decoder.
+    """
+    encoders = _groups(side, encoder_name)
+    decoders = _groups(side, decoder_name)
+    for group in [group for group in encoders if group in decoders]:
+        ratios = _ratios(encoders[group], decoders[group])
+        if "ttft" in ratios:
+            best = ratios["ttft"]
+            yield Pair(best.encoder, best.decoder, group[0], side.arm, ratios, pairing)
 
 
 def with_own_figure(pairs: Iterable[Pair], metric: str) -> list[Pair]:

@@ -104,11 +104,12 @@ def score_interval(values: Floats, *, right_or_wrong: bool) -> Interval:
         shrunk = (mean + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
         reach = _Z / (1 + _Z**2 / count) * math.sqrt(mean * (1 - mean) / count + _Z**2 / (4 * count**2))
         return Interval(max(0.0, min(mean, shrunk - reach)), mean, min(1.0, max(mean, shrunk + reach)))
-    found = _over_items(values)
+    found = difference_interval(values)
     return Interval(max(0.0, found.low), mean, min(1.0, found.high))
 
 
-def _over_items(values: Floats) -> Interval:
+def difference_interval(values: Floats) -> Interval:
+    """Return the mean of the items' values, such as differences of scores, with its 95 % interval over items."""
     return per_token(values, np.ones(values.size, np.int64))
 
 
@@ -177,7 +178,7 @@ def _paired(base: TaskAnswers, new: TaskAnswers, metric: str, *, models: bool) -
     items = sorted(of_base.keys() & of_new.keys())
     first = np.array([of_base[item] for item in items], dtype=np.float64)
     second = np.array([of_new[item] for item in items], dtype=np.float64)
-    difference = _over_items(second - first)
+    difference = difference_interval(second - first)
     if metric not in RIGHT_OR_WRONG:
         return PairedScores(base, new, metric, models, len(items), difference)
     only_base, only_new = int((first > second).sum()), int((second > first).sum())

@@ -68,7 +68,10 @@ Settings = Annotated[
     Names | None,
     _how(help="fair: the asked precision everywhere; shipped: each engine's defaults.", show_default="fair", **NAMES),
 ]
-Pairs = Annotated[Names | None, _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare. Repeatable.")]
+Pairs = Annotated[
+    Names | None,
+    _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare (docs/suites.md: also ,decoder or ,quality)."),
+]
 PromptFile = Annotated[Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")]
 QualityText = Annotated[
     list[Path] | None,
@@ -247,11 +250,18 @@ def _preview(request: RunRequest, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _pair(text: str) -> tuple[str, str]:
-    first, comma, second = text.partition(",")
-    if not comma or not first or not second or "," in second:
-        raise BadInputError(f"--pair {text}: two names with a comma between them are expected")
-    return first.strip(), second.strip()
+def _pair(text: str) -> object:
+    """Return the parts of ``A,B`` or ``A,B,PAIRING``.
+
+    Raises:
+        BadInputError: it is not of that form.
+    """
+    from slmbench.plan.typed_lists import paired
+
+    try:
+        return paired(text)
+    except ValueError as error:
+        raise BadInputError(f"--pair {text}: {error}") from error
 
 
 def key_value(text: str, flag: str) -> tuple[str, str]:

@@ -184,7 +184,7 @@ def _embedding_deviation(entry: catalog.CatalogEntry, name: str, shape: tuple[in
         return 0.5
     width = shape[1]
     # The Gemmas multiply embeddings by sqrt(width) on the way in.
-    return 1 / width if entry.architecture in ("gemma3_text", "t5gemma") else 1 / math.sqrt(width)
+    return 1 / width if entry.architecture in ("gemma3_text", "t5gemma", "t5gemma2") else 1 / math.sqrt(width)
 
 
 def draw(name: str, shape: tuple[int, ...], deviation: float) -> NDArray[np.float32]:

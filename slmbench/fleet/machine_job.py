@@ -60,7 +60,7 @@ def planned(request: RunRequest) -> Planned:
     left_out = tuple(one_line(line) for line in refusal_lines(plan.refusals))
     keys = tuple(cell.case.key for cell in plan.cells)
     places = {key: place for place, key in enumerate(keys)}
-    together = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.pairs)
+    together = judged_together([(cell.case, cell.engine) for cell in plan.cells], plan.suite.compared())
     blocks = merged(together, {cell.case.key: cell.configuration for cell in plan.cells if cell.configuration})
     return Planned(
         keys=keys,

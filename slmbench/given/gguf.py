@@ -12,6 +12,7 @@ from slmbench.given.gguf_reader import SPLIT, GgufHeader, parts_of, read_parts
 from slmbench.models.artifact import inside
 from slmbench.models.geometry import Geometry
 from slmbench.models.ggml_types import FILE_TYPES, PRECISION_OF_TYPE
+from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.terms import PRECISIONS, Family, Precision
 
 #: How people write the mixture in a file's name: Q4_K_M, IQ4_XS, F16, UD-Q4_K_XL.
@@ -141,6 +142,8 @@ def describe(path: Path) -> Description:
     precision = precision_of(header)
     if precision is None:
         raise BadInputError(f"{where}: has no weights")
+    if family == "encoder-decoder" and not any(one.name.startswith("dec.") for one in header.tensors):
+        raise BadInputError(f"{where}: has an encoder and no decoder, so it generates no text")
     by_type = header.by_type()
     kind, size = header.values.get("tokenizer.ggml.model", ""), header.lengths.get("tokenizer.ggml.tokens")
     geometry = geometry_of(header, family, where)
@@ -159,6 +162,8 @@ def describe(path: Path) -> Description:
         context_length=header.number("context_length"),
         tokenizer=f"{short(kind)}, {size:,} tokens" if size else "",
         attention="llama.cpp",
+        # llama.cpp's graph of a step has them in it, whatever file it is built from.
+        flags=[CROSS_KV_AGAIN] if family == "encoder-decoder" else [],
         eos_token_ids=_ends(header, geometry.vocab_size),
         pad_token_id=_token(header, "padding_token_id") or 0,
         decoder_start_token_id=header.number("decoder_start_token_id", 0) if family == "encoder-decoder" else None,

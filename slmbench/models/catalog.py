@@ -15,6 +15,7 @@ from typing import Any
 
 from slmbench.errors import BadInputError, nearest
 from slmbench.models import catalog_configs
+from slmbench.models.catalog_counts import PARAMETER_COUNTS
 from slmbench.terms import Family
 
 #: Seed of all random weights. A change of it, or of the way weights are drawn, changes every digest.
@@ -48,59 +49,13 @@ class CatalogEntry:
     @property
     def parameter_count(self) -> int:
         """Return the number of parameters, tied ones once."""
-        return _PARAMETER_COUNTS[self.name]
+        return PARAMETER_COUNTS[self.name]
 
     def digest(self) -> str:
         """Return the SHA-256 over the config, the seed and the way weights are drawn from it."""
         key = json.dumps([WEIGHTS_SCHEME, WEIGHTS_SEED, self.architecture, self.config], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
-
-#: Counted on torch's meta device, tied weights once; a test counts again.
-_PARAMETER_COUNTS = {
-    "mu-tiny": 4_464_128,
-    "dec-tiny": 4_460_800,
-    "mu-small": 57_373_696,
-    "dec-small": 57_357_824,
-    "mu-330m": 333_854_720,
-    "mu-330m-half": 333_864_960,
-    "mu-330m-third": 333_875_200,
-    "dec-330m": 331_611_136,
-    "mu-1b": 974_496_768,
-    "dec-1b": 983_766_528,
-    "mu-4b": 4_028_605_440,
-    "mu-7b": 7_233_978_368,
-    "t5-small": 60_506_624,
-    "t5-base": 222_903_552,
-    "flan-t5-base": 247_577_856,
-    "bart-base": 139_420_416,
-    "bart-large": 406_291_456,
-    "marian-en-de": 74_410_496,
-    "t5gemma-s-s": 312_517_632,
-    "t5gemma-b-b": 591_490_560,
-    "smollm2-135m": 134_515_008,
-    "smollm2-360m": 361_821_120,
-    "smollm3-3b": 3_075_098_624,
-    "qwen3-0.6b": 596_049_920,
-    "qwen3-1.7b": 1_720_574_976,
-    "qwen3-4b": 4_022_468_096,
-    "gemma3-270m": 268_098_176,
-    "gemma3-1b": 999_885_952,
-    "llama3.2-1b": 1_235_814_400,
-    "phi-3.5-mini": 3_821_079_552,
-    "mistral-7b": 7_241_732_096,
-    "t5-tiny": 788_224,
-    "flan-t5-tiny": 1_443_584,
-    "bart-tiny": 1_056_768,
-    "marian-tiny": 924_672,
-    "t5gemma-tiny": 953_088,
-    "llama-tiny": 426_624,
-    "qwen3-tiny": 525_184,
-    "phi3-tiny": 557_696,
-    "mistral-tiny": 557_696,
-    "gemma3-tiny": 575_296,
-    "smollm3-tiny": 426_624,
-}
 
 _PAPER = "arXiv 2501.16273 and its released code"
 
@@ -113,6 +68,11 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+
+
+_GEMMA3 = {"heads": 4, "kv_heads": 1, "head_dim": 256, "vocab": 262144, "window": 512, "every": 6}
+_GEMMA3_270M = {**_GEMMA3, "width": 640, "layers": 18, "ffn": 2048}
+_GEMMA3_1B = {**_GEMMA3, "width": 1152, "layers": 26, "ffn": 6912}
 
 
 def _config_json(repository: str) -> str:
@@ -136,7 +96,7 @@ def _pairs() -> list[CatalogEntry]:
     small = {"width": 512, "heads": 8, "head_dim": 64, "ffn": 1536}
     billion = {"width": 1536, "heads": 8, "head_dim": 64, "ffn": 4096}
 
-    def mu(name: str, pair: str, shape_of: str, source: str, **sizes: int) -> CatalogEntry:
+    def mu(name: str, pair: str, shape_of: str, source: str, **sizes: Any) -> CatalogEntry:
         return CatalogEntry(name, "encoder-decoder", "t5gemma", catalog_configs.mu(**sizes), shape_of, source, pair)
 
     def dec(name: str, pair: str, **sizes: int) -> CatalogEntry:
@@ -172,11 +132,43 @@ def _pairs() -> list[CatalogEntry]:
     ]  # fmt: skip
 
 
+def _stand_ins() -> list[CatalogEntry]:
+    """Return the shapes that stand in for those of papers, where those are larger or released nowhere.
+
+    "thin": nearly all layers are the encoder's (arXiv 2503.06594 puts a small decoder on a large language model).
+    "A-B": an encoder of dec-A's layers and a decoder of dec-B's (arXiv 2504.06225 pairs 9B with 9B and with 2B).
+    "split": a T5Gemma 2 whose decoder has self- and cross-attention apart (arXiv 2512.14856 merges them).
+    """
+    shape: dict[str, Any] = {"width": 1024, "heads": 4, "head_dim": 96, "ffn": 2752}
+    small: dict[str, Any] = {"width": 512, "heads": 8, "head_dim": 64, "ffn": 1536}
+    adapted, thin = "arXiv 2504.06225, scaled down", "arXiv 2503.06594, scaled down"
+
+    def mu(name: str, shape_of: str, source: str, pair: str | None = None, **sizes: Any) -> CatalogEntry:
+        return CatalogEntry(name, "encoder-decoder", "t5gemma", catalog_configs.mu(**sizes), shape_of, source, pair)
+
+    def split(size: str, side: dict[str, int]) -> CatalogEntry:
+        name, config = f"t5gemma2-{size}", catalog_configs.t5gemma2_split(**side)
+        source = "arXiv 2512.14856, of which it is the network before attention is merged"
+        return CatalogEntry(f"{name}-split", "encoder-decoder", "t5gemma", config, f"{name}, attention apart", source)
+
+    deep, both = "a deep encoder with a thin decoder", "two stacks of a decoder-only model"
+    return [
+        mu("mu-330m-thin", deep, thin, "dec-330m", **shape, encoder_layers=26, decoder_layers=4),
+        mu("mu-small-thin", deep, thin, "dec-small", **small | {"ffn": 1600}, encoder_layers=10, decoder_layers=2),
+        mu("mu-330m-330m", both, adapted, **shape, encoder_layers=31, decoder_layers=31),
+        mu("mu-small-small", both, adapted, **small, encoder_layers=13, decoder_layers=13),
+        mu("mu-330m-small", both, adapted, **small, encoder_layers=31, decoder_layers=13, encoder=shape),
+        split("270m-270m", _GEMMA3_270M),
+        split("1b-1b", _GEMMA3_1B),
+    ]
+
+
 def _encoder_decoders() -> list[CatalogEntry]:
     def entry(name: str, architecture: str, config: Config, shape_of: str, source: str = "") -> CatalogEntry:
         return CatalogEntry(name, "encoder-decoder", architecture, config, shape_of, source or _config_json(shape_of))
 
     keras = "arXiv 2504.06225 and keras-hub's T5Gemma presets (same parameter counts)"
+    adapted = "Gemma 3's config.json on both sides, as arXiv 2512.14856 adapts it, and transformers' T5Gemma2Config"
     return [
         entry(
             "t5-small",
@@ -224,6 +216,10 @@ def _encoder_decoders() -> list[CatalogEntry]:
             "google/t5gemma-b-b-ul2",
             keras,
         ),
+        *(
+            entry(f"t5gemma2-{size}", "t5gemma2", catalog_configs.t5gemma2(**side), f"google/t5gemma-2-{size}", adapted)
+            for size, side in (("270m-270m", _GEMMA3_270M), ("1b-1b", _GEMMA3_1B))
+        ),
     ]
 
 
@@ -242,11 +238,6 @@ def _decoder_only() -> list[CatalogEntry]:
             "qwen3", width=width, layers=layers, heads=heads, kv_heads=8, head_dim=128, ffn=ffn, vocab=151936,
             positions=40960, tied=True, rope_theta=1_000_000.0,
         )  # fmt: skip
-
-    def gemma3(width: int, layers: int, ffn: int) -> dict[str, Any]:
-        return catalog_configs.gemma3(
-            width=width, layers=layers, heads=4, kv_heads=1, head_dim=256, ffn=ffn, vocab=262144, window=512, every=6
-        )
 
     smollm3 = catalog_configs.decoder(
         "smollm3", width=2048, layers=36, heads=16, kv_heads=4, ffn=11008, vocab=128256, positions=65536, tied=True,
@@ -272,8 +263,8 @@ def _decoder_only() -> list[CatalogEntry]:
         entry("qwen3-0.6b", qwen3(1024, 28, 16, 3072), "Qwen/Qwen3-0.6B"),
         entry("qwen3-1.7b", qwen3(2048, 28, 16, 6144), "Qwen/Qwen3-1.7B"),
         entry("qwen3-4b", qwen3(2560, 36, 32, 9728), "Qwen/Qwen3-4B"),
-        entry("gemma3-270m", gemma3(640, 18, 2048), "google/gemma-3-270m"),
-        entry("gemma3-1b", gemma3(1152, 26, 6912), "google/gemma-3-1b-pt"),
+        entry("gemma3-270m", catalog_configs.gemma3(**_GEMMA3_270M), "google/gemma-3-270m"),
+        entry("gemma3-1b", catalog_configs.gemma3(**_GEMMA3_1B), "google/gemma-3-1b-pt"),
         entry("llama3.2-1b", llama32, "meta-llama/Llama-3.2-1B"),
         entry("phi-3.5-mini", phi35, "microsoft/Phi-3.5-mini-instruct"),
         entry("mistral-7b", mistral, "mistralai/Mistral-7B-v0.1"),
@@ -294,6 +285,10 @@ def _tiny() -> list[CatalogEntry]:
         }  # fmt: skip
         return catalog_configs.decoder(model_type, **(sizes | more))
 
+    gemma3: dict[str, Any] = {
+        "width": 128, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "ffn": 256, "vocab": 1024, "window": 16,
+        "every": 3,
+    }  # fmt: skip
     small: dict[str, Any] = {"width": 128, "layers": 2, "heads": 4, "ffn": 256, "vocab": 1024}
     return [
         entry("t5-tiny", "encoder-decoder", catalog_configs.t5(**small, head_dim=32)),
@@ -301,24 +296,19 @@ def _tiny() -> list[CatalogEntry]:
         entry("bart-tiny", "encoder-decoder", catalog_configs.bart(**small)),
         entry("marian-tiny", "encoder-decoder", catalog_configs.marian(**small)),
         entry("t5gemma-tiny", "encoder-decoder", catalog_configs.t5gemma(**small, kv_heads=2, head_dim=32, window=16)),
+        entry("t5gemma2-tiny", "encoder-decoder", catalog_configs.t5gemma2(**gemma3)),
         entry("llama-tiny", "decoder-only", decoder("llama")),
         entry("qwen3-tiny", "decoder-only", decoder("qwen3", head_dim=64)),
         entry("phi3-tiny", "decoder-only", decoder("phi3", tied=False)),
         entry("mistral-tiny", "decoder-only", decoder("mistral", tied=False, sliding_window=16)),
-        entry(
-            "gemma3-tiny",
-            "decoder-only",
-            catalog_configs.gemma3(
-                width=128, layers=3, heads=4, kv_heads=2, head_dim=32, ffn=256, vocab=1024, window=16, every=3
-            ),
-        ),
+        entry("gemma3-tiny", "decoder-only", catalog_configs.gemma3(**gemma3)),
         entry("smollm3-tiny", "decoder-only", decoder("smollm3", no_rope_layer_interval=2)),
     ]
 
 
 def entries() -> list[CatalogEntry]:
     """Return all entries in the order they are listed: pairs, real shapes, tiny ones."""
-    return [*_pairs(), *_encoder_decoders(), *_decoder_only(), *_tiny()]
+    return [*_pairs(), *_stand_ins(), *_encoder_decoders(), *_decoder_only(), *_tiny()]
 
 
 def names() -> list[str]:

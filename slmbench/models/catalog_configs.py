@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
 def mu(
-    *, width: int, encoder_layers: int, decoder_layers: int, heads: int, head_dim: int, ffn: int, vocab: int = 32128
+    *,
+    width: int,
+    encoder_layers: int,
+    decoder_layers: int,
+    heads: int,
+    head_dim: int,
+    ffn: int,
+    vocab: int = 32128,
+    encoder: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the config of an encoder-decoder with RoPE, grouped K/V heads and one embedding for both sides.
 
-    T5Gemma is the transformers architecture that has RoPE, grouped K/V heads and separate depths.
+    T5Gemma is the transformers architecture that has RoPE, grouped K/V heads and separate depths. ``encoder`` gives the
+    encoder a width, heads, head_dim and ffn of its own; then each side has its own embedding.
     """
 
-    def side(layers: int) -> dict[str, Any]:
+    def side(layers: int, width: int, heads: int, head_dim: int, ffn: int) -> dict[str, Any]:
         return {
             "model_type": "t5_gemma_module",
             "vocab_size": vocab,
@@ -37,15 +47,16 @@ def mu(
             "tie_word_embeddings": True,
         }
 
+    sizes = {"width": width, "heads": heads, "head_dim": head_dim, "ffn": ffn}
     return {
         "model_type": "t5gemma",
-        "encoder": side(encoder_layers),
-        "decoder": side(decoder_layers),
+        "encoder": side(encoder_layers, **(encoder or sizes)),
+        "decoder": side(decoder_layers, **sizes),
         "vocab_size": vocab,
         "is_encoder_decoder": True,
         "tie_word_embeddings": True,
         # Ours, not transformers': export.load ties the encoder's embedding to the decoder's, as the paper does.
-        "slmbench_shared_embedding": True,
+        "slmbench_shared_embedding": encoder is None,
         "pad_token_id": 0,
         "eos_token_id": 1,
         "bos_token_id": 2,
@@ -231,3 +242,64 @@ def gemma3(
         "eos_token_id": 1,
         "bos_token_id": 2,
     }
+
+
+def t5gemma2(**sizes: Any) -> dict[str, Any]:
+    """Return the config of a T5Gemma 2 for text: Gemma 3 on both sides (``sizes`` as there), one embedding for both,
+    and self- and cross-attention of the decoder in one.
+    """
+    side = gemma3(**sizes)
+    # transformers builds what reads pictures with every T5Gemma 2. No text goes through it, so it is as small as it
+    # can be, is not counted, and no token of the vocabulary stands for a picture.
+    pictures = {"image_token_index": sizes["vocab"], "eoi_token_index": sizes["vocab"] + 1}
+    vision = {
+        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 14,
+        "patch_size": 14, "vision_use_head": False, "model_type": "siglip_vision_model",
+    }  # fmt: skip
+    return {
+        "model_type": "t5gemma2",
+        "encoder": {
+            "model_type": "t5gemma2_encoder",
+            "text_config": side | {"model_type": "t5gemma2_text"},
+            "vision_config": vision,
+            "mm_tokens_per_image": 1,
+            "boi_token_index": sizes["vocab"] + 2,
+            **pictures,
+        },
+        "decoder": side | {"model_type": "t5gemma2_decoder"},
+        "vocab_size": sizes["vocab"],
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        **pictures,
+    }
+
+
+def t5gemma2_split(
+    *, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocab: int, window: int, every: int
+) -> dict[str, Any]:
+    """Return the config of a T5Gemma with a T5Gemma 2's sizes and one embedding: self- and cross-attention apart.
+
+    It lacks the normalisation of queries and keys, which costs next to nothing.
+    """
+    config = mu(
+        width=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        heads=heads,
+        head_dim=head_dim,
+        ffn=ffn,
+        vocab=vocab,
+    )
+    kinds = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
+    for side in (config["encoder"], config["decoder"]):
+        side |= {
+            "num_key_value_heads": kv_heads,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "max_position_embeddings": 32768,
+            "layer_types": kinds,
+            "sliding_window": window,
+        }
+    return config

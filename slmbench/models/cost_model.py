@@ -173,14 +173,16 @@ def encode_weights(g: Geometry, tokens: int) -> int:
 
 
 def cross_kv_weights(g: Geometry) -> int:
-    """Return the weights of all cross-attention K and V projections."""
+    """Return the weights of all cross-attention K and V projections; with merged attention, the layer's own."""
     return g.decoder_layers * 2 * g.encoder_side.width * g.kv_heads * g.head_dim
 
 
 def decode_weights(g: Geometry) -> int:
-    """Return the weights that a decoder step reads: its layers and the LM head; of cross-attention only Q and O."""
-    cross = 2 * g.width * g.heads * g.head_dim if g.encoder_layers else 0
-    return g.decoder_layers * (_block_weights(g, g.ffn_matrices) + cross) + g.vocab_size * g.width
+    """Return the weights that a decoder step reads: its layers and the LM head; of cross-attention only Q and O.
+
+    Merged attention has one Q and one O for both, and so nothing of its own to read for the encoder's tokens.
+    """
+    return g.decoder_layers * (_block_weights(g, g.ffn_matrices) + _crossed(g)) + g.vocab_size * g.width
 
 
 def known_decode_weights(g: Geometry, bytes_each: float) -> int | None:
@@ -232,9 +234,9 @@ def with_matrices(g: Geometry, elements: int) -> Geometry:
 
     def expected(matrices: int) -> int:
         one = g.model_copy(update={"ffn_matrices": matrices})
-        crossed = 2 * g.width * g.heads * g.head_dim if g.encoder_layers else 0
-        decoder = g.decoder_layers * (_block_weights(one, matrices) + crossed)
-        return decoder + g.encoder_layers * _encoder_block(one) + (cross_kv_weights(g) if g.encoder_layers else 0)
+        decoder = g.decoder_layers * (_block_weights(one, matrices) + _crossed(g))
+        projected = cross_kv_weights(g) if g.encoder_layers and not g.merged_attention else 0
+        return decoder + g.encoder_layers * _encoder_block(one) + projected
 
     matrices = min((2, 3), key=lambda count: abs(expected(count) - elements))
     unknown = g.cost_unknown
@@ -250,6 +252,11 @@ def _block_weights(side: Geometry | SideSizes, ffn_matrices: int) -> int:
     """Return the matrix elements of one layer without cross-attention: Q, K, V, O and the feed-forward."""
     attention = 2 * side.width * side.head_dim * (side.heads + side.kv_heads)
     return attention + ffn_matrices * side.width * side.ffn_width
+
+
+def _crossed(g: Geometry) -> int:
+    """Return the matrix elements of Q and O of one layer's cross-attention, where it has its own."""
+    return 2 * g.width * g.heads * g.head_dim if g.encoder_layers and not g.merged_attention else 0
 
 
 def _encoder_block(g: Geometry) -> int:

@@ -55,6 +55,8 @@ class Geometry(BaseModel):
     tied_embeddings: bool
     #: Encoder and decoder read one embedding (encoder-decoder only).
     shared_embedding: bool = False
+    #: A decoder layer attends to its own tokens and to the encoder's at once, with one set of matrices for both.
+    merged_attention: bool = False
     #: Attention window of each decoder layer in tokens; None where a layer sees everything.
     windows: tuple[int | None, ...] = ()
     #: The same of each encoder layer.
@@ -111,6 +113,8 @@ _FFN = ("d_ff", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 _VOCABULARY = ("vocab_size", "decoder_vocab_size", "tgt_vocab_size")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+#: transformers' types whose decoders merge self- and cross-attention; no key of a config says so.
+_MERGED = ("t5gemma2",)
 _WINDOWED = ("sliding_attention", "chunked_attention", "local")
 _ATTENTION_KINDS = frozenset({"full_attention", "attention", "global", *_WINDOWED})
 #: Sizes of states that a recurrent layer keeps instead of K/V.
@@ -260,6 +264,10 @@ def _encoder_decoder(c: _ConfigReader) -> Geometry:
     positions = _positions(first), _positions(second)
     windows: Windows = _windows(second, decoder_layers, positions[1]) if nested else ()
     encoder_windows: Windows = _windows(first, encoder_layers, positions[0]) if nested else ()
+    merged = c.values.get("model_type") in _MERGED
+    if merged:
+        # Of this type's window one half lies before a token and the other, one longer if need be, behind it.
+        encoder_windows = tuple(window and (window + 1) // 2 for window in encoder_windows)
     radius = c.optional_size("local_radius")
     if radius is not None and c.first("encoder_attention_type") == "local":
         encoder_windows = (radius + 1,) * encoder_layers
@@ -270,9 +278,10 @@ def _encoder_decoder(c: _ConfigReader) -> Geometry:
         encoder_layers=encoder_layers,
         decoder_layers=decoder_layers,
         tied_embeddings=c.flag("tie_word_embeddings", True),
-        shared_embedding=c.flag("slmbench_shared_embedding", False)
+        shared_embedding=merged or c.flag("slmbench_shared_embedding", False)
         if nested
         else c.flag("share_encoder_decoder_embeddings", True),
+        merged_attention=merged,
         windows=windows,
         encoder_windows=encoder_windows,
         max_input_tokens=positions[0],

@@ -10,6 +10,7 @@ from slmbench.models.catalog import PAIR_TOLERANCE
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.suite import Suite
 from slmbench.system.container import allowed_cpus, container_limits
+from slmbench.terms import pairing_of
 
 
 def check_names(checkpoints: Mapping[str, Checkpoint]) -> None:
@@ -24,8 +25,9 @@ def check_names(checkpoints: Mapping[str, Checkpoint]) -> None:
 
 
 def check_pairs(suite: Suite, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Raise BadInputError where a pair is not of two families, or not of one size."""
-    for index, (first, second) in enumerate(suite.pairs):
+    """Raise BadInputError where a pair is not of two families, or not alike in what its pairing says."""
+    for index, pair in enumerate(suite.pairs):
+        first, second = pair[:2]
         where, sides = suite.where("pairs", index), (checkpoints[first], checkpoints[second])
         families = (sides[0].family, sides[1].family)
         if families != ("encoder-decoder", "decoder-only"):
@@ -33,13 +35,48 @@ def check_pairs(suite: Suite, checkpoints: Mapping[str, Checkpoint]) -> None:
                 f"{where}pair {first},{second}: an encoder-decoder and then a decoder-only checkpoint are expected, "
                 f"these are {families[0]} and {families[1]}"
             )
-        apart = abs(sides[0].parameter_count / sides[1].parameter_count - 1)
-        if apart > PAIR_TOLERANCE:
-            counts = " and ".join(f"{side.parameter_count / 1e6:.1f}M" for side in sides)
+        pairing = pairing_of(pair)
+        unlike = {"total": _unlike_in_total, "decoder": _unlike_decoders}
+        reason = unlike[pairing](*sides) if pairing != "quality" else _without_quality(suite, sides)
+        if reason:
             raise BadInputError(
-                f"{where}pair {first},{second}: {counts} parameters are {apart:.0%} apart; a pair is within "
-                f"{PAIR_TOLERANCE:.0%} (list them under `checkpoints` to measure both without a verdict)"
+                f"{where}pair {first},{second}: {reason} "
+                "(list them under `checkpoints` to measure both without a verdict)"
             )
+
+
+def _unlike_in_total(first: Checkpoint, second: Checkpoint) -> str | None:
+    apart = abs(first.parameter_count / second.parameter_count - 1)
+    if apart <= PAIR_TOLERANCE:
+        return None
+    counts = " and ".join(f"{side.parameter_count / 1e6:.1f}M" for side in (first, second))
+    hint = "; their decoders are equal: add the pairing 'decoder'" if _unlike_decoders(first, second) is None else ""
+    return f"{counts} parameters are {apart:.0%} apart; a pair is within {PAIR_TOLERANCE:.0%}{hint}"
+
+
+#: What two equal decoders have in common, and what it is called.
+_DECODER_SIZES = {
+    "decoder_layers": "layers", "width": "width", "ffn_width": "feed-forward width",
+    "ffn_matrices": "feed-forward matrices", "heads": "heads",
+    "kv_heads": "K/V heads", "head_dim": "head size", "vocab_size": "vocabulary",
+}  # fmt: skip
+
+
+def _unlike_decoders(first: Checkpoint, second: Checkpoint) -> str | None:
+    sizes = [
+        (getattr(first.geometry, name), getattr(second.geometry, name), word) for name, word in _DECODER_SIZES.items()
+    ]
+    unlike = [f"{word} {mine} and {its}" for mine, its, word in sizes if mine != its]
+    return f"the pairing 'decoder' wants equal decoders, these differ: {', '.join(unlike)}" if unlike else None
+
+
+def _without_quality(suite: Suite, sides: tuple[Checkpoint, Checkpoint]) -> str | None:
+    drawn = [side.name for side in sides if side.source == "catalog"]
+    if drawn:
+        return f"the pairing 'quality' is of trained models, and the weights of {' and '.join(drawn)} are random"
+    if suite.tasks is None:
+        return "the pairing 'quality' is of models whose answers score alike: add tasks (--tasks FILE)"
+    return None
 
 
 def check_threads(threads: int | None) -> None:

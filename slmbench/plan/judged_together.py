@@ -6,16 +6,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 from slmbench.case import Case
+from slmbench.terms import PairNames
 
 
-def judged_together(cells: Iterable[tuple[Case, str]], pairs: Collection[tuple[str, str]]) -> list[list[str]]:
+def judged_together(cells: Iterable[tuple[Case, str]], pairs: Collection[PairNames]) -> list[list[str]]:
     """Return the keys of cases, each given with its engine, in groups of which verdicts are made.
 
     Cases belong together where a verdict is made of them: a checkpoint's paths, arms and its loop without a K/V cache,
     and the checkpoints of a pair, on one engine and device with the same precisions, threads and workload.
     """
     partners: dict[str, set[str]] = defaultdict(set)
-    for first, second in pairs:
+    for first, second, *_ in pairs:
         partners[first].add(second)
         partners[second].add(first)
     tasks: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))

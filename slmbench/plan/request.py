@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slmbench.case import FORMERLY_SAMPLES
 from slmbench.errors import BadInputError, nearest
@@ -22,9 +22,10 @@ from slmbench.plan.asked_checks import check_reference
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
 from slmbench.plan.sent_files import Carried, arrived
 from slmbench.plan.suite import Suite, WorkloadSweep, load_suite, parse_suite
+from slmbench.plan.typed_lists import paired
 from slmbench.system.files import has_path_bytes
 from slmbench.system.yaml_reader import MAX_FILE_BYTES
-from slmbench.terms import Exporter, Format, Precision
+from slmbench.terms import Exporter, Format, PairNames, Precision
 
 DEFAULT_SUITE = "quick"
 #: What models run on that somebody names without a suite, or backends.
@@ -58,7 +59,7 @@ class RunRequest(BaseModel):
     }
 
     models: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[Annotated[PairNames, BeforeValidator(paired)], ...] = ()
     suite: str | None = None
     scale: str | None = None
     devices: tuple[str, ...] = ()
@@ -320,7 +321,7 @@ def _only(plan: Plan, keys: Sequence[str]) -> Plan:
         hint = nearest(min(unknown), [cell.case.key for cell in plan.cells])
         raise BadInputError(f"only_cases: the plan has no case {min(unknown)}.{hint}")
     there = {cell.case.checkpoint for cell in cells}
-    pairs = [pair for pair in plan.suite.pairs if there.issuperset(pair)]
+    pairs = [pair for pair in plan.suite.pairs if there.issuperset(pair[:2])]
     # What cannot run is said once, by whoever planned the whole.
     return replace(plan, cells=cells, refusals=(), suite=plan.suite.model_copy(update={"pairs": pairs}))
 

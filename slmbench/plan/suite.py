@@ -32,21 +32,23 @@ from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.errors import BadInputError, nearest
 from slmbench.export.recipes import check_recipe
 from slmbench.plan.precisions import parse_precision
-from slmbench.plan.typed_lists import counted, listed, seconds
+from slmbench.plan.scale import Scale, Seconds, scaled, scaled_one
+from slmbench.plan.typed_lists import counted, listed, paired
 from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
-from slmbench.terms import ComputePrecision, Device, Exporter, Precision, Settings, StrictModel, not_boolean
+from slmbench.terms import (
+    ComputePrecision,
+    Device,
+    Exporter,
+    PairNames,
+    Precision,
+    Settings,
+    StrictModel,
+    not_boolean,
+)
 
 MAX_CASES = 100_000
-
-
-def _scaled(counts: list[int], factor: float) -> list[int]:
-    return list(dict.fromkeys(max(1, round(count * factor)) for count in counts))
-
-
-def _scaled_one(count: int | None, factor: float) -> int | None:
-    return None if count is None else _scaled([count], factor)[0]
 
 
 def _as_list(value: Any) -> Any:
@@ -62,8 +64,6 @@ _Count = Annotated[PositiveInt, BeforeValidator(not_boolean)]
 _Counts = Annotated[
     list[_Count], BeforeValidator(counted, json_schema_input_type=int | str | list[int | str]), Field(min_length=1)
 ]
-_Factor = Annotated[float, Field(gt=0, le=1000), BeforeValidator(not_boolean)]
-_Seconds = Annotated[float, BeforeValidator(seconds, json_schema_input_type=float | str), Field(allow_inf_nan=False)]
 _Names = Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])]
 
 
@@ -128,18 +128,6 @@ class WorkloadSweep(BaseModel):
             yield self._workload(batch, given, asked, answers, sampling, cache)
 
 
-class Scale(StrictModel):
-    """A smaller version of a suite with the same ratios."""
-
-    #: What stands in for which checkpoint.
-    checkpoints: dict[str, str] = Field(default_factory=dict)
-    #: Factors on the token counts; a scaled count is at least 1.
-    input_tokens: _Factor = 1.0
-    output_tokens: _Factor = 1.0
-    answers: Annotated[_Factor, Field(validation_alias=FORMERLY_SAMPLES)] = 1.0
-    budget_s: _Seconds | None = None
-
-
 class Suite(StrictModel):
     """A suite. Everything listed multiplies."""
 
@@ -147,8 +135,8 @@ class Suite(StrictModel):
     description: str = ""
     #: Checkpoints in addition to those of the pairs.
     checkpoints: _Names = Field(default_factory=list)
-    #: (encoder-decoder, decoder-only), of the same size, to be judged against each other.
-    pairs: list[Annotated[tuple[str, str], BeforeValidator(listed)]] = Field(default_factory=list)
+    #: (encoder-decoder, decoder-only), to be judged against each other; of the same size, or as the pairing says.
+    pairs: list[Annotated[PairNames, BeforeValidator(paired)]] = Field(default_factory=list)
     #: Backends to run; one that cannot take a checkpoint's family leaves it out and says so.
     backends: _Names = Field(default=["openvino", "onnxruntime"], min_length=1)
     devices: Annotated[list[Device], BeforeValidator(listed)] = Field(default=["cpu"], min_length=1)
@@ -164,7 +152,7 @@ class Suite(StrictModel):
     settings: Annotated[list[Settings], BeforeValidator(listed)] = Field(default=["fair"], min_length=1)
     threads: _Count | None = None
     #: Seconds of measuring after which a case that has not converged is left as it is.
-    budget_s: _Seconds | None = None
+    budget_s: Seconds | None = None
     #: A fixed number of samples a case instead of the stop rule.
     repeat: _Count | None = None
     #: The half-width in percent at which an interval is narrow enough; without it, that of each metric's own target.
@@ -217,7 +205,12 @@ class Suite(StrictModel):
 
     def all_checkpoints(self) -> list[str]:
         """Return the checkpoints of the pairs and the others, each once, in order."""
-        return list(dict.fromkeys([*itertools.chain.from_iterable(self.pairs), *self.checkpoints]))
+        paired = itertools.chain.from_iterable(pair[:2] for pair in self.pairs)
+        return list(dict.fromkeys([*paired, *self.checkpoints]))
+
+    def compared(self) -> list[PairNames]:
+        """Return what verdicts are made of, and so must be measured together: pairs, and what claims name."""
+        return [*self.pairs, *(claim.between for claim in self.claims if claim.between)]
 
     def scaled(self, name: str) -> Suite:
         """Return the smaller version of that name.
@@ -233,21 +226,22 @@ class Suite(StrictModel):
         workloads = [
             sweep.model_copy(
                 update={
-                    "input_tokens": _scaled(sweep.input_tokens, scale.input_tokens),
-                    "output_tokens": _scaled(sweep.output_tokens, scale.output_tokens),
-                    "added_tokens": _scaled_one(sweep.added_tokens, scale.input_tokens),
-                    "last_output_tokens": _scaled_one(sweep.last_output_tokens, scale.output_tokens),
-                    "answers": _scaled(sweep.answers, scale.answers),
+                    "input_tokens": scaled(sweep.input_tokens, scale.input_tokens),
+                    "output_tokens": scaled(sweep.output_tokens, scale.output_tokens),
+                    "added_tokens": scaled_one(sweep.added_tokens, scale.input_tokens),
+                    "last_output_tokens": scaled_one(sweep.last_output_tokens, scale.output_tokens),
+                    "answers": scaled(sweep.answers, scale.answers),
                 }
             )
             for sweep in self.workloads
         ]
-        pairs = [(stand_in.get(first, first), stand_in.get(second, second)) for first, second in self.pairs]
+        pairs = [scale.names_pair(pair) for pair in self.pairs]
         return self.model_copy(
             update={
                 "name": f"{self.name}-{name}",
                 "checkpoints": list(dict.fromkeys(stand_in.get(one, one) for one in self.checkpoints)),
                 "pairs": list(dict.fromkeys(pairs)),
+                "claims": [scale.names_claim(claim) for claim in self.claims],
                 "workloads": workloads,
                 "budget_s": scale.budget_s or self.budget_s,
             }

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from slmbench.errors import nearest
+from slmbench.terms import PAIRINGS
+
 #: Values that one range may have; a suite of more cases is refused anyway.
 MOST_VALUES = 100_000
 #: As llama-bench takes them: 8, 64-256+64 (64, 128, 192, 256), 128-1024*2 (128, 256, 512, 1024), 1-4.
@@ -51,6 +54,21 @@ def counts(given: list[str]) -> list[int]:
 def listed(given: object) -> object:
     """Return what a file or a program gives for names: a text with commas as its list, anything else as it is."""
     return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+
+
+def paired(given: object) -> object:
+    """Return what is given for a pair as its parts: two names, and perhaps what the two have in common.
+
+    Raises:
+        ValueError: they are not two or three parts, one is empty, or the third is no pairing.
+    """
+    parts = listed(given)
+    if not isinstance(parts, list | tuple) or not 2 <= len(parts) <= 3 or "" in parts:
+        raise ValueError("two names with a comma between them are expected, and perhaps a pairing after them")
+    if len(parts) == 3 and parts[2] not in PAIRINGS:
+        hint = nearest(str(parts[2]), list(PAIRINGS))
+        raise ValueError(f"'{parts[2]}' is no pairing; it is one of {', '.join(PAIRINGS)}.{hint}")
+    return parts
 
 
 def counted(given: object) -> object:

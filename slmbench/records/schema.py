@@ -26,7 +26,7 @@ from slmbench.records.lines import explain, record_lines
 from slmbench.records.refusals import Refusal
 from slmbench.records.tasks_asked import TasksRecord
 from slmbench.system.files import has_path_bytes, json_text, read_regular, write_whole
-from slmbench.terms import StrictModel, not_boolean
+from slmbench.terms import PairNames, StrictModel, not_boolean
 
 RUN_NAME = "run.json"
 SAMPLES_NAME = "samples.jsonl"
@@ -171,15 +171,27 @@ Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Fie
 _RECORD: TypeAdapter[LoadRecord | SampleRecord | MemoryRecord | FailureRecord] = TypeAdapter(Record)
 
 
+#: What a claim can be about that follows from the models' sizes: nothing of it has to be measured. Parameters, and a
+#: decode step's operations, bytes read and written, and K/V read.
+COUNTED_METRICS = ("parameters", "step_flops", "step_bytes", "kv_bytes")
+
+
 class Claim(StrictModel):
-    """What a publication says of an encoder-decoder against a decoder-only model of the same size."""
+    """What a publication says of an encoder-decoder against another model."""
 
     #: As it is published: "47 % lower first-token latency".
     says: str
-    #: What it is about: time to first token, per token, or of the whole answer.
-    metric: Literal["ttft", "tpot", "e2e"]
+    #: What it is about: time to first token, per token, or of the whole answer; or one of :data:`COUNTED_METRICS`.
+    metric: Literal["ttft", "tpot", "e2e", "parameters", "step_flops", "step_bytes", "kv_bytes"]
     #: The claim as a factor: how many times faster the encoder-decoder is. 47 % lower is 1 / (1 - 0.47).
     speedup: Annotated[float, Field(gt=0, le=1e6), BeforeValidator(not_boolean)]
+    #: Two checkpoints that the claim is about, where it is not about the suite's pairs: the first has the advantage.
+    between: tuple[str, str] | None = None
+    #: How much of the publication the writer of the suite could read; what was not read has no figure of its own here.
+    read: Literal["paper", "abstract", "not read"] = "paper"
+    #: What of the claim is checked, and what cannot be.
+    checks: str = ""
+    cannot: str = ""
     #: Publication, with what was measured there and on which device.
     source: str
     #: Published figures of that metric by device, in ms, and the checkpoint that has the shape they were measured on.
@@ -239,8 +251,8 @@ class RunRecord(StrictModel):
     cases: tuple[CaseInfo, ...]
     #: What was asked for besides and cannot run here, with the reasons.
     refusals: tuple[Refusal, ...] = ()
-    #: Pairs to judge: (encoder-decoder checkpoint, decoder-only checkpoint).
-    pairs: tuple[tuple[str, str], ...] = ()
+    #: Pairs to judge: (encoder-decoder checkpoint, decoder-only checkpoint), and the pairing where it is not "total".
+    pairs: tuple[PairNames, ...] = ()
     #: Published claims that the report compares with the pairs' figures.
     claims: tuple[Claim, ...] = ()
     #: The machine's fingerprint (slmbench.machine.fingerprint), one per arm; "" is the arm of a plain run.

@@ -25,6 +25,7 @@ from slmbench.report.answers import TASKS_LEGEND, answers_side_by_side, answers_
 from slmbench.report.case_details import case_details
 from slmbench.report.case_labels import side_labels
 from slmbench.report.chart_parts import packed
+from slmbench.report.claims import claims_table
 from slmbench.report.comparison import (
     comparison_table,
     headline,
@@ -129,6 +130,8 @@ def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
     )
     ids = {info.case.key: f"case-{index}" for index, info in enumerate(record.cases, 1)}
     page.tables.append(_run_table(frame, ids))
+    if claimed := claims_table(run):
+        page.tables.append(html_table("Claims", claimed, []))
     if answered := answers_table(run):
         shown = html_table("Answers to tasks", answered, [])
         page.tables.append({**shown, "notes": [*shown["notes"], TASKS_LEGEND]})

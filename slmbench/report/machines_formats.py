@@ -149,6 +149,7 @@ def _pair_rows(at: PairAt) -> Iterator[dict[str, Any]]:
             yield {
                 "encoder_decoder": case.checkpoint,
                 "decoder_only": at.pair.decoder.case.checkpoint,
+                "pairing": at.pair.pairing,
                 "task": task_of(case.workload),
                 "machine": at.machine,
                 "device": case.device,

@@ -25,8 +25,10 @@ from slmbench.report.machines_sentences import (
     task_of,
     unit_of,
 )
+from slmbench.report.pairing_words import PAIRING_NAMES
 from slmbench.report.sentences import pair_verdict
 from slmbench.report.text_table import EMPTY, bounds, escape_markdown, markdown_table, parameters
+from slmbench.terms import Pairing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,10 +141,10 @@ def _best_for(best: Best | None) -> list[str]:
 
 def pair_tables(shelf: Shelf) -> list[ShelfTable]:
     """Return a table for each pair and task: a row a machine, device, engine and precision."""
-    groups: defaultdict[tuple[str, str, str], list[PairAt]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str, Pairing, str], list[PairAt]] = defaultdict(list)
     for at in shelf.pairs:
         case = at.pair.encoder.case
-        groups[case.checkpoint, at.pair.decoder.case.checkpoint, case.workload.label()].append(at)
+        groups[case.checkpoint, at.pair.decoder.case.checkpoint, at.pair.pairing, case.workload.label()].append(at)
     return [_pair_table(group, shelf.places) for group in groups.values()]
 
 
@@ -165,8 +167,9 @@ def _pair_table(group: Sequence[PairAt], places: Sequence[DeviceColumn]) -> Shel
         case = at.pair.encoder.case
         reported = [[at.machine, case.device], [f"{at.pair.engine} {precision_of(case)}", *_against(at, metrics)]]
         rows.append([*reported, *(_pair_cell(at.pair.ratios.get(name)) for name in metrics)])
+    alike = PAIRING_NAMES[pair.pairing]
     return ShelfTable(
-        title=f"{task_of(work)}: how many times faster {names[0]} is than {names[1]}, on each machine",
+        title=f"{task_of(work)}: how many times faster {names[0]} is than {names[1]} ({alike}), on each machine",
         headers=[["machine"], ["engine, decoder path"], *([_PAIR_HEADERS[name]] for name in metrics)],
         rows=_one_lined(rows),
         notes=[f"Nothing to judge on {', '.join(absent)}: no figures of both."] if absent else [],

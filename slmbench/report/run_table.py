@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of
+from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of, peak_memory_of
 from slmbench.analysis.outliers import outlier_flags
 from slmbench.analysis.read_back import stored_weights_of
 from slmbench.analysis.roofline import bandwidth_use, compute_use, computed_in, limits_of_case
@@ -101,7 +101,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "samples": len(samples) if samples is not None else 0,
         **figures,
         "derived": run.sources.get(key) is not None,
-        "peak_memory_bytes": max((m.peak_uss_bytes or m.peak_rss_bytes for m in memory), default=math.nan),
+        "peak_memory_bytes": peak_memory_of(made_of),
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
         **quality_figures(run, key),
@@ -111,7 +111,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "refusal": None,
     }
     flags = _flags(row, made_of.samples, loads, simulated=run.simulated(key))
-    row["flags"] = ", ".join([*given_flags(info, loads), *artifact_flags(info), *flags])
+    row["flags"] = ", ".join(dict.fromkeys([*given_flags(info, loads), *artifact_flags(info), *flags]))
     return row
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from slmbench.analysis.crossover import Lead, crossings, leads_of
 from slmbench.analysis.front import fronts_of
 from slmbench.analysis.leaders import leaders_of
 from slmbench.analysis.metrics import METRICS, Side, SideCase
-from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sides_of, with_own_figure
+from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sides_of, unequal_of
 from slmbench.analysis.ratios import log_ratio
 from slmbench.analysis.stats import Interval
 from slmbench.case import Case
 from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.sample_arrays import RunColumns, columns_of
-from slmbench.records.schema import Claim, Run
+from slmbench.records.schema import Run
 from slmbench.report.answers import answer_sentences
+from slmbench.report.claims import claim_sentences
 from slmbench.report.leader_sentences import leader_sentences
+from slmbench.report.pairing_words import PAIRING_NAMES, pairing_words
 from slmbench.report.speed_against_quality import front_sentences
 from slmbench.report.text_table import bounds, parameters
+from slmbench.terms import Pairing, pairing_of
 
 #: How the sentence of a pair says faster, slower and equal.
 _WORDS = {
@@ -40,94 +43,6 @@ def run_sentences(run: RunColumns) -> list[str]:
     claims = [*claim_sentences(run, sides), *ablation_sentences(sides)]
     leads = leader_sentences(leader for side in sides for leader in leaders_of(side))
     return [*pair_sentences(run), *leads, *crossed, *claims, *fronts, *answer_sentences(run)]
-
-
-_NOUNS = {"ttft": "time to first token", "tpot": "time per token", "e2e": "time of the whole answer"}
-
-
-def claim_sentences(run: RunColumns, sides: Sequence[Side]) -> list[str]:
-    """Return for each claim of the run's suite what its pairs say of it, then the published figures next to ours.
-
-    A pair is asked at each of its workloads; the claim holds where the whole 95 % interval is at least the claimed
-    factor, and fails where the whole interval is below it. Nothing is said of cases without a K/V cache here.
-    """
-    sentences = []
-    for claim in run.record.claims:
-        groups: dict[tuple[str, ...], list[Pair]] = {}
-        for side in sides:
-            for pair in with_own_figure(pairs_of(side), claim.metric):
-                groups.setdefault(_group(pair), []).append(pair)
-        reported = [*(_verdict(claim, pairs) for pairs in groups.values()), *_figures(claim, sides)]
-        if reported and claim.note:
-            reported[-1] += f". {claim.note}"
-        sentences += reported
-    return sentences
-
-
-def _group(pair: Pair) -> tuple[str, ...]:
-    case = pair.encoder.case
-    return case.checkpoint, pair.decoder.case.checkpoint, pair.engine, case.device, precision_of(case), pair.arm or ""
-
-
-def _verdict(claim: Claim, pairs: Sequence[Pair]) -> str:
-    """Return how many of a pair's workloads show the claimed factor, and between what the factors lie."""
-    speedups = [pair.ratios[claim.metric].speedup for pair in pairs]
-    known = [found for found in speedups if found.known]
-    holds = sum(found.low >= claim.speedup for found in known)
-    fails = sum(found.high < claim.speedup for found in known)
-    counts = f"it holds at {holds} of {len(pairs)} workloads, fails at {fails}"
-    open_ = len(pairs) - holds - fails
-    counts += f", and at {open_} the interval does not tell" if open_ else ""
-    low, high = min(pairs, key=_middle(claim)), max(pairs, key=_middle(claim))
-    span = _at(claim, low) + (f" to {_at(claim, high)}" if len(pairs) > 1 else "")
-    first, arm = pairs[0].encoder.case, f", arm {pairs[0].arm}" if pairs[0].arm else ""
-    return (
-        f"'{claim.says}' ({claim.source}), a factor of {claim.speedup:.2f} in {_NOUNS[claim.metric]}: "
-        f"{first.checkpoint} against {pairs[0].decoder.case.checkpoint} on {pairs[0].engine} {precision_of(first)}, "
-        f"{first.device}{arm}: {span}; {counts}{_more_work([pair.ratios[claim.metric] for pair in pairs], pairs[0])}"
-    )
-
-
-def _middle(claim: Claim) -> Callable[[Pair], float]:
-    return lambda pair: pair.ratios[claim.metric].speedup.mid
-
-
-def _at(claim: Claim, pair: Pair) -> str:
-    work, found = pair.encoder.case.workload, pair.ratios[claim.metric].speedup
-    return f"{found.mid:.2f}x{bounds(found, 2, '')} at {work.input_tokens} in / {work.output_tokens} out"
-
-
-def _figures(claim: Claim, sides: Sequence[Side]) -> Iterator[str]:
-    """Yield the published figures next to ours of the same shape, at the shortest and the longest input."""
-    if not claim.figures_ms:
-        return
-    published = ", ".join(f"{figure:g} ms on {device.upper()}" for device, figure in claim.figures_ms.items())
-    ours = [
-        case
-        for side in sides
-        for case in side.cases.values()
-        if case.case.checkpoint == claim.figures_of
-        and claim.metric in case.evidence
-        and case.case.workload.cache == "on"
-    ]
-    text = f"{_NOUNS[claim.metric]} published for that shape: {published} ({claim.source}); "
-    if not ours:
-        yield text + f"{claim.figures_of} was not measured here"
-        return
-    ours.sort(key=lambda found: found.case.workload.input_tokens)
-    ends = {found.case.workload.input_tokens for found in (ours[0], ours[-1])}
-    best = [_best([one for one in ours if one.case.workload.input_tokens == end], claim.metric) for end in sorted(ends)]
-    reported = ", ".join(
-        f"{one.evidence[claim.metric].interval().mid * 1e3:.3g} ms at {one.case.workload.input_tokens} in on "
-        f"{one.case.backend} {precision_of(one.case)}, {one.case.device}"
-        + (f", arm {one.case.arm}" if one.case.arm else "")
-        for one in best
-    )
-    yield text + f"{claim.figures_of} here at its soonest: {reported}"
-
-
-def _best(cases: Iterable[SideCase], metric: str) -> SideCase:
-    return min(cases, key=lambda found: found.evidence[metric].estimate.value)
 
 
 def ablation_sentences(sides: Sequence[Side]) -> list[str]:
@@ -175,6 +90,7 @@ def crossover_sentences(pairs: Iterable[Pair]) -> list[str]:
 
 def _answer(lead: Lead) -> str:
     encoder, decoder, speedups = lead.encoder, lead.decoder, lead.speedups
+    where = f"{lead.where}; {PAIRING_NAMES[lead.pairing]}"
     together, alone = _QUESTIONS[lead.metric]
     found = crossings(lead.line())
     first, last = min(speedups), max(speedups)
@@ -182,18 +98,18 @@ def _answer(lead: Lead) -> str:
         unsure = [str(x) for x, y in speedups.items() if not (y.low > 1 or y.high < 1)]
         if unsure:
             return (
-                f"{encoder} and {decoder}: no crossover was seen between {first} and {last} tokens in ({lead.where}), "
+                f"{encoder} and {decoder}: no crossover was seen between {first} and {last} tokens in ({where}), "
                 f"and none is excluded: which {alone} sooner is not known at {', '.join(unsure)} in"
             )
         sooner = encoder if speedups[first].mid > 1 else decoder
         return (
-            f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({lead.where}): "
+            f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({where}): "
             f"{sooner} {alone} sooner throughout"
         )
     places = ", ".join(_place(length, first, last) for length in found)
     before, after = (decoder, encoder) if speedups[first].mid < 1 else (encoder, decoder)
     then = f": below, {before} is sooner, above, {after}" if len(found) == 1 else ""
-    return f"{encoder} and {decoder} {together} equally soon at {places} ({lead.where}){then}"
+    return f"{encoder} and {decoder} {together} equally soon at {places} ({where}){then}"
 
 
 def _place(length: Interval, first: int, last: int) -> str:
@@ -230,7 +146,7 @@ def pair_sentence(pair: Pair) -> str:
     return (
         f"{_sized(pair.encoder)} {_joined(map(_phrase, spoken))} than {_sized(pair.decoder)} at "
         f"{work.input_tokens} in / {work.output_tokens} out{more} on {where}{device} "
-        f"({_against(spoken)}{_limits_alone(spoken)}{_more_work(spoken, pair)})"
+        f"({_against(spoken)}{_limits_alone(spoken)}{_more_work(spoken, pair)}). {pairing_words(pair)}"
     )
 
 
@@ -243,12 +159,26 @@ def pair_sentences(run: Run | RunColumns) -> list[str]:
     """Return what the figures of a run say for each of its pairs, one sentence each, or why they say nothing."""
     columns = columns_of(run) if isinstance(run, Run) else run
     sides = sides_of(columns)
-    sentences = [pair_sentence(pair) for side in sides for pair in pairs_of(side)]
-    spoken_for = {(p.encoder.case.checkpoint, p.decoder.case.checkpoint) for side in sides for p in pairs_of(side)}
-    for encoder, decoder in columns.record.pairs:
-        if (encoder, decoder) not in spoken_for:
-            sentences.append(f"{encoder} against {decoder}: no case of both has figures, so there is nothing to say")
-    return sentences
+    pairs = [pair for side in sides for pair in pairs_of(side)]
+    unequal = [one for side in sides for one in unequal_of(side)]
+    sentences = [pair_sentence(pair) for pair in pairs] + [_unequal(pair, reason) for pair, reason in unequal]
+    spoken_for = {_names(pair) for pair in [*pairs, *(pair for pair, _ in unequal)]}
+    silent = [names for names in columns.record.pairs if (names[0], names[1], pairing_of(names)) not in spoken_for]
+    return sentences + [
+        f"{names[0]} against {names[1]}: no case of both has figures, so there is nothing to say" for names in silent
+    ]
+
+
+def _names(pair: Pair) -> tuple[str, str, Pairing]:
+    return pair.encoder.case.checkpoint, pair.decoder.case.checkpoint, pair.pairing
+
+
+def _unequal(pair: Pair, reason: str) -> str:
+    case = pair.encoder.case
+    return (
+        f"{case.checkpoint} against {pair.decoder.case.checkpoint} on {pair.engine} {precision_of(case)}: nothing is "
+        f"said of the pairing 'quality', for {reason}"
+    )
 
 
 def _phrase(ratio: PairRatio) -> str:

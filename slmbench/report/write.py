@@ -10,6 +10,7 @@ from slmbench.errors import one_line
 from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Run
 from slmbench.report.answers import TASKS_LEGEND, answers_table
+from slmbench.report.claims import claims_table
 from slmbench.report.csv_text import csv_text
 from slmbench.report.run_columns import text_table
 from slmbench.report.run_table import run_table
@@ -53,6 +54,9 @@ def table_markdown(run: RunColumns, frame: pd.DataFrame) -> str:
         lines += [escape_markdown(f"Every row has {common}."), ""]
     if table.rows:
         lines += [markdown_table(table.headers, table.rows, table.numeric)]
+    if claimed := claims_table(run):
+        lines += ["## Claims", "", markdown_table(claimed.headers, claimed.rows, claimed.numeric)]
+        lines += [f"- {escape_markdown(line)}" for line in claimed.notes]
     answered = answers_table(run)
     if answered and answered.rows:
         lines += ["## Answers to tasks", "", markdown_table(answered.headers, answered.rows, answered.numeric)]

@@ -16,6 +16,7 @@ from slmbench.plan.request import RunRequest
 from slmbench.records import schema
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.running.runner import execute, quality_alone
+from slmbench.terms import PairNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ def read_run(path: str | Path) -> RunResult:
 def run(
     *,
     models: Sequence[str] = (),
-    pairs: Sequence[tuple[str, str]] = (),
+    pairs: Sequence[PairNames] = (),
     suite: str | None = None,
     scale: str | None = None,
     devices: Sequence[str] = (),

@@ -156,7 +156,7 @@ def _measure(
     write_run(folder, record)
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts.found[cell.checkpoint, cell.spec], prompts, arms) for cell in made]
-    groups = judged_together([(cell.case, cell.engine) for cell in made], plan.suite.pairs)
+    groups = judged_together([(cell.case, cell.engine) for cell in made], plan.suite.compared())
     measured = measure(cases, folder, settings, observer, together=groups, lost=lost)
     by_key = {cell.case.key: cell for cell in made}
     remember(

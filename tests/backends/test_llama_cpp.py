@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import architectures
 import numpy as np
 import pytest
 from rotation import in_turn
@@ -22,7 +23,7 @@ from slmbench.measure.proof import agreement
 from slmbench.models import catalog_configs as shapes
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import checkpoint_of_folder, resolve
-from slmbench.terms import MARGIN_TOLERANCE
+from slmbench.terms import MARGIN_TOLERANCE, Precision
 
 pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
 pytest.importorskip("gguf", reason="needs slmbench[llama]")
@@ -400,6 +401,21 @@ def test_a_t5_gives_the_references_tokens() -> None:
     assert found.equal == found.compared
     # llama.cpp's graph computes them at every step.
     assert artifact.manifest.cross_kv_once is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flan-t5-tiny", "mt5", "umt5"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_kind_of_t5_gives_the_references_tokens(name: str, precision: Precision, tmp_path: Path) -> None:
+    if name in architectures.names():
+        # As many layers on both sides, as llama.cpp wants them.
+        name = str(architectures.make(name, tmp_path / name, num_decoder_layers=2))
+    spec = ArtifactSpec(format="gguf", weight_precision=precision)
+    artifact = ensure_artifact(resolve(name), spec, progress=lambda _: None)
+    session = open_session(artifact)
+    found = agreement(session, artifact.golden().prompts, MARGIN_TOLERANCE[precision], "encoder-decoder")
+    assert found.compared > (20 if precision == "int8" else 40)
+    assert found.equal == found.compared
 
 
 def test_a_t5s_prompts_in_a_batch_and_its_steps_without_a_cache() -> None:

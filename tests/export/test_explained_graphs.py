@@ -37,7 +37,7 @@ def without_windows(g: Geometry) -> Geometry:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in catalog.names() if n.endswith("-tiny")])
+@pytest.mark.parametrize("name", [n for n in catalog.names() if n.endswith("-tiny") and n != "t5gemma2-tiny"])
 def test_static_graphs_hold_the_flops_we_say(name: str) -> None:
     checkpoint = resolve(name)
     spec = ArtifactSpec(format="onnx", layout="static", input_tokens=INPUT, output_tokens=OUTPUT)

@@ -141,7 +141,8 @@ _RUN_OPTIONAL = _CASE_OPTIONAL | frozenset(
     {"finished", "command", "suite", "pairs", "machines", "versions", "options", "limits", "blocks", "outcomes",
      "schema_version", "artifact_id", "decode_weight_bytes", "layout", "revision",
       "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id",
-     "shared_embedding", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "layer_kinds", "weights"}
+     "shared_embedding", "merged_attention", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens",
+     "layer_kinds", "weights"}
 )  # fmt: skip
 
 
@@ -414,8 +415,8 @@ def manifests(good: Any) -> Iterator[Broken]:
     optional = _CASE_OPTIONAL | frozenset(
         {"schema_version", "weight_precision", "exporter", "input_tokens", "output_tokens", "target", "revision",
           "has_tokenizer", "decoder_start_token_id", "eos_token_ids", "pad_token_id", "shared_embedding",
-         "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "cross_kv_once", "model", "weights",
-         "layer_kinds"}
+         "merged_attention", "windows", "encoder_windows", "max_input_tokens", "max_total_tokens", "cross_kv_once",
+         "model", "weights", "layer_kinds"}
     )  # fmt: skip
     for name, value, may_pass in json_mutations(good, free=frozenset({"versions"}), optional=optional):
         yield Broken(f"manifest {name}", command, files(text(value)), "damaged", (5,), may_pass)

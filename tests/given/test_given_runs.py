@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from slmbench.cli import run_main
+from slmbench.export.build import ensure_artifact
+from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.checkpoint import resolve
 from slmbench.records.schema import Run, read_run
 
 pytestmark = pytest.mark.slow
@@ -78,6 +81,20 @@ def test_a_file_with_other_weights_fails_its_reference(q4_gguf: Path, tmp_path: 
     wrong.write_bytes(raw)
     made = run(wrong, tmp_path / "a", "--reference", "dec-tiny", code=5)
     assert made.failures
+
+
+@pytest.mark.slow
+def test_a_t5_gguf_says_what_its_steps_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+    pytest.importorskip("torch", reason="the reference runs in torch")
+    whole = ensure_artifact(resolve("t5-tiny"), ArtifactSpec(format="gguf"), progress=lambda _: None).graph("model")
+    file = tmp_path / "somebodys" / "t5-F32.gguf"
+    file.parent.mkdir()
+    shutil.copy(whole, file)
+    made = run(file, tmp_path / "a", "--reference", "t5-tiny")
+    assert {load.agreement for load in made.loads} == {1.0}
+    (row,) = rows(tmp_path / "a", capsys)
+    assert row["flags"].split(", ").count("cross K/V computed at every step") == 1
 
 
 def test_a_genai_folder(genai_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

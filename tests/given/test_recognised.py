@@ -52,6 +52,19 @@ def test_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_t5_gguf_without_its_decoder_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {key.replace("llama.", "t5."): value for key, value in good.VALUES.items()}
+    values["general.architecture"] = "t5"
+    tensors = {f"enc.{name}" if name.startswith("blk.") else name: one for name, one in good.TENSORS.items()}
+    write(tmp_path, {"t5.gguf": good.gguf_bytes(values, tensors)})
+    assert "has an encoder and no decoder" in refused(capsys, tmp_path / "t5.gguf")
+    tensors["dec.blk.0.cross_attn_k.weight"] = next(iter(good.TENSORS.values()))
+    write(tmp_path, {"t5.gguf": good.gguf_bytes(values, tensors)})
+    found = inspected(capsys, tmp_path / "t5.gguf")
+    assert found["family"] == "encoder-decoder"
+    assert found["flags"] == ["cross K/V computed at every step"]
+
+
 def test_an_ir_a_genai_folder_and_hugging_faces_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ir = inspected(capsys, write(tmp_path / "ir", good.ir_files()))
     assert (ir["format"], ir["precision"], ir["flags"]) == ("OpenVINO IR", "fp32", ["logits of all positions"])

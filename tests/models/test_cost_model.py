@@ -15,6 +15,7 @@ from slmbench.errors import BadInputError
 from slmbench.models import catalog
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.cost_model import (
+    cross_kv_weights,
     decode_weights,
     encode_flops,
     mean_past,
@@ -60,6 +61,20 @@ def test_t5_tiny_by_hand() -> None:
     assert found["first_step"].flops == 2 * decoder + 2 * 4 * 128 * (1 + 10)
     # Steps 1 to 3 find 1 to 3 tokens of their own and all 10 of the prompt.
     assert found["decode_step"].kv_read_bytes == 4 * (2 + 10) * 2 * 2 * 128
+
+
+def test_merged_attention_reads_one_set_of_matrices() -> None:
+    """T5Gemma 2: width 128, 4 heads and 2 K/V heads of 32, FFN 256, 3 + 3 layers, vocabulary 1024."""
+    layer = 128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 256
+    found = _phases(resolve("t5gemma2-tiny"), 10, 4)
+    step = found["decode_step"]
+    assert step.weight_bytes == 4 * (3 * layer + 1024 * 128)
+    # The encoder's tokens are projected once; steps 1 to 3 attend to 1 to 3 tokens of their own, and all 10 of these.
+    assert found["cross_kv"].flops == 2 * 10 * 3 * 2 * 128 * 64
+    assert step.flops == 2 * (3 * layer + 1024 * 128) + 4 * 128 * 3 * (2 + 1 + 10)
+    assert step.kv_read_bytes == 4 * 3 * (2 + 10) * 2 * 64
+    alone = _phases(resolve("gemma3-tiny"), 10, 4)["decode_step"]
+    assert step.weight_bytes == alone.weight_bytes, "the decoder of T5Gemma 2 is a Gemma 3"
 
 
 def test_a_window_bounds_what_is_read() -> None:
@@ -129,9 +144,11 @@ def test_the_weights_of_all_phases_are_the_parameters(name: str) -> None:
     found = _phases(checkpoint, 1, 1)
     total = sum(phase.weight_bytes for phase in found.values()) / 4
     if checkpoint.family == "encoder-decoder":
-        total -= g.width  # the one row of the embedding that encoding reads
+        total -= g.encoder_side.width  # the one row of the embedding that encoding reads
         total += 0 if g.tied_embeddings else g.vocab_size * g.width
-        total += 0 if g.shared_embedding else g.vocab_size * g.width
+        total += 0 if g.shared_embedding else g.vocab_size * g.encoder_side.width
+        # Merged attention projects the encoder's states with the matrices that steps read as well.
+        total -= cross_kv_weights(g) if g.merged_attention else 0
     else:
         total += 0 if g.tied_embeddings else g.vocab_size * g.width
     positions = 0
@@ -165,7 +182,18 @@ def test_flops_are_those_torch_counts(name: str) -> None:
     found = _phases(checkpoint, given_, 2)
     kept: dict[str, Any] = {}
     # A mask's values cannot be looked at on the meta device; none is needed. T5Gemma makes one unless given these.
-    masks = {"full_attention": None, "sliding_attention": None} if checkpoint.architecture == "t5gemma" else None
+    gemma = checkpoint.architecture in ("t5gemma", "t5gemma2")
+    masks: Any = {"full_attention": None, "sliding_attention": None} if gemma else None
+
+    def of_decoder(own: int) -> dict[str, Any]:
+        if checkpoint.architecture != "t5gemma2":
+            return {"attention_mask": masks}
+        # T5Gemma 2 puts the two masks of merged attention together.
+        seen, read = (torch.zeros((1, 1, 1, count), device="meta") for count in (own, given_))
+        return {
+            "decoder_attention_mask": {"full_attention": seen, "sliding_attention": seen},
+            "attention_mask": {"full_attention": read},
+        }
 
     with torch.inference_mode():
         if checkpoint.family == "encoder-decoder":
@@ -174,11 +202,11 @@ def test_flops_are_those_torch_counts(name: str) -> None:
                 kept["encoded"] = model.get_encoder()(input_ids=ids, attention_mask=masks)
 
             def first() -> None:
-                fed = {"encoder_outputs": kept["encoded"], "attention_mask": masks, "decoder_input_ids": one}
+                fed = {"encoder_outputs": kept["encoded"], "decoder_input_ids": one} | of_decoder(1)
                 kept["past"] = model(**fed, use_cache=True).past_key_values
 
             def step() -> None:
-                fed = {"encoder_outputs": kept["encoded"], "attention_mask": masks, "decoder_input_ids": one}
+                fed = {"encoder_outputs": kept["encoded"], "decoder_input_ids": one} | of_decoder(2)
                 model(**fed, use_cache=True, past_key_values=kept["past"])
 
             hidden = masked_flops(g, given_, g.encoder_windows, both_ways=True)

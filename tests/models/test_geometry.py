@@ -23,7 +23,7 @@ pytest.importorskip("transformers", reason="needs slmbench[export]")
 UNKNOWN = {
     "qwen3_moe": "experts", "phimoe": "experts", "mixtral": "experts", "granitemoehybrid": "state",
     "lfm2": "state", "qwen3_5_text": "state", "gemma3n_text": "built in another way",
-    "prophetnet": "built in another way", "longt5.global": "global summaries", "t5gemma2": "built in another way",
+    "prophetnet": "built in another way", "longt5.global": "global summaries",
 }  # fmt: skip
 
 
@@ -92,6 +92,9 @@ def test_variants_of_sizes(folder_of: Any) -> None:
     assert read("t5gemma").geometry.encoder_sizes == SideSizes(
         width=192, ffn_width=384, heads=6, kv_heads=3, head_dim=32
     )
+    assert (read("t5gemma2").geometry.merged_attention, read("t5gemma").geometry.merged_attention) == (True, False)
+    assert read("t5gemma2").geometry.shared_embedding
+    assert read("t5gemma2").geometry.encoder_windows == (8, None, 8)
     assert (read("mt5").geometry.encoder_layers, read("mt5").geometry.decoder_layers) == (2, 3)
     assert read("longt5").geometry.encoder_windows == (16, 16)
     assert read("lfm2").geometry.layer_kinds == ("conv", "full_attention", "conv")

@@ -73,7 +73,7 @@ def test_the_crossover_is_said(tmp_path: Path) -> None:
     said = sentences(tmp_path, {32: (7, 5), 128: (17, 20), 512: (55, 80)})
     (line,) = [s for s in said if "reach their first token equally soon at" in s]
     assert line.endswith(f"below, {PAIR[1]} is sooner, above, {PAIR[0]}")
-    assert "(openvino fp32/fp32)" in line
+    assert "(openvino fp32/fp32; equal parameters)" in line
 
 
 def test_a_first_token_is_told_once_whatever_the_length_of_the_answers(tmp_path: Path) -> None:
