@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_lines import in_text, parse
 
 from slmbench.plan.suite import parse_suite, suite_names
 
@@ -55,8 +56,19 @@ def test_the_commands_of_a_gate_in_ci_work(tmp_path: Path) -> None:
                 shutil.copytree(tmp_path / "results" / "base", tmp_path / "results" / night)
 
 
+PAGES = sorted(DOCS.rglob("*.md"))
+COMMANDS = [(page.name, words) for page in PAGES for words in in_text(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join([page, *words[:3]]) for page, words in COMMANDS])
+def test_the_parser_takes_every_command(page: str, words: list[str]) -> None:
+    if words[0].startswith("--") or words[0].isupper() or "..." in words:
+        pytest.skip("not a whole command")
+    parse(words)
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"]:
+    for page in [*PAGES, DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

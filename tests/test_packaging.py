@@ -41,6 +41,7 @@ def test_wheel_and_sdist_carry_code_backends_and_suites(tmp_path: Path) -> None:
         "slmbench/backends/openvino/backend.py",
         "slmbench/suites/quick.yaml",
         "slmbench/py.typed",
+        "slmbench/models/golden_records.json",
     }
     assert expected <= names
     for suite in (ROOT / "suites").glob("*.yaml"):

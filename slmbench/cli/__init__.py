@@ -16,6 +16,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from slmbench._version import __version__
+from slmbench.cli._examples import epilog
 from slmbench.errors import ERROR_PREFIX, BadInputError, ExitCode, SlmbenchError, nearest, one_line
 from slmbench.system.processes import keep_docstrings
 from slmbench.system.streams import open_standard_streams, outlive_readers, print_in_any_encoding
@@ -61,7 +62,7 @@ class LazyGroup(TyperGroup):
         if ctx.args is not None and not _is_called(ctx, cmd_name):
             return click.Command(cmd_name, help=text)
         command = typer.main.get_command(import_module(f"slmbench.cli.{module}").app)
-        command.name = cmd_name
+        command.name, command.epilog = cmd_name, epilog(cmd_name)
         return command
 
     def resolve_command(

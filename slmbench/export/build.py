@@ -42,6 +42,7 @@ from slmbench.models.artifact import (
 from slmbench.models.catalog import export_bytes
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import MIXTURES
+from slmbench.models.shipped_golden import shipped_record
 from slmbench.system.digests import sha256_of
 from slmbench.system.files import make_folder, write_whole
 from slmbench.system.paths import cache_dir
@@ -158,7 +159,11 @@ def _written(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress:
 
 
 def golden_record(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:
-    """Return the golden record, kept from an export to another format where the same libraries made it."""
+    """Return the golden record: shipped, or kept from an export to another format where the same libraries made it."""
+    if spec.input_tokens is None and spec.output_tokens is None:
+        shipped = shipped_record(checkpoint)
+        if shipped is not None:
+            return shipped
     kept = cache_dir() / "golden" / f"{checkpoint.digest[:32]}-{spec.input_tokens}-{spec.output_tokens}.json"
     with contextlib.suppress(OSError, ValidationError):
         record = GoldenRecord.model_validate_json(kept.read_bytes())

@@ -18,6 +18,7 @@ from slmbench.models.artifact import ArtifactSpec, Manifest, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import MIXTURES
 from slmbench.models.known_routes import known_failure
+from slmbench.models.shipped_golden import needs_torch
 from slmbench.system.extras import missing
 from slmbench.terms import EXPORTERS, GGUF_PRECISIONS, Exporter, Format, Layout, Precision
 
@@ -31,14 +32,21 @@ class RouteEntry:
     libraries: tuple[str, ...]
     #: And those that decide it where llama.cpp's quantiser makes the file.
     quantisers: tuple[str, ...] = ()
+    #: It builds its graphs itself, and takes the catalog's networks without torch.
+    builds: bool = False
 
     def refusal(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
         """Return why the route cannot write this artifact (one line), or None."""
         return cast("str | None", import_module(self.module).refusal(checkpoint, spec))
 
-    def deciding(self, spec: ArtifactSpec) -> tuple[str, ...]:
+    def draws(self, checkpoint: Checkpoint) -> bool:
+        """Return whether it takes the checkpoint's network and golden record as they come with slmbench."""
+        return self.builds and not needs_torch(checkpoint)
+
+    def deciding(self, spec: ArtifactSpec, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Return the distributions whose versions decide the bytes of this artifact."""
-        return (*self.libraries, *(self.quantisers if spec.weight_precision in MIXTURES else ()))
+        libraries = [name for name in self.libraries if name not in _TORCH or not self.draws(checkpoint)]
+        return (*libraries, *(self.quantisers if spec.weight_precision in MIXTURES else ()))
 
     def writer(self) -> Route:
         """Return the function that writes."""
@@ -47,8 +55,10 @@ class RouteEntry:
 
 _TORCH = ("torch", "transformers")
 _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
-    ("openvino", "slmbench", "dynamic"): RouteEntry("slmbench.export.openvino.route", (*_TORCH, "openvino", "nncf")),
-    ("onnx", "slmbench", "dynamic"): RouteEntry("slmbench.export.onnx.route", (*_TORCH, "onnx-ir")),
+    ("openvino", "slmbench", "dynamic"): RouteEntry(
+        "slmbench.export.openvino.route", (*_TORCH, "openvino", "nncf"), builds=True
+    ),
+    ("onnx", "slmbench", "dynamic"): RouteEntry("slmbench.export.onnx.route", (*_TORCH, "onnx-ir"), builds=True),
     ("openvino", "generic", "dynamic"): RouteEntry(
         "slmbench.export.generic.openvino_route", (*_TORCH, "openvino", "nncf")
     ),
@@ -58,7 +68,9 @@ _ROUTES: dict[tuple[Format, Exporter, str], RouteEntry] = {
     ),
     ("onnx", "genai", "dynamic"): RouteEntry("slmbench.export.ort_genai", (*_TORCH, "onnxruntime-genai", "onnx")),
     ("torch", "none", "dynamic"): RouteEntry("slmbench.export.torch", ()),
-    ("gguf", "slmbench", "dynamic"): RouteEntry("slmbench.export.gguf.route", (*_TORCH, "gguf"), ("llama-cpp-python",)),
+    ("gguf", "slmbench", "dynamic"): RouteEntry(
+        "slmbench.export.gguf.route", (*_TORCH, "gguf"), ("llama-cpp-python",), builds=True
+    ),
     ("ctranslate2", "ctranslate2", "dynamic"): RouteEntry(
         "slmbench.export.ctranslate2_route", (*_TORCH, "ctranslate2")
     ),
@@ -212,17 +224,23 @@ def _not_chosen(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     found = refusal(checkpoint, spec)
     if found is not None:
         return found
-    lacking = missing_libraries(spec)
-    if lacking and not set(lacking).intersection(_TORCH):
+    lacking = missing_libraries(spec, checkpoint)
+    if lacking and _exports_otherwise(checkpoint, spec):
         # This machine can export, but not by that route. (One that cannot export at all uses what it was given.)
         return missing(lacking[0])
     again = f"(--exporter {spec.exporter} tries again)"
     failed = failed_proof(spec.artifact_id(checkpoint.digest))
-    if failed is not None and made_alike(spec, failed.versions, installed_versions()):
+    if failed is not None and made_alike(checkpoint, spec, failed.versions, installed_versions()):
         what = failed.message if failed.backend is None else f"failed its proof on {failed.backend}: {failed.message}"
         return f"{what} {again}"
     known = known_failure(checkpoint.architecture, f"{_ENGINES.get(spec.format)} {spec.exporter}")
     return f"failed when slmbench's own tests tried it: {known} {again}" if known is not None else None
+
+
+def _exports_otherwise(checkpoint: Checkpoint, spec: ArtifactSpec) -> bool:
+    """Return whether another route of the format takes the checkpoint with what is installed here."""
+    others = [spec.model_copy(update={"exporter": name}) for name in _ORDER[spec.format] if name != spec.exporter]
+    return any(not missing_libraries(one, checkpoint) and refusal(checkpoint, one) is None for one in others)
 
 
 def installed_versions() -> dict[str, str]:
@@ -234,15 +252,18 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def missing_libraries(spec: ArtifactSpec) -> list[str]:
+def missing_libraries(spec: ArtifactSpec, checkpoint: Checkpoint) -> list[str]:
     """Return the distributions that an export needs, for its golden record too, and that are not installed."""
     now = installed_versions()
-    return [name for name in dict.fromkeys((*_TORCH, *route(spec).deciding(spec))) if name not in now]
+    entry = route(spec)
+    needed = [*(() if entry.draws(checkpoint) else _TORCH), *entry.deciding(spec, checkpoint)]
+    return [name for name in dict.fromkeys(needed) if name not in now]
 
 
-def made_alike(spec: ArtifactSpec, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+def made_alike(checkpoint: Checkpoint, spec: ArtifactSpec, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Return whether everything that decides an artifact's bytes had the same version in two exports."""
-    return all(one.get(name) == other.get(name) for name in ("slmbench", *_TORCH, *route(spec).deciding(spec)))
+    deciding = ("slmbench", *_TORCH, *route(spec).deciding(spec, checkpoint))
+    return all(one.get(name) == other.get(name) for name in deciding)
 
 
 def outdated(manifest: Manifest) -> str | None:
@@ -251,7 +272,7 @@ def outdated(manifest: Manifest) -> str | None:
     None too where a library is not installed at all: a machine without exporters uses what it was given.
     """
     now = installed_versions()
-    deciding = ("slmbench", *route(manifest.spec).deciding(manifest.spec))
+    deciding = ("slmbench", *route(manifest.spec).deciding(manifest.spec, manifest.checkpoint))
     if any(name not in now for name in deciding):
         return None
     for name in deciding:

@@ -1,13 +1,12 @@
 """From a checkpoint to its network in torch: fp32, eval mode.
 
-Catalog checkpoints get random weights from the seed, the same bytes on every platform and with every version
-of torch or NumPy: raw bits of PCG64 (whose stream is fixed), scaled by one exact multiplication.
+Catalog checkpoints get random weights from the seed, the same bytes on every platform and with every version of torch
+or NumPy (``slmbench.models.catalog_network``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,13 @@ from numpy.typing import NDArray
 
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.models import catalog
+from slmbench.models.catalog_network import NORM_DEVIATION, QUERY_GAIN, draw
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.network import load_folder, share_embedding
 from slmbench.system.extras import needed
 
 if TYPE_CHECKING:
     import torch
-
-#: Elements drawn at a time: limits the memory needed in addition to the weights.
-_CHUNK = 1 << 20
 
 
 def load_model(checkpoint: Checkpoint, *, attention: str | None = "eager") -> torch.nn.Module:
@@ -159,7 +156,7 @@ def _values(entry: catalog.CatalogEntry, module: Any, name: str, shape: tuple[in
         return np.ascontiguousarray(module.create_weight().detach().numpy(), dtype=np.float32)
     if "Norm" in kind:
         centre = 1.0 if name.endswith("weight") and "Gemma" not in kind else 0.0
-        return draw(name, shape, 0.05) + np.float32(centre)
+        return draw(name, shape, NORM_DEVIATION) + np.float32(centre)
     if len(shape) < 2:
         return draw(name, shape, 0.02)
     if kind.endswith("Embedding"):
@@ -169,7 +166,7 @@ def _values(entry: catalog.CatalogEntry, module: Any, name: str, shape: tuple[in
     if name.endswith((".q.weight", ".q_proj.weight")):
         # Attention a little sharper than chance, so that answers depend on the prompt. Sharper still, rounding is
         # amplified from layer to layer, and lower precisions answer otherwise than any trained model would.
-        gain = 3.0 if normalised_after else 1.5
+        gain = 3.0 if normalised_after else QUERY_GAIN
         if entry.architecture == "t5":
             # T5 does not divide scores by sqrt(head size): its trained queries are that much smaller.
             gain /= math.sqrt(entry.config["d_kv"])
@@ -185,25 +182,6 @@ def _embedding_deviation(entry: catalog.CatalogEntry, name: str, shape: tuple[in
     width = shape[1]
     # The Gemmas multiply embeddings by sqrt(width) on the way in.
     return 1 / width if entry.architecture in ("gemma3_text", "t5gemma", "t5gemma2") else 1 / math.sqrt(width)
-
-
-def draw(name: str, shape: tuple[int, ...], deviation: float) -> NDArray[np.float32]:
-    """Return uniform values of mean 0 and the given standard deviation, fixed by the seed and the name.
-
-    16 random bits a value; the only rounding is one float32 multiplication, which IEEE 754 fixes.
-    """
-    key = hashlib.sha256(f"{catalog.WEIGHTS_SEED} {name}".encode()).digest()
-    bits = np.random.PCG64(int.from_bytes(key[:16], "little"))
-    count = math.prod(shape)
-    values = np.empty(count, dtype=np.float32)
-    # 65536 levels from -32767.5 to 32767.5 have a standard deviation of 65536 / sqrt(12), nearly.
-    step = np.float32(deviation * math.sqrt(12) / 65536)
-    for start in range(0, count, _CHUNK):
-        part = values[start : start + _CHUNK]
-        raw = bits.random_raw((part.size + 3) // 4).astype("<u8", copy=False).view("<u2")
-        np.subtract(raw[: part.size], np.float32(32767.5), out=part, dtype=np.float32)
-        part *= step
-    return values.reshape(shape)
 
 
 def _short(error: Exception) -> str:

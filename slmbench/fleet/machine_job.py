@@ -101,7 +101,7 @@ def cannot_make(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why this machine cannot export the artifact (one line), or None when it can."""
     if not checkpoint.is_here:
         return f"{checkpoint.name} is not on it"
-    missing = missing_libraries(spec)
+    missing = missing_libraries(spec, checkpoint)
     return f"not installed: {', '.join(missing)}" if missing else refusal(checkpoint, spec)
 
 

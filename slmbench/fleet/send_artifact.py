@@ -184,7 +184,7 @@ class Supply:
                 seen.append(_Seen("this machine", platform.machine(), mine))
         now = _Seen(at.about.name, at.about.fingerprint.hardware.arch, held)
         for other in seen:
-            alike = other.arch == now.arch and made_alike(need.spec, other.held.versions, held.versions)
+            alike = other.arch == now.arch and made_alike(checkpoint, need.spec, other.held.versions, held.versions)
             file = difference(other.held.files, held.files) if alike else None
             if file is not None:
                 what, remedy = _named(checkpoint, need.spec), f"slmbench cache clean {need.artifact_id()[:12]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +195,19 @@ def test_auto_takes_the_one_exporter_there_is() -> None:
     checkpoint: Checkpoint = resolve("llama-tiny")
     assert choose_route("gguf", [checkpoint], "fp32").exporter == "slmbench"
     assert make_spec(checkpoint, "gguf", "int8").label() == "gguf int8 (slmbench)"
+
+
+@pytest.mark.parametrize("name", ["dec-tiny", "qwen3-tiny", "smollm3-tiny"])
+def test_the_file_is_the_same_without_torch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slmbench.export import own_network
+    from slmbench.export.gguf import route
+
+    monkeypatch.setattr(own_network, "needs_torch", lambda _: False)
+    files = []
+    for network in (own_network.own_network, load_model):
+        folder = tmp_path / network.__name__
+        folder.mkdir()
+        monkeypatch.setattr(route, "own_network", network)
+        route.write(resolve(name), ArtifactSpec(format="gguf"), folder, lambda _: None)
+        files.append((folder / "model.gguf").read_bytes())
+    assert files[0] == files[1]

@@ -263,7 +263,7 @@ def test_a_suite_whose_artifacts_nobody_can_make_is_refused_before_anything_is_s
     from slmbench.fleet.selection import MachineSelection
 
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(machine_job, "missing_libraries", lambda spec: ["torch"])
+    monkeypatch.setattr(machine_job, "missing_libraries", lambda *_: ["torch"])
     folder = make_folder(tmp_path / "mine")
     there = Machine(plan=Planned(keys=("a case",), needs=(need(resolve(str(folder))),)))
     request, out = RunRequest(models=(str(folder),)), tmp_path / "run"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,13 +57,32 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     engine = Engine()
     engine.install(network)
     roles: tuple[Role, ...] = ("encoder", "decoder") if sizes.cross else ("model",)
+
+    def make(role: Role) -> Any:
+        progress("tracing the network" if role == "model" else f"tracing the {role}")
+        model = longest_that_traces(partial(_converted, role, network, engine, sizes), role)
+        return model if role == "encoder" else fix_kv_shapes(model, sizes)
+
+    exported = write_graphs(roles, make, checkpoint, spec, folder, progress)
+    attention = ATTENTION_CAPPED if engine.capped else ATTENTION
+    return replace(exported, attention=ATTENTION_RECURRENT if sizes.is_recurrent else attention)
+
+
+def write_graphs(
+    roles: Sequence[Role],
+    make: Callable[[Role], Any],
+    checkpoint: Checkpoint,
+    spec: ArtifactSpec,
+    folder: Path,
+    progress: Progress,
+) -> Exported:
+    """Write the graph that ``make`` returns for each role, K/V of decoders as states, weights as the spec asks."""
     once, bytes_read = None, 0
     recipe: dict[str, str] = {}
     for role in roles:
-        progress("tracing the network" if role == "model" else f"tracing the {role}")
-        model = longest_that_traces(partial(_converted, role, network, engine, sizes), role)
+        model = make(role)
         if role != "encoder":
-            make_stateful(fix_kv_shapes(model, sizes))
+            make_stateful(model)
         if role == "decoder":
             once = cross_kv_once(model)
         progress(f"writing {_FILES[role]} in {spec.weight_precision}")
@@ -70,9 +91,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         bytes_read, recipe = write_compressed(model, checkpoint, spec, folder / _FILES[role], progress)
         del model
         gc.collect()
-    attention = ATTENTION_CAPPED if engine.capped else ATTENTION
-    attention = ATTENTION_RECURRENT if sizes.is_recurrent else attention
-    return Exported({role: _FILES[role] for role in roles}, attention, once, bytes_read, recipe)
+    return Exported({role: _FILES[role] for role in roles}, ATTENTION, once, bytes_read, recipe)
 
 
 def _converted(role: Role, network: Any, engine: Any, sizes: Any, length: int) -> Any:

@@ -14,6 +14,7 @@ from slmbench.export.gguf.header import check_variant, header_values
 from slmbench.export.gguf.quantise import quantise
 from slmbench.export.gguf.tensors import write_tensors
 from slmbench.export.gguf.tokenizer import add_tokenizer
+from slmbench.export.own_network import own_network
 from slmbench.export.routes import Exported, Progress
 from slmbench.models import gguf_layout as layout
 from slmbench.models.artifact import ArtifactSpec
@@ -43,15 +44,13 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     silence_telemetry()
     try:
         import gguf
-
-        from slmbench.export.torch_model import load_model
     except ImportError as error:
         raise CannotRunError(needed(error, "to export to GGUF")) from error
     mixture = layout.MIXTURES.get(spec.weight_precision)
     kind = layout.TYPES["fp32" if mixture is not None else spec.weight_precision]
     path = folder / (FILE_NAME if mixture is None else f"{kind.name}.gguf")
     progress("loading the weights")
-    model: Any = load_model(checkpoint)
+    model = own_network(checkpoint)
     check_variant(checkpoint, model)
     progress(f"writing {path.name} in {kind.name}")
     writer = gguf.GGUFWriter(path, layout.ARCHITECTURES[checkpoint.architecture].name)

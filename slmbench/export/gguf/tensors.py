@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slmbench.errors import CannotRunError
 from slmbench.export.gguf.header import rotary_factors
 from slmbench.models import gguf_layout as layout
+from slmbench.models.catalog_network import Leaf
 from slmbench.models.checkpoint import Checkpoint
 
 Array = NDArray[np.float32]
@@ -62,7 +63,7 @@ def named_tensors(checkpoint: Checkpoint, model: Any) -> Iterator[tuple[str, Arr
         if name is None or (name.endswith(".bias") and not name.endswith(biases)):
             raise CannotRunError(f"{parameter_name}: llama.cpp's {found.name} has no such parameter")
         written.add(name)
-        yield name, parameter.numpy()
+        yield name, parameter.weight if isinstance(parameter, Leaf) else parameter.numpy()
     if found.name == "olmo2" and "output.weight" not in written:
         # Its graph takes the LM head from a tensor of its own.
         yield "output.weight", model.get_output_embeddings().weight.numpy()

@@ -1,8 +1,9 @@
-"""A transformers network described as blocks of weights, the same few blocks for every architecture.
+"""A network described as blocks of weights, the same few blocks for every architecture.
 
-The ONNX route builds its graphs from this description instead of tracing the network: it decides which
-operators to use, and an export takes seconds. Parts of a network that no block describes are refused by name; the
-golden record (the network's own forward, in torch) proves the rest.
+slmbench's own routes build their graphs from this description instead of tracing the network: they decide which
+operators to use, and an export takes seconds. The network is transformers', or the catalog's without torch. Parts of a
+network that no block describes are refused by name; the golden record (the network's own forward, in torch) proves the
+rest.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 def describe(model: Any, architecture: str, max_positions: int) -> Network:
-    """Describe a transformers network in float32; weights are views of the network's where that is possible.
+    """Describe a network in float32; weights are views of the network's where that is possible.
 
     Raises:
         CannotRunError: the architecture, or a variant of it, has no description.
@@ -59,7 +60,7 @@ def describe(model: Any, architecture: str, max_positions: int) -> Network:
 
 
 def _array(tensor: Any) -> Array:
-    found: Array = tensor.detach().float().numpy()
+    found: Array = tensor if isinstance(tensor, np.ndarray) else tensor.detach().float().numpy()
     return found
 
 
@@ -91,8 +92,7 @@ def _rope(inverse_frequencies: Any, scaling: float, positions: int) -> Rope:
             "ONNX Runtime's GroupQueryAttention needs a rotary dimension that is a multiple of 16; "
             f"this checkpoint has {rotated}"
         )
-    angles = np.outer(np.arange(positions, dtype=np.float64), _array(inverse_frequencies).astype(np.float64))
-    return Rope((np.cos(angles) * scaling).astype(np.float32), (np.sin(angles) * scaling).astype(np.float32))
+    return Rope(_array(inverse_frequencies), float(scaling), positions)
 
 
 def _check_rope(rotary: Any) -> None:

@@ -1,8 +1,9 @@
-"""The few blocks of weights that every supported network is made of; what the ONNX route builds its graphs from."""
+"""The few blocks of weights that every supported network is made of; what slmbench's own routes build graphs from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -31,10 +32,24 @@ class Norm:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions: angles per position ``[positions, rotated / 2]``, not interleaved."""
+    """Rotary positions, not interleaved: frequencies ``[rotated / 2]``, and tables for so many positions."""
 
-    cos: Array
-    sin: Array
+    inverse_frequencies: Array
+    scaling: float
+    positions: int
+
+    @cached_property
+    def cos(self) -> Array:
+        """Return the cosine of each position's angles ``[positions, rotated / 2]``."""
+        return (np.cos(self._angles()) * self.scaling).astype(np.float32)
+
+    @cached_property
+    def sin(self) -> Array:
+        """Return the sine of each position's angles ``[positions, rotated / 2]``."""
+        return (np.sin(self._angles()) * self.scaling).astype(np.float32)
+
+    def _angles(self) -> NDArray[np.float64]:
+        return np.outer(np.arange(self.positions, dtype=np.float64), self.inverse_frequencies.astype(np.float64))
 
 
 @dataclass(frozen=True)

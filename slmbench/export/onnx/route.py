@@ -59,16 +59,14 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     silence_telemetry()
     try:
         import onnx_ir
-
-        from slmbench.export.onnx.architectures import describe
-        from slmbench.export.torch_model import load_model
     except ImportError as error:
         raise CannotRunError(needed(error, "to export to ONNX")) from error
+    from slmbench.export.onnx.architectures import describe
+    from slmbench.export.own_network import own_network
+
     progress("loading the weights")
-    model = load_model(checkpoint)
     positions = checkpoint.geometry.max_total_tokens or checkpoint.geometry.max_input_tokens or MAX_POSITIONS
-    network = describe(model, checkpoint.architecture, min(positions, MAX_POSITIONS))
-    del model
+    network = describe(own_network(checkpoint), checkpoint.architecture, min(positions, MAX_POSITIONS))
     graphs = _graphs(checkpoint, spec, network)
     if "model" in graphs and spec.target is None:
         config = genai_config(checkpoint, network.max_positions or MAX_POSITIONS)

@@ -1,13 +1,19 @@
-"""On PYTHONPATH this makes a machine that has an engine and no exporters: neither their modules nor their metadata."""
+"""On PYTHONPATH this makes a machine that has an engine and no exporters: neither their modules nor their metadata.
+
+``SLMBENCH_ABSENT`` names others that are not there.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-ABSENT = ("torch", "transformers", "optimum", "nncf", "onnx", "onnxscript", "onnx_ir", "safetensors")
+ABSENT = os.environ.get(
+    "SLMBENCH_ABSENT", "torch transformers optimum nncf onnx onnxscript onnx_ir safetensors"
+).split()
 
 
 class _Absent:

@@ -1,0 +1,58 @@
+"""What `pip install slmbench[cpu]` gives: the catalog's pairs are exported, proven and measured without torch.
+
+`.ci/environments` runs it where torch is really missing; elsewhere torch and its exporters are hidden from the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx_ir", reason="needs slmbench[cpu]")
+pytest.importorskip("openvino", reason="needs slmbench[cpu]")
+pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
+
+HIDDEN = "torch transformers optimum onnxscript"
+REAL = "SLMBENCH_ENVIRONMENT" in os.environ and find_spec("torch") is None
+
+
+def slmbench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    hiding = (
+        {} if REAL else {"SLMBENCH_ABSENT": HIDDEN, "PYTHONPATH": str(Path(__file__).parents[1] / "fleet/no_torch")}
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "slmbench", *words],
+        cwd=folder, capture_output=True, text=True, timeout=600, env={**os.environ, **hiding},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_pair_is_measured_without_torch(tmp_path: Path) -> None:
+    engines = ["--backend", "openvino,openvino_genai,onnxruntime,onnxruntime_genai", "--precision", "fp32,int8"]
+    sizes = ["--input-tokens", "16", "--output-tokens", "4", "--repeat", "1"]
+    done = slmbench(tmp_path, "run", "--pair", "mu-tiny,dec-tiny", *engines, *sizes, "--out", "run", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    proven = {(row["model"], row["backend"], row["weight_precision"]) for row in rows if row["ttft_s"]}
+    assert {(model, engine) for model, engine, _ in proven} == {
+        ("mu-tiny", "openvino"), ("mu-tiny", "onnxruntime"), ("dec-tiny", "openvino"), ("dec-tiny", "onnxruntime"),
+        ("dec-tiny", "openvino_genai"), ("dec-tiny", "onnxruntime_genai"),
+    }, [row["failure"] or row["refusal"] for row in rows]  # fmt: skip
+    assert {row["agreement"] for row in rows if row["ttft_s"] and row["weight_precision"] == "fp32"} == {1.0}
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert "torch" not in json.dumps(record["machines"])
+
+
+def test_what_needs_torch_says_which_extra_brings_it(tmp_path: Path) -> None:
+    done = slmbench(tmp_path, "export", "t5-tiny", "--format", "openvino")
+    assert done.returncode == 5
+    assert "torch is needed to export" in done.stderr
+    assert "pip install 'slmbench[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
