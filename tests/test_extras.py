@@ -15,7 +15,20 @@ OPTIONAL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["opti
 
 def test_every_extra_brings_what_the_table_says() -> None:
     listed = {name: {Requirement(text).name for text in texts} for name, texts in OPTIONAL.items()}
-    users = {"graphs", "export", "cpu", "llama", "history", "cuda", "qnn", "fleet", "optimum", "tasks", "ct2"}
+    users = {
+        "graphs",
+        "export",
+        "cpu",
+        "llama",
+        "history",
+        "cuda",
+        "qnn",
+        "fleet",
+        "optimum",
+        "tasks",
+        "ct2",
+        "dequantize",
+    }
     assert {one: extra for extra in users for one in listed[extra] - {"slmbench"}} == EXTRAS
 
 
