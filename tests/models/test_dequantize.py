@@ -25,7 +25,7 @@ BLOCK = 32
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return architectures.make("qwen3", tmp_path_factory.mktemp("qwen3") / "small")
+    return architectures.make("qwen2", tmp_path_factory.mktemp("qwen2") / "small")
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def fp8(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def compressed_tensors(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """As RedHatAI's w8a16 models have them: 8-bit integers, a scale for each row; and what the weights are."""
+    """As RedHatAI's w8a8 models have them: 8-bit integers, a scale for each row; and what the weights are."""
     stored, meant = {}, {}
     for name, tensor in load(whole).items():
         stored[name] = meant[name] = tensor
@@ -75,9 +75,11 @@ def compressed_tensors(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]
             stored[name], stored[f"{name}_scale"] = small, scales
             meant[name] = small.float() * scales
     weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+    group = {"targets": ["Linear"], "weights": weights, "format": "int-quantized",
+             "input_activations": weights | {"strategy": "token", "dynamic": True}}  # fmt: skip
     settings = {
         "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"],
+        "config_groups": {"group_0": group}, "ignore": ["lm_head"],
     }  # fmt: skip
     return write(whole, folder, stored, settings), meant
 
@@ -89,7 +91,7 @@ def bitsandbytes(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     settings = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = transformers.AutoModelForCausalLM.from_pretrained(whole, quantization_config=settings, device_map="cpu")
     model.save_pretrained(folder)
-    return folder, {key: value.float() for key, value in model.dequantize().state_dict().items()}
+    return folder, {key: value.float() for key, value in model.dequantize(torch.float32).state_dict().items()}
 
 
 MAKERS = {"fp8": fp8, "compressed-tensors": compressed_tensors, "bitsandbytes": bitsandbytes}
