@@ -17,6 +17,9 @@ app = typer.Typer(add_completion=False)
 Recipe = Annotated[
     str, typer.Option(help="How weights are quantised: plain, optimum[:ORG/NAME] or genai:KEY=VALUE,...")
 ]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+]
 ConvertPickles = Annotated[
     bool, typer.Option("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
 ]
@@ -42,9 +45,7 @@ def export(
     revision: Annotated[str | None, typer.Option(help="Hub: branch, tag or commit.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Export again even if the store has it.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Hub: take what is in the cache only.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     convert_pickles: ConvertPickles = False,
     dequantize: Dequantize = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -97,11 +97,13 @@ def resolve(
     are turned into full precision.
 
     Raises:
-        BadInputError: nothing of that name, or a checkpoint that slmbench does not take; the text says why.
+        BadInputError: nothing of that name, or a checkpoint that slmbench does not take.
         CannotRunError: the Hub cannot be reached, or its files do not fit on the disk.
     """
     from slmbench.given import recognise
+    from slmbench.models import hub
 
+    how = {"trust_remote_code": trust_remote_code, "convert_pickles": convert_pickles, "dequantize": dequantize}
     entry = catalog.find(reference)
     if entry is not None:
         if revision is not None:
@@ -114,12 +116,7 @@ def resolve(
         # Too long for a file name, or with a NUL in it: no path, so a name.
         is_folder = exists = False
     if is_folder:
-        has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
-        # Where a folder holds no weights of a checkpoint, it may be an artifact.
-        given = None if has_weights else recognise.of_folder(folder)
-        return given or checkpoint_of_folder(
-            folder, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles, dequantize=dequantize
-        )
+        return _of_local(folder, how)
     if exists:
         return recognise.of_file(folder)
     place, name = recognise.split_name(reference)
@@ -127,13 +124,11 @@ def resolve(
         return recognise.named_in(Path(place).expanduser(), name)
     match = _HUB_ID.fullmatch(place)
     if match is None:
+        near = nearest(reference, catalog.names())
         raise BadInputError(
-            f"unknown model '{one_line(reference)[:120]}': no catalog name, no folder, no Hub id (org/name)."
-            + nearest(reference, catalog.names())
-            + " `slmbench models` lists the catalog"
+            f"unknown model '{one_line(reference)[:120]}': no catalog name, no folder, no Hub id (org/name).{near} "
+            "`slmbench models` lists the catalog"
         )
-    from slmbench.models import hub
-
     asked = revision or match["revision"]
     if name is not None:
         return recognise.of_hub(match["id"], name, revision=asked, offline=offline)
@@ -144,10 +139,17 @@ def resolve(
         )  # fmt: skip
     except hub.NoCheckpointError:
         return recognise.of_hub(match["id"], None, revision=asked, offline=offline)
-    local = checkpoint_of_folder(
-        path, trust_remote_code=trust_remote_code, convert_pickles=convert_pickles, dequantize=dequantize
-    )
-    return local.model_copy(update={"name": match["id"], "source": "hub", "revision": commit})
+    found = {"name": match["id"], "source": "hub", "revision": commit}
+    return checkpoint_of_folder(path, **how).model_copy(update=found)
+
+
+def _of_local(folder: Path, how: dict[str, bool]) -> Checkpoint:
+    """Return the checkpoint in a folder, or the artifact where it holds no weights of a checkpoint."""
+    from slmbench.given import recognise
+
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
+    given = None if has_weights else recognise.of_folder(folder)
+    return given or checkpoint_of_folder(folder, **how)
 
 
 def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:
