@@ -115,10 +115,8 @@ def resolve(
     except (OSError, ValueError):
         # Too long for a file name, or with a NUL in it: no path, so a name.
         is_folder = exists = False
-    if is_folder:
-        return _of_local(folder, how)
     if exists:
-        return recognise.of_file(folder)
+        return _of_local(folder, how) if is_folder else recognise.of_file(folder)
     place, name = recognise.split_name(reference)
     if name is not None and Path(place).expanduser().is_dir():
         return recognise.named_in(Path(place).expanduser(), name)
