@@ -107,12 +107,17 @@ def network(name: str) -> CatalogNetwork:
 def _builder(entry: catalog.CatalogEntry) -> Callable[[Mapping[str, Any]], CatalogNetwork] | None:
     config = entry.config
     if entry.architecture == "t5gemma":
-        # Capped scores and windows are left to torch.
-        plain = config["slmbench_shared_embedding"] and config["decoder"]["attn_logit_softcapping"] is None
+        # Capped scores, windows and embeddings of two sizes are left to torch.
+        plain = config["slmbench_shared_embedding"] and all(map(_is_plain, (config["encoder"], config["decoder"])))
         return _t5gemma if plain else None
     if entry.architecture in ("llama", "qwen3", "smollm3"):
         return _llama if config["rope_parameters"]["rope_type"] == "default" else None
     return None
+
+
+def _is_plain(side: Mapping[str, Any]) -> bool:
+    capped = side["attn_logit_softcapping"] is not None or side["final_logit_softcapping"] is not None
+    return not capped and set(side["layer_types"]) == {"full_attention"} and side["hidden_activation"] == "silu"
 
 
 def _rotary(theta: float, size: int) -> SimpleNamespace:
