@@ -140,8 +140,10 @@ class _Inputs:
 class CudaSession(OnnxRuntimeSession):
     """What sessions of both families share. Not thread-safe."""
 
-    #: Tokens are chosen on the device, and nothing else comes to the host.
-    logits = None  # type: ignore[assignment]  # takes the ability of the class above away
+    #: Tokens are chosen on the device, and nothing else comes to the host: abilities of the class above are taken away.
+    logits = None  # type: ignore[assignment]
+    margins = None  # type: ignore[assignment]
+    draw = None  # type: ignore[assignment]
 
     def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
         """Create a session for each graph, strictly on the device.

@@ -116,7 +116,7 @@ def difference_interval(values: Floats) -> Interval:
 def task_answers(run: RunColumns) -> list[TaskAnswers]:
     """Return the answers of every case of the run, in the order of its plan; nothing where no tasks were asked.
 
-    A later line of one item counts.
+    A later line of one item counts; so do the answers of a case that failed and was tried again.
 
     Raises:
         BadInputError: ``answers.jsonl`` is damaged.
@@ -130,6 +130,8 @@ def task_answers(run: RunColumns) -> list[TaskAnswers]:
             reasons[record.case] = f"{record.failure}: {record.message}"
         else:
             found.setdefault(record.case, {})[record.item] = record
+            # It was tried again.
+            reasons.pop(record.case, None)
     cases = {task_key(info.case): info.case for info in reversed(run.record.cases)}
     return [
         TaskAnswers(key, case, {} if key in reasons else found.get(key, {}), reasons.get(key, ""))

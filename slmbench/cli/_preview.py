@@ -10,10 +10,11 @@ from slmbench.running.progress import duration
 
 if TYPE_CHECKING:
     from slmbench.running.estimate import PlanCosts
+    from slmbench.running.evaluation_costs import EvaluationCosts
 
 
-def print_estimate(costs: PlanCosts, *, quick: bool = False) -> None:
-    """Print the cases of a plan, what cannot run, and the costs."""
+def print_estimate(costs: PlanCosts, more: EvaluationCosts, *, quick: bool = False) -> None:
+    """Print the cases of a plan, what cannot run, and the costs, ``more`` for quality and tasks."""
     from rich.table import Table
     from rich.text import Text
 
@@ -32,9 +33,9 @@ def print_estimate(costs: PlanCosts, *, quick: bool = False) -> None:
         console.print(Text(one_line(line)))
     for line in costs.exports:
         console.print(Text(f"to export: {one_line(line)}"))
-    for line in forecast_lines(costs, quick=quick):
-        console.print(Text(line))
+    for line in (*forecast_lines(costs, quick=quick), *more.lines):
+        console.print(Text(one_line(line)))
     console.print(
-        f"{costs.disk_bytes / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of memory with all "
-        f"{costs.opened} models loaded, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
+        f"{(costs.disk_bytes + more.reference_bytes) / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of "
+        f"memory with all {costs.opened} models loaded, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
     )

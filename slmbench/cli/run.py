@@ -166,11 +166,9 @@ def _carry_out(request: RunRequest, given: Mapping[str, Any]) -> int:
             return _preview(request, as_json)
         return _execute(request, as_json, strict=strict, quiet=given["quiet"], verbose=given["verbose"])
     from slmbench.cli.fleet import run_fleet
+    from slmbench.plan.request import check_one_machine
 
-    if request.quality or request.quality_text:
-        raise BadInputError("--quality and --quality-text are for one machine; your text is not sent to others")
-    if request.tasks:
-        raise BadInputError("--tasks is for one machine: answers stay in the folder of the run that gave them")
+    check_one_machine(request)
     if given["quiet"] or given["verbose"]:
         raise BadInputError("--quiet and --verbose are for one machine")
     if dry_run:
@@ -230,23 +228,27 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
 
 
 def _preview(request: RunRequest, as_json: bool) -> int:
+    import json
+
     from slmbench.cli._preview import print_estimate
     from slmbench.plan.asked_tasks import plan_tasks
+    from slmbench.plan.quality import plan_quality
     from slmbench.plan.request import plan_request
     from slmbench.running.estimate import estimate
+    from slmbench.running.evaluation_costs import evaluation_costs
     from slmbench.running.past_costs import read_past_costs
     from slmbench.running.runner import measure_settings, resumed
 
     request = resumed(request)
     plan, _ = plan_request(request)
-    asked = plan_tasks(plan, request.resume)
-    costs = estimate(plan, measure_settings(request, plan.suite), read_past_costs())
+    past = read_past_costs()
+    more = evaluation_costs(plan_quality(request, plan), plan_tasks(plan, request.resume), past)
+    costs = estimate(plan, measure_settings(request, plan.suite), past)
     if as_json:
-        typer.echo(costs.model_dump_json(indent=1))
+        whole = costs.model_dump(mode="json") | {"evaluation": more.model_dump(mode="json")}
+        typer.echo(json.dumps(whole, indent=1))
     else:
-        print_estimate(costs, quick=request.quick)
-        for line in asked.lines() if asked else ():
-            typer.echo(one_line(line))
+        print_estimate(costs, more, quick=request.quick)
     return ExitCode.OK
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +14,13 @@ from slmbench.backend import Draws, GivesChunkLogits, GivesLogits, LoopSession, 
 from slmbench.errors import CannotRunError
 from slmbench.evaluation.stored_reference import Floats, JudgedWindow, Prediction, StoredReference, log_probabilities
 from slmbench.evaluation.text import WINDOWS, Window
+from slmbench.records.quality import WindowFigures
 from slmbench.terms import Family
 
 #: A loop of an engine's own reads everything before a token again to give it, so only every so many are judged.
 LOOP_STRIDE = 8
 #: Log-probabilities below this count as this: a token that an engine rules out would make the KL infinite.
 _LEAST_LOGP = -100.0
-
-
-@dataclass(frozen=True)
-class WindowDivergence:
-    """What one window showed; fields as in slmbench.records.quality.WindowRecord."""
-
-    tokens: int
-    kl: tuple[float, ...] | None
-    same_top1: int
-    artifact_loss: float | None
-    reference_loss: float | None
-    free_tokens: int
-    diverged_at: int | None
-    read: Literal["chunks", "steps"]
 
 
 @lru_cache(maxsize=1)
@@ -44,7 +30,7 @@ def _opened(reference: Path, windows: Path) -> tuple[StoredReference, list[Windo
 
 def judge_window(
     session: Session | LoopSession, reference: Path, windows_file: Path, number: int, family: Family
-) -> WindowDivergence:
+) -> WindowFigures:
     """Judge one window against the reference in a folder. The session is reserved for the longest of all windows.
 
     Raises:
@@ -79,9 +65,16 @@ def judge_window(
         kl.append(divergence(row, found))
         loss -= float(found[judged.target[place]])
         known += row.loss
-    free = _diverged_at(session, window, judged, chunked=chunked)
-    read: Literal["chunks", "steps"] = "chunks" if chunked else "steps"
-    return WindowDivergence(len(kl), tuple(kl), same, loss, known, len(judged.free), free, read)
+    return WindowFigures(
+        tokens=len(kl),
+        kl=tuple(kl),
+        same_top1=same,
+        artifact_loss=loss,
+        reference_loss=known,
+        free_tokens=len(judged.free),
+        diverged_at=_diverged_at(session, window, judged, chunked=chunked),
+        read="chunks" if chunked else "steps",
+    )
 
 
 def divergence(row: Prediction, found: Floats) -> float:
@@ -137,7 +130,7 @@ def _diverged_at(session: Session, window: Window, judged: JudgedWindow, *, chun
 
 def _judge_loop(
     session: LoopSession, stored: StoredReference, window: Window, judged: JudgedWindow, family: Family
-) -> WindowDivergence:
+) -> WindowFigures:
     """Judge an engine's own loop, which reads everything before a token again for it: every eighth token."""
     if family == "encoder-decoder":
         raise CannotRunError("this engine's own loop of an encoder-decoder cannot be fed an answer, nor gives logits")
@@ -151,7 +144,16 @@ def _judge_loop(
 
 def _tokens_only(
     stored: StoredReference, judged: JudgedWindow, top1: dict[int, int], diverged_at: int | None
-) -> WindowDivergence:
+) -> WindowFigures:
     """Return what tokens alone say; ``top1`` has the session's best token by place."""
     same = sum(stored.row(judged.first_row + place).top1 == own for place, own in top1.items())
-    return WindowDivergence(len(top1), None, same, None, None, len(judged.free), diverged_at, "steps")
+    return WindowFigures(
+        tokens=len(top1),
+        kl=None,
+        same_top1=same,
+        artifact_loss=None,
+        reference_loss=None,
+        free_tokens=len(judged.free),
+        diverged_at=diverged_at,
+        read="steps",
+    )

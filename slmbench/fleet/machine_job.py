@@ -20,7 +20,7 @@ from slmbench.models.checkpoint import Checkpoint, how_resolved, resolve
 from slmbench.plan.configuration import merged
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan
-from slmbench.plan.request import RunRequest, plan_request
+from slmbench.plan.request import RunRequest, check_one_machine, plan_request
 from slmbench.records.refusals import refusal_lines
 from slmbench.records.schema import RUN_NAME
 from slmbench.system.processes import child_environment, follow_host
@@ -80,7 +80,12 @@ def measure(request: RunRequest, folder: Path) -> None:
 
 
 def localized(request: RunRequest) -> RunRequest:
-    """Return the request with those of its checkpoints that are on this machine resolved here."""
+    """Return the request with those of its checkpoints that are on this machine resolved here.
+
+    Raises:
+        BadInputError: it asks for what a fleet does not measure.
+    """
+    check_one_machine(request)
     found = tuple((name, _here(one, request.trust_remote_code)) for name, one in request.checkpoints)
     return request.model_copy(update={"checkpoints": found})
 

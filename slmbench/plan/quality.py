@@ -22,6 +22,8 @@ class Referenced:
     windows: tuple[Window, ...]
     #: Keys of the cases of each configuration: what they share is everything but lengths.
     configurations: tuple[tuple[str, ...], ...]
+    #: The first cell of each.
+    cells: tuple[PlannedCell, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def plan_quality(request: RunRequest, plan: Plan) -> QualityPlan | None:
     for reference, cells in wanted.values():
         assert reference.path is not None
         windows = windows_of(text, load_tokenizer(reference.path), reference)
-        groups.append(Referenced(reference, tuple(windows), _configurations(cells)))
+        alike = _configurations(cells)
+        configurations = tuple(tuple(cell.case.key for cell in one) for one in alike)
+        groups.append(Referenced(reference, tuple(windows), configurations, tuple(one[0] for one in alike)))
     return QualityPlan(text, tuple(groups), {reason: tuple(keys) for reason, keys in refused.items()})
 
 
@@ -78,10 +82,10 @@ def _reference(checkpoint: Checkpoint, request: RunRequest) -> Checkpoint | str:
     return found
 
 
-def _configurations(cells: Sequence[PlannedCell]) -> tuple[tuple[str, ...], ...]:
-    """Return the keys of cases that compute the same, in the order of the plan."""
-    alike: dict[tuple[str, str, str], list[str]] = {}
+def _configurations(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
+    """Return together the cells that compute the same, in the order of the plan."""
+    alike: dict[tuple[str, str, str], list[PlannedCell]] = {}
     for cell in cells:
         attention = str(cell.options.get("attention"))
-        alike.setdefault((cell.case.key_with("any"), attention, cell.spec.label()), []).append(cell.case.key)
-    return tuple(tuple(keys) for keys in alike.values())
+        alike.setdefault((cell.case.key_with("any"), attention, cell.spec.label()), []).append(cell)
+    return list(alike.values())

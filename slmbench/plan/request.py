@@ -224,6 +224,22 @@ def flag(field: str) -> str:
     return f"--{_FLAGS.get(field, field.replace('_', '-'))}"
 
 
+def check_one_machine(request: RunRequest) -> None:
+    """Refuse what a fleet does not measure: quality and tasks. They need texts, and texts stay where they are.
+
+    Raises:
+        BadInputError: an option or a key of the suite asks for it.
+    """
+    suite = requested_suite(request)
+    why = "is for one machine; a fleet sends no texts, references or answers from one machine to another"
+    typed = {"quality": request.quality, "quality_text": request.quality_text, "tasks": request.tasks}
+    for key, asked in typed.items():
+        if asked:
+            raise BadInputError(f"{flag(key)} {why}")
+        if getattr(suite, key):
+            raise BadInputError(f"{suite.where(key) or f'suite {suite.name}: {key}: '}{why}")
+
+
 def _option_error(place: tuple[int | str, ...], given: object, message: str) -> str:
     """Return what is wrong with an option: the suite itself was checked when it was read."""
     message = message.removeprefix("Value error, ")

@@ -23,20 +23,9 @@ from slmbench.terms import StrictModel
 QUALITY_NAME = "quality.jsonl"
 
 
-class WindowRecord(StrictModel):
-    """One window of text, as one configuration reads it: each next token compared with the reference's prediction."""
+class WindowFigures(StrictModel):
+    """What one window of text showed: each next token compared with the reference's prediction."""
 
-    type: Literal["window"] = "window"
-    #: Keys of the cases that this holds for: what they share is everything but lengths.
-    cases: tuple[str, ...]
-    #: Name and digest of the checkpoint that torch ran in fp32.
-    reference: str
-    reference_digest: str
-    #: Of everything that is judged: the texts (or prompts with their targets) and how they are cut.
-    text_digest: str
-    #: Both from 0; windows are counted over all documents.
-    document: int
-    window: int
     #: Positions that were compared.
     tokens: Annotated[int, Field(ge=1)]
     #: KL(reference, artifact) at each position, in nats; None where the engine gives tokens only.
@@ -52,6 +41,22 @@ class WindowRecord(StrictModel):
     diverged_at: int | None = None
     #: How the text was read: "chunks" (all logits of a window at once) or "steps" (token by token, as answers are).
     read: Literal["chunks", "steps"]
+
+
+class WindowRecord(WindowFigures):
+    """One window of text, as one configuration reads it."""
+
+    type: Literal["window"] = "window"
+    #: Keys of the cases that this holds for: what they share is everything but lengths.
+    cases: tuple[str, ...]
+    #: Name and digest of the checkpoint that torch ran in fp32.
+    reference: str
+    reference_digest: str
+    #: Of everything that is judged: the texts (or prompts with their targets) and how they are cut.
+    text_digest: str
+    #: Both from 0; windows are counted over all documents.
+    document: int
+    window: int
 
 
 class NoQualityRecord(StrictModel):
@@ -116,8 +121,9 @@ def read_quality(folder: Path, warnings: list[str] | None = None) -> dict[str, C
                 continue
             known = windows.setdefault(case, {})
             _check_same_text(folder, case, known, record)
-            # A window that was measured again in a resumed run: the later line counts.
+            # A window that was measured again in a resumed run: the later line counts. So does one after a failure.
             known[record.window] = record
+            reasons.pop(case, None)
     # What failed has no figures, the windows before the failure included: they would be of another text.
     failed = {case: CaseQuality(reason=reason) for case, reason in reasons.items()}
     return {case: _columns(sorted(found.values(), key=_place)) for case, found in windows.items()} | failed

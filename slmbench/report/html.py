@@ -244,7 +244,15 @@ def _add_fronts(page: Page, sides: Sequence[Side]) -> None:
             "Both axes logarithmic, with 95 % intervals: over loads for the time, over windows of text for the KL. The "
             "dashed line joins what nothing else beats. Undecided: another is better, but the intervals overlap on "
             "both axes. Below a KL of 0.0001, where engines in fp32 differ by rounding, none is better.",
-            front_chart([front for front in fronts if front.metric == metric]),
+            front_chart([front for front in fronts if (front.axis, front.metric) == ("kl", metric)]),
+            first=True,
+        )
+        page.add_chart(
+            f"Speed against task score: {METRICS[metric].title}",
+            "With 95 % intervals: over loads for the time (logarithmic), over items for the score. The dashed line "
+            "joins what nothing else beats. Undecided: another is better, but the intervals overlap on both axes. "
+            "Scores whose intervals overlap may still differ: the paired differences compare item by item.",
+            front_chart([front for front in fronts if (front.axis, front.metric) == ("score", metric)]),
             first=True,
         )
 

@@ -9,9 +9,12 @@ from slmbench.analysis.front import Front, FrontPoint
 from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.pairs import precision_of
 from slmbench.analysis.quality_metrics import written
+from slmbench.analysis.stats import Interval
 from slmbench.report.chart_parts import BLUE, ORANGE, PURPLE, Rows, Spec, legend, scale, spec
 from slmbench.report.text_table import bounds
 
+#: What speed is set against, in the words of sentences.
+_AXES = {"kl": "KL", "score": "score"}
 _PLACES = {"front": BLUE, "undecided": ORANGE, "behind": PURPLE}
 _SHAPES = {"front": "circle", "undecided": "diamond", "behind": "cross"}
 #: Configurations that a sentence names; how many more there are is a count.
@@ -36,7 +39,7 @@ def _sentence(front: Front) -> str:
         if point is not yardstick:
             ratio = front.speedup(point)
             speed = f"{ratio.mid:.2f}x the speed of {names[id(yardstick)]}{bounds(ratio, 2)}, "
-        parts.append(f"{names[id(point)]}: {speed}KL {written(point.kl, 'nats')}")
+        parts.append(f"{names[id(point)]}: {speed}{_quality(point, front)}")
     more = f"; {len(best) - len(shown)} more between them" if len(shown) < len(best) else ""
     undecided = [names[id(point)] for point in front.at("undecided")]
     if undecided:
@@ -45,21 +48,40 @@ def _sentence(front: Front) -> str:
     return f"{title_of(front)}, nothing else is better on both: {'; '.join(parts)}{more}."
 
 
+def _quality(point: FrontPoint, front: Front) -> str:
+    if front.axis == "kl":
+        return f"KL {written(point.loss, 'nats')}"
+    score = _score(point.loss)
+    return f"score {score.mid:.3f}{bounds(score, 3)}"
+
+
+def _score(lost: Interval) -> Interval:
+    return Interval(1 - lost.high, 1 - lost.mid, 1 - lost.low)
+
+
 def title_of(front: Front) -> str:
     """Return what a front is about: model, lengths, metric."""
     case = front.points[0].case.case
-    names = list(dict.fromkeys(point.case.case.checkpoint for point in front.points))
-    name = names[0] if len(names) == 1 else front.reference
+    names = _models(front)
+    name = names[0] if len(names) == 1 else front.subject if front.axis == "kl" else f"{len(names)} models"
     lengths = ", ".join(
         filter(None, (f"{case.workload.input_tokens} / {case.workload.output_tokens}", case.workload.more()))
     )
     arm = f"{front.side.arm}: " if front.side.arm else ""
-    return f"{arm}{name} at {lengths} on {case.device}, {front.metric} against KL"
+    where = f" in {front.subject}" if front.axis == "score" else ""
+    return f"{arm}{name} at {lengths} on {case.device}, {front.metric} against {_AXES[front.axis]}{where}"
+
+
+def _models(front: Front) -> list[str]:
+    return list(dict.fromkeys(point.case.case.checkpoint for point in front.points))
 
 
 def labels_of(front: Front) -> dict[int, str]:
     """Return the name of each point by its id: precision and backend, and what else it takes to tell it from others."""
     found = {id(point): f"{precision_of(point.case.case)} on {point.case.case.backend}" for point in front.points}
+    if front.axis == "score" and len(_models(front)) > 1:
+        # These are compared as models: each is named.
+        found = {id(point): f"{point.case.case.checkpoint} in {found[id(point)]}" for point in front.points}
     for more in (_model, _exporter, _path, _options):
         texts: dict[str, set[str]] = {}
         for point in front.points:
@@ -92,7 +114,10 @@ def _options(found: SideCase) -> str:
 
 
 def front_chart(fronts: Sequence[Front]) -> Spec | None:
-    """Return time against KL with both intervals; which reference and workload is shown is chosen. None without any."""
+    """Return time against KL or score, with both intervals, of fronts of one metric and axis; None without any.
+
+    Which reference or task file and workload is shown is chosen.
+    """
     import altair as alt
 
     if not fronts:
@@ -104,16 +129,24 @@ def front_chart(fronts: Sequence[Front]) -> Spec | None:
         pick = alt.param(name="front", value=shown[0], bind=alt.binding_select(options=shown, name="shown "))
     base = alt.Chart(alt.NamedData("fronts")).transform_filter("datum.front == front")
     x = alt.X("time:Q", title=f"{METRICS[fronts[0].metric].title}, ms (left is faster)", scale=_log())
-    powers = alt.Axis(values=[10.0**power for power in range(-7, 2)], format=".0e")
-    y = alt.Y("kl:Q", title="KL from the fp32 reference, nats a token (lower is nearer)", scale=_log(), axis=powers)
+    name = fronts[0].axis
+    if name == "kl":
+        powers = alt.Axis(values=[10.0**power for power in range(-7, 2)], format=".0e")
+        y = alt.Y("kl:Q", title="KL from the fp32 reference, nats a token (lower is nearer)", scale=_log(), axis=powers)
+    else:
+        y = alt.Y("score:Q", title="task score (higher is better)", scale=alt.Scale(zero=False, padding=40))
     color = alt.Color("place:N", scale=scale(_PLACES), legend=legend())
     shape = alt.Shape("place:N", scale=alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values())), legend=legend())
-    tooltip = ["name:N", "place:N", *(alt.Tooltip(f"{n}:Q", format=".4g") for n in ("time", "kl", "kl_low", "kl_high"))]
+    tooltip = [
+        "name:N",
+        "place:N",
+        *(alt.Tooltip(f"{n}:Q", format=".4g") for n in ("time", name, f"{name}_low", f"{name}_high")),
+    ]
     line = base.transform_filter("datum.place == 'front'").mark_line(strokeDash=[4, 4], strokeWidth=1.5, color=BLUE)
     layers = [
         line.encode(x=x, y=y),
         base.mark_rule(strokeWidth=2).encode(x=alt.X("time_low:Q", title=""), x2="time_high:Q", y=y, color=color),
-        base.mark_rule(strokeWidth=2).encode(x=x, y=alt.Y("kl_low:Q", title=""), y2="kl_high:Q", color=color),
+        base.mark_rule(strokeWidth=2).encode(x=x, y=alt.Y(f"{name}_low:Q", title=""), y2=f"{name}_high:Q", color=color),
         base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
     ]
     # Names stand on the side that has room, those of the undecided below: they are close to another point.
@@ -141,15 +174,20 @@ def _rows(front: Front) -> Rows:
             "name": names[id(point)],
             "place": point.place,
             "right": point.time.mid > middle,
-            **_bounds("time", [value * 1e3 for value in _drawn(point, "time")], 0.0),
-            **_bounds("kl", _drawn(point, "kl"), _LEAST_KL),
+            **_bounds("time", [value * 1e3 for value in _drawn(point.time)], 0.0),
+            **_quality_row(point, front),
         }
         for point in front.points
     ]
 
 
-def _drawn(point: FrontPoint, name: str) -> list[float]:
-    interval = getattr(point, name)
+def _quality_row(point: FrontPoint, front: Front) -> dict[str, float]:
+    if front.axis == "kl":
+        return _bounds("kl", _drawn(point.loss), _LEAST_KL)
+    return _bounds("score", _drawn(_score(point.loss)), 0.0)
+
+
+def _drawn(interval: Interval) -> list[float]:
     return [interval.low, interval.mid, interval.high] if interval.known else [interval.mid] * 3
 
 

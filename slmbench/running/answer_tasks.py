@@ -6,6 +6,7 @@ are those of natural answers, no comparison of speed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from slmbench.records.schema import (
     write_run,
 )
 from slmbench.running.artifacts import Say
+from slmbench.running.evaluation_costs import answers_s, remember_evaluation, tasks_kind
 from slmbench.running.load import now
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
@@ -41,7 +43,7 @@ def answer_tasks(
     """Let every case answer the items that it has not answered yet; each answer is on disk when the next is asked.
 
     ``plan`` holds the cases that were measured into ``folder``. One whose proof failed there does not answer. A case
-    that fails costs no other.
+    that fails costs no other, and is tried again when the run is resumed.
 
     Raises:
         BadInputError: ``answers.jsonl`` is damaged, or is of other tasks.
@@ -56,11 +58,15 @@ def answer_tasks(
     with SampleWriter(folder, ANSWERS_NAME) as writer:
         for place, (key, cell) in enumerate(asked.cells.items(), 1):
             items = [item for item in asked.tasks.items if (key, item.line) not in done]
-            if not items or key in lost:
+            if not items and key in lost:
+                # It failed behind its last answer: an answer after a failure makes it good.
+                items = list(asked.tasks.items[-1:])
+            if not items:
                 continue
             proven = _planned(key, plan, failures)
             if isinstance(proven, NoAnswersRecord):
-                writer.append(proven)
+                if key not in lost:
+                    writer.append(proven)
                 continue
             say(f"tasks {place}/{len(asked.cells)}: {len(items)} answers of {cell.case.checkpoint} on "
                 f"{cell.case.backend} in {cell.case.weight_precision}")  # fmt: skip
@@ -72,7 +78,7 @@ def answer_tasks(
 
 
 def answered_before(asked: AskedTasks, folder: Path) -> tuple[set[tuple[str, int]], set[str]]:
-    """Return which items which case has answered before, and the cases that failed.
+    """Return which items which case has answered before, and the cases that failed after that.
 
     Raises:
         BadInputError: ``answers.jsonl`` is damaged, or is of other tasks.
@@ -86,6 +92,7 @@ def answered_before(asked: AskedTasks, folder: Path) -> tuple[set[tuple[str, int
             raise BadInputError(f"{folder / ANSWERS_NAME}: holds answers to other tasks (line {record.item})")
         else:
             done.add((record.case, record.item))
+            lost.discard(record.case)
     return done, lost
 
 
@@ -128,8 +135,10 @@ def _answer_all(
         natural_ends=True,
     )
     with Worker(log_path(folder, key), python=planned.python) as worker:
+        began = time.monotonic()
         worker.greet()
         worker.ask(request, p.Opened, settings.open_timeout_s)
+        opened = time.monotonic()
         for item in items:
             started = now()
             question = p.Answer(input_ids=ids[item.line], most=asked.max_new_tokens)
@@ -151,3 +160,5 @@ def _answer_all(
                     started=started,
                 )
             )
+        expected_s = answers_s(asked, planned.checkpoint, planned.case, len(items))
+        remember_evaluation(tasks_kind(planned.case), opened - began, time.monotonic() - opened, expected_s)

@@ -22,6 +22,7 @@ from slmbench.running.case_state import REPEAT_LOADS
 from slmbench.running.past_costs import PastCosts, kind_of
 from slmbench.running.progress import duration
 from slmbench.running.settings import MeasureSettings
+from slmbench.terms import Precision
 
 #: A slow laptop core's figures: an estimate that is too long annoys less than one that is too short.
 FLOPS_PER_S = 5e10
@@ -153,9 +154,13 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
 
 def estimated_s(cell: PlannedCell) -> float:
     """Return about how many seconds one generation takes on a slow machine."""
-    given = cell.checkpoint.given
-    weight_bytes = given.bits_per_weight / 8 if given else expected_weight_bytes(cell.case.weight_precision)
-    return sum(_turn_s(cell.checkpoint, turn, weight_bytes) for turn in _turns(cell.checkpoint, cell.case.workload))
+    weight_bytes = weight_bytes_of(cell.checkpoint, cell.case.weight_precision)
+    return sum(generation_s(cell.checkpoint, one, weight_bytes) for one in _turns(cell.checkpoint, cell.case.workload))
+
+
+def weight_bytes_of(checkpoint: Checkpoint, precision: Precision) -> float:
+    """Return the bytes of one weight."""
+    return checkpoint.given.bits_per_weight / 8 if checkpoint.given else expected_weight_bytes(precision)
 
 
 def _case(cell: PlannedCell, past: PastCosts, backend: Backend) -> CaseEstimate:
@@ -185,7 +190,8 @@ def _turns(checkpoint: Checkpoint, work: Workload) -> list[Workload]:
     return turns
 
 
-def _turn_s(checkpoint: Checkpoint, work: Workload, weight_bytes: float) -> float:
+def generation_s(checkpoint: Checkpoint, work: Workload, weight_bytes: float) -> float:
+    """Return about how many seconds one turn takes on a slow machine; ``weight_bytes`` is the size of a weight."""
     seconds = 0.0
     reading = 0.0
     for phase in phases(checkpoint, work, weight_bytes=weight_bytes):

@@ -13,12 +13,19 @@ from slmbench.errors import BadInputError, CannotRunError, amount
 from slmbench.evaluation.stored_reference import is_stored, place_of
 from slmbench.evaluation.text import WINDOWS
 from slmbench.export.golden_record import reference_versions
-from slmbench.models.checkpoint import Checkpoint, how_resolved
+from slmbench.models.checkpoint import how_resolved
 from slmbench.plan.quality import QualityPlan, Referenced
 from slmbench.records.quality import QUALITY_NAME, NoQualityRecord, WindowRecord, quality_lines
 from slmbench.records.sample_writer import SampleWriter
 from slmbench.records.schema import SAMPLES_NAME, FailureReason, FailureRecord, read_samples
 from slmbench.running.artifacts import checkpoint_name, error_line
+from slmbench.running.evaluation_costs import (
+    quality_kind,
+    reference_kind,
+    reference_work_s,
+    remember_evaluation,
+    windows_s,
+)
 from slmbench.running.load import open_load, start_worker
 from slmbench.running.settings import MeasureSettings, PlannedCase, tokens_to_avoid
 from slmbench.running.worker_process import WorkerError, explain_exit
@@ -32,10 +39,10 @@ _WINDOW_TIMEOUT_S = 1800.0
 
 @dataclass
 class _Before:
-    """What the folder has already: windows by configuration, configurations that ended without one."""
+    """What the folder has already: windows by configuration, and why the others have none."""
 
     windows: dict[tuple[str, ...], set[int]] = field(default_factory=dict)
-    ended: set[tuple[str, ...]] = field(default_factory=set)
+    without: dict[tuple[str, ...], NoQualityRecord] = field(default_factory=dict)
 
 
 def measure_quality(
@@ -43,7 +50,7 @@ def measure_quality(
 ) -> None:
     """Append the quality of every configuration to ``quality.jsonl``; windows that are there are not measured again.
 
-    One that fails has its reason there, and the others go on.
+    One that fails has its reason there, and the others go on; one that failed before is tried again.
 
     Raises:
         BadInputError: the folder holds figures of another text.
@@ -55,21 +62,20 @@ def measure_quality(
     avoid = tokens_to_avoid(cases)
     with SampleWriter(folder, QUALITY_NAME) as writer:
         for reason, keys in plan.refused.items():
-            say(f"no quality: {reason}")
-            if keys not in before.ended:
+            if keys not in before.without:
                 _write(writer, NoQualityRecord(cases=keys, message=reason))
         for group in plan.groups:
             one = _Group(group, plan, folder, writer, settings, say)
             for keys in group.configurations:
                 here = tuple(key for key in keys if key in by_key)
                 done = before.windows.get(here, set())
-                if not here or here in before.ended or len(done) == len(group.windows):
+                if not here or (len(done) == len(group.windows) and here not in before.without):
                     continue
                 voided = [failed[key] for key in here if key in failed]
-                if voided:
-                    one.none(here, voided[0].reason, f"its proof failed: {voided[0].message}")
-                else:
+                if not voided:
                     one.measure(here, by_key[here[0]], done, avoid)
+                elif here not in before.without:
+                    one.none(here, voided[0].reason, f"its proof failed: {voided[0].message}")
 
 
 class _Group:
@@ -104,14 +110,18 @@ class _Group:
         if reason is not None:
             self.none(keys, FailureReason.CANNOT_RUN, reason)
             return
-        case, left = first.case, [one for one in self._group.windows if one.window not in done]
+        # Where it failed behind its last window, that one is measured again: a window after a failure makes it good.
+        left = [one for one in self._group.windows if one.window not in done] or self._group.windows[-1:]
+        case = first.case
         self._say(
             f"quality of {case.checkpoint} on {case.backend} in {case.weight_precision}: "
             f"{amount(len(left), 'window')} of {self._text_name}"
         )
         try:
+            began = time.monotonic()
             with start_worker(first, self._folder) as worker:
                 open_load(worker, first, 0, self._settings, avoid, survey=False)
+                opened = time.monotonic()
                 for window in left:
                     request = p.JudgeWindow(reference=self._place, windows=self._windows_file, window=window.window)
                     found = worker.ask(request, p.WindowJudged, _WINDOW_TIMEOUT_S)
@@ -125,6 +135,8 @@ class _Group:
                         **found.model_dump(exclude={"re"}),
                     )
                     _write(self._writer, record)
+                taken_s, expected_s = time.monotonic() - opened, windows_s(first.checkpoint, case, left)
+            remember_evaluation(quality_kind(case), opened - began, taken_s, expected_s)
         except WorkerError as failure:
             self.none(keys, failure.reason, failure.message)
 
@@ -134,13 +146,14 @@ class _Group:
             write_whole(self._windows_file, WINDOWS.dump_json(list(self._group.windows)))
             try:
                 if not is_stored(self._place):
-                    _make_reference(self._group.reference, self._windows_file, self._place, self._say)
+                    _make_reference(self._group, self._windows_file, self._place, self._say)
             except CannotRunError as error:
                 self._failure = str(error)
         return self._failure
 
 
-def _make_reference(reference: Checkpoint, windows: Path, place: Path, say: Callable[[str], None]) -> None:
+def _make_reference(group: Referenced, windows: Path, place: Path, say: Callable[[str], None]) -> None:
+    reference = group.reference
     say(f"running {reference.name} in torch in fp32, the reference for quality")
     began = time.monotonic()
     command = [sys.executable, "-P", "-m", "slmbench.evaluation.torch_reference", checkpoint_name(reference)]
@@ -153,7 +166,9 @@ def _make_reference(reference: Checkpoint, windows: Path, place: Path, say: Call
         if done.returncode < 0:
             reason = explain_exit(done.returncode, "the reference", reported=done.stderr)[1]
         raise CannotRunError(f"the reference {reference.name}: {reason}")
-    say(f"the reference took {time.monotonic() - began:.0f} s; it is kept in the cache")
+    taken_s = time.monotonic() - began
+    say(f"the reference took {taken_s:.0f} s; it is kept in the cache")
+    remember_evaluation(reference_kind(reference), 0.0, taken_s, reference_work_s(group))
 
 
 def _write(writer: SampleWriter, record: WindowRecord | NoQualityRecord) -> None:
@@ -164,11 +179,12 @@ def _before(folder: Path, plan: QualityPlan) -> _Before:
     found = _Before()
     for record in quality_lines(folder, []):
         if isinstance(record, NoQualityRecord):
-            found.ended.add(record.cases)
+            found.without[record.cases] = record
         elif record.text_digest != plan.text.digest:
             raise BadInputError(f"{folder}: its quality was measured on another text ({record.text_digest})")
         else:
             found.windows.setdefault(record.cases, set()).add(record.window)
+            found.without.pop(record.cases, None)
     return found
 
 

@@ -43,6 +43,7 @@ from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.case_state import REPEAT_LOADS
 from slmbench.running.estimate import estimate, estimated_s, forecast_lines
+from slmbench.running.evaluation_costs import evaluation_costs
 from slmbench.running.past_costs import kind_of, read_past_costs, remember, seen_costs
 from slmbench.running.quality import measure_quality
 from slmbench.running.settings import MeasureSettings, PlannedCase
@@ -89,9 +90,10 @@ def execute(
             for line in [*(f"cannot run: {line}" for line in refusal_lines(plan.refusals)), *plan.route_lines()]:
                 explain(line)
             settings = measure_settings(request, plan.suite, loads)
-            for line in forecast_lines(estimate(plan, settings, read_past_costs()), quick=request.quick):
+            past = read_past_costs()
+            for line in forecast_lines(estimate(plan, settings, past), quick=request.quick):
                 say(line)
-            for line in asked.lines() if asked else ():
+            for line in evaluation_costs(quality, asked, past).lines:
                 say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
             cases = _measure(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from slmbench.case import Case, Workload
+from slmbench.records.quality import WindowFigures
 from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
@@ -181,18 +182,10 @@ class Sampled(StrictModel):
     energy_j: float | None = None
 
 
-class WindowJudged(StrictModel):
-    """What one window showed; fields as in slmbench.records.quality.WindowRecord."""
+class WindowJudged(WindowFigures):
+    """The window was compared."""
 
     re: Literal["judge"] = "judge"
-    tokens: int
-    kl: tuple[float, ...] | None
-    same_top1: int
-    artifact_loss: float | None
-    reference_loss: float | None
-    free_tokens: int
-    diverged_at: int | None
-    read: Literal["chunks", "steps"]
 
 
 class Answered(StrictModel):

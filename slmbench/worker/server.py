@@ -10,7 +10,6 @@ import platform
 import sys
 import time
 import traceback
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -197,7 +196,7 @@ class _OpenCase:
             return self._sample(request)
         if isinstance(request, p.JudgeWindow):
             judged = judge_window(self.session, request.reference, request.windows, request.window, self.family)
-            return p.WindowJudged(**asdict(judged))
+            return p.WindowJudged(**judged.model_dump())
         self._turn_to(request.workload)
         self._generate(PromptStream.MEMORY, 0, 0)
         return p.Exercised()

@@ -12,6 +12,8 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.evaluation.task_file import TaskItem, TaskSet, read_tasks
 from slmbench.evaluation.task_metrics import chosen, last_number, scorers
 from slmbench.evaluation.task_prompts import TaskTokenizer
+from slmbench.fleet.machine_job import planned
+from slmbench.plan.request import RunRequest
 
 BAD = {
     "not JSON": ('{"prompt": "a", "answer": "b"', "tasks.jsonl:2: not a JSON line"),
@@ -221,3 +223,20 @@ def test_a_fleet_does_not_get_the_tasks(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_text('{"prompt": "a", "answer": "b"}\n')
     assert run_main(["run", "--model", "dec-tiny", "--tasks", str(path), "--fleet", "local"]) == 2
     assert "--tasks is for one machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["tasks: tasks.jsonl", "quality: true", "quality_text: [mail.txt]"])
+def test_a_fleet_does_not_get_the_texts_of_a_suite(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = f"name: mine\ncheckpoints: [dec-tiny]\n{key}\nworkloads: [{{input_tokens: 8, output_tokens: 4}}]\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    assert run_main(["run", "--suite", "mine.yaml", "--fleet", "local"]) == 2
+    said = f"mine.yaml:3: {key.partition(':')[0]}: is for one machine; a fleet sends no texts"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+    # Nor does a machine do it for a client that asks all the same.
+    plan = planned(RunRequest(suite="mine.yaml", suite_text=text))
+    assert not plan.keys
+    assert said in plan.left_out[0]

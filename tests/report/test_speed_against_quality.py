@@ -13,8 +13,11 @@ from slmbench.analysis.front import Front, fronts_of
 from slmbench.analysis.pairs import sides_of
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
+from slmbench.records.answers import ANSWERS_NAME, AnswerRecord, task_key
 from slmbench.records.quality import QUALITY_NAME, WindowRecord
 from slmbench.records.sample_arrays import read_columns
+from slmbench.records.schema import RUN_NAME, read_run_record, write_run
+from slmbench.records.tasks_asked import TasksRecord
 from slmbench.report.html import run_charts
 from slmbench.report.sentences import run_sentences
 from slmbench.report.speed_against_quality import front_sentences, labels_of
@@ -116,3 +119,52 @@ def test_report_table_and_terminal_have_the_front(tmp_path: Path, capsys: pytest
     assert run_main(["table", str(folder), "--write"]) == ExitCode.OK
     assert "Speed against quality" in (folder / "report.html").read_text(encoding="utf-8")
     assert "nothing else is better on both" in (folder / "table.md").read_text(encoding="utf-8")
+
+
+TEACHER = replace(FP32, model="teacher", tpot_ms=20)
+STUDENT = replace(FP32, model="student", family="encoder-decoder", tpot_ms=5)
+#: As fast and as good as the student, but for chance; and slower than it with fewer right answers.
+TWIN = replace(STUDENT, model="twin", tpot_ms=5.02)
+WORSE = replace(STUDENT, model="worse", tpot_ms=10)
+
+
+def answered(folder: Path, rights: list[tuple[Speed, int]], *, items: int = 200) -> Path:
+    """Write a run of which each case has so many of the items right."""
+    make_run([speed for speed, _ in rights]).write(folder)
+    asked = TasksRecord(name="mine.jsonl", digest="d", items=items, metrics=("exact",), max_new_tokens=4)
+    write_run(folder, read_run_record(folder / RUN_NAME).model_copy(update={"tasks": asked}))
+    lines = [
+        AnswerRecord(
+            case=task_key(speed.case), item=item, prompt_digest="p", metric="exact", score=float(item <= right),
+            answer="", tokens=3, input_tokens=9, ttft_ns=1, answer_ns=2, ended="eos", started="",
+        )
+        for speed, right in rights
+        for item in range(1, items + 1)
+    ]  # fmt: skip
+    (folder / ANSWERS_NAME).write_text("".join(line.model_dump_json() + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def test_speed_against_task_score_compares_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = answered(tmp_path / "run", [(TEACHER, 180), (STUDENT, 120), (TWIN, 119), (WORSE, 60)])
+    front = front_of(folder)
+    assert places(front) == {
+        "teacher in fp32 on openvino": "front",
+        "student in fp32 on openvino": "front",
+        "twin in fp32 on openvino": "undecided",
+        "worse in fp32 on openvino": "behind",
+    }
+    (sentence,) = front_sentences([front])
+    assert sentence.startswith(
+        "4 models at 512 / 32 on cpu, tpot against score in mine.jsonl, nothing else is better on both: student in "
+    )
+    assert "x the speed of teacher in fp32 on openvino [" in sentence
+    assert "score 0.600 [0.531, 0.665]" in sentence
+    assert "; teacher in fp32 on openvino: score 0.900 [0.851, 0.934]; " in sentence
+    charts = run_charts(read_columns(folder))
+    drawn = charts["Speed against task score: time per output token"]["datasets"]["fronts"]
+    assert {row["name"]: row["place"] for row in drawn} == places(front)
+    assert all(row["score_low"] < row["score"] < row["score_high"] for row in drawn)
+    assert not any(title.startswith("Speed against quality") for title in charts)
+    assert run_main(["table", str(folder)]) == ExitCode.OK
+    assert "against score in mine.jsonl" in " ".join(capsys.readouterr().out.split())

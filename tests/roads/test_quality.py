@@ -167,7 +167,10 @@ def test_what_cannot_be_judged_is_refused_at_once(place: Path) -> None:
         (("--model", "my-llama", "--quality-text", "latin.txt"), r"latin.txt: not UTF-8 text \(byte 3\)"),
         (("--model", "my-llama", "--quality-text", "none.txt"), r"none.txt: No such file"),
         (("--model", "llama-tiny", "--quality"), "llama-tiny has random weights: it has a speed and no quality"),
-        (("--model", "my-llama", "--quality", "--fleet", "local"), "--quality and --quality-text are for one machine"),
+        (
+            ("--model", "my-llama", "--quality", "--fleet", "local"),
+            "--quality is for one machine; a fleet sends no texts",
+        ),
     ):
         said = typed(place, *asked, *words, "--out", "refused", code=2)
         assert re.search(expected, said), said

@@ -1,0 +1,152 @@
+"""What quality and tasks of a plan take after its samples: time, and room on disk for the references."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from slmbench.case import Case, Workload
+from slmbench.errors import amount
+from slmbench.evaluation.stored_reference import is_stored, place_of, row_type
+from slmbench.evaluation.text import ANSWER_TOKENS, FREE_TOKENS, Window
+from slmbench.export.golden_record import reference_versions
+from slmbench.models.checkpoint import Checkpoint
+from slmbench.plan.asked_tasks import AskedTasks
+from slmbench.plan.quality import QualityPlan, Referenced
+from slmbench.running.estimate import START_S, generation_s, weight_bytes_of
+from slmbench.running.past_costs import PastCosts, SeenCost, kind_of, remember
+from slmbench.running.progress import duration
+
+#: Importing torch and transformers, and loading the checkpoint.
+_REFERENCE_START_S = 10.0
+
+
+class EvaluationCosts(BaseModel):
+    """Rough, as all that is said before a device was measured. 0 where nothing is asked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    quality_s: float = 0.0
+    #: Of references that are not in the cache yet.
+    reference_s: float = 0.0
+    reference_bytes: int = 0
+    #: At most: answers may end sooner than they have to.
+    tasks_s: float = 0.0
+    #: All of it in sentences.
+    lines: tuple[str, ...] = ()
+
+
+def evaluation_costs(quality: QualityPlan | None, asked: AskedTasks | None, past: PastCosts) -> EvaluationCosts:
+    """Estimate what is measured once the samples are there; ``past`` is what earlier runs on this machine took."""
+    lines: list[str] = []
+    quality_s = reference_s = tasks_s = 0.0
+    reference_bytes = 0
+    if quality is not None:
+        made = [group for group in quality.groups if not _has_reference(group)]
+        quality_s = sum(_quality_s(group, past) for group in quality.groups)
+        reference_s = sum(_reference_s(group, past) for group in made)
+        reference_bytes = sum(_reference_bytes(group) for group in made)
+        lines.append(_quality_line(quality, quality_s, reference_s, reference_bytes))
+        lines += [f"no quality: {reason}" for reason in quality.refused]
+    if asked is not None:
+        tasks_s = sum(_tasks_s(asked, cell.checkpoint, cell.case, past) for cell in asked.cells.values())
+        seen = all(tasks_kind(cell.case) in past.seen for cell in asked.cells.values())
+        first, *others = asked.lines()
+        lines += [f"{first}: {'about' if seen else 'at most about'} {duration(tasks_s)}", *others]
+    return EvaluationCosts(
+        quality_s=quality_s,
+        reference_s=reference_s,
+        reference_bytes=reference_bytes,
+        tasks_s=tasks_s,
+        lines=tuple(lines),
+    )
+
+
+def _quality_line(plan: QualityPlan, quality_s: float, reference_s: float, reference_bytes: int) -> str:
+    count = amount(sum(len(group.configurations) for group in plan.groups), "configuration")
+    windows = amount(max(len(group.windows) for group in plan.groups), "window")
+    line = f"quality: {count} on {windows} of {plan.text.name}: about {duration(quality_s)}"
+    if not reference_bytes:
+        return line
+    return f"{line}, and {duration(reference_s)} once for the reference ({reference_bytes / 1e9:.2f} GB in the cache)"
+
+
+def quality_kind(case: Case) -> str:
+    """Return the kind whose time for a window a case shares."""
+    return f"{kind_of(case)}|quality"
+
+
+def tasks_kind(case: Case) -> str:
+    """Return the kind whose time for an answer a case shares."""
+    return f"{kind_of(case)}|tasks"
+
+
+def reference_kind(reference: Checkpoint) -> str:
+    """Return the kind of a reference's time."""
+    return f"{reference.name}|reference"
+
+
+def windows_s(checkpoint: Checkpoint, case: Case, windows: Iterable[Window]) -> float:
+    """Return about how long a slow machine reads windows token by token, with what is generated behind each."""
+    return _generations_s(checkpoint, weight_bytes_of(checkpoint, case.weight_precision), Counter(map(_shape, windows)))
+
+
+def answers_s(asked: AskedTasks, checkpoint: Checkpoint, case: Case, items: int) -> float:
+    """Return about how long a slow machine takes for that many answers of the longest length."""
+    ids = asked.readings[checkpoint].ids
+    shape = (max(1, sum(map(len, ids)) // len(ids)), asked.max_new_tokens)
+    return _generations_s(checkpoint, weight_bytes_of(checkpoint, case.weight_precision), {shape: items})
+
+
+def remember_evaluation(kind: str, open_s: float, taken_s: float, expected_s: float) -> None:
+    """Keep what a part of an evaluation took, for the next forecast."""
+    if taken_s > 0 and expected_s > 0:
+        remember([(kind, SeenCost(open_s=open_s, factor=taken_s / expected_s))])
+
+
+def reference_work_s(group: Referenced) -> float:
+    """Return about how long torch reads the windows in fp32 on a slow machine."""
+    if group.reference.family == "encoder-decoder":
+        shapes = Counter(map(_shape, group.windows))
+    else:
+        shapes = Counter((len(one.given) + len(one.target or ()), FREE_TOKENS) for one in group.windows)
+    return _generations_s(group.reference, 4.0, shapes)
+
+
+def _shape(window: Window) -> tuple[int, int]:
+    return len(window.given), (ANSWER_TOKENS if window.target is None else len(window.target)) + FREE_TOKENS
+
+
+def _generations_s(checkpoint: Checkpoint, weight_bytes: float, shapes: Mapping[tuple[int, int], int]) -> float:
+    return sum(
+        count * generation_s(checkpoint, Workload(input_tokens=given, output_tokens=answer), weight_bytes)
+        for (given, answer), count in shapes.items()
+    )
+
+
+def _quality_s(group: Referenced, past: PastCosts) -> float:
+    return sum(
+        past.open_s(kind_of(cell.case), START_S)
+        + windows_s(cell.checkpoint, cell.case, group.windows) * past.factor(quality_kind(cell.case))
+        for cell in group.cells
+    )
+
+
+def _tasks_s(asked: AskedTasks, checkpoint: Checkpoint, case: Case, past: PastCosts) -> float:
+    whole = answers_s(asked, checkpoint, case, len(asked.tasks.items))
+    return past.open_s(kind_of(case), START_S) + whole * past.factor(tasks_kind(case))
+
+
+def _has_reference(group: Referenced) -> bool:
+    return is_stored(place_of(group.reference, group.windows, reference_versions()))
+
+
+def _reference_s(group: Referenced, past: PastCosts) -> float:
+    return _REFERENCE_START_S + reference_work_s(group) * past.factor(reference_kind(group.reference))
+
+
+def _reference_bytes(group: Referenced) -> int:
+    rows = sum(ANSWER_TOKENS if one.target is None else len(one.target) for one in group.windows)
+    return rows * row_type(group.reference.geometry.vocab_size).itemsize
