@@ -13,7 +13,7 @@ from slmbench.backends.onnxruntime import installed as _ort_env
 from slmbench.backends.onnxruntime.cuda import PROVIDER, cuda_status
 from slmbench.backends.onnxruntime.cuda_session import CudaSession, OnnxRuntimeOptions, open_session
 
-from slmbench.backend import DeviceStatus, SessionOptions, load_backend
+from slmbench.backend import DeviceStatus, Draws, GivesLogits, SessionOptions, TellsMargins, load_backend
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
 from slmbench.models.artifact import Artifact, ArtifactSpec
@@ -187,6 +187,11 @@ def test_tokens_beyond_what_is_reserved_are_refused(name: str) -> None:
     token = session.step(session.start(np.full((1, 8), 5)))
     with pytest.raises(BadInputError, match="beyond the 2 new tokens"):
         session.step(token)
+
+
+def test_what_stays_on_the_device_is_no_ability() -> None:
+    session = stand_in("llama-tiny")
+    assert not any(isinstance(session, ability) for ability in (TellsMargins, GivesLogits, Draws))
 
 
 def test_half_precision_is_exported_for_the_gpu_alone() -> None:

@@ -59,11 +59,18 @@ def typed(place: Path, *words: str, code: int = 0) -> str:
 SHORT = ("--input-tokens", "8", "--output-tokens", "2", "--repeat", "2")
 
 
+ASKED = ("run", "--model", "my-llama", *(word for engine in SHOWN for word in ("--backend", engine)), *SHORT)
+
+
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
     """A run of the decoder-only model on every engine that is stepped."""
-    engines = [word for engine in SHOWN for word in ("--backend", engine)]
-    typed(place, "run", "--model", "my-llama", *engines, *SHORT, "--quality-text", "text.txt", "--out", "run")
+    said = typed(place, *ASKED, "--quality-text", "text.txt", "--dry-run")
+    assert re.search(
+        rf"quality: {len(SHOWN)} configurations on 13 windows of text\.txt: about .* once for the reference \(", said
+    )
+    said = typed(place, *ASKED, "--quality-text", "text.txt", "--out", "run")
+    assert f"quality: {len(SHOWN)} configurations on 13 windows of text.txt: about" in said
     return place / "run"
 
 
@@ -88,6 +95,17 @@ def test_fp32_on_every_engine_is_the_reference(place: Path, run: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_forecast_goes_by_what_earlier_runs_took(place: Path, run: Path) -> None:
+    said = typed(place, *ASKED, "--quality-text", "text.txt", "--dry-run", "--json")
+    found = json.loads(said)["evaluation"]
+    assert (found["reference_s"], found["reference_bytes"]) == (0, 0), "the reference is in the cache"
+    lines = [json.loads(line) for line in (run / "quality.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 13 * len(SHOWN)
+    assert 0 < found["quality_s"] < 120
+    typed(place, *ASKED, "--quality-text", "none.txt", "--dry-run", code=2)
+
+
+@pytest.mark.slow
 def test_every_format_of_the_table_has_the_columns(place: Path, run: Path) -> None:
     assert "KL nats [95 %]" in typed(place, "table", "run", "--markdown")
     assert "KL" in (run / "table.md").read_text(encoding="utf-8")
@@ -108,11 +126,17 @@ def test_a_run_that_was_stopped_continues_where_it_was(place: Path, run: Path) -
     shutil.copytree(run, place / "cut")
     path = place / "cut" / "quality.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[:20]) + lines[20][:50], encoding="utf-8")
+    # One failed behind its seventh window, another at once; then the run was cut in the middle of a line.
+    crash = {"type": "none", "failure": "crashed", "message": "signal 11"}
+    failed = [json.dumps({**crash, "cases": json.loads(lines[place])["cases"]}) + "\n" for place in (19, -1)]
+    path.write_text("".join([*lines[:20], *failed]) + lines[20][:50], encoding="utf-8")
+    before = rows_of(place, place / "cut")
+    assert [row["quality_note"] for row in before.values()].count("no quality: signal 11") == 2
     typed(place, "run", "--resume", "cut")
     again = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    assert again[:20] == lines[:20]
-    assert len(again) == len(lines)
+    assert again[:22] == [*lines[:20], *failed]
+    assert len(again) == len(lines) + 2
+    assert all(row["quality_windows"] == 13 for row in rows_of(place, place / "cut").values())
     assert rows_of(place, place / "cut")["llama_cpp"]["kl"] == pytest.approx(
         rows_of(place, run)["llama_cpp"]["kl"], abs=1e-6
     )

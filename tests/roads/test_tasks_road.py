@@ -116,6 +116,14 @@ def test_answers_are_those_of_transformers_on_every_engine(road: dict[str, Any])
     assert (record["items"], record["max_new_tokens"]) == (len(prompts()), MOST)
 
 
+def test_a_forecast_goes_by_what_earlier_runs_took(road: dict[str, Any]) -> None:
+    asked = [*road["command"][:-2], "--dry-run"]
+    done = subprocess.run(asked, cwd=road["place"], capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "tasks: 12 items of tasks.jsonl, answered by 4 cases: at most about" in " ".join(road["done"].stderr.split())
+    assert "tasks: 12 items of tasks.jsonl, answered by 4 cases: about" in " ".join(done.stdout.split())
+
+
 def test_screen_and_files_show_scores_and_no_text(road: dict[str, Any]) -> None:
     screen, run = road["done"].stdout, road["run"]
     for shown in (screen, (run / "table.md").read_text()):

@@ -92,6 +92,22 @@ def test_what_was_answered_is_not_asked_again(
     assert ask(case) == {task_key(case.case): again}
 
 
+def test_a_case_that_died_is_tried_again(
+    ask: Callable[..., dict[str, list[Any]]], planned: Planned, tmp_path: Path
+) -> None:
+    dying = planned("dying", fault="segfault", fault_at=3, once=str(tmp_path / "died"))
+    (before,) = ask(dying).values()
+    assert [one.type for one in before] == ["answer", "answer", "none"]
+    assert unanswered(read_columns(tmp_path / "run")) == [task_key(dying.case)]
+    (after,) = ask(dying).values()
+    assert after[:3] == before
+    assert [one.item for one in after[3:]] == [3, 4]
+    run = read_columns(tmp_path / "run")
+    assert unanswered(run) == []
+    assert [(len(one.answers), one.reason) for one in task_answers(run)] == [(4, "")]
+    assert ask(dying) == {task_key(dying.case): after}
+
+
 def test_a_case_whose_proof_failed_does_not_answer(
     ask: Callable[..., dict[str, list[Any]]], planned: Planned, tmp_path: Path
 ) -> None:
