@@ -146,13 +146,14 @@ def ours_of(
 
 def row_of(precision: str, theirs: Theirs, ours: Divergence) -> str:
     """Return a line of the table."""
-    kl, change = ours.kl, ours.log_perplexity_change
+    kl, top1, change = ours.kl, ours.same_top1, ours.log_perplexity_change
     assert kl is not None
+    assert top1 is not None
     assert change is not None
     within = "yes" if kl.low <= theirs.kl <= kl.high else "no"
     return (
         f"| {precision} | {theirs.kl:.5f} ± {theirs.kl_error:.5f} | {kl.mid:.5f} [{kl.low:.5f}, {kl.high:.5f}] | "
-        f"{within} | {100 * theirs.same_top1:.2f} | {100 * ours.same_top1.mid:.2f} | "
+        f"{within} | {100 * theirs.same_top1:.2f} | {100 * top1.mid:.2f} | "
         f"{theirs.log_perplexity_change:+.5f} | {change.mid:+.5f} |"
     )
 
