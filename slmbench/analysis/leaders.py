@@ -29,7 +29,7 @@ def leaders_of(side: Side) -> Iterator[Leader]:
 
     Nothing where all models of the run are in pairs: then those are the answer.
     """
-    paired = {name for pair in side.pairs for name in pair}
+    paired = {name for pair in side.pairs for name in pair[:2]}
     if paired >= {found.case.checkpoint for found in side.cases.values()}:
         return
     groups: dict[tuple[Workload, str], list[SideCase]] = {}
