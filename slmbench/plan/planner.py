@@ -162,6 +162,8 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     if not cells:
         raise CannotRunError("\n".join(["nothing can be measured", *refusal_lines(refusals)]))
     check_used(suite.recipe, (cell.spec for cell in cells))
+    # In tables and keys a folder has a name, not a path.
+    suite = suite.called({reference: one.name for reference, one in checkpoints.items()})
     return Plan(suite, _with_configurations(cells, backends, options), tuple(refusals), checkpoints, routes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -26,17 +27,19 @@ class Scale(StrictModel):
     answers: Annotated[_Factor, Field(validation_alias=FORMERLY_SAMPLES)] = 1.0
     budget_s: Seconds | None = None
 
-    def names_pair(self, pair: PairNames) -> PairNames:
-        """Return the pair of the stand-ins."""
-        first, second = (self.checkpoints.get(name, name) for name in pair[:2])
-        return (first, second, pair[2]) if len(pair) == 3 else (first, second)
 
-    def names_claim(self, claim: Claim) -> Claim:
-        """Return the claim about the stand-ins of what it names; its published figures stay those of one shape."""
-        if claim.between is None:
-            return claim
-        first, second = (self.checkpoints.get(name, name) for name in claim.between)
-        return claim.model_copy(update={"between": (first, second)})
+def named_pair(pair: PairNames, names: Mapping[str, str]) -> PairNames:
+    """Return the pair under other names."""
+    first, second = (names.get(name, name) for name in pair[:2])
+    return (first, second, pair[2]) if len(pair) == 3 else (first, second)
+
+
+def named_claim(claim: Claim, names: Mapping[str, str]) -> Claim:
+    """Return the claim about other names; its published figures stay those of one shape."""
+    if claim.between is None:
+        return claim
+    first, second = (names.get(name, name) for name in claim.between)
+    return claim.model_copy(update={"between": (first, second)})
 
 
 def scaled(counts: list[int], factor: float) -> list[int]:

@@ -7,7 +7,7 @@ and with which artifact, is :mod:`slmbench.plan.planner`'s business.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +32,7 @@ from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
 from slmbench.errors import BadInputError, nearest
 from slmbench.export.recipes import check_recipe
 from slmbench.plan.precisions import parse_precision
-from slmbench.plan.scale import Scale, Seconds, scaled, scaled_one
+from slmbench.plan.scale import Scale, Seconds, named_claim, named_pair, scaled, scaled_one
 from slmbench.plan.typed_lists import counted, listed, paired
 from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
@@ -208,6 +208,12 @@ class Suite(StrictModel):
         paired = itertools.chain.from_iterable(pair[:2] for pair in self.pairs)
         return list(dict.fromkeys([*paired, *self.checkpoints]))
 
+    def called(self, names: Mapping[str, str]) -> Suite:
+        """Return this suite with other names for the checkpoints of its pairs and claims, where ``names`` has some."""
+        pairs = [named_pair(pair, names) for pair in self.pairs]
+        claims = [named_claim(claim, names) for claim in self.claims]
+        return self.model_copy(update={"pairs": list(dict.fromkeys(pairs)), "claims": claims})
+
     def compared(self) -> list[PairNames]:
         """Return what verdicts are made of, and so must be measured together: pairs, and what claims name."""
         return [*self.pairs, *(claim.between for claim in self.claims if claim.between)]
@@ -235,13 +241,10 @@ class Suite(StrictModel):
             )
             for sweep in self.workloads
         ]
-        pairs = [scale.names_pair(pair) for pair in self.pairs]
-        return self.model_copy(
+        return self.called(stand_in).model_copy(
             update={
                 "name": f"{self.name}-{name}",
                 "checkpoints": list(dict.fromkeys(stand_in.get(one, one) for one in self.checkpoints)),
-                "pairs": list(dict.fromkeys(pairs)),
-                "claims": [scale.names_claim(claim) for claim in self.claims],
                 "workloads": workloads,
                 "budget_s": scale.budget_s or self.budget_s,
             }

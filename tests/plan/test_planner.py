@@ -211,3 +211,18 @@ def test_lengths_beyond_a_models_positions_are_told_with_the_line(tmp_path: Path
     file.write_text("name: mine\ncheckpoints: [bart-tiny]\nworkloads:\n  - {input_tokens: 4096, output_tokens: 4}\n")
     with pytest.raises(CannotRunError, match=r"mine\.yaml:3: workloads: a prompt of 4096 tokens is longer than bart-t"):
         plan_request(RunRequest(suite=str(file)))
+
+
+def test_a_pair_of_folders_is_judged_by_their_names() -> None:
+    """Cases have names, the command line has paths: a pair must find its cases all the same."""
+    workload = {"input_tokens": 8, "output_tokens": 2}
+    suite = Suite.model_validate(
+        {"name": "s", "pairs": [("./a", "./b")], "backends": ["torch"], "workloads": [workload]}
+    )
+    folders = {
+        reference: resolve(name).model_copy(update={"name": reference.removeprefix("./")})
+        for reference, name in (("./a", "mu-tiny"), ("./b", "dec-tiny"))
+    }
+    made = make_plan(suite, folders, PlanOptions())
+    assert made.suite.pairs == [("a", "b")]
+    assert {cell.case.checkpoint for cell in made.cells} == {"a", "b"}
