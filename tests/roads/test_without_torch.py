@@ -56,3 +56,14 @@ def test_what_needs_torch_says_which_extra_brings_it(tmp_path: Path) -> None:
     assert "torch is needed to export" in done.stderr
     assert "pip install 'slmbench[export]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_forecast_says_what_cannot_be_exported_here(tmp_path: Path) -> None:
+    asked = ["--model", "mu-tiny,t5-tiny", "--backend", "onnxruntime", "--input-tokens", "16", "--output-tokens", "4"]
+    done = slmbench(tmp_path, "run", "--dry-run", *asked)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in " ".join(done.stdout.split()).split("to export: ") if "-tiny to onnx" in line]
+    (possible,) = [line for line in lines if line.startswith("mu-tiny")]
+    (impossible,) = [line for line in lines if line.startswith("t5-tiny")]
+    assert "not possible here" not in possible
+    assert "not possible here, torch is not installed: pip install 'slmbench[export]'" in impossible

@@ -16,16 +16,20 @@ ABSENT = os.environ.get(
 ).split()
 
 
-class _Absent:
-    """Finds nothing, and lets nobody after it look."""
+class _Without:
+    """A finder that does not find the absent ones."""
+
+    def __init__(self, finder: Any) -> None:
+        self._finder = finder
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name.split(".")[0] in ABSENT:
-            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
-        return None
+            return None
+        found: ModuleSpec | None = self._finder.find_spec(name, path, target)
+        return found
 
-    def find_distributions(self, context: Any = None) -> list[Any]:
-        return []
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
 
 
 _from_name = importlib.metadata.Distribution.from_name
@@ -37,5 +41,5 @@ def _only_present(name: str) -> importlib.metadata.Distribution:
     return _from_name(name)
 
 
-sys.meta_path.insert(0, _Absent())
+sys.meta_path[:] = [_Without(finder) for finder in sys.meta_path]
 importlib.metadata.Distribution.from_name = staticmethod(_only_present)  # type: ignore[assignment]
