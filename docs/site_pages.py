@@ -33,9 +33,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/python.md": _python(),
         "reference/files.md": _files(),
     }
+    wanted = {ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"}
+    wanted.update(ROOT / place for place in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", made["index.md"]))
+    made["index.md"] = re.sub(r"(!\[[^\]]*\]\()(results/)", rf"\1{OUTSIDE}/\2", made["index.md"])
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
-    wanted = {ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"}
     for page in files.documentation_pages():
         if page.abs_src_path is not None:
             text = Path(page.abs_src_path).read_text(encoding="utf-8")
