@@ -80,7 +80,7 @@ def test_a_page_has_what_it_promises(page: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=takes_turns(place % 3, 3), id=page.stem) for place, page in enumerate(PAGES)]
+    "page", [pytest.param(page, marks=takes_turns(place % 5, 5), id=page.stem) for place, page in enumerate(PAGES)]
 )
 def test_a_page_can_be_walked(page: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs slmbench[cpu]")
