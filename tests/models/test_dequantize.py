@@ -84,6 +84,29 @@ def compressed_tensors(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]
     return write(whole, folder, stored, settings), meant
 
 
+def packed_tensors(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """As RedHatAI's w4a16 models have them: eight numbers of 4 bits in one; and what the weights are."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    stored, meant = {}, {}
+    for name, tensor in load(whole).items():
+        stored[name] = meant[name] = tensor
+        if is_matrix(name):
+            groups = tensor.reshape(len(tensor), -1, BLOCK)
+            scales = groups.abs().amax(2) / 7
+            small = (groups / scales[..., None]).round().to(torch.int8)
+            del stored[name]
+            stored[f"{name}_packed"] = pack_to_int32(small.reshape(tensor.shape), 4)
+            stored[f"{name}_scale"], stored[f"{name}_shape"] = scales, torch.tensor(tensor.shape)
+            meant[name] = (small.float() * scales[..., None]).reshape(tensor.shape)
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": BLOCK}
+    settings = {
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"],
+    }  # fmt: skip
+    return write(whole, folder, stored, settings), meant
+
+
 def bitsandbytes(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     """As unsloth's models have them: NF4, written by transformers; and what bitsandbytes says the weights are."""
     import transformers
@@ -94,15 +117,22 @@ def bitsandbytes(whole: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder, {key: value.float() for key, value in model.dequantize(torch.float32).state_dict().items()}
 
 
-MAKERS = {"fp8": fp8, "compressed-tensors": compressed_tensors, "bitsandbytes": bitsandbytes}
+MAKERS = [
+    ("fp8", fp8),
+    ("compressed-tensors", compressed_tensors),
+    ("compressed-tensors", packed_tensors),
+    ("bitsandbytes", bitsandbytes),
+]
 
 
-@pytest.mark.parametrize("method", list(MAKERS))
-def test_the_weights_are_those_that_the_quantised_ones_stand_for(method: str, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "make"), MAKERS)
+def test_the_weights_are_those_that_the_quantised_ones_stand_for(
+    method: str, make: Any, whole: Path, tmp_path: Path
+) -> None:
     for name in dequantize._METHODS[method][2]:
         if installed_version(name) is None:
             pytest.skip(f"{method} weights need {name}")
-    folder, meant = MAKERS[method](whole, tmp_path / "small-quantised")
+    folder, meant = make(whole, tmp_path / "small-quantised")
     with pytest.raises(BadInputError, match="--dequantize"):
         resolve(str(folder))
     found, original = resolve(str(folder), dequantize=True), resolve(str(whole))
