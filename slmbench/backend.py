@@ -23,6 +23,7 @@ from slmbench.session_abilities import (
     UNASKED,
     Draws,
     Extends,
+    GivesAnswerLogits,
     GivesChunkLogits,
     GivesLogits,
     Rereads,
@@ -37,8 +38,8 @@ from slmbench.terms import ComputePrecision, Device, Precision, Settings
 __all__ = [
     "ENTRY_POINT_GROUP", "UNASKED", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend",
     "BadInputError", "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device",
-    "DeviceStatus", "Draws", "Extends", "Geometry", "GivesChunkLogits", "GivesLogits", "LimitsProbe",
-    "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session",
+    "DeviceStatus", "Draws", "Extends", "Geometry", "GivesAnswerLogits", "GivesChunkLogits", "GivesLogits",
+    "LimitsProbe", "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session",
     "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TellsMargins",
     "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names",
     "load_backend", "load_backends", "specs_of",

@@ -87,3 +87,14 @@ class GivesChunkLogits(Protocol):
 
     def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
         """Return the logits ``[n, vocabulary]`` of a text ``[1, n]``; the session must be started again afterwards."""
+
+
+@runtime_checkable
+class GivesAnswerLogits(Protocol):
+    """What an engine's own loop may also have: the logits behind each token of an answer that it is given."""
+
+    def answer_logits(self, input_ids: Tokens, answer: Tokens) -> NDArray[np.float32]:
+        """Return the logits ``[n, vocabulary]`` behind the tokens of an answer ``[1, n]`` to a prompt ``[1, m]``.
+
+        Tokens that are suppressed may be -inf.
+        """

@@ -29,6 +29,7 @@ import numpy as np
 
 from slmbench.backend import (
     Backend,
+    GivesAnswerLogits,
     GivesChunkLogits,
     GivesLogits,
     LoopSession,
@@ -196,6 +197,12 @@ def check_logits(subject: Subject) -> None:
     """A session that gives logits gives those of its tokens: the best of them is the token, whoever chose the last."""
     ends = list(subject.artifact.manifest.checkpoint.eos_token_ids)
     with subject.session() as session:
+        if isinstance(session, LoopSession) and isinstance(session, GivesAnswerLogits):
+            session.reserve(1, 2 * INPUT_TOKENS, OUTPUT_TOKENS)
+            answer = session.generate(subject.prompt(10), OUTPUT_TOKENS)[0]
+            told = np.array(session.answer_logits(subject.prompt(10), answer))
+            told[:, ends] = -np.inf
+            expect(told.argmax(-1).tolist() == answer[0].tolist(), "the best of an answer's logits are its tokens")
         if not (isinstance(session, Session) and isinstance(session, GivesLogits)):
             return
         prompt, fed = subject.prompt(10), subject.prompt(11)

@@ -7,6 +7,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError, CannotRunError, last_error_line
@@ -117,15 +118,41 @@ class Ctranslate2Session:
 
     def _run(self, prompts: list[list[str]], output_tokens: int, told: Callable[[Any], bool]) -> None:
         """Let the engine generate that many tokens. Up to the smallest length no end token is chosen."""
-        greedy = {"beam_size": 1, "return_scores": False, "callback": told}
-        if ends := self._reserved.end_tokens:
-            greedy["end_token"] = ends
+        greedy = {"beam_size": 1, "return_scores": False, "callback": told, **self._ends()}
         if self._family == "encoder-decoder":
             length = {"min_decoding_length": output_tokens, "max_decoding_length": output_tokens}
             self._engine.translate_batch(prompts, max_input_length=0, **length, **greedy)
         else:
             length = {"min_length": output_tokens, "max_length": output_tokens}
             self._engine.generate_batch(prompts, include_prompt_in_result=False, **length, **greedy)
+
+    def answer_logits(self, input_ids: Tokens, answer: Tokens) -> NDArray[np.float32]:
+        """Return the logits ``[n, vocabulary]`` behind each token of an answer ``[1, n]`` to a prompt ``[1, m]``.
+
+        Raises:
+            BadInputError: the shape is beyond what is reserved.
+            CannotRunError: the engine fails.
+        """
+        texts = self._texts
+        prompt, *fed = ([texts[token] for token in row] for row in (*input_ids.tolist(), answer[0, :-1].tolist()))
+        count = answer.shape[1]
+        try:
+            if self._family == "decoder-only":
+                self._reserved.start(np.concatenate([input_ids, answer[:, :-1]], axis=1))
+                found = self._engine.forward_batch([prompt + fed[0]])
+                return np.asarray(found, np.float32)[0, input_ids.shape[1] - 1 :]
+            self._reserved.start(input_ids, output_tokens=count)
+            length = {"min_decoding_length": count, "max_decoding_length": count, "max_input_length": 0}
+            told = self._engine.translate_batch(
+                [prompt], target_prefix=fed, beam_size=1, return_logits_vocab=True, **length, **self._ends()
+            )
+            return np.stack([np.asarray(row, np.float32) for row in told[0].logits[0]])
+        except (RuntimeError, ValueError) as error:
+            raise CannotRunError(f"ctranslate2 fails: {last_error_line(error)}") from error
+
+    def _ends(self) -> dict[str, Any]:
+        ends = self._reserved.end_tokens
+        return {"end_token": ends} if ends else {}
 
     def placement(self) -> Placement:
         """Return the device that the loaded model names; CTranslate2 has no list of nodes."""

@@ -53,11 +53,11 @@ class Plan:
 
     words: int = 48
     examples: int = 4096
-    items: int = 400
-    teacher_steps: int = 600
-    student_steps: int = 300
+    items: int = 300
+    teacher_steps: int = 400
+    student_steps: int = 200
     batch: int = 32
-    seeds: int = 4
+    seeds: int = 3
     learning_rate: float = 2e-3
     #: Share of the loss that follows the teacher's distribution; the rest follows the targets.
     teacher_weight: float = 0.7

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Draws, GivesChunkLogits, GivesLogits, LoopSession, Session, Tokens
+from slmbench.backend import Draws, GivesAnswerLogits, GivesChunkLogits, GivesLogits, LoopSession, Session, Tokens
 from slmbench.errors import CannotRunError
 from slmbench.evaluation.stored_reference import Floats, JudgedWindow, Prediction, StoredReference, log_probabilities
 from slmbench.evaluation.text import WINDOWS, Window
@@ -40,14 +40,18 @@ def judge_window(
     stored, windows = _opened(reference, windows_file)
     window, judged = windows[number], stored.meta.windows[number]
     chunked = isinstance(session, GivesChunkLogits) and family == "decoder-only"
-    _reserve(session, stored, windows, whole=chunked or not isinstance(session, Session))
+    own_loop = not isinstance(session, Session)
+    _reserve(session, stored, windows, whole=chunked or (own_loop and family == "decoder-only"))
     if isinstance(session, Draws):
         session.draw(None)
-    if not isinstance(session, Session):
+    if isinstance(session, GivesAnswerLogits):
+        prompt, answer = np.array([window.given], np.int64), np.array([judged.target], np.int64)
+        logits: Iterable[NDArray[Any]] = session.answer_logits(prompt, answer)
+    elif not isinstance(session, Session):
         return _judge_loop(session, stored, window, judged, family)
-    if isinstance(session, GivesChunkLogits) and chunked:
+    elif isinstance(session, GivesChunkLogits) and chunked:
         first = len(window.given) - 1
-        logits: Iterable[NDArray[Any]] = session.chunk_logits(_ids(window, judged))[first : first + len(judged.target)]
+        logits = session.chunk_logits(_ids(window, judged))[first : first + len(judged.target)]
     elif isinstance(session, GivesLogits):
         logits = (session.logits()[0] for _ in _forced(session, window, judged))
     else:
@@ -72,8 +76,10 @@ def judge_window(
         artifact_loss=loss,
         reference_loss=known,
         free_tokens=len(judged.free),
-        diverged_at=_diverged_at(session, window, judged, chunked=chunked),
-        read="chunks" if chunked else "steps",
+        diverged_at=_diverged_at(session, window, judged, chunked=chunked)
+        if isinstance(session, Session)
+        else _loop_diverged_at(session, window, judged),
+        read="chunks" if chunked or own_loop else "steps",
     )
 
 
@@ -136,10 +142,15 @@ def _judge_loop(
         raise CannotRunError("this engine's own loop of an encoder-decoder cannot be fed an answer, nor gives logits")
     places = range(0, len(judged.target), LOOP_STRIDE)
     top1 = {place: int(session.generate(_ids(window, judged, place), 1)[0][0, 0]) for place in places}
+    return _tokens_only(stored, judged, top1, _loop_diverged_at(session, window, judged))
+
+
+def _loop_diverged_at(session: LoopSession, window: Window, judged: JudgedWindow) -> int | None:
+    """Let an engine's own loop generate freely; return the first token that is not the reference's, or None."""
     prompt = _ids(window, judged) if window.continues else np.array([window.given], np.int64)
     given = session.generate(prompt, len(judged.free))[0][0].tolist() if judged.free else []
     apart = (place for place, (own, known) in enumerate(zip(given, judged.free, strict=True)) if own != known)
-    return _tokens_only(stored, judged, top1, next(apart, None))
+    return next(apart, None)
 
 
 def _tokens_only(

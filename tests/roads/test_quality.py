@@ -18,7 +18,7 @@ import slmbench
 
 SECRET = "the heron waded through quicksilver"
 #: Of the engines that are stepped token by token, one is in turn.
-SHOWN = ("torch", *in_turn(("openvino", "onnxruntime"), 2), "llama_cpp")
+SHOWN = ("torch", *in_turn(("openvino", "onnxruntime", "ctranslate2"), 2), "llama_cpp")
 
 
 def checkpoint(folder: Path, name: str) -> Path:
@@ -162,7 +162,7 @@ def test_fewer_bits_are_worse_and_tokens_alone_give_top1_alone(place: Path) -> N
 @takes_turns(1, 3)
 @pytest.mark.slow
 def test_an_encoder_decoder_is_judged_on_the_references_answers(place: Path) -> None:
-    asked = ("--backend", "onnxruntime", "--backend", "openvino", *SHORT, "--quality-text", "text.txt")
+    asked = ("--backend", "onnxruntime,openvino,ctranslate2", *SHORT, "--quality-text", "text.txt")
     typed(place, "run", "--model", "my-t5", *asked, "--out", "t5")
     for row in rows_of(place, place / "t5").values():
         assert row["kl"] < 1e-4
