@@ -23,10 +23,11 @@ from slmbench.export.generic.onnx_patterns import (
     rotation_table,
 )
 from slmbench.export.generic.onnx_shapes import fix_reshapes, forget, infer
+from slmbench.export.generic.onnx_weights import ANGLES
 from slmbench.export.onnx.builder import MS
 
-#: Where ``GroupQueryAttention`` takes its cosines and sines, and where the trace notes each token's position.
-_COS, _SIN, POSITIONS = 7, 8, 9
+#: Where the trace notes each token's position for ``GroupQueryAttention``, which does not need it.
+_POSITIONS = 9
 
 
 def fuse(model: Any, most_positions: int) -> bool:
@@ -158,13 +159,13 @@ def _fuse_self_attention(graph: Any, node: Any, tables: dict[tuple[str, str], An
     import onnx_ir as ir
 
     counts = [node.attributes.get_int(name) for name in ("num_heads", "kv_num_heads", "kv_num_heads")]
-    positions = node.inputs[POSITIONS]
-    node.replace_input_with(POSITIONS, None)
+    positions = node.inputs[_POSITIONS]
+    node.replace_input_with(_POSITIONS, None)
     query, key, value = (_flat(graph, node, one, count) for one, count in zip(node.inputs[:3], counts, strict=True))
     table = _table(graph, query, key, positions, tables, most_positions)
     if table is not None:
-        node.replace_input_with(_COS, table[0])
-        node.replace_input_with(_SIN, table[1])
+        for index, values in zip(ANGLES, table, strict=True):
+            node.replace_input_with(index, values)
         node.attributes["do_rotary"] = ir.AttrInt64("do_rotary", 1)
     if table is not None or (query.rotation is None and key.rotation is None):
         node.replace_input_with(0, query.value)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from slmbench.export.generic.onnx_edits import constant_ints, read_instead, store
 from slmbench.export.onnx.builder import BLOCK, MS, blocks_of, quantise
 
+#: Where ``GroupQueryAttention`` takes cosines and sines.
+ANGLES = (7, 8)
 #: Constants of fewer elements are norms, biases and shapes.
 _SMALL = 4096
 
@@ -37,7 +39,8 @@ def tidied(model: Any, bits: int | None) -> int:
 
 
 def _looks_up(node: Any, index: int) -> bool:
-    return node.op_type == "Gather" and index == 0
+    """Tell whether a node reads single rows of that input: of an embedding, or of a table of angles."""
+    return (node.op_type == "Gather" and index == 0) or (node.op_type == "GroupQueryAttention" and index in ANGLES)
 
 
 def _tidy_product(graph: Any, node: Any, bits: int | None) -> None:
