@@ -315,15 +315,17 @@ def _limits(plan: Plan, say: Say, *, only_known: bool) -> dict[str, dict[str, An
     for engine, device, backend, threads in sorted(wanted, key=str):
         if f"{engine}|{device}" in found:
             continue
-        known = cached_limits(load_backend(backend), device, threads)
-        if only_known and known is None:
-            continue
-        if known is None:
-            say(f"measuring what {engine} can do at best on the {device}")
         try:
+            known = cached_limits(load_backend(backend), device, threads)
+            if only_known and known is None:
+                continue
+            if known is None:
+                say(f"measuring what {engine} can do at best on the {device}")
             limits = known if only_known and known else limits_of(backend, device, threads)
         except SlmbenchError as error:
-            say(f"not measured: {error}")
+            # An engine without a probe has no limits: nothing to say of it where none are measured.
+            if not only_known:
+                say(f"not measured: {error}")
             continue
         found[f"{engine}|{device}"] = limits.model_dump(mode="json")
         if limits.disturbed:
