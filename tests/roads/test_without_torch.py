@@ -67,3 +67,11 @@ def test_a_forecast_says_what_cannot_be_exported_here(tmp_path: Path) -> None:
     (impossible,) = [line for line in lines if line.startswith("t5-tiny")]
     assert "not possible here" not in possible
     assert "not possible here, torch is not installed: pip install 'slmbench[export]'" in impossible
+
+
+def test_a_gguf_is_written_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs slmbench[llama]")
+    done = slmbench(tmp_path, "export", "dec-tiny", "--format", "gguf", "--force", "--json")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((Path(json.loads(done.stdout)["folder"]) / "manifest.json").read_bytes())
+    assert not {"torch", "transformers"} & set(manifest["versions"])
