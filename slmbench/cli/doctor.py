@@ -46,11 +46,15 @@ def doctor(
 
 def _print(findings: list[Finding], console: Console) -> None:
     from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     if not findings:
         console.print("nothing here would disturb a run")
     for finding in findings:
-        head = Text.assemble((f"{finding.severity:5}", _MARKS[finding.severity]), f"  {finding.name}: {finding.what}")
-        console.print(head)
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_row(
+            Text(f"{finding.severity:5}", style=_MARKS[finding.severity]), Text(f"{finding.name}: {finding.what}")
+        )
+        console.print(grid)
         console.print(Padding(Text(f"why: {finding.why}\ndo:  {finding.remedy}", style="dim"), (0, 0, 0, 7)))

@@ -233,7 +233,7 @@ def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) ->
         color=alt.Color("family:N", scale=scale(FAMILIES), legend=legend()),
         detail="line:N",
     )
-    y = alt.Y("mid:Q", title="time to first token, ms", scale=alt.Scale(type="log"))
+    y = alt.Y("mid:Q", title="time to first token, ms", scale=alt.Scale(type="log", nice=False, padding=20))
     line = base.mark_line().encode(y=y, strokeDash=alt.StrokeDash("engine:N", legend=legend()))
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
         y=y,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -175,12 +175,7 @@ def text_table(frame: pd.DataFrame, width: int | None = None, shows_all: str = "
     all_rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
     rows = [row for row in all_rows if _has_figures(row)]
     table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width, shows_all)
-    notes = [
-        f"{row['model']} on {row['backend']} in {row['weight_precision']} "
-        f"({row['input_tokens']} / {row['output_tokens']}){_of_arm(row)}: {_why(row)}"
-        for row in all_rows
-        if row["failure"] or (row not in rows and not row["refusal"])
-    ]
+    notes = list(_failures([row for row in all_rows if row["failure"] or (row not in rows and not row["refusal"])]))
     notes += [f"cannot run: {line}" for line in lines_of(_refusals(all_rows))]
     if width:
         used = [letter for letter in _MEANINGS if any(letter in _letters(row) for row in rows)]
@@ -192,6 +187,24 @@ def text_table(frame: pd.DataFrame, width: int | None = None, shows_all: str = "
             notes += [f"{header}, {which}: {note}" for which, note in sorted(explained.items())]
     notes += quality_notes(rows)
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
+
+
+#: Cases that failed for one reason and are named.
+_MOST_NAMED = 3
+
+
+def _failures(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each case without figures; of many with the same reason the first are named."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        name = f"{row['model']} on {row['backend']} in {row['weight_precision']} "
+        name += f"({row['input_tokens']} / {row['output_tokens']}){_of_arm(row)}"
+        named.setdefault(_why(row), []).append(name)
+    for why, names in named.items():
+        if len(names) <= _MOST_NAMED:
+            yield from (f"{name}: {why}" for name in names)
+        else:
+            yield f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more: {why}"
 
 
 def _refusals(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:

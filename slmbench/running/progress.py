@@ -71,7 +71,7 @@ class PlainProgress:
     def __call__(self, event: e.Event) -> None:
         """Take an event."""
         if isinstance(event, e.Begun):
-            self._labels = event.labels
+            self._labels, self._reported = event.labels, time.monotonic()
         if self._quiet and not isinstance(event, e.CaseFailed):
             return
         for line in self._lines(event):
