@@ -329,7 +329,7 @@ def _limits(plan: Plan, say: Say, *, only_known: bool) -> dict[str, dict[str, An
             continue
         found[f"{engine}|{device}"] = limits.model_dump(mode="json")
         if limits.disturbed:
-            say(f"other processes used {limits.foreign_load or 0:.1f} cores meanwhile: these limits may be too low")
+            say(f"the limits of {engine} may be too low: others used {limits.foreign_load or 0:.1f} cores meanwhile")
     return found
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from slmbench.cli import run_main
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.models.checkpoint import resolve
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
 from slmbench.plan.refusal_reasons import missing_distribution
-from slmbench.plan.request import RunRequest, plan_request, requested_suite
+from slmbench.plan.request import OWN_BACKENDS, QUICK_BUDGET_S, RunRequest, plan_request, requested_suite
 from slmbench.plan.suite import Suite
+from slmbench.running.runner import measure_settings
 from slmbench.system.extras import installed_version
 
 
@@ -130,6 +132,31 @@ def test_the_default_request_is_the_quick_suite() -> None:
     suite = requested_suite(RunRequest())
     assert suite.name == "quick"
     assert suite.pairs == [("mu-small", "dec-small")]
+    # Few cells, many loads: three configurations, and an interval that is reached on a quiet machine.
+    assert suite.backends == ["openvino", "openvino_genai"]
+    assert measure_settings(RunRequest(), suite).targets() == {"ttft": 0.05, "tpot": 0.05}
+
+
+def test_models_of_the_users_run_on_all_common_engines_with_each_metrics_own_target() -> None:
+    request = RunRequest(models=("t5-tiny",))
+    suite = requested_suite(request)
+    assert suite.backends == OWN_BACKENDS
+    assert measure_settings(request, suite).targets() == {"ttft": 0.03, "tpot": 0.02}
+    one = RunRequest(models=("t5-tiny",), backends=("torch",), interval_target=0.1)
+    assert requested_suite(one).backends == ["torch"]
+    assert measure_settings(one, requested_suite(one)).targets() == {"ttft": 0.1, "tpot": 0.1}
+
+
+def test_quick_is_a_budget_that_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    request = RunRequest(quick=True, suite="smoke")
+    settings = measure_settings(request, requested_suite(request))
+    assert (settings.budget_s, settings.strict_budget, settings.repeat) == (QUICK_BUDGET_S, True, None)
+    with pytest.raises(BadInputError, match="does not go with --budget or --repeat"):
+        requested_suite(RunRequest(quick=True, budget_s=9))
+    assert run_main(["run", "--quick", "--model", "mu-tiny", "--backend", "openvino", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "ends after 40 s (--quick)" in said
+    assert "too small" not in said
 
 
 def test_models_replace_the_suites_checkpoints_and_keep_its_workloads() -> None:
