@@ -103,7 +103,8 @@ def _doubts(limits: Limits, share: float) -> list[str]:
     doubts = [f"above the limit, which was measured {limits.measured}"] if share > 1 else []
     if limits.disturbed:
         doubts.append(f"the limit may be too low: other processes used {limits.foreign_load or 0:.1f} cores meanwhile")
-    return [*doubts, "`slmbench limits --again` measures it again"] if doubts else []
+    again = f"`slmbench limits --backend {limits.engine} --again` measures it again"
+    return [*doubts, again] if doubts else []
 
 
 def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:

@@ -55,6 +55,10 @@ def texts() -> Iterator[tuple[str, str]]:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", "".join(parts)
 
 
+#: Options without which a command does nothing.
+REQUIRED = {"limits": {"--backend"}, "check": {"--baseline"}}
+
+
 def test_every_option_that_we_name_exists() -> None:
     known = {"--version", *FOREIGN}.union(*commands().values())
     unknown = [f"{where}: {name}" for where, text in texts() for name in OPTION.findall(text) if name not in known]
@@ -72,6 +76,8 @@ def test_a_hint_with_its_command_names_that_commands_options() -> None:
                 continue
             seen += 1
             named = OPTION.findall(hint)
+            lacking = REQUIRED.get(command, set()) - set(named) if named else set()
+            wrong += [f"{where}: {hint}: needs {lacking}"] if lacking else []
             wrong += [f"{where}: {hint}"] if not set(named) <= options.get(command, set()) else []
     assert not wrong, wrong
     assert seen > 10
