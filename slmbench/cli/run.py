@@ -205,7 +205,8 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
 
     def say(text: str) -> None:
         if not quiet:
-            typer.echo(one_line(text), err=True)
+            # Not by typer: that would write past the live table, into its last line.
+            print(one_line(text), file=sys.stderr, flush=True)
 
     try:
         with show_progress(sys.stderr, verbose=verbose, quiet=quiet) as observer:

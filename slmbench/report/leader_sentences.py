@@ -54,6 +54,8 @@ def _lead(leader: Leader) -> str:
         return f"{ahead}, {_times(best.runner_up)} ahead of {named(best.runner_up.entry)}"
     first, *others = best.ties
     more = f" and {len(others)} more" if others else ""
+    if best.leader.interval is None or not best.leader.interval.known:
+        return f"{ahead}, {_times(first)} ahead of {named(first.entry)}{more}; one load, so it may be chance"
     tied = f"{ahead}, but the intervals do not separate it from {named(first.entry)} ({_times(first)}){more}"
     if best.runner_up is None:
         return tied
@@ -72,7 +74,7 @@ def _figure(entry: BestPath) -> str:
 
 def _bounds(interval: Interval) -> str:
     if not interval.telling:
-        return " [no interval]"
+        return " [?]"
     return f" [{number(interval.low)}, {number(interval.high)}]"
 
 

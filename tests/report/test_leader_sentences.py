@@ -37,6 +37,12 @@ def test_what_the_intervals_do_not_separate_is_no_lead(tmp_path: Path) -> None:
     assert first.endswith(" ahead of slow on openvino in fp32")
 
 
+def test_one_load_may_be_chance(tmp_path: Path) -> None:
+    first, _ = said(tmp_path, Speed(model="slow", ttft_ms=200, loads=1), Speed(model="quick", loads=1))
+    assert " ms [?], " in first
+    assert first.endswith(" ahead of slow on openvino in fp32; one load, so it may be chance")
+
+
 def test_many_lengths_are_counted_not_listed(tmp_path: Path) -> None:
     lengths = (32, 64, 128, 256, 512)
     speeds = [Speed(model=one.model, ttft_ms=one.ttft_ms, input_tokens=n) for n in lengths for one in (SLOW, QUICK)]

@@ -69,6 +69,7 @@ def test_a_run_as_it_is_read(tmp_path: Path) -> None:
         assert "\x1b[?25l" in text, "no live table"
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
         assert all(len(line) <= width for line in re.split(r"[\r\n]+", plain))
+        plain = " ".join(plain.split())
         assert "Flags: " in plain
         assert "agreement: 1.0" in plain
         assert ("Left out at 80 characters: " in plain) == (width == 80)
