@@ -58,7 +58,10 @@ Simulate = Annotated[
 ]
 Recipe = Annotated[
     str | None,
-    _how(help="How weights are quantised: plain, optimum[:ORG/NAME] or genai:KEY=VALUE,...", show_default="plain"),
+    _how(
+        help="How weights are quantised: plain, optimum[:ORG/NAME][,text=FILE] or genai:KEY=VALUE,...",
+        show_default="plain",
+    ),
 ]
 Reference = Annotated[
     str | None,

@@ -1,12 +1,15 @@
 """Recipes: how weights are quantised, where it is not slmbench's own plain way.
 
 ``plain``: data-free, the same for every model. ``optimum``: what optimum-intel's own configuration says for the model
-(OpenVINO, int8 and int4). ``genai:KEY=VALUE,...``: options of onnxruntime-genai's builder (int4). Torch-free.
+(OpenVINO, int8 and int4), calibrated with a text of the user's where ``,text=FILE`` says so. ``genai:KEY=VALUE,...``:
+options of onnxruntime-genai's builder (int4). Torch-free.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from slmbench.errors import BadInputError, nearest
 from slmbench.models.artifact import ArtifactSpec
@@ -15,6 +18,7 @@ from slmbench.models.checkpoint import Checkpoint
 PLAIN, OPTIMUM, GENAI = "plain", "optimum", "genai"
 #: The configuration that optimum-intel takes for models that it does not know.
 DEFAULT = "default"
+_OPTIMUM = re.compile(r"optimum(?::(?P<name>[^,]+))?(?:,text=(?P<text>.+))?", re.DOTALL)
 _ALGORITHMS = ("default", "rtn", "rtn_last", "k_quant", "k_quant_mixed", "k_quant_last", "k_quant_linear")
 #: The builder's options and their values. With another accuracy level than 4 products are not computed in int8: such a
 #: graph is measured by bringing the builder's folder.
@@ -26,6 +30,25 @@ GENAI_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class OptimumRecipe:
+    """The parts of ``optimum[:NAME][,text=TEXT]``."""
+
+    #: The model whose configuration to take; empty for the checkpoint's own name.
+    name: str
+    #: A file, or the digest of a text that is kept; empty for the text that comes with slmbench.
+    text: str
+
+    @staticmethod
+    def of(recipe: str) -> OptimumRecipe | None:
+        """Return the parts of a recipe, or None where it is no such recipe."""
+        found = _OPTIMUM.fullmatch(recipe)
+        return OptimumRecipe(found["name"] or "", found["text"] or "") if found else None
+
+    def __str__(self) -> str:
+        return OPTIMUM + (f":{self.name}" if self.name else "") + (f",text={self.text}" if self.text else "")
+
+
 def check_recipe(text: str) -> str:
     """Return the recipe as it was typed, its options in order.
 
@@ -33,13 +56,13 @@ def check_recipe(text: str) -> str:
         BadInputError: there is no such recipe, or an option or value of it is unknown.
     """
     kind, _, rest = text.partition(":")
-    if text in (PLAIN, OPTIMUM) or (kind == OPTIMUM and rest):
+    if text == PLAIN or OptimumRecipe.of(text):
         return text
     if kind == GENAI and rest:
         return f"{GENAI}:" + ",".join(f"{key}={value}" for key, value in sorted(genai_options(text).items()))
     raise BadInputError(
         f"unknown recipe '{text}'. Known: {PLAIN}, {OPTIMUM}, {OPTIMUM}:ORG/NAME, {OPTIMUM}:{DEFAULT}, "
-        f"{GENAI}:KEY=VALUE,... with {', '.join(GENAI_OPTIONS)}"
+        f"each also with ,text=FILE, and {GENAI}:KEY=VALUE,... with {', '.join(GENAI_OPTIONS)}"
     )
 
 
@@ -69,11 +92,12 @@ def with_recipe(spec: ArtifactSpec, checkpoint: Checkpoint, recipe: str) -> Arti
     Raises:
         BadInputError: a checkpoint of no known name, for which no configuration is named.
     """
-    kind = recipe.partition(":")[0]
+    optimum = OptimumRecipe.of(recipe)
+    kind = OPTIMUM if optimum else recipe.partition(":")[0]
     if spec.layout == "static" or spec.target or spec.exporter == "given":
         return spec
-    if kind == OPTIMUM and spec.format == "openvino" and spec.weight_precision in ("int8", "int4"):
-        if recipe == OPTIMUM and checkpoint.source != "hub":
+    if optimum and spec.format == "openvino" and spec.weight_precision in ("int8", "int4"):
+        if not optimum.name and checkpoint.source != "hub":
             raise BadInputError(
                 f"--recipe optimum: {checkpoint.name} is no Hub id, so name the model whose configuration to take: "
                 f"--recipe optimum:ORG/NAME, or optimum:{DEFAULT} for what optimum-intel does with models that it does "
@@ -98,5 +122,6 @@ def check_used(recipe: str, specs: Iterable[ArtifactSpec]) -> None:
     """
     if recipe == PLAIN or any(spec.recipe for spec in specs):
         return
+    kind = OPTIMUM if OptimumRecipe.of(recipe) else GENAI
     kinds = {OPTIMUM: "OpenVINO's graphs in int8 and int4", GENAI: "onnxruntime-genai's builder in int4"}
-    raise BadInputError(f"--recipe {recipe}: nothing here is made by it; it is for {kinds[recipe.partition(':')[0]]}")
+    raise BadInputError(f"--recipe {recipe}: nothing here is made by it; it is for {kinds[kind]}")

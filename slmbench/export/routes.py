@@ -12,6 +12,7 @@ from typing import Literal, Protocol, cast
 
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError
+from slmbench.export.calibration_text import with_kept_text
 from slmbench.export.failed_proofs import failed_proof
 from slmbench.export.recipes import PLAIN, check_recipe, check_used, with_recipe
 from slmbench.models.artifact import ArtifactSpec, Manifest, Role
@@ -145,7 +146,7 @@ def make_spec(
         output_tokens=output_tokens,
         target=f"{target}-{soc.lower()}" if soc else target,
     )
-    made = with_recipe(spec, checkpoint, check_recipe(recipe))
+    made = with_recipe(spec, checkpoint, with_kept_text(check_recipe(recipe)))
     check_used(recipe, [made])
     return made
 

@@ -21,6 +21,7 @@ from slmbench.backend import (
 )
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, nearest
+from slmbench.export.calibration_text import with_kept_text
 from slmbench.export.recipes import check_used, with_recipe
 from slmbench.export.routes import ChosenRoute, choose_route
 from slmbench.export.routes import refusal as export_refusal
@@ -124,6 +125,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     check_names(checkpoints)
     check_pairs(suite, checkpoints)
     check_threads(suite.threads)
+    suite = suite.model_copy(update={"recipe": with_kept_text(suite.recipe)})
     backends, broken = _load_backends(suite.backends)
     _check_attention(options.attention, backends)
     absent = {

@@ -117,7 +117,9 @@ class _Scheduler:
                 return
             for states in by_configuration(group).values():
                 survey(self._journal, states, self._settings, self._avoid)
-                self._tell_time(self._budget.left_s)
+                # Else the time begins to count when all are proven.
+                if self._budget.strict:
+                    self._tell_time(self._budget.left_s)
 
     def _joined(self, states: Sequence[CaseState]) -> list[list[CaseState]]:
         """Return the states in groups that are judged together or share loads with each other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,23 @@ def test_optimums_own_quantisation_from_the_command_to_the_table(
     manifest = Manifest.model_validate_json(kept.read_text(encoding="utf-8"))
     assert manifest.recipe == info.recipe
     assert manifest.spec.recipe == recipe
+    # With a text of one's own, wherever it is: another artifact, which knows the text by its digest alone.
+    (tmp_path / "my.txt").write_text("Rain fell on the harbour all night, and nobody slept. " * 40, encoding="utf-8")
+    assert (
+        run_main([*asked, "--recipe", f"{recipe},text={tmp_path / 'my.txt'}", *SHORT, "--out", str(out) + "-own"]) == 0
+    )
+    (own,) = read_run(Path(f"{out}-own")).record.cases
+    assert own.artifact_id != info.artifact_id
+    assert own.recipe["calibration text"].startswith("your text (")
+    (row,) = rows(Path(f"{out}-own"), capsys)
+    assert re.fullmatch(re.escape(recipe) + ",text=[0-9a-f]{16}", row["recipe"])
+    (tmp_path / "my.txt").unlink()
+    assert run_main(["run", "--resume", f"{out}-own"]) == 0
+    unused = [*asked, "--recipe", f"optimum:default,text={kept}", *SHORT, "--out", str(tmp_path / "unused")]
+    assert run_main(unused) == 5
+    assert "is not calibrated; leave ,text= out" in capsys.readouterr().err.replace("\n", " ")
+    assert run_main([*asked, "--recipe", "optimum:default,text=none.txt", *SHORT]) == 2
+    assert "none.txt: " in capsys.readouterr().err
     unknown = [*asked, "--recipe", "optimum:org/nobody", *SHORT, "--out", str(tmp_path / "no")]
     assert run_main(unknown) == 5
     assert "optimum-intel has no int4 configuration of org/nobody" in capsys.readouterr().err.replace("\n", " ")

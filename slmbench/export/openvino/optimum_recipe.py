@@ -1,7 +1,7 @@
 """optimum-intel's default quantisation of a model, by its own configuration and NNCF: what is deployed as int4.
 
 A configuration may want text (AWQ by activations, scale estimation). optimum-intel would download wikitext2; here the
-text that comes with slmbench stands in for it, in as many windows of as many tokens.
+user's text or the one that comes with slmbench stands in for it, in as many windows of as many tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from slmbench.errors import CannotRunError
-from slmbench.export.recipes import DEFAULT, OPTIMUM
+from slmbench.evaluation.text import QualityText
+from slmbench.export.calibration_text import calibration_text
+from slmbench.export.recipes import DEFAULT, OPTIMUM, OptimumRecipe
 from slmbench.export.routes import Progress
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
@@ -37,14 +39,18 @@ def compress_by_recipe(
         from optimum.intel import OVWeightQuantizationConfig
     except ImportError as error:
         raise CannotRunError(needed(error, "for --recipe optimum")) from error
-    chosen = _configuration(checkpoint, spec)
+    recipe = OptimumRecipe.of(spec.recipe or "") or OptimumRecipe("", "")
+    chosen = _configuration(checkpoint, spec, recipe)
     made = {"configuration": json.dumps(chosen, default=str, sort_keys=True)}
+    if "dataset" not in chosen and recipe.text:
+        raise CannotRunError(f"--recipe {spec.recipe}: this configuration is not calibrated; leave ,text= out")
     wanted = {name: value for name, value in chosen.items() if name != "dataset"}
     dataset = None
     if "dataset" in chosen:
-        progress(f"calibrating with the text that comes with slmbench, instead of {chosen['dataset']}")
-        windows, digest = _windows(checkpoint)
-        made |= {"calibration text": f"the text that comes with slmbench ({digest}), instead of {chosen['dataset']}"}
+        text = calibration_text(spec.recipe or "")
+        progress(f"calibrating with {text.name}, instead of {chosen['dataset']}")
+        windows = _windows(checkpoint, text)
+        made |= {"calibration text": f"{text.name} ({text.digest}), instead of {chosen['dataset']}"}
         made |= {"calibration windows": f"{len(windows)} of {WINDOW_TOKENS} tokens"}
         dataset = nncf.Dataset(list(_inputs(model, windows)))
     config = OVWeightQuantizationConfig(**wanted)
@@ -63,11 +69,11 @@ def compress_by_recipe(
     return model, made
 
 
-def _configuration(checkpoint: Checkpoint, spec: ArtifactSpec) -> dict[str, Any]:
+def _configuration(checkpoint: Checkpoint, spec: ArtifactSpec, recipe: OptimumRecipe) -> dict[str, Any]:
     """Return optimum-intel's configuration: of the model that is named, or of a Hub checkpoint's own name."""
     from optimum.intel.openvino import configuration
 
-    named = (spec.recipe or "").partition(":")[2]
+    named = recipe.name
     fallback: dict[str, Any] = {"bits": 8, "sym": False}
     if spec.weight_precision == "int4":
         fallback = dict(configuration._DEFAULT_4BIT_WQ_CONFIG)
@@ -85,9 +91,8 @@ def _configuration(checkpoint: Checkpoint, spec: ArtifactSpec) -> dict[str, Any]
     return chosen
 
 
-def _windows(checkpoint: Checkpoint) -> tuple[list[list[int]], str]:
-    """Return windows of the text that comes with slmbench in the checkpoint's tokens, and the text's digest."""
-    from slmbench.evaluation.text import shipped_text
+def _windows(checkpoint: Checkpoint, text: QualityText) -> list[list[int]]:
+    """Return windows of the text in the checkpoint's tokens."""
     from slmbench.measure.text_prompts import load_tokenizer, token_ids
 
     if checkpoint.family != "decoder-only":
@@ -96,16 +101,18 @@ def _windows(checkpoint: Checkpoint) -> tuple[list[list[int]], str]:
         raise CannotRunError(
             f"--recipe optimum: this configuration is calibrated with text, and {checkpoint.name} has no tokenizer.json"
         )
-    text, tokenizer = shipped_text(), load_tokenizer(checkpoint.path)
-    cut = []
+    tokenizer, cut = load_tokenizer(checkpoint.path), []
     for document in text.documents:
         ids = token_ids(tokenizer, document.text)
         cut += [ids[at : at + WINDOW_TOKENS] for at in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)]
     if not cut:
-        raise CannotRunError(f"--recipe optimum: {checkpoint.name}'s tokenizer makes too few tokens to calibrate with")
+        raise CannotRunError(
+            f"--recipe optimum: {checkpoint.name}'s tokenizer makes fewer than {WINDOW_TOKENS} tokens of each document "
+            f"of {text.name}: too few to calibrate with"
+        )
     # Evenly over the whole text.
     places = np.linspace(0, len(cut) - 1, min(WINDOWS, len(cut))).astype(int)
-    return [cut[place] for place in places], text.digest
+    return [cut[place] for place in places]
 
 
 def _inputs(model: Any, windows: list[list[int]]) -> Iterator[dict[str, Any]]:
