@@ -144,8 +144,12 @@ def onnx_bytes(
     extra_input: str = "",
     raw: int | None = None,
     kind: str = "GroupQueryAttention",
+    length: int = -1,
 ) -> bytes:
-    """Return a small ONNX graph: one weight, in the file or in external data at ``location``; one operator."""
+    """Return a small ONNX graph: one weight, in the file or in external data at ``location``; one operator.
+
+    With a ``length`` its ids are of one fixed shape.
+    """
     size = VOCABULARY * WIDTH * 4 if raw is None else raw
     weight = _field(1, WIDTH) + _field(1, VOCABULARY) + _field(2, 1) + _field(8, b"head")
     if location is None:
@@ -157,7 +161,9 @@ def onnx_bytes(
     graph = _field(1, _node(kind, ["input_ids", "past_key_values.0.key"], ["x"], "com.microsoft"))
     graph += _field(1, _node("MatMul", ["x", "head"], ["logits"], domain))
     graph += _field(2, b"main") + _field(5, weight)
-    graph += _field(11, _port("input_ids", 7, -1, -1)) + _field(11, _port("attention_mask", 7, -1, -1))
+    graph += _field(11, _port("input_ids", 7, 1 if length > 0 else -1, length)) + _field(
+        11, _port("attention_mask", 7, -1, -1)
+    )
     graph += _field(11, _port("past_key_values.0.key", 1, -1, 2, -1, 16))
     graph += _field(11, _port(extra_input, 1, -1)) if extra_input else b""
     graph += _field(12, _port("logits", 1, -1, -1, VOCABULARY))

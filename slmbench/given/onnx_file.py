@@ -208,8 +208,9 @@ class _OnnxReader:
             )
         if kind == "EPContext":
             raise ValueError(
-                "a wrapper around a context binary, which an NPU's compiler made for one chip and library; slmbench "
-                "measures the checkpoint that it was made of: --device npu"
+                "a wrapper around a context binary, which an NPU's compiler made for one chip and library"
+                f"{self._bounds()}; slmbench measures the checkpoint that it was made of: --device npu, with "
+                "--simulate where there is no NPU"
             )
         self.header.operators[kind] += 1
         if self.header.operators.total() > _MOST_NODES:
@@ -219,6 +220,16 @@ class _OnnxReader:
                 self.header.producers[one] = kind, inputs
         if kind in _PACKED and len(inputs) > _PACKED[kind]:
             self._mark_packed(kind, inputs, attributes)
+
+    def _bounds(self) -> str:
+        """Return the fixed shapes that it takes, as text: few ports tell how long prompt and K/V may be."""
+        fixed = [
+            f"{one_line(name)[:40]} {'x'.join(map(str, shape))}"
+            for name, (_, shape) in self.header.inputs.items()
+            if shape and min(shape) > 0
+        ]
+        more = f" and {len(fixed) - 4} more" if len(fixed) > 4 else ""
+        return f", for shapes {', '.join(fixed[:4])}{more}" if fixed else ""
 
     def _mark_packed(self, kind: str, inputs: list[str], attributes: dict[str, Any]) -> None:
         weight = self.header.weights.get(inputs[_PACKED[kind]])

@@ -87,8 +87,9 @@ def of_file(path: Path) -> Checkpoint:
         return _of_onnx(path)
     if _begins_with(path, _NPUW):
         raise BadInputError(
-            f"{path}: a model that OpenVINO's NPU wrapper (NPUW) compiled{_made_by(path)}, for one driver; slmbench "
-            "measures the checkpoint that it was made of: --device npu"
+            f"{path}: a model that OpenVINO's NPU wrapper (NPUW) compiled{_made_by(path)}, for one driver and for "
+            "shapes that only it can read; slmbench measures the checkpoint that it was made of: --device npu, with "
+            "--simulate where there is no NPU"
         )
     raise BadInputError(f"{path}: a file that is no artifact slmbench knows ({_known()}); a checkpoint is a folder")
 

@@ -200,5 +200,7 @@ def test_what_was_compiled_for_an_npu_is_named(tmp_path: Path, capsys: pytest.Ca
     assert "NPU wrapper (NPUW) compiled with OpenVINO 2026.4.1, for one driver" in refused(capsys, blob)
     blob.write_bytes(b"\x137npuw")
     assert "(NPUW) compiled, for one driver" in refused(capsys, blob)
-    folder = write(tmp_path / "qnn", good.hf_files(good.onnx_bytes(kind="EPContext")))
-    assert "a context binary" in refused(capsys, folder)
+    folder = write(tmp_path / "qnn", good.hf_files(good.onnx_bytes(kind="EPContext", length=64)))
+    said = refused(capsys, folder)
+    assert "a context binary" in said
+    assert "for shapes input_ids 1x64; slmbench measures" in said
