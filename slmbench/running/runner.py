@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slmbench._version import __version__
 from slmbench.analysis.divergence import Divergence, divergence_of
 from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError, amount
+from slmbench.export.recipes import PLAIN
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
 from slmbench.plan.asked_tasks import plan_tasks
@@ -78,6 +79,9 @@ def execute(
 
     request, say, explain = resumed(request), say or _silent, explain or _silent
     plan, prompts = plan_request(request)
+    if plan.suite.recipe != PLAIN:
+        # With the digest of its text: the file may be gone when the run is resumed.
+        request = request.model_copy(update={"recipe": plan.suite.recipe})
     quality = plan_quality(request, plan)
     asked = plan_tasks(plan, request.resume)
     folder = _run_folder(request, plan.suite)

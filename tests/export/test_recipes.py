@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
@@ -77,6 +78,7 @@ def rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any
     return found
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_optimums_own_quantisation_from_the_command_to_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -112,7 +114,15 @@ def test_optimums_own_quantisation_from_the_command_to_the_table(
     assert re.fullmatch(re.escape(recipe) + ",text=[0-9a-f]{16}", row["recipe"])
     (tmp_path / "my.txt").unlink()
     assert run_main(["run", "--resume", f"{out}-own"]) == 0
-    unused = [*asked, "--recipe", f"optimum:default,text={kept}", *SHORT, "--out", str(tmp_path / "unused")]
+    (tmp_path / "other.txt").write_text("A text that nobody reads.", encoding="utf-8")
+    unused = [
+        *asked,
+        "--recipe",
+        f"optimum:default,text={tmp_path / 'other.txt'}",
+        *SHORT,
+        "--out",
+        str(tmp_path / "unused"),
+    ]
     assert run_main(unused) == 5
     assert "is not calibrated; leave ,text= out" in capsys.readouterr().err.replace("\n", " ")
     assert run_main([*asked, "--recipe", "optimum:default,text=none.txt", *SHORT]) == 2
