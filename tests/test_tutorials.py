@@ -88,12 +88,12 @@ def test_a_page_can_be_walked(page: Path, tmp_path: Path) -> None:
     environment = {**os.environ, **prepare(page, tmp_path)}
     for words in commands(page):
         command = [sys.executable, "-P", "-m", "slmbench", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=900)
         assert done.returncode in VERDICTS.get(words[0], {0}), (words, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr, done.stderr
     text = page.read_text(encoding="utf-8")
     for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         done = subprocess.run(
-            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
+            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=900
         )
         assert done.returncode == 0, done.stderr
