@@ -65,11 +65,11 @@ ASKED = ("run", "--model", "my-llama", *(word for engine in SHOWN for word in ("
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
     """A run of the decoder-only model on every engine that is stepped."""
-    said = typed(place, *ASKED, "--quality-text", "text.txt", "--dry-run")
+    said = " ".join(typed(place, *ASKED, "--quality-text", "text.txt", "--dry-run").split())
     assert re.search(
         rf"quality: {len(SHOWN)} configurations on 13 windows of text\.txt: about .* once for the reference \(", said
     )
-    said = typed(place, *ASKED, "--quality-text", "text.txt", "--out", "run")
+    said = " ".join(typed(place, *ASKED, "--quality-text", "text.txt", "--out", "run").split())
     assert f"quality: {len(SHOWN)} configurations on 13 windows of text.txt: about" in said
     return place / "run"
 
