@@ -114,9 +114,7 @@ class Plan:
 
 
 def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOptions) -> Plan:
-    """Decide for every cell of the suite whether it can run here, and with which artifact.
-
-    What cannot run is listed with its reason; it never keeps the rest from being planned.
+    """Decide for every cell of the suite whether it can run here, by which artifact; what cannot is listed with why.
 
     Raises:
         BadInputError: something asked for is wrong: more threads than cores, an unknown backend or option.
