@@ -15,7 +15,10 @@ app = typer.Typer(add_completion=False)
 
 
 Recipe = Annotated[
-    str, typer.Option(help="How weights are quantised: plain, optimum[:ORG/NAME][,text=FILE] or genai:KEY=VALUE,...")
+    str,
+    typer.Option(
+        help="How weights are quantised: plain, optimum[:ORG/NAME] (,text=FILE: your text) or genai:KEY=VALUE,..."
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")

@@ -59,7 +59,7 @@ Simulate = Annotated[
 Recipe = Annotated[
     str | None,
     _how(
-        help="How weights are quantised: plain, optimum[:ORG/NAME] (with ,text=FILE: your own text) or genai:KEY=VALUE,...",
+        help="How weights are quantised: plain, optimum[:ORG/NAME] (,text=FILE: your text) or genai:KEY=VALUE,...",
         show_default="plain",
     ),
 ]
