@@ -1,4 +1,4 @@
-"""Pairs by name, from the typed command to the sentence: equal decoders, and equal task scores."""
+"""A pair by equal task scores, from the typed command to the sentence."""
 
 from __future__ import annotations
 
@@ -13,47 +13,6 @@ from slmbench.cli import run_main
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytestmark = pytest.mark.slow
 SHORT = ["--output-tokens", "4", "--repeat", "2", "--threads", "1"]
-
-
-def rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    capsys.readouterr()
-    assert run_main(["table", str(folder), "--json"]) == 0
-    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
-    return found
-
-
-def test_equal_decoders_from_the_command_to_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """T5Gemma 2 against the Gemma 3 that its decoder is, on three engines: every golden token, and what it holds."""
-    engines = ("torch", "openvino", "onnxruntime")
-    out = tmp_path / "run"
-    asked = ["run", "--pair", "t5gemma2-tiny,gemma3-tiny,decoder", "--backend", ",".join(engines)]
-    assert run_main([*asked, "--input-tokens", "16", *SHORT, "--out", str(out)]) == 0
-    found = rows(out, capsys)
-    assert {(row["model"], row["backend"]) for row in found} == {
-        (model, engine) for model in ("t5gemma2-tiny", "gemma3-tiny") for engine in engines
-    }
-    assert {row["agreement"] for row in found} == {1.0}
-    page = (out / "table.md").read_text()
-    sentences = [line for line in page.splitlines() if "than gemma3-tiny" in line]
-    assert len(sentences) == len(engines)
-    assert all(
-        "Pairing decoder: equal decoders, not equal sizes (1.0M parameters against 0.6M" in one for one in sentences
-    )
-    assert all("memory " in one and "loading takes " in one for one in sentences)
-    # A step of both reads the same weights; the pair of equal size is refused with the numbers.
-    read = {info["case"]["checkpoint"]: info["decode_weight_bytes"] for info in _cases(out) if _engine(info) == "torch"}
-    assert read["t5gemma2-tiny"] == read["gemma3-tiny"]
-    assert run_main(["run", "--pair", "t5gemma2-tiny,gemma3-tiny", "--dry-run"]) == 2
-    assert "1.0M and 0.6M parameters are 77% apart" in capsys.readouterr().err
-
-
-def _cases(out: Path) -> list[dict[str, Any]]:
-    cases: list[dict[str, Any]] = json.loads((out / "run.json").read_text())["cases"]
-    return cases
-
-
-def _engine(info: dict[str, Any]) -> str:
-    return str(info["engine"])
 
 
 def checkpoint(folder: Path, model_type: str, **sizes: Any) -> Path:
