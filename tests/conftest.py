@@ -11,9 +11,10 @@ from known_limits import keep_limits
 
 #: Files that take longest, the longest first: two processes end at about the same time when these begin early.
 LONGEST = (
-    "roads/test_cells.py", "backends/test_conformance.py", "crash/test_outputs.py", "roads/test_action.py",
-    "strangers/test_strangers.py", "running/test_scheduler.py", "crash/test_two_at_once.py", "crash/test_kills.py",
-    "fuzz/test_broken_inputs.py", "analysis/test_verdicts.py", "backends/test_openvino.py", "fleet/test_no_torch.py",
+    "roads/test_quality.py", "export/test_every_architecture.py", "roads/test_cells.py",
+    "backends/test_conformance.py", "crash/test_outputs.py", "roads/test_action.py", "strangers/test_strangers.py",
+    "running/test_scheduler.py", "crash/test_two_at_once.py", "crash/test_kills.py", "fuzz/test_broken_inputs.py",
+    "analysis/test_verdicts.py", "backends/test_openvino.py", "fleet/test_no_torch.py",
     "backends/test_openvino_genai.py", "load/test_large_runs.py", "measure/test_workload.py", "test_docs.py",
     "models/test_cost_model.py", "backends/test_npu_genai.py", "export/test_load.py", "export/test_store.py",
 )  # fmt: skip
