@@ -197,7 +197,7 @@ def test_auto_takes_the_one_exporter_there_is() -> None:
     assert make_spec(checkpoint, "gguf", "int8").label() == "gguf int8 (slmbench)"
 
 
-@pytest.mark.parametrize("name", ["dec-tiny", "qwen3-tiny", "smollm3-tiny"])
+@pytest.mark.parametrize("name", ["dec-tiny", "qwen3-tiny"])
 def test_the_file_is_the_same_without_torch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from slmbench.export import own_network
     from slmbench.export.gguf import route

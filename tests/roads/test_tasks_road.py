@@ -131,7 +131,7 @@ def test_screen_and_files_show_scores_and_no_text(road: dict[str, Any]) -> None:
         text = " ".join(shown.split())
         assert "Answers to tasks" in text
         assert "score [95 %]" in text
-        assert "On openvino in fp32 / fp32, 12 items (number): second" in text
+        assert f"On {ENGINES[0]} in fp32 / fp32, 12 items (number): second" in text
         assert "dec-tiny is a catalog model with random weights" in text
         assert "alert" not in text
     rows = slmbench.read_run(run).table().set_index("model")
@@ -160,7 +160,8 @@ def test_a_resumed_run_answers_what_is_missing_also_when_the_file_is_gone(road: 
     run = road["run"]
     path = run / "answers.jsonl"
     before = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(before[:40]) + before[40][:25])
+    cut = len(before) - 7
+    path.write_text("".join(before[:cut]) + before[cut][:25])
     (road["place"] / "tasks.jsonl").unlink()
     done = subprocess.run(
         [sys.executable, "-m", "slmbench", "run", "--resume", "run"],
@@ -172,7 +173,7 @@ def test_a_resumed_run_answers_what_is_missing_also_when_the_file_is_gone(road: 
     def told(one: dict[str, Any]) -> tuple[Any, ...]:
         return one["case"], one["item"], one["answer"], one["score"]
 
-    assert [told(one) for one in after[:40]] == [told(json.loads(line)) for line in before[:40]]
+    assert [told(one) for one in after[:cut]] == [told(json.loads(line)) for line in before[:cut]]
     assert sorted(map(told, after)) == sorted(told(json.loads(line)) for line in before)
 
 
