@@ -135,10 +135,10 @@ def test_screen_and_files_show_scores_and_no_text(road: dict[str, Any]) -> None:
         assert "dec-tiny is a catalog model with random weights" in text
         assert "alert" not in text
     rows = slmbench.read_run(run).table().set_index("model")
-    assert rows.loc["first", "score_metric"].tolist() == ["number"] * len(ENGINES)
-    assert (rows.loc["first", "task_items"] == len(prompts())).all()
-    assert (rows.loc["first", "task_ttft_s"] > 0).all()
-    assert rows.loc["dec-tiny", "score"].isna().all()
+    assert rows.loc[["first"], "score_metric"].tolist() == ["number"] * len(ENGINES)
+    assert (rows.loc[["first"], "task_items"] == len(prompts())).all()
+    assert (rows.loc[["first"], "task_ttft_s"] > 0).all()
+    assert rows.loc[["dec-tiny"], "score"].isna().all()
     for name in ("samples.jsonl", "run.json", "table.csv"):
         assert "alert" not in (run / name).read_text(), name
 
