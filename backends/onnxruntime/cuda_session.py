@@ -141,9 +141,9 @@ class CudaSession(OnnxRuntimeSession):
     """What sessions of both families share. Not thread-safe."""
 
     #: Tokens are chosen on the device, and nothing else comes to the host: abilities of the class above are taken away.
-    logits = None  # type: ignore[assignment]
-    margins = None  # type: ignore[assignment]
-    draw = None  # type: ignore[assignment]
+    logits = None  # type: ignore[assignment]  # no method: isinstance with the ability is then false
+    margins = None  # type: ignore[assignment]  # no method: isinstance with the ability is then false
+    draw = None  # type: ignore[assignment]  # no method: isinstance with the ability is then false
 
     def __init__(self, artifact: Artifact, device: Device, options: SessionOptions) -> None:
         """Create a session for each graph, strictly on the device.

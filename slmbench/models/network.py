@@ -38,7 +38,7 @@ def load_folder(
     """Return the folder's network, its text part alone where it takes pictures too, and which parameters it lacks.
 
     ``attention`` is one of transformers' implementations; None takes the fastest that computes what the config asks.
-    ``quantization`` is what transformers is told about weights that are quantised.
+    ``quantization`` goes to transformers as its ``quantization_config``, for weights that are quantised.
 
     Raises:
         OSError, ValueError, RuntimeError, ...: what transformers makes of a folder that it cannot load.
