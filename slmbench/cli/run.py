@@ -236,17 +236,19 @@ def _preview(request: RunRequest, as_json: bool) -> int:
 
     from slmbench.cli._preview import print_estimate
     from slmbench.plan.asked_tasks import plan_tasks
+    from slmbench.plan.exports_here import check_references
     from slmbench.plan.quality import plan_quality
-    from slmbench.plan.request import plan_request
     from slmbench.running.estimate import estimate
     from slmbench.running.evaluation_costs import evaluation_costs
     from slmbench.running.past_costs import read_past_costs
-    from slmbench.running.runner import measure_settings, resumed
+    from slmbench.running.runner import measure_settings, plan_here, resumed
 
     request = resumed(request)
-    plan, _ = plan_request(request)
+    plan, _ = plan_here(request)
     past = read_past_costs()
-    more = evaluation_costs(plan_quality(request, plan), plan_tasks(plan, request.resume), past)
+    quality = plan_quality(request, plan)
+    check_references(request, quality)
+    more = evaluation_costs(quality, plan_tasks(plan, request.resume), past)
     costs = estimate(plan, measure_settings(request, plan.suite), past)
     if as_json:
         whole = costs.model_dump(mode="json") | {"evaluation": more.model_dump(mode="json")}

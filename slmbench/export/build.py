@@ -44,14 +44,14 @@ from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import MIXTURES
 from slmbench.models.shipped_golden import shipped_record
 from slmbench.system.digests import sha256_of
-from slmbench.system.files import make_folder, write_whole
+from slmbench.system.files import make_folder, nearest_folder, write_whole
 from slmbench.system.paths import cache_dir
 from slmbench.system.telemetry import silence_telemetry
 
 #: What the text of an exporter's failure ends with.
 NEXT_ONE = "; from now on --exporter auto takes the next one"
 
-__all__ = ["NEXT_ONE", "check_resources", "ensure_artifact"]
+__all__ = ["NEXT_ONE", "ensure_artifact", "resources_refusal"]
 
 
 def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Progress, force: bool = False) -> Artifact:
@@ -80,12 +80,8 @@ def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Pro
         return found or _export(checkpoint, spec, store / artifact_id, progress)
 
 
-def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
-    """Refuse an export that this machine has no memory or disk for.
-
-    Raises:
-        CannotRunError: with the figures needed and found.
-    """
+def resources_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return which memory or disk this machine lacks for an export, with the figures needed and found, or None."""
     count = checkpoint.parameter_count
     # One copy in torch, one in the exporter's graph; two routes only write what they hold, tensor by tensor.
     direct = spec.format in ("torch", "gguf")
@@ -93,9 +89,7 @@ def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
     available = psutil.virtual_memory().available
     what = f"exporting {checkpoint.name} ({count / 1e6:.0f}M parameters) to {spec.label()}"
     if memory > available:
-        raise CannotRunError(
-            f"{what} takes about {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
-        )
+        return f"{what} takes about {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
     written = count * expected_weight_bytes(spec.weight_precision)
     if checkpoint.family == "encoder-decoder" and not direct:
         # Encoder and decoder are graphs of their own, each with the embedding.
@@ -105,12 +99,13 @@ def check_resources(checkpoint: Checkpoint, spec: ArtifactSpec) -> None:
     from_fp32 = spec.weight_precision in MIXTURES if spec.format == "gguf" else not direct
     disk = written + count * 4 if from_fp32 and spec.weight_precision != "fp32" else written
     store = artifacts_dir()
-    free = shutil.disk_usage(store).free
+    free = shutil.disk_usage(nearest_folder(store)).free
     if disk > free:
-        raise CannotRunError(
+        return (
             f"{what} takes about {disk / 1e9:.1f} GB of disk, {store} has {free / 1e9:.1f} GB free; "
             "`slmbench cache clean` frees some, SLMBENCH_CACHE names another folder"
         )
+    return None
 
 
 @contextmanager
@@ -129,7 +124,8 @@ def _locked(path: Path, checkpoint: Checkpoint, progress: Progress) -> Iterator[
 
 
 def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: Progress) -> Artifact:
-    check_resources(checkpoint, spec)
+    if (lacking := resources_refusal(checkpoint, spec)) is not None:
+        raise CannotRunError(lacking)
     silence_telemetry()
     began = time.perf_counter()
     # The lock is ours: what an earlier, killed export of this artifact left is rubbish.

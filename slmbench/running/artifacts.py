@@ -45,6 +45,8 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
     """
     found: dict[tuple[Checkpoint, ArtifactSpec], Artifact] = {}
     failed = _failed_before(plan, folder) if request.resume else {}
+    # Said once there is something to measure; else they are the error that ends the run.
+    unsaid: list[str] = []
     for checkpoint, spec in plan.artifacts():
         if (checkpoint, spec) in failed:
             continue
@@ -59,7 +61,11 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
             found[checkpoint, spec] = artifact
         except SlmbenchError as error:
             failed[checkpoint, spec] = str(error)
-            say(f"failed: {error}")
+            unsaid.append(f"failed: {error}")
+        if found:
+            for line in unsaid:
+                say(line)
+            unsaid.clear()
     if not found:
         raise CannotRunError("\n".join(["nothing can be measured", *failed.values(), *refusal_lines(plan.refusals)]))
     return RunArtifacts(found, failed)

@@ -10,7 +10,6 @@ from slmbench.backend import Backend, WeightCopies, load_backend
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.export.artifact_store import find_artifact
-from slmbench.export.routes import missing_libraries
 from slmbench.models.artifact import ArtifactSpec, expected_weight_bytes
 from slmbench.models.catalog import export_bytes, run_bytes
 from slmbench.models.checkpoint import Checkpoint
@@ -23,7 +22,6 @@ from slmbench.running.case_state import REPEAT_LOADS
 from slmbench.running.past_costs import PastCosts, kind_of
 from slmbench.running.progress import duration
 from slmbench.running.settings import MeasureSettings
-from slmbench.system.extras import missing as not_here
 from slmbench.terms import Precision
 
 #: A slow laptop core's figures: an estimate that is too long annoys less than one that is too short.
@@ -103,7 +101,7 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         cases=cases,
         refusals=tuple(refusal_lines(plan.refusals)),
         routes=tuple(plan.route_lines()),
-        exports=tuple(_export_line(checkpoint, spec) for checkpoint, spec in missing),
+        exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
         export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
         load_s=survey_s + loads * opening_s,
         sampling_s=samples * one_sample_s,
@@ -116,13 +114,6 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         export_memory_bytes=max((export_bytes(checkpoint.parameter_count) for checkpoint, _ in missing), default=0),
         disk_bytes=sum(_disk_bytes(checkpoint, spec) for checkpoint, spec in missing),
     )
-
-
-def _export_line(checkpoint: Checkpoint, spec: ArtifactSpec) -> str:
-    """Return what has to be exported, and what is not installed for it."""
-    line = f"{checkpoint.name} to {spec.label()}"
-    lacking = missing_libraries(spec, checkpoint)
-    return f"{line}: not possible here, {not_here(lacking[0])}" if lacking else line
 
 
 def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:

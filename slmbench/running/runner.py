@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from slmbench.export.recipes import PLAIN
 from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
 from slmbench.plan.asked_tasks import plan_tasks
+from slmbench.plan.exports_here import check_references, without_impossible_exports
 from slmbench.plan.judged_together import judged_together
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.plan.quality import QualityPlan, plan_quality
@@ -47,6 +47,7 @@ from slmbench.running.estimate import estimate, estimated_s, forecast_lines
 from slmbench.running.evaluation_costs import evaluation_costs
 from slmbench.running.past_costs import kind_of, read_past_costs, remember, seen_costs
 from slmbench.running.quality import measure_quality
+from slmbench.running.run_folder import run_folder
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.system.locks import only_run_in
 from slmbench.system.paths import cache_dir, plain_text
@@ -78,14 +79,14 @@ def execute(
     from slmbench.report.write import write_reports
 
     request, say, explain = resumed(request), say or _silent, explain or _silent
-    plan, prompts = plan_request(request)
+    plan, prompts = plan_here(request)
     if plan.suite.recipe != PLAIN:
         # With the digest of its text: the file may be gone when the run is resumed.
         request = request.model_copy(update={"recipe": plan.suite.recipe})
     quality = plan_quality(request, plan)
     asked = plan_tasks(plan, request.resume)
-    folder = _run_folder(request, plan.suite)
-    with only_run_in(folder), _told_where_interrupted(folder, request):
+    check_references(request, quality)
+    with run_folder(request, plan.suite) as folder, _told_where_interrupted(folder, request):
         if asked:
             answered_before(asked, folder)
         # Before anything is exported: an arm that cannot run is known within seconds.
@@ -119,9 +120,10 @@ def quality_alone(request: RunRequest, folder: Path, say: Say | None) -> Diverge
         BadInputError: the request is wrong.
         CannotRunError: nothing can run here, or the engine fails.
     """
-    plan, _ = plan_request(request)
+    plan, _ = plan_here(request)
     quality = plan_quality(request, plan)
     assert quality is not None
+    check_references(request, quality)
     cell, say = plan.cells[0], say or _silent
     folder.mkdir(parents=True, exist_ok=True)
     with only_run_in(folder), ExitStack() as holds:
@@ -179,6 +181,20 @@ def _measure(
     return cases
 
 
+def plan_here(request: RunRequest) -> tuple[Plan, Prompts | None]:
+    """Return what the request measures on this machine; what needs an export that is not possible is refused.
+
+    Raises:
+        BadInputError: the request is wrong.
+        CannotRunError: nothing of it can run here.
+    """
+    plan, prompts = plan_request(request)
+    kept: Collection[str] = request.only_cases
+    if request.resume is not None:
+        kept = {info.case.key for info in read_run_record(request.resume / RUN_NAME).cases}
+    return without_impossible_exports(plan, kept), prompts
+
+
 @contextmanager
 def _told_where_interrupted(folder: Path, request: RunRequest) -> Iterator[None]:
     try:
@@ -201,24 +217,6 @@ def _kept(command: str, what: str) -> Iterator[None]:
         yield
     except (BadInputError, CannotRunError) as error:
         raise CannotRunError(f"{error}; every sample is kept, `{command}` {what}") from error
-
-
-def _run_folder(request: RunRequest, suite: Suite) -> Path:
-    folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{suite.name}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not request.resume and not _unused(folder):
-            raise BadInputError(f"{folder}: is not empty; choose another --out, or --resume {folder}")
-    except OSError as error:
-        raise BadInputError(f"{folder}: cannot be made: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise BadInputError(f"{folder}: cannot be written")
-    return folder
-
-
-def _unused(folder: Path) -> bool:
-    """Return whether a run may begin here: nothing is there but the logs of one that ended before it began."""
-    return all(entry.name == "logs" for entry in folder.iterdir())
 
 
 def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arms: Mapping[str, str]) -> PlannedCase:

@@ -177,6 +177,11 @@ def make_folder(parent: Path, prefix: str) -> Path:
             return folder
 
 
+def nearest_folder(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next((one for one in (path, *path.absolute().parents) if one.is_dir()), path)
+
+
 def _bytes(content: str | bytes) -> bytes:
     # A name on disk that is not UTF-8 comes as lone surrogates, and may be part of any text.
     return content.encode(errors="backslashreplace") if isinstance(content, str) else content

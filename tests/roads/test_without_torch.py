@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from known_limits import keep_limits
 
 pytest.importorskip("onnx_ir", reason="needs slmbench[cpu]")
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
 
 HIDDEN = "torch transformers optimum onnxscript"
+NEEDS_TORCH = "cannot be exported here, torch is not installed: pip install 'slmbench[export]'"
 REAL = "SLMBENCH_ENVIRONMENT" in os.environ and find_spec("torch") is None
 
 
@@ -62,11 +64,44 @@ def test_a_forecast_says_what_cannot_be_exported_here(tmp_path: Path) -> None:
     asked = ["--model", "mu-tiny,t5-tiny", "--backend", "onnxruntime", "--input-tokens", "16", "--output-tokens", "4"]
     done = slmbench(tmp_path, "run", "--dry-run", *asked, SLMBENCH_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
-    lines = [line for line in " ".join(done.stdout.split()).split("to export: ") if "-tiny to onnx" in line]
-    (possible,) = [line for line in lines if line.startswith("mu-tiny")]
-    (impossible,) = [line for line in lines if line.startswith("t5-tiny")]
-    assert "not possible here" not in possible
-    assert "not possible here, torch is not installed: pip install 'slmbench[export]'" in impossible
+    shown = " ".join(done.stdout.split())
+    assert f"cannot run: t5-tiny on onnxruntime in fp32: {NEEDS_TORCH}" in shown
+    assert "to export: mu-tiny to onnx" in shown
+    assert "to export: t5-tiny" not in shown
+
+
+def test_a_model_that_needs_torch_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    done = slmbench(tmp_path, "run", "--model", "t5-tiny,bart-tiny", SLMBENCH_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 5
+    assert done.stdout == ""
+    assert done.stderr == f"slmbench: error: t5-tiny, bart-tiny: {NEEDS_TORCH}\n"
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_can_run_runs_next_to_a_model_that_needs_torch(tmp_path: Path) -> None:
+    asked = ["--model", "mu-tiny,t5-tiny", "--backend", "onnxruntime", "--input-tokens", "16", "--output-tokens", "4"]
+    cache = {"SLMBENCH_CACHE": str(tmp_path / "cache")}
+    keep_limits(tmp_path / "cache")
+    done = slmbench(tmp_path, "run", *asked, "--repeat", "1", "--out", "run", "--json", **cache)
+    assert done.returncode == 0, done.stderr
+    rows = {row["model"]: row for row in json.loads(done.stdout)}
+    assert rows["mu-tiny"]["agreement"] == 1.0
+    assert rows["t5-tiny"]["refusal"] == NEEDS_TORCH
+    assert "failed" not in done.stderr
+    again = slmbench(tmp_path, "run", "--resume", "run", "--json", **cache)
+    assert (again.returncode, len(json.loads(again.stdout))) == (0, 2), again.stderr
+
+
+def test_a_reference_that_needs_torch_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs slmbench[llama]")
+    pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+    made = slmbench(tmp_path, "export", "dec-tiny", "--format", "gguf", "--precision", "int8", "--json")
+    file = next(Path(json.loads(made.stdout)["folder"]).glob("*.gguf"))
+    done = slmbench(tmp_path, "run", "--model", str(file), "--reference", "dec-tiny")
+    assert done.returncode == 5
+    why = "torch is not installed: pip install 'slmbench[export]'"
+    assert done.stderr == f"slmbench: error: --reference dec-tiny cannot be run as the reference here, {why}\n"
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(("format_", "precision"), [("gguf", "int8"), ("openvino", "int8"), ("onnx", "int4")])
