@@ -30,6 +30,8 @@ from slmbench.terms import Exporter, Format, PairNames, Precision
 DEFAULT_SUITE = "quick"
 #: What models run on that somebody names without a suite, or backends.
 OWN_BACKENDS = ["openvino", "openvino_genai", "onnxruntime"]
+#: Seconds that models are measured which somebody names without a suite.
+NAMED_BUDGET_S = 60.0
 #: Seconds that ``--quick`` measures: with the report, a run of the default pair ends within a minute after its exports.
 QUICK_BUDGET_S = 40.0
 #: Options whose names differ from the suite's keys that they replace.
@@ -182,6 +184,7 @@ def requested_suite(request: RunRequest) -> Suite:
         update |= {"checkpoints": list(request.models), "pairs": list(request.pairs)}
         if not request.suite:
             update |= {"name": "custom", "description": "", "backends": OWN_BACKENDS, "interval_target": None}
+            update["budget_s"] = NAMED_BUDGET_S
     if request.quick and (request.budget_s is not None or request.repeat is not None):
         raise BadInputError(f"--quick is a budget of {QUICK_BUDGET_S:g} s; it does not go with --budget or --repeat")
     direct = {

@@ -15,20 +15,14 @@ WARM_UPS = 3
 
 @dataclass
 class Budget:
-    """The seconds of a run, and since when they count."""
+    """The seconds of a run: of proofs, loads, warm-ups and samples, from the first opening on."""
 
     #: None: as long as it takes.
     seconds: float | None
-    #: Somebody named the seconds: they count from the first opening on, proofs, loads, warm-ups and samples, and are
-    #: kept, also where a case then has no interval, or is not measured at all. Otherwise they count from the first load
-    #: that is sampled, and every case gets the loads without which it has no interval.
+    #: Somebody named the seconds: they are kept, also where a case then has no interval, or is not measured at all.
+    #: Otherwise every case gets the loads without which it has no interval, however long they take.
     strict: bool
     began: float = field(default_factory=time.monotonic)
-
-    def proven(self) -> None:
-        """Take note that all cases are proven, and loads that are sampled begin."""
-        if not self.strict:
-            self.began = time.monotonic()
 
     @property
     def spent_s(self) -> float:

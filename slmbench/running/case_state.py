@@ -22,7 +22,7 @@ from slmbench.records.schema import (
     read_run_record,
     read_samples,
 )
-from slmbench.running.sample_plan import samples_a_load
+from slmbench.running.sample_plan import loads_wanted, samples_a_load
 from slmbench.running.settings import Measured, MeasureSettings, PlannedCase
 
 #: Loads that a fixed number of samples is spread over.
@@ -128,15 +128,18 @@ class CaseState:
         return max((count for count in found if count), default=settings.rounds)
 
     def loads_left(self, settings: MeasureSettings) -> int:
-        """Return how many more loads the case seems to need: a half-width shrinks with the root of the loads."""
+        """Return how many more loads the case seems to need."""
         if self.done(settings):
             return 0
         if settings.repeat:
             return max(1, min(settings.repeat, REPEAT_LOADS) - self.sampled_loads)
         have, targets = self.sampled_loads, settings.targets()
-        widest = max((width / targets[m] for m, (_, width) in self.intervals.items()), default=math.inf)
-        needed = have * widest**2 if math.isfinite(widest) else settings.min_loads
-        return max(1, math.ceil(min(max(needed, settings.min_loads), settings.max_loads)) - have)
+        needed = [
+            loads_wanted(have, width, targets[metric], settings.max_loads)
+            for metric, (_, width) in self.intervals.items()
+            if math.isfinite(width)
+        ]
+        return max(1, max([settings.min_loads, *needed]) - have)
 
     def outcome(self, settings: MeasureSettings) -> Outcome:
         """Return how the case ended."""

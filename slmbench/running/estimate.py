@@ -130,13 +130,11 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
     if not costs.budget_s:
         return lines
     if not costs.strict:
-        longest = duration(max(least, costs.budget_s + costs.load_s / (1 + costs.loads)))
-        return [
-            *lines,
-            f"Measuring (loads and sampling) ends when the intervals are narrow enough, or after {longest}.",
-        ]
+        ends = f"Measuring ends when the intervals are narrow enough, or after {duration(costs.budget_s)}"
+        longer = f"; {amount(costs.loads, 'load')} of each case come first, even if they take longer"
+        return [*lines, f"{ends}{longer if least > costs.budget_s else ''}."]
     budget = "--quick" if quick else f"--budget {costs.budget_s:g}"
-    lines.append(f"Measuring (loads and sampling) ends after {duration(costs.budget_s)} ({budget}).")
+    lines.append(f"Measuring ends after {duration(costs.budget_s)} ({budget}).")
     if quick:
         return lines
     if costs.least_s > costs.budget_s:

@@ -120,8 +120,8 @@ class PlainProgress:
 
 def _line(event: e.Event) -> str | None:
     if isinstance(event, e.Begun):
-        budget = "" if event.budget_s is None else f", at most {duration(event.budget_s)}"
-        return f"measuring {amount(len(event.cases), 'case')}{budget}"
+        # For how long was said before anything was exported.
+        return f"measuring {amount(len(event.cases), 'case')}"
     if isinstance(event, e.Blocked) and len(event.blocks) > 1:
         return f"not enough memory for all cases at once: measuring in {len(event.blocks)} groups"
     if isinstance(event, e.Skipped):

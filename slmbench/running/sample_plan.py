@@ -1,4 +1,4 @@
-"""How many samples a load is worth, from the variances and costs that were seen."""
+"""How many samples a load is worth, and how many loads an interval takes, from the variances and costs seen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slmbench.analysis.stats import t_quantile
 from slmbench.measure.stop_rule import Floats
 
 #: Samples of a load at most: where loads hardly differ the formula has no bound.
@@ -33,3 +34,16 @@ def samples_a_load(loads: Sequence[Floats], load_s: float, sample_s: float) -> i
         return MOST_SAMPLES
     best = math.sqrt(load_s / sample_s * within / between)
     return max(FEWEST_SAMPLES, min(MOST_SAMPLES, math.ceil(best)))
+
+
+def loads_wanted(have: int, half_width: float, target: float, most: int) -> int:
+    """Return the number of loads with which an interval of this relative half-width gets as narrow as the target.
+
+    The half-width of ``have`` loads (at least two) is ``sinh(t · spread / sqrt(have))``; Student's t shrinks with more
+    loads as well. ``most`` where no number below does.
+    """
+    spread = math.asinh(half_width) * math.sqrt(have) / t_quantile(0.975, have - 1)
+    for loads in range(2, most):
+        if t_quantile(0.975, loads - 1) * spread / math.sqrt(loads) <= math.asinh(target):
+            return loads
+    return most

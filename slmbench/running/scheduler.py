@@ -97,7 +97,6 @@ class _Scheduler:
         self._survey_all()
         blocks = self._blocks()
         self._journal.tell(e.Blocked(tuple(tuple(s.key for s in block) for block in blocks)))
-        self._budget.proven()
         wanting = [sum(not state.done(self._settings) for state in block) for block in blocks]
         left = sum(wanting)
         for block, count in zip(blocks, wanting, strict=True):
@@ -117,9 +116,7 @@ class _Scheduler:
                 return
             for states in by_configuration(group).values():
                 survey(self._journal, states, self._settings, self._avoid)
-                # Else the time begins to count when all are proven.
-                if self._budget.strict:
-                    self._tell_time(self._budget.left_s)
+                self._tell_time(self._budget.left_s)
 
     def _joined(self, states: Sequence[CaseState]) -> list[list[CaseState]]:
         """Return the states in groups that are judged together or share loads with each other."""
@@ -190,8 +187,9 @@ class _Scheduler:
         if deadline is None:
             return None
         now_s = time.monotonic()
-        wanted = self._settings.wanted_loads - min(state.sampled_loads for state in live)
-        return now_s + max(0.0, deadline - now_s) / max(1, wanted)
+        left = max(state.loads_left(self._settings) for state in live)
+        wanted = max(1, left, self._settings.wanted_loads - min(state.sampled_loads for state in live))
+        return now_s + max(0.0, deadline - now_s) / wanted
 
     def _live(self, block: Sequence[CaseState]) -> list[CaseState]:
         """Return the cases that the next wave is of: those not done, and what is judged together with them."""

@@ -85,8 +85,8 @@ class MeasureSettings:
     tpot_target: float = 0.02
     #: Seconds to measure at most, all cases together; None for ``default_budget_s`` each.
     budget_s: float | None = None
-    #: Whether the budget is kept also where a case then has too few loads for an interval, or is not measured at all;
-    #: it then counts proofs, too. Otherwise every case gets ``min_loads`` loads.
+    #: Whether the budget is kept also where a case then has too few loads for an interval, or is not measured at all.
+    #: Otherwise every case gets ``min_loads`` loads.
     strict_budget: bool = False
     #: A fixed number of samples a case instead of the stop rule.
     repeat: int | None = None
@@ -94,7 +94,7 @@ class MeasureSettings:
     min_loads: int = 3
     max_loads: int = 30
     #: Loads that a budget is spread over: more of them narrow an interval more than more samples of each.
-    wanted_loads: int = 6
+    wanted_loads: int = 12
     #: Samples of a case in one load.
     rounds: int = 5
     max_warmups: int = 5

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from slmbench.analysis.stats import hierarchical_interval, relative_half_width
 from slmbench.running.past_costs import MOST_KEPT, SeenCost, read_past_costs, remember
-from slmbench.running.sample_plan import FEWEST_SAMPLES, MOST_SAMPLES, samples_a_load
+from slmbench.running.sample_plan import FEWEST_SAMPLES, MOST_SAMPLES, loads_wanted, samples_a_load
 
 
 def loads(between: float, within: float, count: int = 400, each: int = 10) -> list:
@@ -35,6 +36,22 @@ def test_nothing_is_said_without_two_loads_of_two_or_known_costs() -> None:
     assert samples_a_load([np.ones(5)], 1.0, 1.0) is None
     assert samples_a_load([np.ones(1)] * 5, 1.0, 1.0) is None
     assert samples_a_load(loads(0.01, 0.01, 3), 1.0, 0.0) is None
+
+
+@pytest.mark.parametrize(("have", "spread", "target"), [(2, 0.02, 0.1), (4, 0.16, 0.1), (5, 0.05, 0.02)])
+def test_the_loads_wanted_give_an_interval_as_narrow_as_its_target(have: int, spread: float, target: float) -> None:
+    def width(count: int) -> float:
+        """Return the half-width of so many loads whose logs have that standard deviation."""
+        steps = np.tile([-1.0, 1.0], count)[:count]
+        return relative_half_width(hierarchical_interval(list(np.exp(steps / steps.std(ddof=1) * spread)[:, None])))
+
+    wanted = loads_wanted(have, width(have), target, 100)
+    assert width(wanted) <= target * 1.001
+    assert wanted == 2 or width(wanted - 1) > target * 0.999
+
+
+def test_no_more_loads_are_wanted_than_are_taken() -> None:
+    assert loads_wanted(3, 5.0, 0.01, 30) == 30
 
 
 def test_past_costs_are_medians_of_the_latest(tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,30 @@ def test_a_spent_budget_leaves_a_case_not_converged(tmp_path: Path, planned: Mak
         assert all((width or 0) > settings.ttft_target for width in outcome.half_width.values())
     # Every case has figures, however small the budget.
     assert {s.case for s in records(tmp_path, SampleRecord)} == set(measured.outcomes)
+
+
+@pytest.mark.slow
+def test_loads_go_on_while_an_interval_is_wide_and_the_budget_lasts(
+    tmp_path: Path, planned: MakePlan, quick: MeasureSettings
+) -> None:
+    wide = replace(quick, repeat=None, rounds=1000, ttft_target=1e-9, tpot_target=1e-9, foreign_load_bound=100.0)
+    settings = replace(wide, budget_s=8.0)
+    left: list[e.TimeLeft] = []
+
+    def look(event: e.Event) -> None:
+        if isinstance(event, e.TimeLeft):
+            left.append(event)
+
+    began = time.monotonic()
+    measured = measure([planned("a")], tmp_path, settings, look)
+    took = time.monotonic() - began
+    (outcome,) = measured.outcomes.values()
+    # A load takes half a second: a first one of 1,000 samples would have left no room for others.
+    assert outcome.loads >= settings.wanted_loads / 2
+    assert 0.6 * 8.0 <= took <= 1.5 * 8.0
+    # What was measured and what is left are the budget, from the first proof on.
+    first = left[0]
+    assert first.spent_s + first.left_s == pytest.approx(8.0, abs=0.1)
 
 
 def test_a_disturbed_sample_is_taken_again_once(tmp_path: Path, planned: MakePlan, quick: MeasureSettings) -> None:
