@@ -70,7 +70,8 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
         .transform_filter(_PICKED)
         .mark_point(filled=True, size=22, opacity=0.45)
         .encode(
-            x=alt.X("value:Q", title=x_title, scale=alt.Scale(zero=False)),
+            # From zero, so that a row twice as far right is twice the time.
+            x=alt.X("value:Q", title=x_title, scale=alt.Scale(zero=True)),
             y=y,
             yOffset=alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-1, 1])),
             color=color,
@@ -186,7 +187,7 @@ def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> S
         .mark_line(strokeWidth=1.8)
         .encode(
             x=alt.X("position:Q", title="token", scale=alt.Scale(nice=False)),
-            y=alt.Y("gap:Q", title="gap to the token before, ms", scale=alt.Scale(zero=False)),
+            y=alt.Y("gap:Q", title="gap to the token before, ms", scale=alt.Scale(zero=True)),
             color=alt.Color(
                 "case:N",
                 scale=alt.Scale(range=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY]),
@@ -229,11 +230,15 @@ def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) ->
         for length, interval in curve.points.items()
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("input:Q", title="tokens in", scale=alt.Scale(type="log", base=2, nice=False, padding=20)),
+        x=alt.X(
+            "input:Q", title="tokens in (logarithmic)", scale=alt.Scale(type="log", base=2, nice=False, padding=20)
+        ),
         color=alt.Color("family:N", scale=scale(FAMILIES), legend=legend()),
         detail="line:N",
     )
-    y = alt.Y("mid:Q", title="time to first token, ms", scale=alt.Scale(type="log", nice=False, padding=20))
+    y = alt.Y(
+        "mid:Q", title="time to first token, ms (logarithmic)", scale=alt.Scale(type="log", nice=False, padding=20)
+    )
     line = base.mark_line().encode(y=y, strokeDash=alt.StrokeDash("engine:N", legend=legend()))
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
         y=y,
@@ -361,7 +366,7 @@ def over_time(rows: Rows, changes: Rows, title: str) -> Spec:
             legend=alt.Legend(orient="bottom", columns=1, labelLimit=600, title=None),
         ),
     )
-    y = alt.Y("mid:Q", title=title, scale=alt.Scale(zero=False))
+    y = alt.Y("mid:Q", title=f"{title} (the axis does not begin at 0)", scale=alt.Scale(zero=False))
     layers = [
         base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=""), y2="high:Q"),
         base.mark_line(point=True).encode(y=y, tooltip=["run:N", "case:N", alt.Tooltip("mid:Q", format=".4g")]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from slmbench.analysis.front import Front, FrontPoint
@@ -11,11 +10,14 @@ from slmbench.analysis.pairs import precision_of
 from slmbench.analysis.quality_metrics import written
 from slmbench.analysis.stats import Interval
 from slmbench.report.chart_parts import BLUE, ORANGE, PURPLE, Rows, Spec, legend, scale, spec
+from slmbench.report.label_places import HEIGHT, PADDING, WIDTH, place_names, share
 from slmbench.report.text_table import bounds
 
 #: What speed is set against, in the words of sentences.
 _AXES = {"kl": "KL", "score": "score"}
 _PLACES = {"front": BLUE, "undecided": ORANGE, "behind": PURPLE}
+#: Names are shown where the plot is as wide as they were placed for.
+_NAMED = f"width < {WIDTH} ? 0 : 1"
 _SHAPES = {"front": "circle", "undecided": "diamond", "behind": "cross"}
 #: Configurations that a sentence names; how many more there are is a count.
 MOST_NAMED = 3
@@ -128,13 +130,17 @@ def front_chart(fronts: Sequence[Front]) -> Spec | None:
     if len(shown) > 1:
         pick = alt.param(name="front", value=shown[0], bind=alt.binding_select(options=shown, name="shown "))
     base = alt.Chart(alt.NamedData("fronts")).transform_filter("datum.front == front")
-    x = alt.X("time:Q", title=f"{METRICS[fronts[0].metric].title}, ms (left is faster)", scale=_log())
+    x = alt.X("time:Q", title=f"{METRICS[fronts[0].metric].title}, ms (logarithmic; left is faster)", scale=_log())
     name = fronts[0].axis
     if name == "kl":
         powers = alt.Axis(values=[10.0**power for power in range(-7, 2)], format=".0e")
         y = alt.Y("kl:Q", title="KL from the fp32 reference, nats a token (lower is nearer)", scale=_log(), axis=powers)
     else:
-        y = alt.Y("score:Q", title="task score (higher is better)", scale=alt.Scale(zero=False, padding=40))
+        y = alt.Y(
+            "score:Q",
+            title="task score (higher is better; the axis does not begin at 0)",
+            scale=alt.Scale(zero=False, padding=PADDING),
+        )
     color = alt.Color("place:N", scale=scale(_PLACES), legend=legend())
     shape = alt.Shape("place:N", scale=alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values())), legend=legend())
     tooltip = [
@@ -149,36 +155,47 @@ def front_chart(fronts: Sequence[Front]) -> Spec | None:
         base.mark_rule(strokeWidth=2).encode(x=x, y=alt.Y(f"{name}_low:Q", title=""), y2=f"{name}_high:Q", color=color),
         base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
     ]
-    # Names stand on the side that has room, those of the undecided below: they are close to another point.
-    for right, dx, align in ((False, 9, "left"), (True, -9, "right")):
-        for undecided, dy in ((False, 16 if right else -11), (True, 16)):
-            named = f"datum.right == {str(right).lower()} && (datum.place == 'undecided') == {str(undecided).lower()}"
-            text = base.transform_filter(named).mark_text(align=align, dx=dx, dy=dy, fontSize=12)
-            layers.append(text.encode(x=x, y=y, text="name:N"))
-    return spec(alt.layer(*layers).add_params(pick), height=380, data={"fronts": rows})
+    for place in dict.fromkeys(row["label"] for row in rows if row["label"]):
+        align, dx, dy = place.split()
+        text = base.transform_filter(f"datum.label == '{place}'")
+        # On a phone there is no room for names: a point that is touched has its own.
+        marked = text.mark_text(align=align, dx=int(dx), dy=int(dy), fontSize=12, opacity={"expr": _NAMED})
+        layers.append(marked.encode(x=x, y=y, text="name:N"))
+    return spec(alt.layer(*layers).add_params(pick), height=HEIGHT, data={"fronts": rows})
 
 
 def _log() -> object:
     import altair as alt
 
-    return alt.Scale(type="log", nice=False, padding=40)
+    return alt.Scale(type="log", nice=False, padding=PADDING)
 
 
 def _rows(front: Front) -> Rows:
     names = labels_of(front)
-    times = [point.time.mid for point in front.points]
-    middle = math.sqrt(min(times) * max(times))
-    return [
+    rows: Rows = [
         {
             "front": title_of(front),
             "name": names[id(point)],
             "place": point.place,
-            "right": point.time.mid > middle,
             **_bounds("time", [value * 1e3 for value in _drawn(point.time)], 0.0),
             **_quality_row(point, front),
         }
         for point in front.points
     ]
+    # Who is on the front is named first.
+    ordered = sorted(rows, key=lambda row: list(_PLACES).index(row["place"]))
+    places = place_names([row["name"] for row in ordered], _shares(ordered, front.axis))
+    for row, place in zip(ordered, places, strict=True):
+        row["label"] = "" if place is None else f"{place.align} {place.dx} {place.dy}"
+    return rows
+
+
+def _shares(rows: Rows, axis: str) -> list[tuple[float, float]]:
+    """Return how far right and how far down each point is, as shares of the plot."""
+    times, heights = (
+        [row[f"{name}{bound}"] for row in rows for bound in ("_low", "", "_high")] for name in ("time", axis)
+    )
+    return [(share(row["time"], times, log=True), 1 - share(row[axis], heights, log=axis == "kl")) for row in rows]
 
 
 def _quality_row(point: FrontPoint, front: Front) -> dict[str, float]:

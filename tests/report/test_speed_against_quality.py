@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import RUN_NAME, read_run_record, write_run
 from slmbench.records.tasks_asked import TasksRecord
 from slmbench.report.html import run_charts
+from slmbench.report.pictures import write_picture
 from slmbench.report.sentences import run_sentences
 from slmbench.report.speed_against_quality import front_sentences, labels_of
 
@@ -104,6 +107,33 @@ def test_few_windows_decide_nothing_and_one_point_is_no_front(tmp_path: Path) ->
     (side,) = sides_of(read_columns(one))
     assert not list(fronts_of(side))
     assert not any("against quality" in title for title in run_charts(read_columns(one)))
+
+
+def test_no_name_in_the_chart_covers_another(tmp_path: Path) -> None:
+    """Eleven configurations, most of them close to others: those with room are named, the front first."""
+    close = [(replace(INT8, tpot_ms=5 + 0.05 * n, options=(("STREAMS", str(n)),)), 0.002 * 1.1**n) for n in range(6)]
+    charts = run_charts(read_columns(made(tmp_path / "run", [*KL, *close])))
+    spec = charts["Speed against quality: time per output token"]
+    write_picture(tmp_path / "chart.svg", spec)
+    drawn = (tmp_path / "chart.svg").read_text(encoding="utf-8")
+    found = r'text-anchor="(start|end)" transform="translate\(([-\d.]+),([-\d.]+)\)"[^>]*>([^<]* on [^<]*)<'
+    boxes = {}
+    for anchor, x, y, name in re.findall(found, drawn):
+        left = float(x) - (6.5 * len(name) if anchor == "end" else 0)
+        boxes[name] = (left, left + 6.5 * len(name), float(y))
+    for (left, right, y), (other_left, other_right, other_y) in itertools.combinations(boxes.values(), 2):
+        assert right <= other_left or other_right <= left or abs(y - other_y) >= 12, boxes
+    front = {row["name"] for row in spec["datasets"]["fronts"] if row["place"] == "front"}
+    assert len(front) == 3
+    assert front <= set(boxes)
+    assert len(boxes) >= 5
+
+
+def test_a_chart_of_times_begins_at_zero(tmp_path: Path) -> None:
+    spec = run_charts(read_columns(made(tmp_path / "run", KL)))["Time per output token"]
+    write_picture(tmp_path / "chart.svg", spec)
+    drawn = (tmp_path / "chart.svg").read_text(encoding="utf-8")
+    assert "titled 'time per output token, ms' for a linear scale with values from 0 to 11" in drawn
 
 
 def test_report_table_and_terminal_have_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
