@@ -26,7 +26,9 @@ from slmbench.session_abilities import (
     GivesAnswerLogits,
     GivesChunkLogits,
     GivesLogits,
+    Pixels,
     Rereads,
+    TakesPictures,
     TellsMargins,
     TellsSettings,
     Tokens,
@@ -39,8 +41,8 @@ __all__ = [
     "ENTRY_POINT_GROUP", "UNASKED", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend",
     "BadInputError", "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device",
     "DeviceStatus", "Draws", "Extends", "Geometry", "GivesAnswerLogits", "GivesChunkLogits", "GivesLogits",
-    "LimitsProbe", "LoopSession", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session",
-    "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TellsMargins",
+    "LimitsProbe", "LoopSession", "Pixels", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session",
+    "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TakesPictures", "TellsMargins",
     "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names",
     "load_backend", "load_backends", "specs_of",
 ]  # fmt: skip
@@ -257,9 +259,9 @@ class WeightCopies(Protocol):
 
 
 #: Workloads beyond one prompt and one answer: a conversation on kept K/V, several answers to a prompt that is read
-#: once, drawn tokens, steps without a K/V cache, and answers that end where the model ends them
-#: (see ``Artifact.with_ends``).
-Ability = Literal["turns", "answers", "random", "uncached", "ends"]
+#: once, drawn tokens, steps without a K/V cache, answers that end where the model ends them (see
+#: ``Artifact.with_ends``), and pictures before the text.
+Ability = Literal["turns", "answers", "random", "uncached", "ends", "pictures"]
 
 
 @runtime_checkable
@@ -314,10 +316,22 @@ class LimitsProbe(Protocol):
         """
 
 
-def specs_of(backend: Backend, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
-    """Return the artifacts that a backend takes; of one that the user brings that one alone, never an export of it."""
+def specs_of(
+    backend: Backend, checkpoint: Checkpoint, precision: Precision, device: Device, *, pictures: bool = False
+) -> Sequence[ArtifactSpec]:
+    """Return the artifacts that a backend takes; of one that the user brings that one alone, never an export of it.
+
+    With ``pictures`` those that take pictures before the text: empty where the backend or the checkpoint cannot.
+    """
     specs = backend.artifact_specs(checkpoint, precision, device)
-    return specs if checkpoint.given is None else [one for one in specs if one.exporter == "given"]
+    if checkpoint.given is not None:
+        specs = [one for one in specs if one.exporter == "given"]
+    if not pictures:
+        return specs
+    if not isinstance(backend, WorkloadAbilities):
+        return []
+    with_pictures = [one.model_copy(update={"pictures": True}) for one in specs]
+    return [one for one in with_pictures if "pictures" in backend.abilities(checkpoint, one)]
 
 
 def backend_names() -> list[str]:

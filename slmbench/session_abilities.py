@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int64]
+#: Pictures as a vision graph takes them, by the names of its inputs: {"pixel_values": [n, 3, H, W], ...}.
+Pixels = Mapping[str, NDArray[Any]]
 #: What was asked of a setting that is the engine's own default.
 UNASKED = "default"
 
@@ -34,6 +36,21 @@ class Draws(Protocol):
 
     def draw(self, seed: int | None) -> None:
         """From the next start on draw each token from softmax(logits), with this seed; None: the best token."""
+
+
+@runtime_checkable
+class TakesPictures(Protocol):
+    """What a session may also have: pictures before the text ("pictures"), over an artifact that was made for them."""
+
+    def take_pictures(self, pixels: Pixels) -> None:
+        """Hold the pictures' pixel tensors; nothing is computed yet.
+
+        The next ``start`` turns them into features (phase "vision"), which stand where its prompt has the image token.
+        Later starts use the same features until others are taken. An empty mapping: no pictures.
+
+        Raises:
+            BadInputError: the artifact was made for text alone, or the tensors are not the vision graph's inputs.
+        """
 
 
 @runtime_checkable

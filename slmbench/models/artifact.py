@@ -29,11 +29,12 @@ SCHEMA_VERSION = 1
 
 #: What a graph does. `model`: a decoder-only network, prompt and steps. `encoder`: input ids to all cross K/V.
 #: `decoder`: one decoder step over self and cross K/V. `decode`: the one-token graph of a static decoder-only.
-Role = Literal["model", "encoder", "decoder", "decode"]
+#: `vision`: pixels to `image_features` [rows, width], which `model` or `encoder` takes where ids are the image token.
+Role = Literal["model", "encoder", "decoder", "decode", "vision"]
 
 
 #: Tokens of a golden prompt, or of its answer; far more than is ever written, and few enough to be proven soon.
-_MOST_GOLDEN_TOKENS = 512
+_MOST_GOLDEN_TOKENS = 4096
 _Ids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=_MOST_GOLDEN_TOKENS)]
 
 
@@ -59,11 +60,14 @@ class ArtifactSpec(StrictModel):
     target: str | None = None
     #: How weights are quantised, where that is not slmbench's plain way (see :mod:`slmbench.export.recipes`).
     recipe: str | None = Field(default=None, max_length=200)
+    #: Whether pictures go in before the text; else an artifact is of the text part alone.
+    pictures: bool = False
 
     def artifact_id(self, checkpoint_digest: str) -> str:
         """Return the store's folder name for this spec of the checkpoint with that digest."""
-        # Artifacts without a recipe keep the names that they had before there were any.
-        asked = self.model_dump(mode="json", exclude={"recipe"} if self.recipe is None else None)
+        # Artifacts without a recipe or pictures keep the names that they had before there were any.
+        unasked = {name for name in ("recipe", "pictures") if getattr(self, name) in (None, False)}
+        asked = self.model_dump(mode="json", exclude=unasked)
         key = json.dumps([SCHEMA_VERSION, checkpoint_digest, asked], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()[:32]
 
@@ -71,6 +75,7 @@ class ArtifactSpec(StrictModel):
         """Return a short human name: ``openvino fp32 (slmbench)``."""
         bounds = f" {self.input_tokens}+{self.output_tokens}" if self.layout == "static" else ""
         more = f"{', static' + bounds if bounds else ''}{', ' + self.recipe if self.recipe else ''}"
+        more += ", pictures" if self.pictures else ""
         return f"{self.format} {self.weight_precision} ({self.exporter}{more})"
 
 
@@ -82,10 +87,20 @@ def given_specs(checkpoint: Checkpoint, *layouts: GivenLayout) -> list[ArtifactS
     return [ArtifactSpec(format=given.format, weight_precision=given.precision, exporter="given")]
 
 
+class GoldenPicture(StrictModel):
+    """A picture that anybody can draw again (see :func:`slmbench.measure.pictures.drawn`); sizes in pixels."""
+
+    seed: int = Field(ge=0)
+    width: int = Field(gt=0, le=4096)
+    height: int = Field(gt=0, le=4096)
+
+
 class GoldenPrompt(StrictModel):
     """A prompt and what the reference (torch, fp32, eager) makes of it greedily, EOS suppressed."""
 
     input_ids: _Ids
+    #: Before the text: their features stand where ``input_ids`` has the image token.
+    pictures: tuple[GoldenPicture, ...] = Field(default=(), max_length=8)
     tokens: _Ids
     #: Per token: top-1 minus top-2 logit, in units of the standard deviation of that position's logits.
     margins: tuple[float, ...]

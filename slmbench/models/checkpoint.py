@@ -20,6 +20,7 @@ from slmbench.models.dequantize import dequantized
 from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
 from slmbench.models.safetensors import Weights, inspect, weight_files
+from slmbench.models.vision_facts import VisionFacts
 from slmbench.system.files import read_regular
 from slmbench.system.paths import plain_path, plain_text
 from slmbench.terms import Family
@@ -55,6 +56,8 @@ class Checkpoint(BaseModel):
     is_part: bool = False
     parameter_count: int = Field(ge=0, le=2**50)
     geometry: Geometry
+    #: Of the part that reads pictures, where there is one.
+    vision: VisionFacts | None = None
     #: SHA-256 over the config and the weights (catalog: the config and the seed).
     digest: str
     has_tokenizer: bool = False
