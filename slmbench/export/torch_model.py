@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.models import catalog
+from slmbench.models.catalog_configs import PICTURES_IN_FRONT
 from slmbench.models.catalog_network import NORM_DEVIATION, QUERY_GAIN, draw
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.models.network import load_folder, share_embedding
+from slmbench.models.network import in_text_part, load_folder, share_embedding
 from slmbench.system.extras import needed
 
 if TYPE_CHECKING:
@@ -109,16 +110,56 @@ def _from_catalog(entry: catalog.CatalogEntry, attention: str | None) -> Any:
     import torch
 
     model = build_empty(entry, attention)
-    drawn: dict[int, Any] = {}
+
+    def values(module: Any, name: str, parameter: Any) -> Any:
+        return torch.from_numpy(_values(entry, module, name, tuple(parameter.shape)))
+
+    return _fill(model, values)
+
+
+def build_whole(entry: catalog.CatalogEntry, text: Any, attention: str | None) -> Any:
+    """Return the network of a catalog entry that takes pictures around its ``text`` network, whose weights it uses."""
+    import torch
+
+    assert entry.whole is not None
+    known = dict(text.named_parameters(remove_duplicate=False))
+
+    def values(module: Any, name: str, parameter: Any) -> Any:
+        of_text = known.get(in_text_part(name))
+        shape = tuple(parameter.shape)
+        return torch.from_numpy(_vision_values(module, name, shape)) if of_text is None else of_text
+
+    if entry.whole["model_type"] == PICTURES_IN_FRONT:
+        from slmbench.models.vision_network import PictureReader, PicturesInFront
+
+        width = text.get_input_embeddings().weight.shape[1]
+        with _without_parameters():
+            vision = PictureReader(entry.whole, width, attention)
+        return PicturesInFront(_fill(vision, values), text, entry.whole["image_token_id"]).eval()
+    import transformers
+
+    config = transformers.AutoConfig.for_model(**entry.whole)
+    with _without_parameters():
+        whole = transformers.AutoModelForImageTextToText.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
+    whole.tie_weights()
+    return _fill(whole, values).eval()
+
+
+def _fill(model: Any, values: Callable[[Any, str, Any], Any]) -> Any:
+    """Give each parameter what ``values(module, name, parameter)`` returns; a tied one by the first of its names."""
+    import torch
+
+    filled: dict[int, Any] = {}
     for module_name, module in model.named_modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is None:
                 continue
-            # A tied parameter is one object under several names; the first name decides its draw.
-            if id(parameter) not in drawn:
-                values = _values(entry, module, f"{module_name}.{name}", tuple(parameter.shape))
-                drawn[id(parameter)] = torch.nn.Parameter(torch.from_numpy(values), requires_grad=False), parameter
-            module._parameters[name] = drawn[id(parameter)][0]
+            if id(parameter) not in filled:
+                found = values(module, f"{module_name}.{name}" if module_name else name, parameter)
+                filled[id(parameter)] = torch.nn.Parameter(found, requires_grad=False), parameter
+            module._parameters[name] = filled[id(parameter)][0]
     return model
 
 
@@ -173,7 +214,21 @@ def _values(entry: catalog.CatalogEntry, module: Any, name: str, shape: tuple[in
     elif normalised_after and name.endswith(".fc2.weight"):
         # A block that is normalised after adding must outweigh what it adds to, or the input token gets through.
         gain = 3.0
-    return draw(name, shape, gain / math.sqrt(shape[1]))
+    return draw(name, shape, gain / math.sqrt(math.prod(shape[1:])))
+
+
+def _vision_values(module: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the values of a parameter of a vision part; see :func:`_values`."""
+    kind, place = type(module).__name__, f"vision.{name}"
+    if "Norm" in kind:
+        return draw(place, shape, NORM_DEVIATION) + np.float32(name.endswith("weight"))
+    if len(shape) < 2:
+        return draw(place, shape, 0.02)
+    if kind.endswith("Embedding") or name == "queries":
+        return draw(place, shape, 1.0)
+    # Queries sharper than chance, so that features depend on what is in the picture.
+    gain = 2.0 if name.endswith("q_proj.weight") else 1.0
+    return draw(place, shape, gain / math.sqrt(math.prod(shape[1:])))
 
 
 def _embedding_deviation(entry: catalog.CatalogEntry, name: str, shape: tuple[int, ...]) -> float:

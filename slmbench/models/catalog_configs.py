@@ -303,3 +303,74 @@ def t5gemma2_split(
             "sliding_window": window,
         }
     return config
+
+
+#: Of the configs of the catalog's own networks that read pictures (``slmbench.models.vision_network``).
+PICTURES_IN_FRONT = "slmbench_pictures_in_front"
+#: Stands for a picture in their prompts; no text of the catalog has a meaning for it.
+_IMAGE_TOKEN_ID = 3
+
+
+def pictures_in_front(
+    text: Mapping[str, Any],
+    *,
+    width: int,
+    layers: int,
+    heads: int,
+    image: int,
+    patch: int,
+    queries: int,
+    resampler_layers: int,
+) -> dict[str, Any]:
+    """Return the config of a text network behind a CLIP vision transformer and a resampler to few queries."""
+    return {
+        "model_type": PICTURES_IN_FRONT,
+        "image_token_id": _IMAGE_TOKEN_ID,
+        "resampler_queries": queries,
+        "resampler_layers": resampler_layers,
+        # T5Gemma multiplies what goes into its encoder by sqrt(width), features too; a Llama does not.
+        "text_scales_input": text["model_type"] == "t5gemma",
+        "text_config": dict(text),
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "image_size": image,
+            "patch_size": patch,
+        },
+    }
+
+
+def smolvlm(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of SmolVLM-256M: SigLIP base at 512 pixels, 16 patches to one image token."""
+    return {
+        "model_type": "smolvlm",
+        "image_token_id": 49190,
+        "scale_factor": 4,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+        "text_config": dict(text),
+        "vision_config": {
+            "model_type": "smolvlm_vision",
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+    }
+
+
+def t5gemma2_vision(**sizes: Any) -> dict[str, Any]:
+    """Return the config of a T5Gemma 2 with the vision part of Gemma 3: SigLIP so400m, 256 image tokens."""
+    config = t5gemma2(**sizes)
+    # The places of the tokens in Gemma 3's vocabulary.
+    tokens = {"boi_token_index": 255999, "eoi_token_index": 256000, "image_token_index": 256001}
+    vision = {
+        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+        "num_attention_heads": 16, "image_size": 896, "patch_size": 14, "vision_use_head": False,
+    }  # fmt: skip
+    encoder = config["encoder"] | {"vision_config": vision, "mm_tokens_per_image": 256} | tokens
+    return config | {"encoder": encoder} | {k: v for k, v in tokens.items() if k != "boi_token_index"}

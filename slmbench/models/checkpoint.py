@@ -20,7 +20,7 @@ from slmbench.models.dequantize import dequantized
 from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
 from slmbench.models.safetensors import Weights, inspect, weight_files
-from slmbench.models.vision_facts import VisionFacts
+from slmbench.models.vision_facts import VisionFacts, read_vision
 from slmbench.system.files import read_regular
 from slmbench.system.paths import plain_path, plain_text
 from slmbench.terms import Family
@@ -221,6 +221,7 @@ def checkpoint_of_folder(
         is_part=facts.is_part,
         parameter_count=weights.parameter_count,
         geometry=geometry.model_copy(update={"tied_embeddings": weights.tied_embeddings}),
+        vision=facts.vision,
         digest=digest,
         has_tokenizer=(folder / "tokenizer.json").is_file() or any(folder.glob("*.spm")),
         **special_tokens({**facts.values, **config}, _generation_config(folder), facts.family),
@@ -271,14 +272,16 @@ def _varies(facts: ConfigFacts) -> bool:
 
 
 def _of_entry(entry: catalog.CatalogEntry) -> Checkpoint:
-    family = entry.family
+    family, geometry = entry.family, geometry_of(entry.config, entry.family, entry.name)
+    whole = entry.whole
     return Checkpoint(
         name=entry.name,
         source="catalog",
         family=family,
         architecture=entry.architecture,
         parameter_count=entry.parameter_count,
-        geometry=geometry_of(entry.config, family, entry.name),
+        geometry=geometry,
+        vision=None if whole is None else read_vision(whole, geometry.encoder_side.width, entry.name),
         digest=entry.digest(),
         **special_tokens(dict(entry.config), {}, family),
     )

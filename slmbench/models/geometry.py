@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from slmbench.errors import BadInputError, one_line
 from slmbench.models import known_types
 from slmbench.models.accepted import family_of, unknown
+from slmbench.models.vision_facts import VisionFacts, read_vision
 from slmbench.terms import Family
 
 #: Bounds that no text model reaches; a number beyond them is a damaged or hostile config.
@@ -96,6 +97,8 @@ class ConfigFacts:
     is_part: bool
     #: All values of the measured part, transformers' defaults included.
     values: Mapping[str, Any]
+    #: Of the part that reads pictures, where there is one.
+    vision: VisionFacts | None = None
 
     @property
     def has_other_inputs(self) -> bool:
@@ -313,11 +316,14 @@ def read_config(config: Mapping[str, Any], where: str, *, trust_remote_code: boo
                 values[name] = config[name]
     elif known_types.is_installed() and not (trust_remote_code and "auto_map" in config):
         raise BadInputError(unknown(kind, where, brings_code="auto_map" in config))
+    whole = values
     is_part = text is not None and text.get("model_type") in known_types.of_task("causal")
     if text is not None and is_part:
         kind, values, where = str(text["model_type"]), text, f"{where}, text part"
     family = family_of(kind, values, text, where)
-    return ConfigFacts(family, geometry_of(values, family, where), kind, is_part, values)
+    geometry = geometry_of(values, family, where)
+    vision = read_vision(whole, geometry.encoder_side.width, where) if known_types.is_installed() else None
+    return ConfigFacts(family, geometry, kind, is_part, values, vision)
 
 
 def geometry_of(values: Mapping[str, Any], family: Family, where: str) -> Geometry:

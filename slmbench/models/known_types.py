@@ -29,9 +29,10 @@ _TABLES = {
     "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "masked": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "pictures": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
 }
 
-Task = Literal["causal", "seq2seq", "masked"]
+Task = Literal["causal", "seq2seq", "masked", "pictures"]
 
 
 def is_installed() -> bool:
@@ -40,7 +41,7 @@ def is_installed() -> bool:
 
 
 def of_task(task: Task) -> frozenset[str]:
-    """Return the model types that transformers has a network for: a causal, sequence-to-sequence or masked LM."""
+    """Return the model types that transformers has a network for: causal, sequence-to-sequence, masked, with pictures."""
     return frozenset(networks(task))
 
 

@@ -6,6 +6,7 @@ The one place that knows how transformers names its caches; ``tests/models/test_
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,13 @@ def load_folder(
     )
     share_embedding(model)
     return model.eval().requires_grad_(False), _never_loaded(model, set(found["missing_keys"]))
+
+
+def in_text_part(name: str) -> str:
+    """Return what the text part calls a parameter to which a network with pictures or sound gives that name."""
+    for whole, text in _TEXT_PART.items():
+        name = re.sub(whole, text, name)
+    return name
 
 
 def share_embedding(model: Any) -> None:

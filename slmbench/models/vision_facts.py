@@ -1,8 +1,18 @@
-"""What is known of a checkpoint's vision part, from its config alone."""
+"""What is known of a checkpoint's vision part, from its config alone. One reader for every type."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slmbench.errors import BadInputError, one_line
+from slmbench.models import known_types
+from slmbench.models.catalog_configs import PICTURES_IN_FRONT
+
+#: Bounds that no vision part reaches; a number beyond them is a damaged or hostile config.
+_Size = Annotated[int, Field(gt=0, le=2**24)]
 
 
 class VisionFacts(BaseModel):
@@ -13,13 +23,179 @@ class VisionFacts(BaseModel):
     #: Stands in the prompt for each row of features.
     image_token_id: int = Field(ge=0)
     #: Pixels a side that the vision network reads (one tile).
-    image_size: int = Field(gt=0)
-    patch_size: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    width: int = Field(gt=0)
-    ffn_width: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    image_size: _Size
+    patch_size: _Size
+    layers: Annotated[int, Field(gt=0, le=4096)]
+    width: _Size
+    ffn_width: _Size
+    heads: _Size
     #: Image tokens of one tile, after projector or resampler.
-    tokens_per_tile: int = Field(gt=0)
+    tokens_per_tile: _Size
+    #: Positions of the vision network in addition to the patches: CLIP's class token.
+    class_tokens: Annotated[int, Field(ge=0, le=64)] = 0
+    #: Multiply-adds of projector or resampler for one tile, and their weights.
+    projector_macs: Annotated[int, Field(ge=0, le=2**60)] = 0
+    projector_weights: Annotated[int, Field(ge=0, le=2**50)] = 0
+    #: Why FLOPs and bytes of the vision part do not follow from these sizes; None where they do.
+    cost_unknown: str | None = None
     #: Why pictures do not go in here (one line), or None.
     refusal: str | None = None
+
+    @property
+    def patches(self) -> int:
+        """Return how many patches a tile has."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+Config = Mapping[str, Any]
+
+_IMAGE_TOKEN = ("image_token_id", "image_token_index")
+_WIDTH = ("hidden_size", "embed_dim", "width")
+_LAYERS = ("num_hidden_layers", "depth", "num_layers", "depths")
+_HEADS = ("num_attention_heads", "num_heads", "num_attention_heads")
+_FFN = ("intermediate_size", "ffn_dim")
+
+
+def read_vision(whole: Config, text_width: int, where: str) -> VisionFacts | None:
+    """Return what a complete config says of the part that reads pictures, or None where there is none.
+
+    ``text_width`` is that of the rows that the text network takes.
+
+    Raises:
+        BadInputError: an absurd size.
+    """
+    kind, vision = whole.get("model_type"), _vision_section(whole)
+    if vision is None or (kind != PICTURES_IN_FRONT and kind not in known_types.of_task("pictures")):
+        return None
+    token = _first({**_encoder(whole), **whole}, *_IMAGE_TOKEN)
+    patch = _whole_number(_first(vision, "patch_size"))
+    image = _whole_number(_first(vision, "image_size"))
+    width, layers = _whole_number(_first(vision, *_WIDTH)), _first(vision, *_LAYERS)
+    stages = isinstance(layers, list | tuple)
+    count = sum(layers) if isinstance(layers, list | tuple) else _whole_number(layers)
+    refusal = _refusal(whole, vision)
+    if image is None and refusal is None and stages:
+        image = _LEARNED_SIZE.get(str(kind))
+    if None in (token, patch, image, width, count) and refusal is None:
+        refusal = "its config.json does not say how large the tiles are that its vision part reads, or by what tokens"
+    made: dict[str, Any] = {
+        "image_token_id": token if type(token) is int and token >= 0 else 0,
+        "image_size": image or 1,
+        "patch_size": patch or 1,
+        "layers": count or 1,
+        "width": width or 1,
+        "ffn_width": _whole_number(_first(vision, *_FFN)) or 4 * (width or 1),
+        "heads": _whole_number(_first(vision, *_HEADS)) or 1,
+        "class_tokens": int("clip" in str(vision.get("model_type"))),
+        "cost_unknown": "its vision part has stages of several widths" if stages else None,
+    }
+    projector = None if refusal else _projector(whole, vision, made, text_width)
+    if projector is None and refusal is None:
+        refusal = "how many image tokens a picture takes does not follow from its config.json"
+    try:
+        return VisionFacts.model_validate(made | (projector or {"tokens_per_tile": 1}) | {"refusal": refusal})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"{where}, vision part: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+#: Pixels a side of the tiles of types whose config names none: what their processors make.
+_LEARNED_SIZE = {"florence2": 768}
+
+
+def _vision_section(whole: Config) -> Config | None:
+    found = whole.get("vision_config") or _encoder(whole).get("vision_config")
+    return found if isinstance(found, Mapping) else None
+
+
+def _encoder(whole: Config) -> Config:
+    found = whole.get("encoder")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _first(values: Config, *names: str) -> Any:
+    return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def _whole_number(value: Any) -> int | None:
+    """Return a size; of several (width and height, or of stages) the largest."""
+    if isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
+        value = max(value)
+    return value if type(value) is int and value > 0 else None
+
+
+def _refusal(whole: Config, vision: Config) -> str | None:
+    """Return why features in the place of image tokens are not all that a picture changes."""
+    text = whole.get("text_config")
+    text = text if isinstance(text, Mapping) else {}
+    for values in (text, whole):
+        for name in ("rope_parameters", "rope_scaling"):
+            rope = values.get(name)
+            if isinstance(rope, Mapping) and "mrope_section" in rope:
+                return "its image tokens have positions of three dimensions, which no graph of ours has a place for"
+    if any(_first(values, "cross_attention_layers", "cross_layer_interval") for values in (text, whole)):
+        return "its text part reads pictures in layers of its own, not in the place of image tokens"
+    if _first(whole, "image_grid_pinpoints", "max_num_tiles"):
+        return "it cuts pictures into tiles and joins their features by the pictures' shapes"
+    if _first(vision, "deepstack_visual_indexes"):
+        return "its vision part adds to several layers of the text part"
+    return None
+
+
+def _projector(whole: Config, vision: Config, made: Mapping[str, Any], text_width: int) -> dict[str, int] | None:
+    """Return tokens, multiply-adds and weights of what stands between the vision network and the text."""
+    width, patches = made["width"], (made["image_size"] // made["patch_size"]) ** 2
+    if "resampler_queries" in whole:
+        return _resampler(whole, made, patches, text_width)
+    pooled = _whole_number(_first({**_encoder(whole), **whole}, "mm_tokens_per_image"))
+    if pooled is not None:
+        # Gemma 3: patches are averaged, normalised, and go through one matrix.
+        return _linear(pooled, width, text_width, biased=False, more=width)
+    shuffled = _whole_number(_first(whole, "scale_factor"))
+    if shuffled is not None:
+        # Idefics 3: squares of patches become one wide row, and go through one matrix.
+        return _linear(patches // shuffled**2, width * shuffled**2, text_width, biased=False)
+    if "vision_feature_layer" in whole and "projector_hidden_act" in whole:
+        return _of_llava(whole, made, patches, text_width)
+    if "max_temporal_embeddings" in vision:
+        # Florence-2: all patches of the last stage, and their mean.
+        side = made["image_size"]
+        for stride in vision["patch_stride"]:
+            side = -(-side // stride)
+        return _linear(side**2 + 1, width, text_width, biased=False)
+    return None
+
+
+def _linear(rows: int, inputs: int, outputs: int, *, biased: bool, more: int = 0) -> dict[str, int]:
+    weights = inputs * outputs + (outputs if biased else 0) + more
+    return {"tokens_per_tile": rows, "projector_macs": rows * inputs * outputs, "projector_weights": weights}
+
+
+def _of_llava(whole: Config, made: Mapping[str, Any], patches: int, text_width: int) -> dict[str, int] | None:
+    layers = whole["vision_feature_layer"]
+    inputs = made["width"] * (len(layers) if isinstance(layers, list) else 1)
+    rows = patches + made["class_tokens"] - (whole.get("vision_feature_select_strategy") == "default")
+    return {
+        "tokens_per_tile": rows,
+        "projector_macs": rows * text_width * (inputs + text_width),
+        "projector_weights": text_width * (inputs + text_width + 2),
+    }
+
+
+def _resampler(whole: Config, made: Mapping[str, Any], patches: int, text_width: int) -> dict[str, int]:
+    """Count the layers of ``slmbench.models.vision_network``."""
+    width, inner = made["width"], made["ffn_width"]
+    queries, layers = whole["resampler_queries"], whole["resampler_layers"]
+    seen = patches + queries
+    macs = 2 * width * width * (queries + seen) + 2 * queries * seen * width + 2 * queries * width * inner
+    weights = 4 * (width + 1) * width + 2 * width * inner + inner + width + 6 * width
+    return {
+        "tokens_per_tile": queries,
+        "projector_macs": layers * macs + queries * width * text_width,
+        "projector_weights": layers * weights + queries * width + 2 * width + (width + 1) * text_width,
+    }
+
+
+def vision_of_audio(whole: Config) -> bool:
+    """Return whether a config is of a network that takes sound and no pictures."""
+    return _vision_section(whole) is None and any("audio" in one_line(str(name)) for name in whole)
