@@ -7,58 +7,21 @@ Nothing here imports torch or transformers.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from slmbench.errors import BadInputError, nearest
 from slmbench.models import catalog_configs
-from slmbench.models.catalog_counts import PARAMETER_COUNTS
+from slmbench.models.catalog_entry import WEIGHTS_SCHEME, WEIGHTS_SEED, CatalogEntry, Config
+from slmbench.models.catalog_pictures import with_pictures
 from slmbench.terms import Family
 
-#: Seed of all random weights. A change of it, or of the way weights are drawn, changes every digest.
-WEIGHTS_SEED = 20250123
-#: Version of the way ``slmbench.export.torch_model`` draws weights from the seed; part of every digest.
-WEIGHTS_SCHEME = 2
+__all__ = [
+    "PAIR_TOLERANCE", "WEIGHTS_SCHEME", "WEIGHTS_SEED", "CatalogEntry", "export_bytes", "find", "get", "names",
+    "overview", "run_bytes",
+]  # fmt: skip
 
 #: Two checkpoints of a pair differ in parameters by at most this share.
 PAIR_TOLERANCE = 0.02
-
-Config = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """One named architecture."""
-
-    name: str
-    family: Family
-    #: transformers' model_type.
-    architecture: str
-    #: What config.json would hold.
-    config: Config
-    #: The released model whose shape this is, or what it was scaled from.
-    shape_of: str
-    #: Where the numbers come from.
-    source: str
-    #: Name of the checkpoint of the other family it is compared with.
-    pair: str | None = None
-    #: Where pictures go in: the config of the whole, of which ``config`` is the text part's.
-    whole: Config | None = None
-
-    @property
-    def parameter_count(self) -> int:
-        """Return the number of the text part's parameters, tied ones once."""
-        return PARAMETER_COUNTS[self.name]
-
-    def digest(self) -> str:
-        """Return the SHA-256 over the config, the seed and the way weights are drawn from it."""
-        drawn = [WEIGHTS_SCHEME, WEIGHTS_SEED, self.architecture, self.config]
-        key = json.dumps(drawn if self.whole is None else [*drawn, self.whole], sort_keys=True)
-        return hashlib.sha256(key.encode()).hexdigest()
-
 
 _PAPER = "arXiv 2501.16273 and its released code"
 
@@ -131,50 +94,6 @@ def _pairs() -> list[CatalogEntry]:
         mu(
             "mu-7b", "mistral-7b", "the paper's split at the size of Mistral-7B", _PAPER, width=4096, heads=16,
             head_dim=128, encoder_layers=22, decoder_layers=11, ffn=14784, vocab=32000,
-        ),
-    ]  # fmt: skip
-
-
-def _with_pictures() -> list[CatalogEntry]:
-    """Return the checkpoints that take pictures: pairs with one vision part in both, and released shapes."""
-    sizes: dict[str, dict[str, int]] = {
-        # Chosen small, for tests; and a ViT-S/16 (arXiv 2012.12877) with queries as few as a short prompt's tokens.
-        "tiny": {"width": 64, "layers": 2, "heads": 2, "image": 64, "patch": 16, "queries": 8, "resampler_layers": 1},
-        "small": {
-            "width": 384, "layers": 12, "heads": 6, "image": 224, "patch": 16, "queries": 32, "resampler_layers": 2,
-        },
-    }  # fmt: skip
-    source = f"{_PAPER}; the vision part is a ViT-S/16 (arXiv 2012.12877) with Flamingo's resampler (2204.14198)"
-
-    def behind(name: str) -> CatalogEntry:
-        text, (kind, size) = next(one for one in _pairs() if one.name == name), name.split("-")
-        whole = catalog_configs.pictures_in_front(text.config, **sizes[size])
-        shape, other = f"{name} behind a vision part", {"mu": "dec", "dec": "mu"}[kind]
-        return replace(
-            text,
-            name=f"{kind}-vision-{size}",
-            shape_of=shape,
-            source=source,
-            pair=f"{other}-vision-{size}",
-            whole=whole,
-        )
-
-    smollm2 = catalog_configs.decoder(
-        "llama", width=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocab=49280, positions=8192, tied=False,
-        rope_theta=100000.0,
-    )  # fmt: skip
-    smolvlm = CatalogEntry(
-        "smolvlm-256m", "decoder-only", "llama", smollm2, "HuggingFaceTB/SmolVLM-256M-Instruct",
-        _config_json("HuggingFaceTB/SmolVLM-256M-Instruct"), whole=catalog_configs.smolvlm(smollm2),
-    )  # fmt: skip
-    t5gemma2 = catalog_configs.t5gemma2_vision(**_GEMMA3_270M)
-    siglip = "arXiv 2512.14856 and Gemma 3's config.json: SigLIP so400m/14 at 896, 256 image tokens"
-    return [
-        *(behind(f"{kind}-{size}") for size in sizes for kind in ("mu", "dec")),
-        smolvlm,
-        CatalogEntry(
-            "t5gemma2-270m-270m-vision", "encoder-decoder", "t5gemma2", t5gemma2, "google/t5gemma-2-270m-270m", siglip,
-            whole=t5gemma2,
         ),
     ]  # fmt: skip
 
@@ -355,7 +274,14 @@ def _tiny() -> list[CatalogEntry]:
 
 def entries() -> list[CatalogEntry]:
     """Return all entries in the order they are listed: pairs, real shapes, tiny ones."""
-    return [*_pairs(), *_with_pictures(), *_stand_ins(), *_encoder_decoders(), *_decoder_only(), *_tiny()]
+    return [
+        *_pairs(),
+        *with_pictures(_pairs(), _GEMMA3_270M),
+        *_stand_ins(),
+        *_encoder_decoders(),
+        *_decoder_only(),
+        *_tiny(),
+    ]
 
 
 def names() -> list[str]:

@@ -20,7 +20,7 @@ from slmbench.models.dequantize import dequantized
 from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
 from slmbench.models.safetensors import Weights, inspect, weight_files
-from slmbench.models.vision_facts import VisionFacts, read_vision
+from slmbench.models.vision_facts import VisionFacts, read_vision, tile_size
 from slmbench.system.files import read_regular
 from slmbench.system.paths import plain_path, plain_text
 from slmbench.terms import Family
@@ -163,7 +163,7 @@ def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:
 
 
 def _read_checkpoint_config(
-    config: dict[str, Any], where: str, *, trust_remote_code: bool, dequantize: bool = False
+    config: dict[str, Any], where: str, *, trust_remote_code: bool, dequantize: bool = False, tile: int | None = None
 ) -> ConfigFacts:
     """Return what a checkpoint's config says.
 
@@ -171,7 +171,7 @@ def _read_checkpoint_config(
         BadInputError: it is of no model that slmbench measures, or of quantised weights.
     """
     check_full_precision(config, where, dequantize=dequantize)
-    return read_config(config, where, trust_remote_code=trust_remote_code)
+    return read_config(config, where, trust_remote_code=trust_remote_code, tile=tile)
 
 
 def checkpoint_of_folder(
@@ -200,8 +200,9 @@ def checkpoint_of_folder(
         return found.model_copy(update={"name": plain_text(folder.resolve().name), "converted_from": origin})
     config = json_object(config_path)
     facts = _read_checkpoint_config(
-        config, str(config_path), trust_remote_code=trust_remote_code, dequantize=dequantize
-    )
+        config, str(config_path), trust_remote_code=trust_remote_code, dequantize=dequantize,
+        tile=tile_size(_optional(folder / "preprocessor_config.json")),
+    )  # fmt: skip
     if (method := quantisation(config)) is not None:
         whole, origin = dequantized(folder, method, facts.family, trust_remote_code=trust_remote_code)
         found = checkpoint_of_folder(whole, trust_remote_code=trust_remote_code)
@@ -224,7 +225,7 @@ def checkpoint_of_folder(
         vision=facts.vision,
         digest=digest,
         has_tokenizer=(folder / "tokenizer.json").is_file() or any(folder.glob("*.spm")),
-        **special_tokens({**facts.values, **config}, _generation_config(folder), facts.family),
+        **special_tokens({**facts.values, **config}, _optional(folder / "generation_config.json"), facts.family),
     )
 
 
@@ -316,8 +317,7 @@ def special_tokens(config: dict[str, Any], generation: dict[str, Any], family: F
     }
 
 
-def _generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
+def _optional(path: Path) -> dict[str, Any]:
     return json_object(path) if path.is_file() else {}
 
 

@@ -294,11 +294,13 @@ def _encoder_decoder(c: _ConfigReader) -> Geometry:
     )
 
 
-def read_config(config: Mapping[str, Any], where: str, *, trust_remote_code: bool = False) -> ConfigFacts:
+def read_config(
+    config: Mapping[str, Any], where: str, *, trust_remote_code: bool = False, tile: int | None = None
+) -> ConfigFacts:
     """Return what ``config`` (a config.json) says of the part that is measured.
 
     ``where`` names the config in errors. With ``trust_remote_code`` an architecture that transformers does not know
-    and that brings its own code is read under Llama's key names.
+    and that brings its own code is read under Llama's key names. ``tile`` is what its pictures are made to, in pixels.
 
     Raises:
         BadInputError: an architecture that generates no text, that this transformers does not know, or that brings
@@ -317,12 +319,13 @@ def read_config(config: Mapping[str, Any], where: str, *, trust_remote_code: boo
     elif known_types.is_installed() and not (trust_remote_code and "auto_map" in config):
         raise BadInputError(unknown(kind, where, brings_code="auto_map" in config))
     whole = values
-    is_part = text is not None and text.get("model_type") in known_types.of_task("causal")
+    task: known_types.Task = "seq2seq" if values.get("is_encoder_decoder") else "causal"
+    is_part = text is not None and text.get("model_type") in known_types.of_task(task)
     if text is not None and is_part:
         kind, values, where = str(text["model_type"]), text, f"{where}, text part"
     family = family_of(kind, values, text, where)
     geometry = geometry_of(values, family, where)
-    vision = read_vision(whole, geometry.encoder_side.width, where) if known_types.is_installed() else None
+    vision = read_vision(whole, geometry.encoder_side.width, where, tile) if known_types.is_installed() else None
     return ConfigFacts(family, geometry, kind, is_part, values, vision)
 
 

@@ -41,7 +41,7 @@ def is_installed() -> bool:
 
 
 def of_task(task: Task) -> frozenset[str]:
-    """Return the model types that transformers has a network for: causal, sequence-to-sequence, masked, with pictures."""
+    """Return the model types that transformers has a network for, by what it does."""
     return frozenset(networks(task))
 
 
@@ -101,10 +101,18 @@ def completed(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], di
     transformers.utils.logging.set_verbosity_error()
     try:
         found = classes[config["model_type"]].from_dict(_plain(config))
-        text = found if found.is_encoder_decoder else found.get_text_config(decoder=True)
+        text = text_part(found)
         return _values(found), None if text is found else _values(text)
     except Exception as error:  # each config class has checks of its own
         raise BadInputError(f"{where}: transformers does not take it: {_short(error)}") from error
+
+
+def text_part(config: Any) -> Any:
+    """Return the config of the text part of transformers' config: itself where it nests none of its own family."""
+    if not config.is_encoder_decoder:
+        return config.get_text_config(decoder=True)
+    nested = getattr(config, "text_config", None)
+    return nested if getattr(nested, "is_encoder_decoder", False) else config
 
 
 def _values(config: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slmbench.models.known_types import text_part
 from slmbench.terms import Family
 
 if TYPE_CHECKING:
@@ -45,15 +46,15 @@ def load_folder(
         OSError, ValueError, RuntimeError, ...: what transformers makes of a folder that it cannot load.
     """
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto import modeling_auto
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     if family == "encoder-decoder":
-        auto, text = transformers.AutoModelForSeq2SeqLM, config
+        auto, known = transformers.AutoModelForSeq2SeqLM, modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
     else:
-        auto, text = transformers.AutoModelForCausalLM, config.get_text_config(decoder=True)
-    part: dict[str, Any] = {}
-    if type(text) is not type(config) and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        auto, known = transformers.AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    text, part = text_part(config), {}
+    if type(text) is not type(config) and type(text) in known:
         # Whether the head is the embedding is the whole's to say.
         text.tie_word_embeddings = getattr(config, "tie_word_embeddings", text.tie_word_embeddings)
         part = {"config": text, "key_mapping": _TEXT_PART}

@@ -56,10 +56,11 @@ _HEADS = ("num_attention_heads", "num_heads", "num_attention_heads")
 _FFN = ("intermediate_size", "ffn_dim")
 
 
-def read_vision(whole: Config, text_width: int, where: str) -> VisionFacts | None:
+def read_vision(whole: Config, text_width: int, where: str, tile: int | None = None) -> VisionFacts | None:
     """Return what a complete config says of the part that reads pictures, or None where there is none.
 
-    ``text_width`` is that of the rows that the text network takes.
+    ``text_width`` is that of the rows that the text network takes, ``tile`` how many pixels a side the checkpoint's
+    processor makes, which counts where the config says nothing of it.
 
     Raises:
         BadInputError: an absurd size.
@@ -73,9 +74,12 @@ def read_vision(whole: Config, text_width: int, where: str) -> VisionFacts | Non
     width, layers = _whole_number(_first(vision, *_WIDTH)), _first(vision, *_LAYERS)
     stages = isinstance(layers, list | tuple)
     count = sum(layers) if isinstance(layers, list | tuple) else _whole_number(layers)
+    used = _whole_number_or_negative(whole.get("vision_feature_layer"))
+    if used is not None and count is not None:
+        # LLaVA takes what a layer before the last one makes; 0 is what goes into the first.
+        count = used if used >= 0 else count + 1 + used
     refusal = _refusal(whole, vision)
-    if image is None and refusal is None and stages:
-        image = _LEARNED_SIZE.get(str(kind))
+    image = image or tile
     if None in (token, patch, image, width, count) and refusal is None:
         refusal = "its config.json does not say how large the tiles are that its vision part reads, or by what tokens"
     made: dict[str, Any] = {
@@ -99,8 +103,11 @@ def read_vision(whole: Config, text_width: int, where: str) -> VisionFacts | Non
         raise BadInputError(f"{where}, vision part: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-#: Pixels a side of the tiles of types whose config names none: what their processors make.
-_LEARNED_SIZE = {"florence2": 768}
+def tile_size(processor: Config) -> int | None:
+    """Return how many pixels a side the pictures have that a processor of these settings makes, if it says so."""
+    sizes = [processor.get(name) for name in ("crop_size", "size")]
+    found = [one for one in sizes if isinstance(one, Mapping) and one.get("height") == one.get("width")]
+    return _whole_number(found[0].get("height")) if found else None
 
 
 def _vision_section(whole: Config) -> Config | None:
@@ -122,6 +129,13 @@ def _whole_number(value: Any) -> int | None:
     if isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
         value = max(value)
     return value if type(value) is int and value > 0 else None
+
+
+def _whole_number_or_negative(value: Any) -> int | None:
+    """Return the number of a layer; of several the last one that is needed."""
+    if isinstance(value, list) and value and all(type(one) is int for one in value):
+        value = value[0] if len(value) == 1 else None
+    return value if type(value) is int else None
 
 
 def _refusal(whole: Config, vision: Config) -> str | None:

@@ -1,0 +1,57 @@
+"""The catalog's checkpoints that take pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from slmbench.models import catalog_configs
+from slmbench.models.catalog_entry import CatalogEntry
+
+
+def with_pictures(pairs: Iterable[CatalogEntry], gemma3: Mapping[str, Any]) -> list[CatalogEntry]:
+    """Return the checkpoints that take pictures: pairs with one vision part in both, and released shapes.
+
+    ``pairs`` are entries of text alone, ``gemma3`` the sizes of each side of the smallest T5Gemma 2.
+    """
+    sizes: dict[str, dict[str, int]] = {
+        # Chosen small, for tests; and a ViT-S/16 (arXiv 2012.12877) with queries as few as a short prompt's tokens.
+        "tiny": {"width": 64, "layers": 2, "heads": 2, "image": 64, "patch": 16, "queries": 8, "resampler_layers": 1},
+        "small": {
+            "width": 384, "layers": 12, "heads": 6, "image": 224, "patch": 16, "queries": 32, "resampler_layers": 2,
+        },
+    }  # fmt: skip
+    source = "arXiv 2501.16273; the vision part is a ViT-S/16 (arXiv 2012.12877) with Flamingo's resampler (2204.14198)"
+
+    def behind(name: str) -> CatalogEntry:
+        text, (kind, size) = next(one for one in pairs if one.name == name), name.split("-")
+        whole = catalog_configs.pictures_in_front(text.config, **sizes[size])
+        shape, other = f"{name} behind a vision part", {"mu": "dec", "dec": "mu"}[kind]
+        return replace(
+            text,
+            name=f"{kind}-vision-{size}",
+            shape_of=shape,
+            source=source,
+            pair=f"{other}-vision-{size}",
+            whole=whole,
+        )
+
+    smollm2 = catalog_configs.decoder(
+        "llama", width=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocab=49280, positions=8192, tied=False,
+        rope_theta=100000.0,
+    )  # fmt: skip
+    smolvlm = CatalogEntry(
+        "smolvlm-256m", "decoder-only", "llama", smollm2, "HuggingFaceTB/SmolVLM-256M-Instruct",
+        "config.json of HuggingFaceTB/SmolVLM-256M-Instruct", whole=catalog_configs.smolvlm(smollm2),
+    )  # fmt: skip
+    t5gemma2 = catalog_configs.t5gemma2_vision(**gemma3)
+    siglip = "arXiv 2512.14856 and Gemma 3's config.json: SigLIP so400m/14 at 896, 256 image tokens"
+    return [
+        *(behind(f"{kind}-{size}") for size in sizes for kind in ("mu", "dec")),
+        smolvlm,
+        CatalogEntry(
+            "t5gemma2-270m-270m-vision", "encoder-decoder", "t5gemma2", t5gemma2, "google/t5gemma-2-270m-270m", siglip,
+            whole=t5gemma2,
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,133 @@
+"""Small folders of checkpoints that take pictures, as the Hub has them: config, safetensors, the processor's settings.
+
+``make(name, folder)`` writes them; a test that goes over the types goes over ``NAMES``. Weights are random from a fixed
+seed, as large as a trained model's, so that answers depend on the text and on the picture.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from tests.architectures import _BART, _LLAMA, _gemma3_text
+
+_TOKEN = 1020
+_VISION: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64,
+    "patch_size": 16,
+}  # fmt: skip
+_SIGLIP = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+_LLAMA_TEXT = _LLAMA | {"model_type": "llama"}
+_IDEFICS: dict[str, Any] = {"text_config": _LLAMA_TEXT, "scale_factor": 2, "image_token_id": _TOKEN}
+_GEMMA_TOKENS = {"image_token_index": _TOKEN, "boi_token_index": 1018, "eoi_token_index": 1019}
+_TILE = {"height": 64, "width": 64}
+_PLAIN = {"do_resize": True, "size": _TILE, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_convert_rgb": True}
+#: The processors of these types: their class, and settings that make the tiles that the vision networks read.
+_CLIP_LIKE = ("CLIPImageProcessor", {"size": {"shortest_edge": 64}, "crop_size": _TILE})
+_IDEFICS_LIKE: dict[str, Any] = {
+    "size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64}, "do_image_splitting": True,
+    "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+}  # fmt: skip
+
+#: Name → transformers' model_type, what config.json says, and the processor.
+_CONFIGS: dict[str, tuple[str, dict[str, Any], tuple[str, dict[str, Any]]]] = {
+    "smolvlm": ("smolvlm", _IDEFICS | {"vision_config": _VISION}, ("SmolVLMImageProcessor", _IDEFICS_LIKE)),
+    "idefics3": (
+        "idefics3",
+        _IDEFICS | {"vision_config": _VISION | {"model_type": "idefics3_vision"}},
+        ("Idefics3ImageProcessor", _IDEFICS_LIKE),
+    ),
+    "llava": (
+        "llava",
+        {
+            "text_config": _LLAMA_TEXT, "vision_config": _VISION | {"model_type": "clip_vision_model"},
+            "image_token_index": _TOKEN,
+        },
+        _CLIP_LIKE,
+    ),
+    "llava.siglip": (
+        "llava",
+        {
+            "text_config": _LLAMA_TEXT, "vision_config": _SIGLIP, "image_token_index": _TOKEN,
+            "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
+        },
+        ("SiglipImageProcessor", _PLAIN),
+    ),
+    "gemma3": (
+        "gemma3",
+        {"text_config": _gemma3_text(), "vision_config": _SIGLIP, "mm_tokens_per_image": 4, **_GEMMA_TOKENS},
+        ("Gemma3ImageProcessor", _PLAIN),
+    ),
+    "t5gemma2": (
+        "t5gemma2",
+        {
+            "encoder": {
+                "text_config": _gemma3_text(), "vision_config": _SIGLIP, "mm_tokens_per_image": 4, **_GEMMA_TOKENS,
+            },
+            "decoder": _gemma3_text(), "image_token_index": _TOKEN, "eoi_token_index": 1019,
+            "is_encoder_decoder": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        },
+        ("Gemma3ImageProcessor", _PLAIN),
+    ),
+    "florence2": (
+        "florence2",
+        {
+            "text_config": _BART | {"model_type": "bart"}, "image_token_id": _TOKEN,
+            "vision_config": {
+                "depths": [1, 1], "embed_dim": [32, 64], "num_heads": [2, 4], "num_groups": [2, 4], "window_size": 4,
+                "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True],
+                "projection_dim": 128,
+            },
+            "is_encoder_decoder": True, "decoder_start_token_id": 2, "bos_token_id": 1, "pad_token_id": 0,
+            "eos_token_id": 2,
+        },
+        ("CLIPImageProcessor", {"size": _TILE, "crop_size": _TILE, "do_center_crop": False}),
+    ),
+}  # fmt: skip
+NAMES = list(_CONFIGS)
+
+
+def network(name: str) -> Any:
+    """Return the transformers network of that name, fp32, eval mode, with random weights from a fixed seed."""
+    import torch
+    import transformers
+
+    model_type, values, _ = _CONFIGS[name]
+    config = transformers.AutoConfig.for_model(model_type, **values)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    factor = math.sqrt(128) if "gemma" in model_type else 1.0
+    drawn: set[int] = set()
+    with torch.no_grad():
+        for module_name, module in model.named_modules():
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in drawn:
+                    drawn.add(id(parameter))
+                    _draw(module, f"{module_name}.{parameter_name}", parameter, 0.02 / factor)
+    return model
+
+
+def _draw(module: Any, name: str, parameter: Any, embedding: float) -> None:
+    kind = type(module).__name__
+    of_picture = "vision" in name or "projector" in name or "connector" in name
+    if kind.endswith("Embedding"):
+        parameter.normal_(std=1.0 if of_picture else embedding)
+    elif "Norm" in kind:
+        parameter.normal_(mean=0.0 if "Gemma" in kind or name.endswith("bias") else 1.0, std=0.05)
+    elif parameter.dim() == 1:
+        parameter.normal_(std=0.02)
+    elif kind != "Florence2VisionPositionalEmbeddingCosine1D":
+        inputs = parameter.shape[0] if name.endswith("projection_weight") else math.prod(parameter.shape[1:])
+        parameter.normal_(std=1.5 / math.sqrt(inputs))
+
+
+def make(name: str, folder: Path) -> Path:
+    """Write the checkpoint of that name into ``folder`` and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network(name).save_pretrained(folder)
+    kind, settings = _CONFIGS[name][2]
+    text = json.dumps({"image_processor_type": kind, **settings}, indent=1)
+    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    return folder
