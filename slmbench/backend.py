@@ -41,9 +41,9 @@ __all__ = [
     "ENTRY_POINT_GROUP", "UNASKED", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend",
     "BadInputError", "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device",
     "DeviceStatus", "Draws", "Extends", "Geometry", "GivesAnswerLogits", "GivesChunkLogits", "GivesLogits",
-    "LimitsProbe", "LoopSession", "Pixels", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role", "Session",
-    "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TakesPictures", "TellsMargins",
-    "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names",
+    "LimitsProbe", "LoopSession", "Pixels", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role",
+    "Session", "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TakesPictures",
+    "TellsMargins", "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names",
     "load_backend", "load_backends", "specs_of",
 ]  # fmt: skip
 

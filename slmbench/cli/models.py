@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(add_completion=False)
+CAPTION = "vision: the part that reads pictures; fits: memory this machine has now, for one fp32 copy and its export"
 
 
 @app.command()
@@ -30,12 +31,14 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, caption="fits: memory this machine has now, for one fp32 copy and its export")
+    table = Table(box=None, caption=CAPTION)
     for column in ("name", "family", "parameters", "shape of", "pair", "fits"):
         table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column == "name")
     for row in rows:
         millions = f"{row['parameter_count'] / 1e6:,.1f}M"
         fits = "run, export" if row["fits_export"] else "run" if row["fits_run"] else "no"
+        if row["vision_parameter_count"]:
+            millions += f" + {row['vision_parameter_count'] / 1e6:,.1f}M vision"
         table.add_row(row["name"], row["family"], millions, row["shape_of"], row["pair"] or "", fits)
     Console().print(table)
 

@@ -320,9 +320,10 @@ def overview() -> list[dict[str, Any]]:
             "shape_of": entry.shape_of,
             "source": entry.source,
             "pair": entry.pair,
+            "vision_parameter_count": entry.vision_parameter_count,
             "digest": entry.digest(),
-            "fits_run": available >= run_bytes(entry.parameter_count),
-            "fits_export": available >= export_bytes(entry.parameter_count),
+            "fits_run": available >= run_bytes(entry.total_parameters),
+            "fits_export": available >= export_bytes(entry.total_parameters),
         }
         for entry in entries()
     ]

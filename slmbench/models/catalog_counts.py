@@ -20,7 +20,7 @@ PARAMETER_COUNTS: Mapping[str, int] = {
     "dec-vision-tiny": 4_460_800,
     "mu-vision-small": 57_373_696,
     "dec-vision-small": 57_357_824,
-    "smolvlm-256m": 162_965_952,
+    "smolvlm-256m": 162_974_016,
     "t5gemma2-270m-270m-vision": 368_424_832,
     "mu-330m-thin": 326_764_544,
     "mu-small-thin": 56_978_432,
@@ -64,4 +64,14 @@ PARAMETER_COUNTS: Mapping[str, int] = {
     "mistral-tiny": 557_696,
     "gemma3-tiny": 575_296,
     "smollm3-tiny": 426_624,
+}
+
+#: The same of the parts that read pictures, with what stands between them and the text.
+VISION_PARAMETER_COUNTS: Mapping[str, int] = {
+    "mu-vision-tiny": 217_920,
+    "dec-vision-tiny": 217_920,
+    "mu-vision-small": 25_426_688,
+    "dec-vision-small": 25_426_688,
+    "smolvlm-256m": 93_510_912,
+    "t5gemma2-270m-270m-vision": 417_604_464,
 }

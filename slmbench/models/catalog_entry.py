@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slmbench.models.catalog_counts import PARAMETER_COUNTS
+from slmbench.models.catalog_counts import PARAMETER_COUNTS, VISION_PARAMETER_COUNTS
 from slmbench.terms import Family
 
 #: Seed of all random weights. A change of it, or of the way weights are drawn, changes every digest.
@@ -42,6 +42,16 @@ class CatalogEntry:
     def parameter_count(self) -> int:
         """Return the number of the text part's parameters, tied ones once."""
         return PARAMETER_COUNTS[self.name]
+
+    @property
+    def vision_parameter_count(self) -> int:
+        """Return the number of parameters of the part that reads pictures, 0 where there is none."""
+        return VISION_PARAMETER_COUNTS[self.name] if self.whole is not None else 0
+
+    @property
+    def total_parameters(self) -> int:
+        """Return the number of all parameters."""
+        return self.parameter_count + self.vision_parameter_count
 
     def digest(self) -> str:
         """Return the SHA-256 over the config, the seed and the way weights are drawn from it."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from slmbench.case import Workload
 from slmbench.errors import BadInputError
 from slmbench.models.geometry import Geometry, SideSizes
+from slmbench.models.vision_cost import vision_flops, vision_weights
 
 if TYPE_CHECKING:
     from slmbench.models.checkpoint import Checkpoint
@@ -49,15 +50,20 @@ class Phase:
 
 
 def phases(
-    checkpoint: Checkpoint, workload: Workload, *, weight_bytes: float = 4.0, kv_bytes: float = 4.0
+    checkpoint: Checkpoint, workload: Workload, *, weight_bytes: float = 4.0, kv_bytes: float = 4.0, tiles: int = 0
 ) -> list[Phase]:
     """Return the phases of one generation in order.
 
+    With ``tiles`` of pictures ``vision`` comes first, and their image tokens are read before the text.
     Encoder-decoder: ``encode``, ``cross_kv``, ``first_step``; decoder-only: ``prefill``. Then ``decode_step``,
     the mean of the steps after each turn's first token (absent for one output token). What precedes it is of the first
     turn; a prompt is read once for all its samples. ``weight_bytes`` is the size of
     one weight, ``kv_bytes`` of one element of K or V.
     """
+    workload, seen = with_image_tokens(checkpoint, workload, tiles), []
+    if tiles and checkpoint.vision is not None:
+        weights = vision_weights(checkpoint.vision) * weight_bytes
+        seen = [Phase("vision", vision_flops(checkpoint.vision, tiles), weights, 0.0, 0.0)]
     g, batch, given = checkpoint.geometry, workload.batch, workload.input_tokens
     if checkpoint.family == "encoder-decoder":
         start = [
@@ -77,22 +83,33 @@ def phases(
             Phase("prefill", batch * prefill_flops(g, given), decode_weights(g) * weight_bytes, 0.0, written),
         ]
     if workload.total_output_tokens == workload.turns:
-        return start
-    return [*start, _step("decode_step", g, workload, mean_past(checkpoint, workload), weight_bytes, kv_bytes)]
+        return [*seen, *start]
+    return [*seen, *start, _step("decode_step", g, workload, mean_past(checkpoint, workload), weight_bytes, kv_bytes)]
+
+
+def with_image_tokens(checkpoint: Checkpoint, workload: Workload, tiles: int) -> Workload:
+    """Return the workload with the image tokens of so many tiles among its input tokens."""
+    tokens = tiles * checkpoint.vision.tokens_per_tile if checkpoint.vision is not None else 0
+    return workload.model_copy(update={"input_tokens": workload.input_tokens + tokens})
 
 
 def phase_rows(
-    checkpoint: Checkpoint, workload: Workload, *, weight_bytes: float = 4.0, kv_bytes: float = 4.0
+    checkpoint: Checkpoint, workload: Workload, *, weight_bytes: float = 4.0, kv_bytes: float = 4.0, tiles: int = 0
 ) -> list[dict[str, Any]]:
     """Return one row a phase, and a last one ("total") over the whole generation.
 
     Raises:
-        BadInputError: the lengths are beyond the checkpoint's positions, or its costs do not follow from its sizes.
+        BadInputError: the lengths are beyond the checkpoint's positions, its costs do not follow from its sizes, or it
+            takes no pictures.
     """
-    check_lengths(checkpoint, workload)
-    if checkpoint.geometry.cost_unknown is not None:
-        raise BadInputError(f"{checkpoint.name}: not counted: {checkpoint.geometry.cost_unknown}")
-    found = phases(checkpoint, workload, weight_bytes=weight_bytes, kv_bytes=kv_bytes)
+    vision = checkpoint.vision
+    if tiles and (vision is None or vision.refusal is not None):
+        raise BadInputError(f"{checkpoint.name}: {vision.refusal if vision else 'it takes no pictures'}")
+    check_lengths(checkpoint, with_image_tokens(checkpoint, workload, tiles))
+    unknown = checkpoint.geometry.cost_unknown or (vision.cost_unknown if tiles and vision else None)
+    if unknown is not None:
+        raise BadInputError(f"{checkpoint.name}: not counted: {unknown}")
+    found = phases(checkpoint, workload, weight_bytes=weight_bytes, kv_bytes=kv_bytes, tiles=tiles)
     rows = []
     total = Phase("total", 0, 0.0, 0.0, 0.0)
     for phase in found:

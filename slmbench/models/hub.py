@@ -14,7 +14,8 @@ from slmbench.models.safetensors import INDEX_NAME, SINGLE_NAME, pickle_only
 
 #: Everything a checkpoint needs; no pickle, no other framework's weights, no second copy of the weights.
 _PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", INDEX_NAME, "tokenizer*", "*.model",
-             "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.spm", "*.jinja"]  # fmt: skip
+             "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.spm", "*.jinja",
+             "preprocessor_config.json", "processor_config.json"]  # fmt: skip
 
 
 #: Files by which an artifact is known.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slmbench.errors import BadInputError, one_line
+from slmbench.errors import BadInputError
 from slmbench.models import known_types
 from slmbench.models.catalog_configs import PICTURES_IN_FRONT
 
@@ -151,6 +151,8 @@ def _refusal(whole: Config, vision: Config) -> str | None:
         return "its text part reads pictures in layers of its own, not in the place of image tokens"
     if _first(whole, "image_grid_pinpoints", "max_num_tiles"):
         return "it cuts pictures into tiles and joins their features by the pictures' shapes"
+    if _first(vision, "rope_parameters", "rope_theta") or "spatial_merge_size" in whole:
+        return "its vision part reads pictures of any shape, and makes image tokens by it"
     if _first(vision, "deepstack_visual_indexes"):
         return "its vision part adds to several layers of the text part"
     return None
@@ -208,8 +210,3 @@ def _resampler(whole: Config, made: Mapping[str, Any], patches: int, text_width:
         "projector_macs": layers * macs + queries * width * text_width,
         "projector_weights": layers * weights + queries * width + 2 * width + (width + 1) * text_width,
     }
-
-
-def vision_of_audio(whole: Config) -> bool:
-    """Return whether a config is of a network that takes sound and no pictures."""
-    return _vision_section(whole) is None and any("audio" in one_line(str(name)) for name in whole)

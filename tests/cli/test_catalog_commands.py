@@ -11,16 +11,19 @@ from slmbench.cli import run_main
 from slmbench.models.catalog import names
 
 
-def test_models_lists_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_lists_the_catalog(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_main(["models", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == names()
     by_name = {row["name"]: row for row in rows}
     assert by_name["mu-330m"]["pair"] == "dec-330m"
     assert by_name["mu-tiny"]["fits_export"]
+    assert (by_name["mu-tiny"]["vision_parameter_count"], by_name["smolvlm-256m"]["pair"]) == (0, None)
+    monkeypatch.setenv("COLUMNS", "160")
     assert run_main(["models"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in names())
+    assert "163.0M + 93.5M vision" in " ".join(out.split())
 
 
 def test_models_says_what_does_not_fit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +48,18 @@ def test_explain_prints_every_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert "decode_step" in capsys.readouterr().out
     assert run_main(["explain", "bart-base", "--input-tokens", "2000"]) == 2
     assert "bart-base takes 1024 input tokens, 2000 were asked" in capsys.readouterr().err
+
+
+def test_explain_counts_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--input-tokens", "32", "--tiles", "2"]
+    assert run_main(["explain", "dec-vision-small", *sizes, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tiles"], found["image_tokens"]) == (2, 64)
+    assert [row["phase"] for row in found["phases"]] == ["vision", "prefill", "decode_step", "total"]
+    assert run_main(["explain", "dec-vision-small", *sizes]) == 0
+    assert "57.4M + vision 25.4M" in capsys.readouterr().out
+    assert run_main(["explain", "dec-small", *sizes]) == 2
+    assert "dec-small: it takes no pictures" in capsys.readouterr().err
 
 
 def test_export_and_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

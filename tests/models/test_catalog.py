@@ -54,6 +54,18 @@ def test_real_shapes_have_the_published_number_of_parameters(name: str) -> None:
     assert catalog.get(name).parameter_count == PUBLISHED[name]
 
 
+def test_a_shape_with_pictures_has_the_published_number_of_parameters() -> None:
+    # Both parts together: the safetensors header of HuggingFaceTB/SmolVLM-256M-Instruct.
+    assert catalog.get("smolvlm-256m").total_parameters == 256_484_928
+
+
+def test_both_of_a_pair_with_pictures_have_one_vision_part() -> None:
+    for size in ("tiny", "small"):
+        first, second = (resolve(f"{kind}-vision-{size}") for kind in ("mu", "dec"))
+        assert first.vision == second.vision is not None
+        assert catalog.get(first.name).config == catalog.get(f"mu-{size}").config
+
+
 def test_the_papers_shape() -> None:
     splits = {name: resolve(name).geometry for name in ("mu-330m", "mu-330m-half", "mu-330m-third")}
     layers = [(g.encoder_layers, g.decoder_layers) for g in splits.values()]

@@ -1,0 +1,142 @@
+"""Networks that take pictures: features in the place of image tokens are all that the whole makes of a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slmbench.errors import CannotRunError
+from slmbench.models.checkpoint import Checkpoint, resolve
+from tests import picture_folders
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+CATALOG = ["mu-vision-tiny", "dec-vision-tiny"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a checkpoint by its name in the catalog or in ``picture_folders``; a folder is made once."""
+    kept: dict[str, Checkpoint] = {}
+
+    def of(name: str) -> Checkpoint:
+        if name not in kept:
+            made = name if name in CATALOG else picture_folders.make(name, tmp_path_factory.mktemp(name))
+            kept[name] = resolve(str(made))
+        return kept[name]
+
+    return of
+
+
+def _logits(checkpoint: Checkpoint, network: Any, pixels: Any) -> tuple[Any, Any]:
+    """Return the logits of all positions: the whole's, and the text network's over merged features."""
+    facts = checkpoint.vision
+    assert facts is not None
+    features = network.vision(pixels)
+    assert features.shape == (pixels.shape[0] * facts.tokens_per_tile, checkpoint.geometry.encoder_side.width)
+    ids = torch.tensor([[5, 6] + [facts.image_token_id] * features.shape[0] + list(range(7, 40))])
+    more = {}
+    if checkpoint.family == "encoder-decoder":
+        more = {"decoder_input_ids": torch.tensor([[checkpoint.decoder_start_token_id, 20, 30]])}
+    merged, mask = network.merged(ids, features, facts.image_token_id), None
+    if network.masks is not None:
+        mask = network.masks(
+            inputs_embeds=merged, attention_mask=None, past_key_values=None, position_ids=None,
+            places=ids == facts.image_token_id,
+        )  # fmt: skip
+    return (
+        network.whole(input_ids=ids, pixel_values=pixels, **more).logits,
+        network.text(inputs_embeds=merged, attention_mask=mask, **more).logits,
+    )
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", [*CATALOG, *picture_folders.NAMES])
+@torch.inference_mode()
+def test_merged_features_are_the_whole_road(name: str, attention: str, checkpoints: Any) -> None:
+    """The whole's own forward against vision, merging and text, at every position; another picture, other logits."""
+    from slmbench.export.picture_network import load_with_pictures
+
+    checkpoint = checkpoints(name)
+    network = load_with_pictures(checkpoint, attention)
+    assert network.inputs == ("pixel_values",)
+    (pixels,) = network.example(2)
+    whole, ours = _logits(checkpoint, network, pixels)
+    assert float((whole - ours).abs().max()) < 1e-4
+    other, _ = _logits(checkpoint, network, pixels.flip(-1))
+    # Of the last position, where the answer begins.
+    assert float((whole[:, -1] - other[:, -1]).std() / whole.std()) > 0.1
+
+
+@torch.inference_mode()
+def test_image_tokens_of_gemma3_see_each_other(checkpoints: Any) -> None:
+    """With a plain causal mask the logits would be others: the test above could not pass without the masks."""
+    from slmbench.export.picture_network import load_with_pictures
+
+    checkpoint = checkpoints("gemma3")
+    network = load_with_pictures(checkpoint)
+    ids = torch.tensor([[5, *[checkpoint.vision.image_token_id] * 4, 6, 7]])
+    merged = network.merged(ids, network.vision(*network.example(1)), checkpoint.vision.image_token_id)
+    whole = network.whole(input_ids=ids, pixel_values=network.example(1)[0]).logits
+    assert float((whole - network.text(inputs_embeds=merged).logits).abs().max()) > 1e-2
+
+
+@torch.inference_mode()
+def test_a_pair_has_one_vision_part(checkpoints: Any) -> None:
+    """Both networks of a pair make the same of a picture, but for the factor by which T5Gemma scales its input."""
+    from slmbench.export.picture_network import load_with_pictures
+
+    first, second = (load_with_pictures(checkpoints(name)) for name in CATALOG)
+    (pixels,) = first.example(1)
+    width = checkpoints(CATALOG[0]).geometry.encoder_side.width
+    assert torch.allclose(first.vision(pixels) * width**0.5, second.vision(pixels), atol=1e-5)
+
+
+def test_text_and_whole_share_their_weights(checkpoints: Any) -> None:
+    from slmbench.export.picture_network import load_with_pictures
+
+    network = load_with_pictures(checkpoints("smolvlm"))
+    of_whole = {parameter.data_ptr() for parameter in network.whole.parameters()}
+    assert {parameter.data_ptr() for parameter in network.text.parameters()} <= of_whole
+
+
+def test_a_text_model_is_refused(checkpoints: Any) -> None:
+    from slmbench.export.picture_network import load_with_pictures
+
+    with pytest.raises(CannotRunError, match="mu-tiny: takes no pictures"):
+        load_with_pictures(resolve("mu-tiny"))
+
+
+def test_another_number_of_image_tokens_than_the_config_says_is_refused(checkpoints: Any) -> None:
+    from slmbench.export.picture_network import load_with_pictures
+
+    checkpoint = checkpoints("llava")
+    wrong = checkpoint.vision.model_copy(update={"tokens_per_tile": 9})
+    with pytest.raises(CannotRunError, match="makes 16 image tokens of a picture, config.json says 9"):
+        load_with_pictures(checkpoint.model_copy(update={"vision": wrong}))
+
+
+def test_another_way_of_merging_is_refused(checkpoints: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network whose image tokens see each other, taken for one where they do not."""
+    from slmbench.export import picture_network
+
+    monkeypatch.setattr(picture_network, "_joins", lambda whole: False)
+    with pytest.raises(CannotRunError, match="pictures go into a 'gemma3_text' of this kind in another way"):
+        picture_network.load_with_pictures(checkpoints("gemma3"))
+
+
+def test_a_folder_without_its_vision_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from slmbench.errors import BadInputError
+    from slmbench.export.picture_network import load_with_pictures
+
+    folder = picture_folders.make("smolvlm", tmp_path / "half")
+    path = folder / "model.safetensors"
+    kept = {name: one for name, one in load_file(path).items() if "connector" not in name}
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(BadInputError, match=r"lack 1 of the parameters .* model.connector"):
+        load_with_pictures(resolve(str(folder)))

@@ -1,0 +1,108 @@
+"""What a vision part must compute and read, against torch's own count on the meta device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slmbench.case import Workload
+from slmbench.errors import BadInputError
+from slmbench.models import catalog
+from slmbench.models.checkpoint import resolve
+from slmbench.models.cost_model import phase_rows, phases
+from slmbench.models.vision_cost import vision_flops, vision_weights
+from slmbench.models.vision_facts import read_vision
+from tests import picture_folders
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+WITH_PICTURES = [entry for entry in catalog.entries() if entry.whole]
+#: SigLIP and CLIP at the sizes of LLaVA 1.5 (a ViT-L/14 at 336, of which the last layer is not needed).
+CLIP_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+          "image_size": 336, "patch_size": 14, "model_type": "clip_vision_model"}  # fmt: skip
+
+
+def _vision(whole: Any, text_width: int) -> Any:
+    """Return a config's vision part without memory."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from slmbench.export.picture_network import VisionPart
+    from slmbench.models.vision_network import PictureReader
+
+    with torch.device("meta"):
+        if "resampler_queries" in whole:
+            return PictureReader(whole, text_width, "sdpa").requires_grad_(False).eval()
+        return (
+            VisionPart(AutoModelForImageTextToText.from_config(AutoConfig.for_model(**whole)))
+            .requires_grad_(False)
+            .eval()
+        )
+
+
+def _counted(vision: Any, facts: Any, tiles: int) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    pixels = torch.empty((tiles, 3, facts.image_size, facts.image_size), device="meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        rows = vision(pixels)
+    assert rows.shape[0] == tiles * facts.tokens_per_tile
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("entry", WITH_PICTURES, ids=lambda entry: entry.name)
+def test_flops_and_weights_of_the_catalog(entry: catalog.CatalogEntry) -> None:
+    """At real sizes, within 1 %: FLOPs as torch counts them, weights to the last bias."""
+    checkpoint = resolve(entry.name)
+    facts = checkpoint.vision
+    assert facts is not None
+    vision = _vision(entry.whole, checkpoint.geometry.encoder_side.width)
+    assert vision_flops(facts, 2) == pytest.approx(_counted(vision, facts, 2), rel=0.01)
+    parameters = sum(one.numel() for one in vision.parameters())
+    assert parameters == entry.vision_parameter_count
+    assert vision_weights(facts) == parameters
+
+
+def test_flops_and_weights_of_clip_in_llava() -> None:
+    from transformers import AutoConfig
+
+    given = {"vision_config": CLIP_L, "image_token_index": 3, "text_config": {"model_type": "llama"}}
+    whole = {"model_type": "llava", **given}
+    facts = read_vision(AutoConfig.for_model(**whole).to_dict(), 4096, "here")
+    assert facts is not None
+    assert (facts.layers, facts.tokens_per_tile) == (23, 576)
+    vision = _vision(whole, 4096)
+    # transformers computes the layer that is not needed, and a graph does not.
+    layer = vision_flops(facts, 1) - vision_flops(facts.model_copy(update={"layers": 22}), 1)
+    assert vision_flops(facts, 1) + layer == pytest.approx(_counted(vision, facts, 1), rel=0.01)
+    unused = vision_weights(facts) - vision_weights(facts.model_copy(update={"layers": 22}))
+    assert vision_weights(facts) + unused == sum(one.numel() for one in vision.parameters())
+
+
+def test_by_hand() -> None:
+    """mu-vision-tiny: 16 patches of 16 x 16 pixels, a class token, 2 layers of width 64, 8 queries, text width 256."""
+    facts = resolve("mu-vision-tiny").vision
+    assert facts is not None
+    patches = 2 * 16 * (3 * 16 * 16) * 64
+    layer = 17 * 2 * (4 * 64 * 64 + 2 * 64 * 256) + 2 * 2 * 17 * 17 * 64
+    resampler = 2 * (2 * 64 * 64 * 8 + 2 * 64 * 64 * 24 + 2 * 8 * 24 * 64 + 2 * 8 * 64 * 256) + 2 * 8 * 64 * 256
+    assert vision_flops(facts, 3) == 3 * (patches + 2 * layer + resampler)
+
+
+def test_image_tokens_are_read_before_the_text() -> None:
+    checkpoint = resolve("dec-vision-tiny")
+    seen, longer = Workload(input_tokens=20, output_tokens=4), Workload(input_tokens=36, output_tokens=4)
+    vision, *rest = phases(checkpoint, seen, tiles=2)
+    assert vision.name == "vision"
+    assert rest == phases(checkpoint, longer)
+
+
+def test_what_takes_no_pictures_is_refused(tmp_path: Path) -> None:
+    workload = Workload(input_tokens=20, output_tokens=4)
+    with pytest.raises(BadInputError, match="mu-tiny: it takes no pictures"):
+        phase_rows(resolve("mu-tiny"), workload, tiles=1)
+    folder = picture_folders.make("florence2", tmp_path / "florence")
+    with pytest.raises(BadInputError, match="its vision part has stages of several widths"):
+        phase_rows(resolve(str(folder)), workload, tiles=1)
