@@ -325,7 +325,8 @@ def read_config(
         kind, values, where = str(text["model_type"]), text, f"{where}, text part"
     family = family_of(kind, values, text, where)
     geometry = geometry_of(values, family, where)
-    vision = read_vision(whole, geometry.encoder_side.width, where, tile) if known_types.is_installed() else None
+    takes_pictures = whole.get("model_type") in known_types.of_task("pictures")
+    vision = read_vision(whole, geometry.encoder_side.width, where, tile) if takes_pictures else None
     return ConfigFacts(family, geometry, kind, is_part, values, vision)
 
 

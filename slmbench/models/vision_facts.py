@@ -8,8 +8,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench.errors import BadInputError
-from slmbench.models import known_types
-from slmbench.models.catalog_configs import PICTURES_IN_FRONT
 
 #: Bounds that no vision part reaches; a number beyond them is a damaged or hostile config.
 _Size = Annotated[int, Field(gt=0, le=2**24)]
@@ -65,8 +63,8 @@ def read_vision(whole: Config, text_width: int, where: str, tile: int | None = N
     Raises:
         BadInputError: an absurd size.
     """
-    kind, vision = whole.get("model_type"), _vision_section(whole)
-    if vision is None or (kind != PICTURES_IN_FRONT and kind not in known_types.of_task("pictures")):
+    vision = _vision_section(whole)
+    if vision is None:
         return None
     token = _first({**_encoder(whole), **whole}, *_IMAGE_TOKEN)
     patch = _whole_number(_first(vision, "patch_size"))
