@@ -35,8 +35,8 @@ def explain(
     tokens = with_image_tokens(checkpoint, workload, tiles).input_tokens - input_tokens
     if as_json:
         result = {"model": checkpoint.name, "family": checkpoint.family, "workload": workload.model_dump()}
-        result |= {"tiles": tiles, "image_tokens": tokens} if tiles else {}
-        typer.echo(json.dumps(result | {"phases": rows}, indent=1))
+        pictures = {"tiles": tiles, "image_tokens": tokens} if tiles else {}
+        typer.echo(json.dumps(result | pictures | {"phases": rows}, indent=1))
         return
     from rich.console import Console
     from rich.markup import escape

@@ -50,7 +50,7 @@ Config = Mapping[str, Any]
 _IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _WIDTH = ("hidden_size", "embed_dim", "width")
 _LAYERS = ("num_hidden_layers", "depth", "num_layers", "depths")
-_HEADS = ("num_attention_heads", "num_heads", "num_attention_heads")
+_HEADS = ("num_attention_heads", "num_heads")
 _FFN = ("intermediate_size", "ffn_dim")
 
 
