@@ -54,7 +54,10 @@ def tiny_models(always: Collection[str] = ()) -> list[str]:
 
 
 def takes_turns(place: int, shares: int) -> pytest.MarkDecorator:
-    """Return a mark for one of several tests that take turns, ``place`` of ``shares``."""
+    """Return a mark for one of several tests that take turns, ``place`` of ``shares``.
+
+    The longest are at 2 and 3 of 4: at 0 and 1 ``.ci/environments`` has the environments that take longest.
+    """
     number = turn()
     return pytest.mark.skipif(
         number is not None and number % shares != place,

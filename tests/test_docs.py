@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import in_text, parse
+from rotation import takes_turns
 
 from slmbench.plan.suite import parse_suite, suite_names
 
@@ -25,6 +26,7 @@ def test_the_suite_in_the_docs_is_a_suite() -> None:
         assert f"`{name}`" in text, name
 
 
+@takes_turns(3, 4)
 @pytest.mark.slow
 def test_the_commands_of_a_gate_in_ci_work(tmp_path: Path) -> None:
     """As they stand in docs/ci.md, with a small model in place of the suites: first what measures, then what judges."""

@@ -11,20 +11,31 @@ from slmbench.analysis.pairs import precision_of
 from slmbench.case import Workload
 
 LEADER_METRICS = ("ttft", "tpot")
+#: Workloads whose leader is looked for; a table has the others.
+MOST_WORKLOADS = 3
 
 
 @dataclass(frozen=True)
 class Leader:
     """The best case at one workload on one device, and what the others are behind it."""
 
-    side: Side
-    metric: str
     workload: Workload
     device: str
     best: Best
 
 
-def leaders_of(side: Side) -> Iterator[Leader]:
+@dataclass(frozen=True)
+class Leaders:
+    """Who leads on one metric, at the first workloads of a run."""
+
+    side: Side
+    metric: str
+    first: tuple[Leader, ...]
+    #: Workloads and devices after those, where somebody leads as well.
+    more: int
+
+
+def leaders_of(side: Side) -> Iterator[Leaders]:
     """Yield for each metric who leads at each workload and device where two cases or more were measured.
 
     Nothing where all models of the run are in pairs: then those are the answer.
@@ -38,11 +49,15 @@ def leaders_of(side: Side) -> Iterator[Leader]:
         if found.case.workload.cache == "on":
             groups.setdefault((found.case.workload, found.case.device), []).append(found)
     for metric in LEADER_METRICS:
+        fields = []
         for (work, device), cases in groups.items():
             entries = [_entry(side, found, metric) for found in cases if _is_own(found, metric)]
-            best = best_of(entries) if len(entries) > 1 else None
-            if best is not None and (best.ties or best.runner_up):
-                yield Leader(side, metric, work, device, best)
+            if sum(entry.eligible for entry in entries) > 1:
+                fields.append((work, device, entries))
+        shown = [(work, device, best_of(entries)) for work, device, entries in fields[:MOST_WORKLOADS]]
+        first = tuple(Leader(work, device, best) for work, device, best in shown if best is not None)
+        if first:
+            yield Leaders(side, metric, first, len(fields) - len(first))
 
 
 def _is_own(found: SideCase, metric: str) -> bool:

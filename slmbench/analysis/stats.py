@@ -127,12 +127,13 @@ def load_levels(loads: Sequence[ArrayLike], *, quantile: float = 0.5) -> tuple[F
     sizes = np.array([np.size(load) for load in loads])
     if not sizes.all():
         raise ValueError("a load without values")
-    logs = np.split(_logs(np.concatenate([np.ravel(load) for load in loads])), np.cumsum(sizes)[:-1])
-    figures, errors = np.empty(len(logs)), np.empty(len(logs))
+    logs = _logs(np.concatenate([np.ravel(load) for load in loads]))
+    begins = np.cumsum(sizes) - sizes
+    figures, errors = np.empty(sizes.size), np.empty(sizes.size)
     # Loads of one size at once: a large run has ten thousand of them.
-    for size in np.unique(sizes):
+    for size in set(sizes.tolist()):
         places = np.flatnonzero(sizes == size)
-        ordered = np.sort(np.stack([logs[place] for place in places]), axis=1)
+        ordered = np.sort(logs[begins[places, None] + np.arange(size)], axis=1)
         below = int(quantile * (size - 1))
         above = min(below + 1, int(size) - 1)
         share = quantile * (size - 1) - below
@@ -256,8 +257,9 @@ def detectable_effect(
     significant = critical * np.sqrt(within.error**2 / now * later + shift_variance)
     # Each condition by itself, then the larger effect. Both at once, averaged over errors that are not known, ask for
     # more than it takes: such effects are seen in up to 87 %.
-    effects = [_beyond(bar, np.maximum(true, 1e-12), power) for bar in (threshold, significant)]
-    return math.expm1(max(effects)) if max(effects) < 700 else math.inf
+    bars: list[Floats | float] = [significant] if np.all(significant >= threshold) else [threshold, significant]
+    effect = max(_beyond(bar, np.maximum(true, 1e-12), power) for bar in bars)
+    return math.expm1(effect) if effect < 700 else math.inf
 
 
 def _beyond(bar: Floats | float, deviation: Floats, power: float) -> float:
@@ -265,14 +267,14 @@ def _beyond(bar: Floats | float, deviation: Floats, power: float) -> float:
     from scipy.special import ndtr
 
     low, high = 0.0, 1.0
-    while float(np.mean(ndtr((high - bar) / deviation))) < power:
+    while float(ndtr((high - bar) / deviation).mean()) < power:
         high *= 2
         if high > 700:
             return math.inf
     # To a ten-thousandth of the effect.
     for _ in range(14):
         middle = (low + high) / 2
-        low, high = (middle, high) if float(np.mean(ndtr((middle - bar) / deviation))) < power else (low, middle)
+        low, high = (middle, high) if float(ndtr((middle - bar) / deviation).mean()) < power else (low, middle)
     return high
 
 

@@ -154,6 +154,15 @@ def agreement(
     return Agreement(compared, equal)
 
 
+def telling_prompt(prompts: Sequence[GoldenPrompt], tolerance: float) -> GoldenPrompt:
+    """Return the prompt of most tokens that :func:`agreement` counts; coarse precisions may count none of another.
+
+    Raises:
+        ValueError: no prompts.
+    """
+    return max(prompts, key=lambda prompt: sum(margin > tolerance for margin in prompt.margins))
+
+
 def _forced(session: Session, prompt: GoldenPrompt) -> list[bool]:
     given = session.start(np.array([prompt.input_ids], np.int64))
     hits = [int(given[0]) == prompt.tokens[0]]

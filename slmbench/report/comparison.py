@@ -251,8 +251,8 @@ def print_comparison(
         print_table(console, table, styles=STYLES)
     if comparison.means and len({judgement.key for judgement in comparison.shown()}) > 1:
         console.print(Text(f"geometric mean of new / base: {', '.join(means(comparison))}"))
-    for line in notes(comparison):
-        console.print(Text(line))
+    if said := notes(comparison):
+        console.print(Text("\n".join(said)))
 
 
 def comparison_markdown(

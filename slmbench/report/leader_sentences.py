@@ -5,30 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from slmbench.analysis.best import BestPath, Rival
-from slmbench.analysis.leaders import Leader
+from slmbench.analysis.leaders import Leader, Leaders
 from slmbench.analysis.stats import Interval
 from slmbench.report.case_labels import full_names
 from slmbench.report.text_table import bounds, number
 
 _TITLES = {"ttft": "First token soonest", "tpot": "Decodes fastest"}
-#: Workloads that one sentence speaks of.
-MOST_WORKLOADS = 3
 
 
-def leader_sentences(leaders: Iterable[Leader]) -> list[str]:
+def leader_sentences(leaders: Iterable[Leaders]) -> list[str]:
     """Return a sentence for each arm and metric: who leads at each workload."""
-    groups: dict[tuple[str, str], list[Leader]] = {}
-    for leader in leaders:
-        groups.setdefault((leader.side.arm or "", leader.metric), []).append(leader)
-    return [_sentence(group) for group in groups.values()]
+    return [_sentence(group) for group in leaders]
 
 
-def _sentence(leaders: Sequence[Leader]) -> str:
-    said = [f"{_where(leader, leaders)}: {_lead(leader)}" for leader in leaders[:MOST_WORKLOADS]]
-    left = len(leaders) - len(said)
-    more = [f"{left} more lengths are in the table"] if left else []
-    arm = f"{leaders[0].side.arm}: " if leaders[0].side.arm else ""
-    return f"{arm}{_TITLES[leaders[0].metric]} {'; '.join([*said, *more])}"
+def _sentence(leaders: Leaders) -> str:
+    said = [f"{_where(leader, leaders.first)}: {_lead(leader)}" for leader in leaders.first]
+    more = [f"{leaders.more} more lengths are in the table"] if leaders.more else []
+    arm = f"{leaders.side.arm}: " if leaders.side.arm else ""
+    return f"{arm}{_TITLES[leaders.metric]} {'; '.join([*said, *more])}"
 
 
 def _where(leader: Leader, leaders: Sequence[Leader]) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,12 @@ from slmbench.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 EMPTY = "-"
+#: Spaces after a column.
+_GAP = 2
 
 
 @dataclass(frozen=True)
@@ -209,29 +214,56 @@ def print_table(console: Console, table: TextTable, styles: Mapping[str, str] | 
 
     ``styles`` colours cells that contain a word.
     """
-    from rich.table import Table
     from rich.text import Text
 
     if table.common:
         console.print(Text(", ".join(f"{name}: {value}" for name, value in table.common.items()), style="dim"))
     if table.rows:
-        drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         widths = [
             max(_column_width(header), *(_cell_width(row[index]) for row in table.rows))
             for index, header in enumerate(table.headers)
         ]
-        # Where all fit nothing is measured or wrapped again: a table of a thousand rows takes half the time.
-        fits = sum(width + 2 for width in widths) <= console.width
-        for header, right, width in zip(table.headers, table.numeric, widths, strict=True):
-            drawn.add_column(
-                fill(header, width), justify="right" if right else "left", overflow="fold",
-                width=width if fits else None, no_wrap=fits,
-            )  # fmt: skip
-        for row in table.rows:
-            drawn.add_row(*(Text(cell, style=_style(cell, styles or {})) for cell in row))
-        console.print(drawn)
-    for note in table.notes:
-        console.print(Text(note))
+        if sum(width + _GAP for width in widths) <= console.width:
+            console.print(_as_lines(table, widths, styles or {}), soft_wrap=True)
+        else:
+            console.print(_wrapping(table, widths, styles or {}))
+    if table.notes:
+        console.print(Text("\n".join(table.notes)))
+
+
+def _wrapping(table: TextTable, widths: Sequence[int], styles: Mapping[str, str]) -> Table:
+    """Return a table too wide for the console, whose cells are broken where they must be."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for header, right, width in zip(table.headers, table.numeric, widths, strict=True):
+        drawn.add_column(fill(header, width), justify="right" if right else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(cell, style=_style(cell, styles)) for cell in row))
+    return drawn
+
+
+def _as_lines(table: TextTable, widths: Sequence[int], styles: Mapping[str, str]) -> Text:
+    """Return a table that fits as one text. rich's own table takes a second for a thousand rows."""
+    from rich.text import Span, Text
+
+    plain, spans, done = [], [], 0
+    headers = [fill(header, width) for header, width in zip(table.headers, widths, strict=True)]
+    lowest = max(header.count("\n") for header in headers)
+    headers = ["\n" * (lowest - header.count("\n")) + header for header in headers]
+    for place, row in enumerate([headers, *table.rows]):
+        for cells in zip_longest(*(cell.split("\n") for cell in row), fillvalue=""):
+            line = ""
+            for cell, width, right in zip(cells, widths, table.numeric, strict=True):
+                style = "bold" if place == 0 else _style(cell, styles)
+                padded = cell.rjust(width) if right else cell.ljust(width)
+                if style:
+                    spans.append(Span(done + len(line), done + len(line) + width, style))
+                line += padded + " " * _GAP
+            plain.append(line)
+            done += len(line) + 1
+    return Text("\n".join(plain), spans=spans)
 
 
 def _style(cell: str, styles: Mapping[str, str]) -> str:

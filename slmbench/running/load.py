@@ -54,7 +54,7 @@ def open_load(
     """Open the artifact of a case in a fresh worker, let it read the case's prompt, and prove it.
 
     A survey opens without the engine's cache, so that its compile time is one; it is proven with every golden
-    prompt. A load that is to be sampled is proven with the first prompt.
+    prompt. A load that is to be sampled is proven with one prompt.
 
     Raises:
         WorkerError: it cannot be opened, or shows something else than what was asked.

@@ -52,7 +52,7 @@ class Open(StrictModel):
 
 
 class Prove(StrictModel):
-    """Compare with the golden record: all of it, or the first prompt."""
+    """Compare with the golden record: all of it, or the prompt that tells most."""
 
     do: Literal["prove"] = "prove"
     full: bool

@@ -37,7 +37,7 @@ from slmbench.export.golden_record import golden_prompts
 from slmbench.measure import own_proof
 from slmbench.measure.energy import EnergyReader
 from slmbench.measure.generate import Generation, ShortGenerationError
-from slmbench.measure.proof import Agreement, agreement, tolerance_of
+from slmbench.measure.proof import Agreement, agreement, telling_prompt, tolerance_of
 from slmbench.measure.random_prompts import PromptSource, PromptStream, pad_batch
 from slmbench.measure.warmup import warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
@@ -230,8 +230,8 @@ class _OpenCase:
         placement = self.session.placement()
         if not self.artifact.has_golden:
             return self._proven(placement, self._own_agreement(full=full), reference=False)
-        prompts = self._golden_prompts()
-        chosen = prompts if full else prompts[:1]
+        prompts, tolerance = self._golden_prompts(), tolerance_of(self.case)
+        chosen = [telling_prompt(prompts, tolerance)] if prompts and not full else prompts
         if chosen:
             # An engine's own loop is forced by growing its prompt.
             grown = 0 if isinstance(self.session, Session) else max(len(g.tokens) for g in chosen)
@@ -239,7 +239,7 @@ class _OpenCase:
             self.session.reserve(1, longest, max(len(g.tokens) for g in chosen))
         if isinstance(self.session, Draws):
             self.session.draw(None)
-        return self._proven(placement, agreement(self.session, chosen, tolerance_of(self.case), self.family))
+        return self._proven(placement, agreement(self.session, chosen, tolerance, self.family))
 
     def _own_agreement(self, *, full: bool) -> Agreement:
         """Return how far the session agrees with itself and with the first load: there is no reference."""

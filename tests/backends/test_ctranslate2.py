@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rotation import tiny_models
+from rotation import takes_turns, tiny_models
 
 from slmbench.backend import LoopSession, load_backend
 from slmbench.cli import run_main
@@ -111,6 +111,7 @@ def test_another_compute_type_than_asked_is_read_back() -> None:
     assert session.threads() == 1
 
 
+@takes_turns(2, 4)
 @pytest.mark.slow
 def test_a_pair_and_a_folder_of_ones_own_from_command_to_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -78,7 +78,7 @@ def rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any
     return found
 
 
-@takes_turns(0, 2)
+@takes_turns(3, 4)
 @pytest.mark.slow
 def test_optimums_own_quantisation_from_the_command_to_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -68,7 +68,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         process.wait(30)
 
 
-@takes_turns(0, 2)
+@takes_turns(3, 4)
 def test_a_machine_comes_back_to_a_scheduler_that_was_started_again(fleet: Fleet) -> None:
     scheduler, worker = fleet.scheduler(), fleet.worker()
     run = ["run", "--fleet", fleet.address, "--model", "dec-tiny", "--backend", "openvino", "--repeat", "10"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from slmbench.case import Case, Workload
-from slmbench.measure.proof import SessionProof, agreement, judge, tolerance_of
+from slmbench.measure.proof import SessionProof, agreement, judge, telling_prompt, tolerance_of
 from slmbench.models.artifact import GoldenPrompt
 
 CASE = Case(
@@ -122,6 +122,14 @@ class Loop(Rule):
 
 def golden(margins: tuple[float, ...] = (0.5,) * 5) -> GoldenPrompt:
     return GoldenPrompt(input_ids=(1, 9), tokens=(10, 11, 12, 13, 14), margins=margins)
+
+
+def test_the_prompt_that_tells_most_is_the_one_with_large_margins() -> None:
+    """bart-base's first prompt has no token that 8 bits could tell, its second has 24."""
+    small, large = golden((0.1,) * 5), golden((0.1, 0.5, 0.5, 0.1, 0.5))
+    assert telling_prompt([small, large], 0.25) is large
+    assert telling_prompt([large, small], 0.25) is large
+    assert telling_prompt([small, large], 0.0) is small
 
 
 def test_a_wrong_token_does_not_spoil_those_after_it() -> None:

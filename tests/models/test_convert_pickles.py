@@ -102,7 +102,7 @@ def test_a_missing_shard_of_pickles(whole: Path, tmp_path: Path) -> None:
         resolve(str(folder), convert_pickles=True)
 
 
-@takes_turns(0, 2)
+@takes_turns(2, 4)
 @pytest.mark.slow
 def test_a_run_from_pickles(whole: Path, tmp_path: Path) -> None:
     """From the typed command to the table: every token agrees."""

@@ -195,7 +195,7 @@ def verdicts(job: Job) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@takes_turns(0, 2)
+@takes_turns(3, 4)
 def test_a_pull_request_is_judged_against_its_base_branch(job: Job, forge: Forge) -> None:
     base, _ = forge.commit(FAST), forge.commit(SLOW)
     job.github = {"event": {"pull_request": {"base": {"sha": base}}}}
@@ -219,7 +219,7 @@ def test_a_pull_request_is_judged_against_its_base_branch(job: Job, forge: Forge
 
 
 @pytest.mark.slow
-@takes_turns(1, 2)
+@takes_turns(2, 4)
 def test_a_nightly_run_is_judged_against_the_committed_baseline(job: Job, forge: Forge, tmp_path: Path) -> None:
     forge.commit(FAST)
     python = environment(tmp_path / "venv", FAST)

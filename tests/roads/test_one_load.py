@@ -71,7 +71,7 @@ def test_a_grid_is_measured_by_one_process_a_model_and_load(measured: Done, plac
     assert (place / "grid" / "report.html").stat().st_size > 10_000
 
 
-@takes_turns(0, 2)
+@takes_turns(2, 4)
 @pytest.mark.slow
 def test_each_case_by_itself_where_asked(measured: Done, call: Call, place: Path) -> None:
     alone = call("run", *GRID, "--no-share", "--out", "alone")
@@ -87,7 +87,7 @@ def test_each_case_by_itself_where_asked(measured: Done, call: Call, place: Path
     assert judged.returncode in (0, 4), judged.stdout + judged.stderr
 
 
-@takes_turns(1, 2)
+@takes_turns(3, 4)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with a POSIX signal")
 def test_a_killed_grid_goes_on_where_it_was(call: Call, place: Path) -> None:

@@ -79,6 +79,7 @@ def rows_of(place: Path, run: Path) -> dict[str, dict[str, Any]]:
     return {row["backend"]: row for row in json.loads(typed(place, "table", run.name, "--json"))}
 
 
+@takes_turns(2, 4)
 @pytest.mark.slow
 def test_fp32_on_every_engine_is_the_reference(place: Path, run: Path) -> None:
     rows = rows_of(place, run)

@@ -32,7 +32,7 @@ def cases_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@takes_turns(0, 2)
+@takes_turns(2, 4)
 def test_a_faster_artifact_with_fewer_bits_is_faster_because_worse(place: Path) -> None:
     """Both are sampled in one run, so that their speeds are compared on any machine; one's steps are much slower."""
     asked = ("--backend", "torch,onnxruntime", "--precision", "fp32,int4", *SHORT, "--repeat", "10")
@@ -57,7 +57,7 @@ def test_a_faster_artifact_with_fewer_bits_is_faster_because_worse(place: Path) 
 
 
 @pytest.mark.slow
-@takes_turns(1, 2)
+@takes_turns(3, 4)
 def test_a_file_that_was_replaced_under_its_name_is_the_same_case(place: Path, shared_cache: Path) -> None:
     """The file says itself what its weights are: that is the cause, not another case."""
     asked = ("--model", "my-llama", "--backend", "llama_cpp", "--precision", "int8,int4", *SHORT, "--repeat", "1")

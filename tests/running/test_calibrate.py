@@ -33,7 +33,7 @@ def test_fewer_than_three_runs_are_refused(capsys: pytest.CaptureFixture[str]) -
     assert "Did you mean openvino" in capsys.readouterr().err
 
 
-@takes_turns(0, 2)
+@takes_turns(2, 4)
 @pytest.mark.slow
 def test_a_baseline_is_judged_on_a_machine_that_was_calibrated_for_it(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_cache: Path

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from rotation import in_turn
+from rotation import in_turn, takes_turns
 from synthetic import Speed, make_run
 
 from slmbench.cli import run_main
@@ -189,6 +189,7 @@ COMMANDS = [
 FLEET = f"run --model mu-tiny {SMALL} --backend onnxruntime --backend openvino --fleet local --out {{run}}-fleet"
 
 
+@takes_turns(3, 4)
 @pytest.mark.slow
 def test_nothing_needs_a_network_or_looks_for_one(tmp_path: Path, shared_cache: Path) -> None:
     """Every command, and every engine in its worker; a fleet on loopback alone."""
