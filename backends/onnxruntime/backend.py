@@ -12,6 +12,7 @@ from slmbench.models.given_record import NO_SHARED_BUFFER
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status
+from ..common.pictures import picture_abilities
 from . import cuda_session, probe, qnn
 from .cuda import cuda_status
 from .cuda_session import OnnxRuntimeOptions
@@ -84,7 +85,7 @@ class OnnxRuntimeBackend:
             return frozenset(("turns", "random", "uncached", "ends") if shared else ("random", "ends"))
         if spec.layout == "static" or spec.target == CUDA:
             return frozenset()
-        return frozenset(("turns", "answers", "random", "uncached", "ends"))
+        return picture_abilities(checkpoint, spec) | {"turns", "answers", "random", "uncached", "ends"}
 
     def shares_loads(self, spec: ArtifactSpec, device: Device) -> bool:
         """Return whether one session may serve several workloads: compared on CPUs, for graphs of any length."""

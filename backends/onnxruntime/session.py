@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import UNASKED, Geometry, Placement, SessionOptions, Tokens
+from slmbench.backend import UNASKED, Geometry, Pixels, Placement, SessionOptions, Tokens
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
 from ..common.next_token import StepLogits, TokenChooser
+from ..common.pictures import FEATURES
 from ..common.reserved import Reserved
 from .graph import CPU, OrtGraph, bind, bind_out
+from .pictures import hold_pictures
 from .static_session import base_settings, settings_in_effect, shipped_settings
 
 _PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
@@ -49,12 +51,27 @@ class OnnxRuntimeSession:
         self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
         self._phases_ns: dict[str, int] = {}
         self._choice = TokenChooser()
+        self._pictures = hold_pictures(checkpoint, self._graphs.get("vision"))
+
+    def take_pictures(self, pixels: Pixels) -> None:
+        """Hold the pictures of the next start and of those after it.
+
+        Raises:
+            BadInputError: the artifact takes no pictures, or others than these.
+        """
+        self._pictures.take(pixels)
+
+    def _bind_features(self, binding: Any, features: Any) -> None:
+        """Have a graph read these features, if it takes any."""
+        if features is not None:
+            binding.bind_ortvalue_input(FEATURES, features)
 
     def _open(self, role: Role, artifact: Artifact) -> OrtGraph:
         """Create the session of one graph."""
         if self._options.settings == "shipped":
             return OrtGraph(artifact.graph(role), shipped_settings(self._options.threads))
-        alone = len(artifact.manifest.graphs) == 1
+        # A vision graph runs once a prompt: the others' threads need not make room for it.
+        alone = role != "vision" and len(artifact.manifest.graphs.keys() - {"vision"}) == 1
         return OrtGraph(artifact.graph(role), base_settings(self._threads, alone=alone))
 
     def draw(self, seed: int | None) -> None:
@@ -188,6 +205,7 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
         for binding in (self._prompt, self._step):
             self._bind_kv(binding, self._kv)
             bind_out(binding, "logits", self._logits)
+            self._bind_features(binding, self._pictures.none)
         self._prompt_rows = batch
         bind(self._step, "input_ids", self._ids)
 
@@ -202,6 +220,7 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
             CannotRunError: a padded batch for a graph that has no place for it.
         """
         count = self._reserved.start(input_ids, shared=True)
+        began = perf_counter_ns()
         batch, length = input_ids.shape
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
         self._lengths: Tokens | None = None
@@ -218,10 +237,13 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
             self._bind_kv(self._prompt, self._kv, batch)
             bind_out(self._prompt, "logits", self._logits, shape=(batch, *self._logits.shape[1:]))
         self._length = length
+        self._bind_features(self._prompt, self._pictures.features_for(input_ids))
         self._read(ids)
         if count > 1:
             self._spread(batch, count)
-        return self._next_tokens()
+        token = self._next_tokens()
+        self._phases_ns = self._pictures.prefill_ns(perf_counter_ns() - began)
+        return token
 
     def _spread(self, batch: int, count: int) -> None:
         """Give each of ``batch`` prompts ``count`` rows with its K/V and its logits."""
@@ -308,6 +330,7 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
             BadInputError: the prompts exceed what is reserved.
         """
         count = self._reserved.start(input_ids, shared=True)
+        self._bind_features(self._prompt, self._pictures.features_for(input_ids))
         began = perf_counter_ns()
         batch, length = input_ids.shape
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
@@ -323,7 +346,8 @@ class OrtEncoderDecoderSession(OnnxRuntimeSession):
             self._spread(batch, length, count)
         encoded = perf_counter_ns()
         token = self.step(np.full(self._reserved.rows, self._start_token, dtype=np.int64))
-        self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        parts = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        self._phases_ns = {**self._pictures.phases_ns(), **parts}
         return token
 
     def _cross_shape(self, name: str, rows: int, length: int) -> tuple[int, ...]:

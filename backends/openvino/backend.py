@@ -13,6 +13,7 @@ from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status, require
+from ..common.pictures import picture_abilities
 from . import npu, probe
 from .decoder_only import OpenVinoDecoderOnlySession
 from .encoder_decoder import OpenVinoEncoderDecoderSession
@@ -104,6 +105,7 @@ class OpenVinoBackend:
         if spec.layout == "static":
             return frozenset()
         everything: frozenset[Ability] = frozenset(("turns", "answers", "random", "uncached", "ends"))
+        everything |= picture_abilities(checkpoint, spec)
         # optimum's decoder makes the cross K/V itself, once a row: a prompt would not be read once.
         own = checkpoint.family == "decoder-only" or spec.exporter != "optimum"
         return everything if own else everything - {"answers"}

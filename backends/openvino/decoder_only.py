@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,9 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         import openvino as ov
 
         count = self._reserved.start(input_ids, shared=True)
+        began = perf_counter_ns()
         batch, length = input_ids.shape
+        self._look(self._prompt, input_ids)
         self._prompt.reset_state()
         self._holder, self._mask = self._prompt, None
         mask = np.ones((batch, length), dtype=np.int64) if attention_mask is None else attention_mask
@@ -90,6 +93,7 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         if self._spread:
             # The engine spreads the prompt's K/V over the rows itself, as it does for beams.
             self._take_rows(self._steps, np.repeat(np.arange(batch), count))
+        self._phases_ns = self._pictures.prefill_ns(perf_counter_ns() - began)
         return token
 
     def extend(self, input_ids: Tokens) -> Tokens:

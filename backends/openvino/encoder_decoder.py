@@ -24,8 +24,8 @@ class OpenVinoEncoderDecoderSession(OpenVinoSession):
     _stepped: Role = "decoder"
 
     def _whole(self) -> list[Role]:
-        """Return the encoder; the decoder as it is only where its steps have no graph of their own, or it rereads."""
-        return ["encoder"] if self._apart else ["encoder", "decoder"]
+        """Return all but the decoder, which is compiled as it is only where its steps have no graph of their own."""
+        return [role for role in self._read_graphs if role != "decoder" or not self._apart]
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make the input buffers and match the encoder's outputs with the decoder's inputs."""
@@ -60,6 +60,7 @@ class OpenVinoEncoderDecoderSession(OpenVinoSession):
         import openvino as ov
 
         count = self._reserved.start(input_ids, shared=True)
+        self._look(self._encoder, input_ids)
         began = perf_counter_ns()
         mask = np.ones(input_ids.shape, dtype=np.int64) if attention_mask is None else attention_mask
         ids_tensor = ov.Tensor(np.ascontiguousarray(input_ids, dtype=np.int64))
@@ -79,7 +80,8 @@ class OpenVinoEncoderDecoderSession(OpenVinoSession):
         for name, tensor in self._given:
             self._decoder.set_tensor(name, tensor)
         token = self.step(np.full(self._reserved.rows, self._start_token, dtype=np.int64))
-        self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        parts = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        self._phases_ns = {**self._pictures.phases_ns(), **parts}
         return token
 
     def step(self, tokens: Tokens) -> Tokens:

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Placement, SessionOptions, Tokens
+from slmbench.backend import Pixels, Placement, SessionOptions, Tokens
 from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
 from ..common.next_token import StepLogits, TokenChooser
+from ..common.pictures import FEATURES
 from ..common.reserved import Reserved
 from .compiled_graph import CompiledGraph, ReadGraph, StepIds
 from .options import PRECISION, device_properties, settings_in_effect, steps_apart
+from .pictures import hold_pictures
 from .static_session import executed_on
 from .step_graph import for_one_token
 
@@ -62,6 +64,21 @@ class OpenVinoSession:
         self._compile_step(1)
         self._phases_ns: dict[str, int] = {}
         self._choice = TokenChooser()
+        self._pictures = hold_pictures(checkpoint, self._graphs.get("vision"))
+
+    def take_pictures(self, pixels: Pixels) -> None:
+        """Hold the pictures of the next start and of those after it.
+
+        Raises:
+            BadInputError: the artifact takes no pictures, or others than these.
+        """
+        self._pictures.take(pixels)
+
+    def _look(self, request: Any, input_ids: Tokens) -> None:
+        """Give the request that reads prompts the features that go with this one."""
+        features = self._pictures.features_for(input_ids)
+        if features is not None:
+            request.set_tensor(FEATURES, features)
 
     def _whole(self) -> list[Role]:
         """Return the artifact's graphs that are compiled as they are."""

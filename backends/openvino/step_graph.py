@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..common.pictures import FEATURES
+
 #: Inputs with a token a column; of the others only the rows are fixed.
 _TOKENS = frozenset({"input_ids", "decoder_input_ids", "position_ids"})
 #: What OpenVINO computes inside a product where only that reads it: activations, and sums and products with constants.
@@ -29,6 +31,7 @@ def for_one_token(model: Any, rows: int, *, plain_products: bool) -> None:
     Raises:
         RuntimeError: the graph takes no such shapes.
     """
+    without_pictures(model)
     shapes = {}
     for port in model.inputs:
         shape = port.get_partial_shape()
@@ -39,6 +42,18 @@ def for_one_token(model: Any, rows: int, *, plain_products: bool) -> None:
     model.reshape(shapes)
     if plain_products:
         keep_products_plain(model)
+
+
+def without_pictures(model: Any) -> None:
+    """Take the features of pictures out of a graph, in place: no token that is fed has a place for any."""
+    port = next((port for port in model.inputs if FEATURES in port.get_names()), None)
+    if port is None:
+        return
+    chosen = port.get_node()
+    while chosen.get_type_name() != "Select":
+        (chosen,) = {target.get_node() for target in chosen.output(0).get_target_inputs()}
+    chosen.output(0).replace(chosen.input_value(2))
+    model.remove_parameter(port.get_node())
 
 
 def keep_products_plain(model: Any) -> int:

@@ -12,6 +12,7 @@ from slmbench.system.extras import install_command, installed_version, not_insta
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status, require
+from ..common.pictures import picture_abilities
 from . import probe
 from .session import TorchDecoderOnly, TorchEncoderDecoder, TorchOptions
 
@@ -56,7 +57,7 @@ class TorchBackend:
         """Return what our loop does; a state cannot be read behind or shared as K/V can."""
         if checkpoint.geometry.layer_kinds:
             return frozenset(("random", "ends"))
-        return frozenset(("turns", "answers", "random", "uncached", "ends"))
+        return picture_abilities(checkpoint, spec) | {"turns", "answers", "random", "uncached", "ends"}
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> Session:
         """Load the network onto the device.

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Placement, SessionOptions, Tokens
-from slmbench.errors import CannotRunError, one_line
+from slmbench.backend import Pixels, Placement, SessionOptions, Tokens
+from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Artifact
-from slmbench.models.network import Reader, cache_of, layer_windows, load_folder
+from slmbench.models.network import Reader, cache_of, layer_windows
 from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
 from ..common.openmp import OpenMp
 from ..common.reserved import Reserved
-from .artifact_files import check_files
 from .kv_cache import BufferedLayer
+from .networks import load_networks
+from .pictures import TorchPictures
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
 
@@ -54,7 +55,10 @@ class TorchSession:
         checkpoint = artifact.manifest.checkpoint
         self._layers = checkpoint.geometry.decoder_layers
         started = perf_counter_ns()
-        self._model = _load(artifact, options.compute_precision).to(self._place)
+        networks = load_networks(artifact, options.compute_precision)
+        self._model, self._vision = networks.text.to(self._place), networks.vision
+        if self._vision is not None:
+            self._vision.to(self._place)
         self._load_ns = perf_counter_ns() - started
         # Here and not at each start: it looks at the network's signature, which takes a share of a first token's time.
         self._reader: Any = Reader(self._model)
@@ -66,6 +70,15 @@ class TorchSession:
         self._logits_dtype = ""
         self._phases_ns: dict[str, int] = {}
         self._choice = TokenChooser()
+        self._pictures = TorchPictures(checkpoint, networks, self._place)
+
+    def take_pictures(self, pixels: Pixels) -> None:
+        """Hold the pictures of the next start and of those after it.
+
+        Raises:
+            BadInputError: the artifact takes no pictures, or others than these.
+        """
+        self._pictures.take(pixels)
 
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""
@@ -133,16 +146,20 @@ class TorchSession:
     def placement(self) -> Placement:
         """Return the type of device that holds the parameters, which is where torch computes, and their number."""
         nodes: dict[str, int] = {}
-        for parameter in self._model.parameters():
+        for parameter in self._parameters():
             name = {"cuda": "gpu"}.get(parameter.device.type, parameter.device.type)
             nodes[name] = nodes.get(name, 0) + 1
         return Placement(self._device, "+".join(sorted(nodes)), nodes)
+
+    def _parameters(self) -> list[Any]:
+        networks = [self._model] if self._vision is None else [self._model, self._vision]
+        return [parameter for network in networks for parameter in network.parameters()]
 
     def compute_precision(self) -> str:
         """Return the type of the parameters, and of the last logits where it is another; TF32 is not fp32."""
         import torch
 
-        found = {str(parameter.dtype) for parameter in self._model.parameters()} | {self._logits_dtype} - {""}
+        found = {str(parameter.dtype) for parameter in self._parameters()} | {self._logits_dtype} - {""}
         names = {_NAMES.get(one, one) for one in found}
         if names == {"fp32"} and torch.get_float32_matmul_precision() != "highest":
             return "reduced fp32"
@@ -177,7 +194,8 @@ class TorchSession:
         """Free the network and its buffers."""
         import torch
 
-        self._model = self._call = self._past = self._reader = None
+        self._model = self._call = self._past = self._reader = self._vision = None
+        del self._pictures
         if self._compiles:
             torch._dynamo.reset()
 
@@ -210,7 +228,8 @@ class TorchDecoderOnly(TorchSession):
             total = self._reserved.total if self._compiles else length + self._reserved.output_tokens
             self._mask = self._tensor(np.pad(attention_mask, ((0, 0), (0, total - length)), constant_values=1))
             self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
-        with torch.inference_mode():
+        began = perf_counter_ns()
+        with self._pictures.in_place(input_ids), torch.inference_mode():
             if self._past is not None:
                 self._past.reset()
             self._reader.begin(self._past)
@@ -221,7 +240,9 @@ class TorchDecoderOnly(TorchSession):
                 if self._mask is not None and self._positions is not None:
                     self._mask = self._mask.repeat_interleave(count, dim=0)
                     self._positions = self._positions.repeat_interleave(count, dim=0)
-            return self._next_tokens(logits)
+            token = self._next_tokens(logits)
+        self._phases_ns = self._pictures.prefill_ns(perf_counter_ns() - began)
+        return token
 
     def extend(self, input_ids: Tokens) -> Tokens:
         """Read ``[B, n]`` behind the K/V that are there; the first of them is the last token given.
@@ -302,8 +323,9 @@ class TorchEncoderDecoder(TorchSession):
 
         count = self._check(input_ids)
         self._reserved.token()
+        placed = self._pictures.in_place(input_ids)
         began = perf_counter_ns()
-        with torch.inference_mode():
+        with placed, torch.inference_mode():
             if self._self_kv is not None:
                 self._self_kv.reset()
             self._mask = self._tensor(np.ones_like(input_ids) if attention_mask is None else attention_mask)
@@ -321,7 +343,8 @@ class TorchEncoderDecoder(TorchSession):
             if count > 1:
                 logits = self._spread(logits, count)
             token = self._next_tokens(logits)
-        self._phases_ns = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        parts = {"encode": encoded - began, "first_step": perf_counter_ns() - encoded}
+        self._phases_ns = {**self._pictures.phases_ns(), **parts}
         return token
 
     def _spread(self, logits: Any, count: int) -> Any:
@@ -373,28 +396,3 @@ def _compiled_graphs() -> int:
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
-
-
-def _load(artifact: Artifact, precision: str) -> Any:
-    """Return the network in eval mode, with torch's fused attention where transformers offers it.
-
-    Raises:
-        BadInputError: the folder holds something else than the manifest's checkpoint.
-        CannotRunError: transformers does not load it.
-    """
-    import torch
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    checkpoint = artifact.manifest.checkpoint
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    check_files(artifact)
-    try:
-        # Without its code, trusted or not: who trusts a checkpoint does not trust whoever sends an artifact of it.
-        model, lacking = load_folder(artifact.folder, checkpoint.family, dtype=dtype)
-    except Exception as error:  # safetensors and transformers raise many kinds for a damaged folder
-        raise CannotRunError(f"{artifact.folder}: transformers cannot load it: {one_line(str(error))[:200]}") from error
-    if lacking:
-        raise CannotRunError(f"{artifact.folder}: the weights lack {len(lacking)} parameters, as {min(lacking)}")
-    return model

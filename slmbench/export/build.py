@@ -26,6 +26,7 @@ from slmbench.export.artifact_store import (
     write_manifest,
 )
 from slmbench.export.failed_proofs import FailedProof, remember_failed_proof
+from slmbench.export.golden_pictures import golden_after_pictures
 from slmbench.export.golden_record import make_golden, reference_versions
 from slmbench.export.routes import Exported, Progress, installed_versions, refusal, route
 from slmbench.export.stored_weights import stored_weights
@@ -50,6 +51,9 @@ from slmbench.system.telemetry import silence_telemetry
 
 #: What the text of an exporter's failure ends with.
 NEXT_ONE = "; from now on --exporter auto takes the next one"
+
+#: How a checkpoint says what is done to a picture before the network sees it.
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 __all__ = ["NEXT_ONE", "ensure_artifact", "resources_refusal"]
 
@@ -136,6 +140,8 @@ def _export(checkpoint: Checkpoint, spec: ArtifactSpec, place: Path, progress: P
         golden = golden_record(checkpoint, spec, progress)
         (folder / GOLDEN_NAME).write_text(golden.model_dump_json(), encoding="utf-8")
         exported = _written(checkpoint, spec, folder, progress)
+        if spec.pictures:
+            _keep_processor(checkpoint, folder)
         progress("hashing the files")
         _write_manifest(checkpoint, spec, folder, exported, time.perf_counter() - began)
         move_into_place(folder, place)
@@ -154,29 +160,49 @@ def _written(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress:
         raise ExporterError(f"{error}{NEXT_ONE}") from error
 
 
+def _keep_processor(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy what says how pictures are prepared next to the graphs: a worker has the artifact alone."""
+    for name in _PROCESSOR_FILES:
+        if checkpoint.path is not None and (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, folder / name)
+
+
 def golden_record(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:
     """Return the golden record: shipped, or kept from an export to another format where the same libraries made it."""
-    if spec.input_tokens is None and spec.output_tokens is None:
+    if spec.input_tokens is None and spec.output_tokens is None and not spec.pictures:
         shipped = shipped_record(checkpoint)
         if shipped is not None:
             return shipped
-    kept = cache_dir() / "golden" / f"{checkpoint.digest[:32]}-{spec.input_tokens}-{spec.output_tokens}.json"
+    of_what = "pictures" if spec.pictures else f"{spec.input_tokens}-{spec.output_tokens}"
+    kept = cache_dir() / "golden" / f"{checkpoint.digest[:32]}-{of_what}.json"
     with contextlib.suppress(OSError, ValidationError):
         record = GoldenRecord.model_validate_json(kept.read_bytes())
         if record.versions == reference_versions():
             return record
-    from slmbench.export.torch_model import load_model
-
-    progress("loading the reference")
-    model = load_model(checkpoint)
-    progress("generating the golden record")
-    record = make_golden(model, checkpoint, input_tokens=spec.input_tokens, output_tokens=spec.output_tokens)
-    del model
+    record = _record_after_pictures(checkpoint, progress) if spec.pictures else _record(checkpoint, spec, progress)
     gc.collect()
     kept.parent.mkdir(parents=True, exist_ok=True)
     # Two exports may write it at once: the last one wins, both are the same.
     write_whole(kept, record.model_dump_json())
     return record
+
+
+def _record(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> GoldenRecord:
+    from slmbench.export.torch_model import load_model
+
+    progress("loading the reference")
+    model = load_model(checkpoint)
+    progress("generating the golden record")
+    return make_golden(model, checkpoint, input_tokens=spec.input_tokens, output_tokens=spec.output_tokens)
+
+
+def _record_after_pictures(checkpoint: Checkpoint, progress: Progress) -> GoldenRecord:
+    from slmbench.export.picture_network import load_with_pictures
+
+    progress("loading the reference")
+    network = load_with_pictures(checkpoint)
+    progress("generating the golden record after pictures")
+    return golden_after_pictures(network, checkpoint)
 
 
 def _write_manifest(

@@ -171,10 +171,23 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why this artifact cannot be exported (one line), or None when it can."""
     if spec.weight_precision in GGUF_PRECISIONS and spec.format != "gguf":
         return f"{spec.weight_precision} is a precision of GGUF files, which --backend llama_cpp runs"
+    if spec.pictures and (reason := _pictures_refusal(checkpoint, spec)) is not None:
+        return reason
     try:
         return route(spec).refusal(checkpoint, spec)
     except CannotRunError as error:
         return str(error)
+
+
+def _pictures_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
+    """Return why no artifact of that kind takes pictures, or None."""
+    if checkpoint.vision is None:
+        return f"{checkpoint.name} takes no pictures"
+    if checkpoint.vision.refusal is not None:
+        return checkpoint.vision.refusal
+    if spec.exporter in ("generic", "none") and spec.layout == "dynamic":
+        return None
+    return f"the exporter {spec.exporter} ({spec.layout}) is used for text alone; generic exports the vision part too"
 
 
 def choose_route(

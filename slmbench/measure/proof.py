@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from slmbench.backend import UNASKED, LoopSession, Session
+from slmbench.backend import UNASKED, LoopSession, Pixels, Session, TakesPictures
 from slmbench.case import Case
-from slmbench.models.artifact import GoldenPrompt
+from slmbench.errors import BadInputError
+from slmbench.models.artifact import GoldenPicture, GoldenPrompt
 from slmbench.records.schema import FailureReason
 from slmbench.terms import MARGIN_TOLERANCE, ComputePrecision, Family, PlainPrecision, Precision, plain_precision
 
@@ -136,21 +137,35 @@ def _judge_tokens(precision: str, evidence: SessionProof) -> Verdict | None:
     return None
 
 
+#: What makes the pixel tensors of a golden prompt's pictures (see :func:`slmbench.measure.pictures.pixels_of`).
+PixelsOf = Callable[[Sequence[GoldenPicture]], Pixels]
+
+
 def agreement(
-    session: Session | LoopSession, prompts: Sequence[GoldenPrompt], tolerance: float, family: Family
+    session: Session | LoopSession,
+    prompts: Sequence[GoldenPrompt],
+    tolerance: float,
+    family: Family,
+    pixels_of: PixelsOf | None = None,
 ) -> Agreement:
     """Compare the session's tokens with the golden ones under teacher forcing, batch 1.
 
     A token counts where the reference's top-1 margin exceeds ``tolerance``. The session must be reserved for the
-    longest prompt and answer together.
+    longest prompt and answer together; it holds no pictures afterwards.
+
+    Raises:
+        BadInputError: prompts with pictures for a session that takes none, or nothing to prepare them with.
     """
     compared = equal = 0
     for prompt in prompts:
+        show_pictures(session, prompt, pixels_of)
         hits = _forced(session, prompt) if isinstance(session, Session) else _restarted(session, prompt, family)
         for hit, margin in zip(hits, prompt.margins, strict=False):
             if margin > tolerance:
                 compared += 1
                 equal += hit
+    if isinstance(session, TakesPictures):
+        session.take_pictures({})
     return Agreement(compared, equal)
 
 
@@ -161,6 +176,14 @@ def telling_prompt(prompts: Sequence[GoldenPrompt], tolerance: float) -> GoldenP
         ValueError: no prompts.
     """
     return max(prompts, key=lambda prompt: sum(margin > tolerance for margin in prompt.margins))
+
+
+def show_pictures(session: Session | LoopSession, prompt: GoldenPrompt, pixels_of: PixelsOf | None) -> None:
+    """Have the session hold a golden prompt's pictures, and no others."""
+    if isinstance(session, TakesPictures) and (pixels_of is not None or not prompt.pictures):
+        session.take_pictures(pixels_of(prompt.pictures) if pixels_of is not None and prompt.pictures else {})
+    elif prompt.pictures:
+        raise BadInputError("the golden prompts have pictures, which this session or its worker does not take")
 
 
 def _forced(session: Session, prompt: GoldenPrompt) -> list[bool]:

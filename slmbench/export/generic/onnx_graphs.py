@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -108,9 +109,16 @@ def free_axes(traced_: ToTrace) -> dict[str, dict[int, str]]:
             found[name] = {0: "batch", 2: "reserved"}
         elif name.startswith("cross."):
             found[name] = {0: "batch", 2: "encoded"}
+        elif name == "image_features":
+            found[name] = {0: "image_rows"}
         elif name not in ("position", "logits"):
             counts = {"attention_mask": "total", "encoder_attention_mask": "encoded"}
             found[name] = {0: "batch", 1: counts.get(name, "length")}
     if "attention_mask" in found and "cross.0.key" in traced_.outputs:
         found["attention_mask"] = found["input_ids"] = {0: "batch", 1: "encoded"}
     return {name: axes for name, axes in found.items() if name in (*traced_.inputs, *traced_.outputs)}
+
+
+def named_axes(sizes: Mapping[str, Sequence[int | None]]) -> dict[str, dict[int, str]]:
+    """Return the same for ports whose varying sizes are None."""
+    return {name: {i: f"{name}.{i}" for i, size in enumerate(one) if size is None} for name, one in sizes.items()}

@@ -48,20 +48,21 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         from slmbench.export.generic.onnx_attention import OnnxEngine
         from slmbench.export.generic.onnx_fusions import fuse
         from slmbench.export.generic.onnx_weights import tidied
+        from slmbench.export.generic.pictures import load_parts
         from slmbench.export.generic.wrapper import kv_sizes, longest_that_traces
-        from slmbench.export.torch_model import load_model
     except ImportError as error:
         raise CannotRunError(needed(error, "to export to ONNX")) from error
     progress("loading the weights")
-    network: Any = load_model(checkpoint)
-    sizes = kv_sizes(network, checkpoint.family == "encoder-decoder")
+    parts = load_parts(checkpoint, spec)
+    sizes = kv_sizes(parts.text, checkpoint.family == "encoder-decoder")
     if sizes.is_recurrent:
         raise CannotRunError("layers that keep another state than K/V have no place in ONNX Runtime's loop here")
     engine = OnnxEngine()
-    engine.install(network)
-    roles: tuple[Role, ...] = ("encoder", "decoder") if sizes.cross else ("model",)
+    roles = parts.roles(sizes)
+    parts.install(engine)
     longest = checkpoint.geometry.max_total_tokens or checkpoint.geometry.max_input_tokens or MAX_POSITIONS
     positions = min(longest, MAX_POSITIONS)
+    # onnxruntime-genai has no place for features.
     if roles == ("model",):
         (folder / "genai_config.json").write_text(genai_config(checkpoint, positions), encoding="utf-8")
     once, bytes_read, attention = None, 0, ATTENTION
@@ -70,14 +71,14 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         # Next to the artifact: the same disk, whose room was looked at before.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-traced-") as work:
             path = Path(work) / "traced.onnx"
-            longest_that_traces(partial(_trace, path, role, network, engine, sizes), role)
+            longest_that_traces(partial(_trace, path, role, parts, engine, sizes), role)
             model = onnx_ir.load(path)
             if fuse(model, positions):
                 model.metadata_props["slmbench.max_positions"] = str(positions)
             bytes_read = tidied(model, _BITS[spec.weight_precision])
             if role == "decoder":
                 once = not recomputed_products(model)
-            if role != "encoder" and all(node.op_type != ATTENTION for node in model.graph):
+            if role in ("model", "decoder") and all(node.op_type != ATTENTION for node in model.graph):
                 attention = ATTENTION_WRITTEN_OUT
             progress(f"writing {role}.onnx in {spec.weight_precision}")
             onnx_ir.save(model, folder / f"{role}.onnx", external_data=f"{role}.onnx.data")
@@ -86,7 +87,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     return Exported({role: f"{role}.onnx" for role in roles}, attention, once, bytes_read)
 
 
-def _trace(path: Path, role: Role, network: Any, engine: Any, sizes: Any, length: int) -> None:
+def _trace(path: Path, role: Role, parts: Any, engine: Any, sizes: Any, length: int) -> None:
     """Write the module's graph.
 
     The exporter over ``torch.jit.trace`` is asked, not the one over ``torch.export``: it takes 1 to 3 s where that
@@ -94,10 +95,15 @@ def _trace(path: Path, role: Role, network: Any, engine: Any, sizes: Any, length
     """
     import torch
 
-    from slmbench.export.generic.onnx_graphs import free_axes, traced
+    from slmbench.export.generic.onnx_graphs import free_axes, named_axes, traced
     from slmbench.export.generic.wrapper import failure_text
 
-    graph = traced(role, network, engine, sizes, length)
+    if role == "vision":
+        engine.reset()
+        graph, axes = parts.vision_graph(), named_axes(parts.sizes())
+    else:
+        graph = parts.with_features(traced(role, parts.text, engine, sizes, length), role)
+        axes = free_axes(graph)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # The tracer warns of every Python branch on a shape; the golden record is what proves the graph.
@@ -108,7 +114,7 @@ def _trace(path: Path, role: Role, network: Any, engine: Any, sizes: Any, length
                 str(path),
                 input_names=graph.inputs,
                 output_names=graph.outputs,
-                dynamic_axes=free_axes(graph),
+                dynamic_axes=axes,
                 opset_version=_OPSET,
                 do_constant_folding=False,
                 custom_opsets={"com.microsoft": 1},

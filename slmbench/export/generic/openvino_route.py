@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ ATTENTION_RECURRENT = "SDPA, stateful, recurrent"
 #: Soft-capped scores fit no fused operator.
 ATTENTION_CAPPED = "soft-capped, stateful"
 _FILES: dict[Role, str] = {
+    "vision": "openvino_vision_model.xml",
     "model": "openvino_model.xml",
     "encoder": "openvino_encoder_model.xml",
     "decoder": "openvino_decoder_model.xml",
@@ -47,21 +48,22 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         import openvino  # noqa: F401
 
         from slmbench.export.generic.attention import Engine
+        from slmbench.export.generic.pictures import load_parts
         from slmbench.export.generic.wrapper import kv_sizes, longest_that_traces
-        from slmbench.export.torch_model import load_model
     except ImportError as error:
         raise CannotRunError(needed(error, "to export to OpenVINO")) from error
     progress("loading the weights")
-    network: Any = load_model(checkpoint)
-    sizes = kv_sizes(network, checkpoint.family == "encoder-decoder")
+    parts = load_parts(checkpoint, spec)
+    sizes = kv_sizes(parts.text, checkpoint.family == "encoder-decoder")
     engine = Engine()
-    engine.install(network)
-    roles: tuple[Role, ...] = ("encoder", "decoder") if sizes.cross else ("model",)
+    roles = parts.roles(sizes)
+    parts.install(engine)
 
     def make(role: Role) -> Any:
         progress("tracing the network" if role == "model" else f"tracing the {role}")
-        model = longest_that_traces(partial(_converted, role, network, engine, sizes), role)
-        return model if role == "encoder" else fix_kv_shapes(model, sizes)
+        model = longest_that_traces(partial(_converted, role, parts, engine, sizes), role)
+        fix_picture_shapes(model, parts.sizes())
+        return model if role in ("encoder", "vision") else fix_kv_shapes(model, sizes)
 
     exported = write_graphs(roles, make, checkpoint, spec, folder, progress)
     attention = ATTENTION_CAPPED if engine.capped else ATTENTION
@@ -81,7 +83,7 @@ def write_graphs(
     recipe: dict[str, str] = {}
     for role in roles:
         model = make(role)
-        if role != "encoder":
+        if role in ("model", "decoder"):
             make_stateful(model)
         if role == "decoder":
             once = cross_kv_once(model)
@@ -94,10 +96,12 @@ def write_graphs(
     return Exported({role: _FILES[role] for role in roles}, ATTENTION, once, bytes_read, recipe)
 
 
-def _converted(role: Role, network: Any, engine: Any, sizes: Any, length: int) -> Any:
+def _converted(role: Role, parts: Any, engine: Any, sizes: Any, length: int) -> Any:
     from slmbench.export.generic.openvino_graphs import traced
 
-    return convert(*traced(role, network, engine, sizes, length))
+    if role == "vision":
+        return convert(*parts.vision_graph())
+    return convert(*parts.with_features(traced(role, parts.text, engine, sizes, length), role))
 
 
 def convert(module: Any, example: tuple[Any, ...], inputs: list[str], outputs: list[str]) -> Any:
@@ -137,3 +141,14 @@ def fix_kv_shapes(model: Any, sizes: Any) -> Any:
                 model.input(f"{prefix}.{index}.{name}").get_node().set_partial_shape(shape)
     model.validate_nodes_and_infer_types()
     return model
+
+
+def fix_picture_shapes(model: Any, sizes: Mapping[str, Sequence[int | None]]) -> None:
+    """Tell a graph what never varies of the pictures and features that it takes."""
+    import openvino as ov
+
+    for port in model.inputs:
+        for name in port.get_names() & sizes.keys():
+            shape = ov.PartialShape([-1 if size is None else size for size in sizes[name]])
+            port.get_node().set_partial_shape(shape)
+    model.validate_nodes_and_infer_types()
