@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,10 @@ Sampling = Literal["greedy", "random"]
 Cache = Literal["on", "off"]
 #: Suites and records of version 0.2 call the answers to each prompt "samples".
 FORMERLY_SAMPLES = AliasChoices("answers", "samples")
+#: Pictures before one text.
+MOST_PICTURES = 64
+#: Pixels of a drawn picture's side.
+_Side = Annotated[int, Field(ge=1, le=8192)]
 
 
 class Workload(BaseModel):
@@ -40,9 +44,16 @@ class Workload(BaseModel):
     sampling: Sampling = "greedy"
     #: "off", an ablation: no K/V of the answer are kept, and every token reads the decoder's whole input again.
     cache: Cache = "on"
+    #: Pictures before the text of the first turn. The image tokens that they become are not among ``input_tokens``.
+    images: int = Field(default=0, ge=0, le=MOST_PICTURES)
+    #: Width and height in pixels of pictures that are drawn from the run's seed.
+    image_size: tuple[_Side, _Side] | None = None
+    #: Digest of the user's pictures, where those are read instead.
+    pictures: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_pictures()
         if self.turns > 1 and self.added_tokens is None:
             raise ValueError(f"{self.turns} turns: `added_tokens` says how much each later turn adds")
         if self.turns == 1 and (self.added_tokens is not None or self.last_output_tokens is not None):
@@ -52,6 +63,18 @@ class Workload(BaseModel):
         if self.cache == "off" and (self.turns > 1 or self.answers > 1 or self.prompts):
             raise ValueError("without a K/V cache: only one turn, one answer per prompt, random prompts")
         return self
+
+    def _check_pictures(self) -> None:
+        if not self.images:
+            if self.image_size or self.pictures:
+                raise ValueError("`image_size` is of drawn pictures: say how many with `images`")
+            return
+        if (self.image_size is None) == (self.pictures is None):
+            raise ValueError("pictures are either drawn in one `image_size` or read from files")
+        if self.batch > 1 or self.answers > 1:
+            raise ValueError("pictures go with one prompt and one answer at a time: batch 1, answers 1")
+        if self.cache == "off":
+            raise ValueError("pictures cannot be combined with `cache: off`")
 
     @property
     def rows(self) -> int:
@@ -80,7 +103,8 @@ class Workload(BaseModel):
 
     def more(self) -> str:
         """Return what a reader has to know besides the lengths; empty for one prompt and one answer."""
-        parts = [f"batch {self.batch}"] if self.batch > 1 else []
+        parts = [self.seen] if self.images else []
+        parts += [f"batch {self.batch}"] if self.batch > 1 else []
         if self.turns > 1:
             parts.append(f"{self.turns} turns of {self.added} more")
             parts += [f"the last answer {self.last_output_tokens}"] if self.last_output_tokens else []
@@ -90,8 +114,20 @@ class Workload(BaseModel):
 
     @property
     def source(self) -> str:
-        """Return the name of what is read: ``in512``, or the digest of text prompts."""
-        return f"text-{self.prompts}" if self.prompts else f"in{self.input_tokens}"
+        """Return the name of what is read: ``in512``, or the digest of text prompts; and of the pictures."""
+        text = f"text-{self.prompts}" if self.prompts else f"in{self.input_tokens}"
+        if not self.images:
+            return text
+        which = "x".join(map(str, self.image_size)) if self.image_size else self.pictures
+        return f"{text}-img{self.images}x{which}"
+
+    @property
+    def seen(self) -> str:
+        """Return the pictures in words: ``1 picture of 512x512``; empty where there is none."""
+        if not self.images:
+            return ""
+        size = "x".join(map(str, self.image_size)) if self.image_size else f"files {self.pictures}"
+        return f"{self.images} picture{'s' if self.images > 1 else ''} of {size}"
 
     @property
     def has_prefixes(self) -> bool:

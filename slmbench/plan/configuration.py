@@ -14,7 +14,7 @@ def configuration_key(case: Case, attention: str | None) -> str:
     ``attention`` is the path that its session is opened with: a backend may choose one by the workload.
     """
     work = case.workload
-    rows = f"b{work.batch}" + (f"-s{work.answers}" if work.answers > 1 else "")
+    rows = f"b{work.batch}" + (f"-s{work.answers}" if work.answers > 1 else "") + ("-img" if work.images else "")
     path = f"|{attention}" if attention and not case.attention else ""
     return case.key_with(f"any-{rows}") + path
 

@@ -11,29 +11,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    PositiveInt,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
-from slmbench.case import FORMERLY_SAMPLES, Cache, Sampling, Workload
+from slmbench.case import Workload
 from slmbench.errors import BadInputError, nearest
 from slmbench.export.recipes import check_recipe
 from slmbench.plan.precisions import parse_precision
 from slmbench.plan.scale import Scale, Seconds, named_claim, named_pair, scaled, scaled_one
-from slmbench.plan.typed_lists import counted, listed, paired
+from slmbench.plan.typed_lists import listed, paired
+from slmbench.plan.workload_sweep import Count, WorkloadSweep
 from slmbench.records.schema import Claim
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml, mark_line
@@ -45,25 +43,10 @@ from slmbench.terms import (
     Precision,
     Settings,
     StrictModel,
-    not_boolean,
 )
 
 MAX_CASES = 100_000
 
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-def _switches(value: Any) -> Any:
-    """Return what YAML reads of on and off as words again."""
-    return [{True: "on", False: "off"}.get(one, one) if isinstance(one, bool) else one for one in _as_list(value)]
-
-
-_Count = Annotated[PositiveInt, BeforeValidator(not_boolean)]
-_Counts = Annotated[
-    list[_Count], BeforeValidator(counted, json_schema_input_type=int | str | list[int | str]), Field(min_length=1)
-]
 _Names = Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])]
 
 
@@ -72,60 +55,6 @@ def _recipe(text: str) -> str:
         return check_recipe(text)
     except BadInputError as error:
         raise ValueError(str(error)) from error
-
-
-class WorkloadSweep(BaseModel):
-    """Workloads as lists; the product of the lists is measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    input_tokens: _Counts
-    output_tokens: _Counts
-    batch: _Counts = [1]
-    #: Turns of a conversation, what each after the first adds, and the last answer's length where it is another.
-    turns: _Count = 1
-    added_tokens: _Count | None = None
-    last_output_tokens: _Count | None = None
-    #: Answers to each prompt, which is read once.
-    answers: Annotated[_Counts, Field(validation_alias=FORMERLY_SAMPLES)] = [1]
-    sampling: Annotated[list[Sampling], BeforeValidator(_as_list), Field(min_length=1)] = ["greedy"]
-    #: "off", an ablation: every token reads the decoder's whole input again.
-    cache: Annotated[list[Cache], BeforeValidator(_switches), Field(min_length=1)] = ["on"]
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        # What the lists cannot be combined to is said when the file is read, with its line.
-        for answers, sampling, cache in itertools.product(self.answers, self.sampling, self.cache):
-            self._workload(1, 1, 1, answers, sampling, cache)
-        return self
-
-    def _workload(self, batch: int, given: int, asked: int, answers: int, sampling: Sampling, cache: Cache) -> Workload:
-        try:
-            return Workload(
-                batch=batch,
-                input_tokens=given,
-                output_tokens=asked,
-                turns=self.turns,
-                added_tokens=self.added_tokens,
-                last_output_tokens=self.last_output_tokens,
-                answers=answers,
-                sampling=sampling,
-                cache=cache,
-            )
-        except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
-
-    @property
-    def count(self) -> int:
-        """Return the number of combinations."""
-        more = len(self.answers) * len(self.sampling) * len(self.cache)
-        return len(self.batch) * len(self.input_tokens) * len(self.output_tokens) * more
-
-    def workloads(self) -> Iterator[Workload]:
-        """Yield every combination."""
-        lists = (self.batch, self.input_tokens, self.output_tokens, self.answers, self.sampling, self.cache)
-        for batch, given, asked, answers, sampling, cache in itertools.product(*lists):
-            yield self._workload(batch, given, asked, answers, sampling, cache)
 
 
 class Suite(StrictModel):
@@ -150,11 +79,11 @@ class Suite(StrictModel):
     attention: Literal["best", "all"] = "best"
     #: fair: every engine computes in the asked precision; shipped: each engine's own defaults.
     settings: Annotated[list[Settings], BeforeValidator(listed)] = Field(default=["fair"], min_length=1)
-    threads: _Count | None = None
+    threads: Count | None = None
     #: Seconds of measuring after which a case that has not converged is left as it is.
     budget_s: Seconds | None = None
     #: A fixed number of samples a case instead of the stop rule.
-    repeat: _Count | None = None
+    repeat: Count | None = None
     #: The half-width in percent at which an interval is narrow enough; without it, that of each metric's own target.
     interval_target: Annotated[float, Field(gt=0, lt=100)] | None = None
     #: Measure quality too, on these files (relative to where slmbench is started), or on the text that comes with it.
@@ -162,7 +91,7 @@ class Suite(StrictModel):
     quality: Annotated[bool, Field(strict=True)] = False
     #: A file of tasks that every case answers as well, and how many tokens an answer may have.
     tasks: Annotated[str, Field(min_length=1)] | None = None
-    max_new_tokens: _Count | None = None
+    max_new_tokens: Count | None = None
     #: Whether the report looks for the lengths at which a pair's lead changes hands.
     crossover: bool = False
     #: Published claims that the report holds against the pairs' figures.

@@ -14,6 +14,7 @@ MOST_VALUES = 100_000
 #: As llama-bench takes them: 8, 64-256+64 (64, 128, 192, 256), 128-1024*2 (128, 256, 512, 1024), 1-4.
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?", re.ASCII)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -79,6 +80,24 @@ def counted(given: object) -> object:
     """
     items = given if isinstance(given, list | tuple) else [given]
     return [value for item in items for value in (counts([item]) if isinstance(item, str) else [item])]
+
+
+def sized(given: object) -> object:
+    """Return sizes of pictures (``512x512``, width first; several with commas) as pairs; pairs stay as they are.
+
+    Raises:
+        ValueError: a text is no size.
+    """
+    found: list[tuple[object, ...]] = []
+    for item in given if isinstance(given, list | tuple) else [given]:
+        for part in [item] if isinstance(item, list | tuple) else str(item).split(","):
+            match = _SIZE.fullmatch(part.strip()) if isinstance(part, str) else None
+            if isinstance(part, str) and match is None:
+                raise ValueError(
+                    f"'{part}' is no size of a picture; WIDTHxHEIGHT in pixels is expected, such as 512x512"
+                )
+            found.append((int(match[1]), int(match[2])) if match else tuple(part))
+    return list(dict.fromkeys(found))
 
 
 def seconds(given: object) -> float:
