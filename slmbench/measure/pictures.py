@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from slmbench.backend import Pixels
 from slmbench.errors import BadInputError, CannotRunError, first_error_line
 from slmbench.measure.text_prompts import PROMPT_KEYS, is_json_lines, read_text
+from slmbench.models.artifact import GoldenPicture
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.vision_facts import VisionFacts
 from slmbench.system.extras import needed
@@ -188,7 +189,7 @@ def text_with_place(tokenizer: Any, text: str, image_token_id: int) -> list[int]
     own = tokenizer.id_to_token(image_token_id)
     ids = list(tokenizer.encode(text.replace(PLACE, own)).ids) if own else []
     if ids.count(image_token_id) != 1:
-        raise BadInputError(f"the tokenizer does not know the model's image token ({image_token_id}), so a text cannot hold it")
+        raise BadInputError(f"the tokenizer does not know the model's image token ({image_token_id})")
     return ids
 
 
@@ -207,8 +208,8 @@ class Processor:
         self.settings = settings
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Processor:
-        """Return the checkpoint's own processor; without one, pictures are resized to the network's square.
+    def of(cls, checkpoint: Checkpoint, folder: Path | None = None) -> Processor:
+        """Return the processor in the folder (or the checkpoint's own); without one, pictures become a square.
 
         Raises:
             BadInputError: the checkpoint takes no pictures, or its processor is damaged.
@@ -217,7 +218,7 @@ class Processor:
         facts = checkpoint.vision
         if facts is None:
             raise BadInputError(f"{checkpoint.name} takes no pictures")
-        folder = checkpoint.path
+        folder = folder or checkpoint.path
         if folder is not None and (folder / "preprocessor_config.json").is_file():
             return _own(checkpoint, folder, facts)
         size = facts.image_size
@@ -233,6 +234,12 @@ class Processor:
     def image_tokens(self, pixels: Pixels) -> int:
         """Return how many image tokens the pictures become."""
         return len(pixels["pixel_values"]) * self._facts.tokens_per_tile
+
+
+def pixels_of(checkpoint: Checkpoint, folder: Path | None = None) -> Callable[[Sequence[GoldenPicture]], Pixels]:
+    """Return what makes pixel tensors of the pictures of a golden prompt; raises as :meth:`Processor.of`."""
+    processor = Processor.of(checkpoint, folder)
+    return lambda golden: processor([drawn(one.seed, one.width, one.height) for one in golden])
 
 
 def _resized(pictures: Sequence[Picture], size: int) -> NDArray[np.float32]:

@@ -111,7 +111,9 @@ class WorkloadSweep(BaseModel):
                 image_size=pictures[1],
             )
         except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+            first = error.errors()[0]
+            where = f"{first['loc'][0]}: " if first["loc"] else ""
+            raise ValueError(where + first["msg"].removeprefix("Value error, ")) from error
 
     @property
     def count(self) -> int:
