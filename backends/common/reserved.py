@@ -9,10 +9,14 @@ from slmbench.errors import BadInputError
 class Reserved:
     """The shape that ``reserve`` was called with, and the place of the current generation in it."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, pictures: bool = False) -> None:
+        """Take the checkpoint's name and what is never generated; after pictures that is the image token too."""
         self._name = checkpoint.name
+        never = list(checkpoint.eos_token_ids)
+        if pictures and checkpoint.vision is not None:
+            never.append(checkpoint.vision.image_token_id)
         #: End-of-sequence ids that have a logit; some checkpoints name ids beyond their vocabulary.
-        self.end_tokens = [one for one in checkpoint.eos_token_ids if one < checkpoint.geometry.vocab_size]
+        self.end_tokens = [one for one in never if one < checkpoint.geometry.vocab_size]
         self.rows = self.input_tokens = self.output_tokens = 0
         #: Tokens of the answer that were given, and the most that there is room for.
         self._given = self._most = 0

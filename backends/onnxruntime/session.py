@@ -46,7 +46,8 @@ class OnnxRuntimeSession:
         """
         checkpoint = artifact.manifest.checkpoint
         self._device, self._threads, self._options = device, options.threads or default_threads(), options
-        self._geometry, self._reserved = checkpoint.geometry, Reserved(checkpoint)
+        self._geometry = checkpoint.geometry
+        self._reserved = Reserved(checkpoint, pictures=artifact.manifest.spec.pictures)
         self._start_token = checkpoint.decoder_start_token_id or 0
         self._graphs = {role: self._open(role, artifact) for role in artifact.manifest.graphs}
         self._phases_ns: dict[str, int] = {}

@@ -49,7 +49,7 @@ class OpenVinoSession:
         self._device, self._artifact = device, artifact
         checkpoint = artifact.manifest.checkpoint
         self._vocabulary = checkpoint.geometry.vocab_size
-        self._reserved = Reserved(checkpoint)
+        self._reserved = Reserved(checkpoint, pictures=artifact.manifest.spec.pictures)
         core, self._asked = ov.Core(), device_properties(options, engine_name)
         self._read_graphs: dict[Role, ReadGraph] = {
             role: ReadGraph(core, artifact.graph(role), engine_name, self._asked) for role in artifact.manifest.graphs

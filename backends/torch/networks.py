@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from slmbench.errors import BadInputError, CannotRunError, one_line
+from slmbench.errors import CannotRunError, one_line
 from slmbench.models.artifact import Artifact
 from slmbench.models.network import load_folder
 
@@ -37,17 +37,17 @@ def load_networks(artifact: Artifact, precision: str) -> Networks:
     check_files(artifact)
     try:
         if artifact.manifest.spec.pictures:
-            from slmbench.models.picture_network import load_with_pictures
+            from slmbench.models.picture_network import load_parts_of_folder
 
-            here = checkpoint.model_copy(update={"source": "folder", "path": artifact.folder})
-            loaded = load_with_pictures(here, attention=None, dtype=dtype)
-            return Networks(loaded.text, loaded.vision, loaded.inputs)
-        # Without its code, trusted or not: who trusts a checkpoint does not trust whoever sends an artifact of it.
-        model, lacking = load_folder(artifact.folder, checkpoint.family, dtype=dtype)
-    except (BadInputError, CannotRunError):
-        raise
+            assert checkpoint.vision is not None
+            found, lacking = load_parts_of_folder(artifact.folder, checkpoint.family, checkpoint.vision, dtype=dtype)
+            loaded = Networks(found.text, found.vision, found.inputs)
+        else:
+            # Without its code, trusted or not: who trusts a checkpoint does not trust whoever sends an artifact of it.
+            model, lacking = load_folder(artifact.folder, checkpoint.family, dtype=dtype)
+            loaded = Networks(model)
     except Exception as error:  # safetensors and transformers raise many kinds for a damaged folder
         raise CannotRunError(f"{artifact.folder}: transformers cannot load it: {one_line(str(error))[:200]}") from error
     if lacking:
         raise CannotRunError(f"{artifact.folder}: the weights lack {len(lacking)} parameters, as {min(lacking)}")
-    return Networks(model)
+    return loaded

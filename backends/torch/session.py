@@ -62,7 +62,7 @@ class TorchSession:
         self._load_ns = perf_counter_ns() - started
         # Here and not at each start: it looks at the network's signature, which takes a share of a first token's time.
         self._reader: Any = Reader(self._model)
-        self._reserved = Reserved(checkpoint)
+        self._reserved = Reserved(checkpoint, pictures=artifact.manifest.spec.pictures)
         self._suppressed = torch.tensor(self._reserved.end_tokens, dtype=torch.long, device=self._place)
         # The whole graph: where the compiler breaks one, or has met too many shapes, it silently goes on uncompiled.
         self._call = torch.compile(self._model, dynamic=False, fullgraph=True) if self._compiles else self._model

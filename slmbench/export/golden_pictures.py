@@ -60,6 +60,8 @@ def _generate(
     given: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in pixels.items()}
     prompt = torch.from_numpy(ids)[None]
     keeps = "past_key_values" in inspect.signature(whole.forward).parameters
+    assert checkpoint.vision is not None
+    never = (*checkpoint.eos_token_ids, checkpoint.vision.image_token_id)
     tokens: list[int] = []
     margins: list[float] = []
     read, kept = prompt, None
@@ -73,7 +75,7 @@ def _generate(
             else:
                 out = whole(input_ids=read, **given, **({"use_cache": True} if keeps else {}))
             kept = getattr(out, "past_key_values", None) if checkpoint.family == "decoder-only" else None
-            token, margin = pick(out.logits[0, -1].double().numpy(), checkpoint.eos_token_ids)
+            token, margin = pick(out.logits[0, -1].double().numpy(), never)
             tokens.append(token)
             margins.append(margin)
             read = torch.cat([read, torch.tensor([[token]])], dim=1)

@@ -11,6 +11,7 @@ from typing import Any
 from slmbench.export.routes import Exported, Progress
 from slmbench.models import catalog
 from slmbench.models.artifact import ArtifactSpec
+from slmbench.models.catalog_configs import PICTURES_IN_FRONT
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import known_decode_weights
 from slmbench.models.safetensors import INDEX_NAME, weight_files
@@ -52,15 +53,22 @@ def _write_catalog(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path) -> 
 
     from slmbench.export.torch_model import load_model
 
-    model = load_model(checkpoint)
+    entry = catalog.get(checkpoint.name)
     dtype: Any = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[spec.weight_precision]
-    tensors: dict[str, Any] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    config = dict(catalog.get(checkpoint.name).config)
+    model, config = None, dict(entry.config)
+    if spec.pictures and entry.whole is not None:
+        from slmbench.export.picture_network import load_with_pictures
+        from slmbench.models.picture_network import VISION_CONFIG, VISION_WEIGHTS
+
+        network = load_with_pictures(checkpoint)
+        model = network.text
+        if entry.whole["model_type"] == PICTURES_IN_FRONT:
+            save_file(_weights(network.vision, dtype), folder / VISION_WEIGHTS, metadata={"format": "pt"})
+            (folder / VISION_CONFIG).write_text(json.dumps(entry.whole, indent=1), encoding="utf-8")
+        else:
+            model, config = network.whole, dict(entry.whole)
+    model = load_model(checkpoint) if model is None else model
+    tensors = _weights(model, dtype)
     if config.get("slmbench_shared_embedding"):
         # transformers knows no tie between the two: both are there, so that any loader gets the right weights.
         embedding = tensors["model.encoder.embed_tokens.weight"]
@@ -69,6 +77,17 @@ def _write_catalog(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path) -> 
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _weights(network: Any, dtype: Any) -> dict[str, Any]:
+    """Return a network's tensors in that type, tied ones once."""
+    tensors: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, tensor in network.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return tensors
 
 
 def _link(source: Path, folder: Path) -> None:
