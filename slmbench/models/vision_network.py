@@ -71,7 +71,8 @@ class PictureReader(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return one row a query and picture."""
         features = self.vision_model(pixel_values=pixel_values).last_hidden_state[:, 1:]
-        queries = self.queries.expand(features.shape[0], -1, -1)
+        # Not expanded: torch's ONNX exporter takes the number of pictures for a constant then.
+        queries = self.queries + features[:, :1] * 0
         for layer in self.layers:
             queries = layer(queries, features)
         rows: Tensor = self.projector(self.norm(queries)).flatten(0, 1)
