@@ -131,9 +131,14 @@ class VisionPart(nn.Module):
             given = inspect.signature(self.part.get_image_features).parameters
             chosen = ("vision_feature_layer", "vision_feature_select_strategy")
             asked = {name: getattr(self.part.config, name) for name in chosen if name in given}
+            projected: list[Any] = []
+            projector = getattr(self.part, "multi_modal_projector", nn.Identity())
+            hook = projector.register_forward_hook(lambda _, __, made: projected.append(made))
             features = self.part.get_image_features(pixel_values, return_dict=True, **asked).pooler_output
-        if not isinstance(features, Tensor):
-            features = torch.cat(list(features), dim=0)
+            hook.remove()
+            if not isinstance(features, Tensor):
+                # A list, one element a picture: a graph would have as many as it was traced with.
+                features = projected[-1] if projected else torch.cat(list(features), dim=0)
         return features.reshape(-1, features.shape[-1])
 
     def _of_whole_tiles(self, pixels: Tensor) -> Tensor:
