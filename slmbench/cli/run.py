@@ -76,6 +76,14 @@ Pairs = Annotated[
     _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare (docs/suites.md: also ,decoder or ,quality)."),
 ]
 PromptFile = Annotated[Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")]
+Images = Annotated[Counts | None, _what(help="Pictures before each text, drawn at random.", **COUNTS)]
+ImageSize = Annotated[
+    Names | None, _what(help="WIDTHxHEIGHT of drawn pictures.", show_default="512x512", metavar="WxH", **NAMES)
+]
+Image = Annotated[
+    Path | None,
+    _what(help="A picture, a folder of pictures, or JSON lines with a prompt and an image each."),
+]
 QualityText = Annotated[
     list[Path] | None,
     _what(help="Measure quality too, on this text (.txt, or .jsonl with a document a line). Repeatable."),
@@ -108,6 +116,9 @@ def run(
     batch: Annotated[Counts | None, _what(help="Prompts at once.", **COUNTS)] = None,
     answers: Answers = None,
     prompts: PromptFile = None,
+    images: Images = None,
+    image_size: ImageSize = None,
+    image: Image = None,
     quality_text: QualityText = None,
     quality: Quality = False,
     tasks: TaskFile = None,
@@ -193,7 +204,23 @@ def _request(given: Mapping[str, Any]) -> RunRequest:
     asked["share_loads"] = not given["no_share"]
     if given["interval_target"] is not None:
         asked["interval_target"] = given["interval_target"] / 100
+    if given["image_size"]:
+        asked["image_size"] = _sizes(given["image_size"])
     return RunRequest.model_validate({name: value for name, value in asked.items() if name in RunRequest.model_fields})
+
+
+def _sizes(texts: Names) -> object:
+    """Return the sizes of pictures.
+
+    Raises:
+        BadInputError: a text is none.
+    """
+    from slmbench.plan.typed_lists import sized
+
+    try:
+        return sized(texts)
+    except ValueError as error:
+        raise BadInputError(f"--image-size {error}") from error
 
 
 def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, verbose: bool) -> int:

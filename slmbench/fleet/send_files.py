@@ -13,7 +13,8 @@ from slmbench.fleet.connection import Link, Reached
 from slmbench.fleet.messages import Receiving
 from slmbench.fleet.transfer_format import PIECE_BYTES, Parcel
 from slmbench.measure.text_prompts import is_json_lines, load_tokenizer, read_prompts
-from slmbench.plan.request import RunRequest, requested_suite, resolve_all, tokenizer_folders
+from slmbench.plan.asked_prompts import tokenizer_folders
+from slmbench.plan.request import RunRequest, requested_suite, resolve_all
 from slmbench.plan.sent_files import Carried, keep
 
 Say = Callable[[str], None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from slmbench.errors import BadInputError, CannotRunError, first_error_line
 from slmbench.measure.text_prompts import PROMPT_KEYS, is_json_lines, read_text
 from slmbench.models.artifact import GoldenPicture
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.picture_processor import own_processor
 from slmbench.models.vision_facts import VisionFacts
 from slmbench.system.extras import needed
 from slmbench.system.files import read_regular
@@ -71,11 +71,11 @@ def read(path: Path) -> Picture:
         raise
     except Exception as error:  # decoders raise what they like at damaged files: SyntaxError, struct.error, ...
         raise BadInputError(
-            f"{path}: not a picture that can be read ({', '.join(FORMATS)}), or a damaged one: {_said(error, path)}"
+            f"{path}: not a picture that can be read ({', '.join(FORMATS)}), or a damaged one: {_said(error)}"
         ) from error
 
 
-def _said(error: Exception, path: Path) -> str:
+def _said(error: Exception) -> str:
     # Pillow names the object in memory that it was given.
     return "unknown content" if "cannot identify" in str(error) else first_error_line(error)
 
@@ -177,7 +177,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Path, str]]:
                 f"{path}:{number}: prompt: the text says {text.count(PLACE)} times where its picture goes; "
                 f"write {PLACE} there, once"
             )
-        yield number, path.parent / os.path.expanduser(name), text
+        yield number, path.parent / name, text
 
 
 def text_with_place(tokenizer: Any, text: str, image_token_id: int) -> list[int]:
@@ -220,7 +220,7 @@ class Processor:
             raise BadInputError(f"{checkpoint.name} takes no pictures")
         folder = folder or checkpoint.path
         if folder is not None and (folder / "preprocessor_config.json").is_file():
-            return _own(checkpoint, folder, facts)
+            return cls(facts, *own_processor(folder))
         size = facts.image_size
         # Now, not in a sample: the first import takes a second.
         _pillow()
@@ -249,36 +249,3 @@ def _resized(pictures: Sequence[Picture], size: int) -> NDArray[np.float32]:
     stacked = np.stack([np.asarray(one, dtype=np.float32) for one in squares]) / np.float32(255)
     normal = (stacked - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
     return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
-
-
-def _own(checkpoint: Checkpoint, folder: Path, facts: VisionFacts) -> Processor:
-    """Return the processor that comes with a checkpoint, by transformers and Pillow."""
-    try:
-        from transformers import AutoImageProcessor
-    except ImportError as error:
-        raise CannotRunError(needed(error, "to prepare pictures as the checkpoint does")) from error
-    try:
-        own = AutoImageProcessor.from_pretrained(
-            folder, backend="pil", local_files_only=True, trust_remote_code=checkpoint.trust_remote_code
-        )
-    except Exception as error:  # a stranger's file: whatever transformers raises is about it
-        where = folder / "preprocessor_config.json"
-        raise BadInputError(f"{where}: not a processor of pictures: {first_error_line(error)}") from error
-
-    def make(pictures: Sequence[Picture]) -> dict[str, NDArray[Any]]:
-        found = own(images=[list(pictures)] if _nests(own) else list(pictures), return_tensors="np")
-        return {name: _by_tile(name, np.asarray(value)) for name, value in found.items()}
-
-    size = getattr(own, "size", None)
-    return Processor(facts, make, f"{type(own).__name__}, size {dict(size) if size else 'its own'}")
-
-
-def _nests(own: Any) -> bool:
-    """Return whether a processor takes a list of pictures for each text: those that cut pictures into tiles."""
-    return hasattr(own, "do_image_splitting")
-
-
-def _by_tile(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return arrays whose first axis is the text's with the tiles first instead."""
-    axes = {"pixel_values": 5, "pixel_attention_mask": 4}.get(name)
-    return values.reshape(-1, *values.shape[2:]) if axes == values.ndim else values

@@ -14,13 +14,13 @@ from slmbench.measure.generate import Generation, check_ended, generate, quiet_c
 from slmbench.terms import Family
 
 
-def reserve(session: Session | LoopSession, work: Workload, family: Family) -> None:
-    """Reserve what the workload needs.
+def reserve(session: Session | LoopSession, work: Workload, family: Family, image_tokens: int = 0) -> None:
+    """Reserve what the workload needs, and so many tokens of pictures.
 
     Raises:
         BadInputError: the shape is beyond what the artifact or the engine takes.
     """
-    longest = work.longest_input
+    longest = work.longest_input + image_tokens
     if work.cache == "off" and family == "decoder-only":
         # The answer so far is part of the prompt.
         longest += work.output_tokens - 1
@@ -85,6 +85,7 @@ def _converse(session: Session, prompts: Sequence[Tokens], outputs: Sequence[int
     tokens = np.empty((len(stamps), len(prompts[0])), np.int64)
     context, current, done = prompts[0], prompts[0], 0
     phases: dict[str, int] = {}
+    later_vision = 0
     with quiet_collector():
         begin = now()
         for turn, (said, count) in enumerate(zip(prompts, outputs, strict=True)):
@@ -101,11 +102,16 @@ def _converse(session: Session, prompts: Sequence[Tokens], outputs: Sequence[int
             tokens[done] = current
             if not turn:
                 phases = session.phases_ns()
+            elif extend is None:
+                later_vision += session.phases_ns().get("vision", 0)
             for place in range(done + 1, done + count):
                 current = step(current)
                 stamps[place] = now() - begin
                 tokens[place] = current
             done += count
+    if "vision" in phases:
+        # What later turns spend on a picture that the first one read: nothing where its features are kept.
+        phases = {**phases, "later_vision": later_vision}
     return Generation(tuple(stamps), phases, tokens.T.copy(), tuple(asked), tuple(outputs))
 
 

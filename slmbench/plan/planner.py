@@ -11,10 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from slmbench.backend import (
-    AttentionDefault,
     Backend,
-    ComputeDefault,
-    SessionOptions,
     SharesLoads,
     load_backend,
     specs_of,
@@ -35,11 +32,13 @@ from slmbench.plan.refusal_reasons import (
     format_refusal,
     length_refusal,
     option_refusal,
+    picture_refusal,
     shipped_refusal,
 )
+from slmbench.plan.session_choices import default_attention, default_compute, session_options
 from slmbench.plan.suite import Cell, Suite
 from slmbench.records.refusals import Refusal, refusal_lines
-from slmbench.terms import DEFAULT_COMPUTE, AskedCompute, ComputePrecision, Exporter, Format, Precision, Settings
+from slmbench.terms import AskedCompute, ComputePrecision, Exporter, Format, Precision
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,27 @@ class PlanOptions:
     #: Text prompts: their digest, and the longest one's length in each checkpoint's own tokens.
     prompts_digest: str | None = None
     prompt_tokens: Mapping[str, int] = field(default_factory=dict)
+    #: The user's pictures: their digest.
+    pictures_digest: str | None = None
     #: Whether one load serves all workloads of a configuration, where its backend can do that.
     share_loads: bool = True
     #: The exporters that a baseline was measured with: what is compared with it goes the same way.
     routes: Mapping[tuple[Format, Precision], Exporter] = field(default_factory=dict)
 
     def workload(self, cell: Cell) -> Workload:
-        """Return the cell's workload; of text prompts, with the length they have for its checkpoint."""
-        if self.prompts_digest is None:
+        """Return the cell's workload; of the user's texts and pictures where there are some."""
+        asked: dict[str, Any] = {}
+        if self.prompts_digest is not None:
+            asked |= {"input_tokens": self.prompt_tokens[cell.checkpoint], "prompts": self.prompts_digest}
+        if self.pictures_digest is not None:
+            asked |= {"images": 1, "image_size": None, "pictures": self.pictures_digest}
+        if not asked:
             return cell.workload
-        length = self.prompt_tokens[cell.checkpoint]
-        texts = {"input_tokens": length, "prompts": self.prompts_digest}
         try:
-            return Workload.model_validate({**cell.workload.model_dump(), **texts})
+            return Workload.model_validate({**cell.workload.model_dump(), **asked})
         except ValidationError as error:
-            raise BadInputError(f"--prompts: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+            flag = "--image" if self.pictures_digest else "--prompts"
+            raise BadInputError(f"{flag}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
         length = length_refusal(checkpoint, cell.workload)
         reason = (
             absent[cell.backend, cell.device]
+            or picture_refusal(checkpoint, cell.workload)
             or (length and suite.where("workloads") + length)
             or option_refusal(backend.options_type, dict(options.backend_options), others)
         )
@@ -242,6 +248,9 @@ def _routes(
     wanted: dict[tuple[Format, Precision], dict[str, Checkpoint]] = {}
     for cell in suite.cells():
         backend, checkpoint = backends.get(cell.backend), checkpoints[cell.checkpoint]
+        if cell.workload.images or options.pictures_digest:
+            # One route alone takes pictures: there is nothing to choose.
+            continue
         for spec in specs_of(backend, checkpoint, cell.weight_precision, cell.device) if backend else ():
             if _has_routes(spec):
                 wanted.setdefault((spec.format, cell.weight_precision), {})[checkpoint.name] = checkpoint
@@ -268,15 +277,17 @@ def _choose_spec(
     suite: Suite,
 ) -> ArtifactSpec | str:
     """Return the artifact for the cell, or why there is none."""
-    specs = specs_of(backend, checkpoint, cell.weight_precision, cell.device)
+    pictures = cell.workload.images > 0
+    specs = specs_of(backend, checkpoint, cell.weight_precision, cell.device, pictures=pictures)
     if not specs:
-        return format_refusal(backend, checkpoint, cell.weight_precision, cell.device)
+        return format_refusal(backend, checkpoint, cell.weight_precision, cell.device, pictures=pictures)
     if checkpoint.given is not None:
         return specs[0]
     reasons = []
     for spec in specs:
-        chosen = exporters.get((spec.format, cell.weight_precision)) if _has_routes(spec) else None
-        if spec.layout == "dynamic" and spec.target and suite.exporter not in ("auto", spec.exporter):
+        routed = _has_routes(spec) and not pictures
+        chosen = exporters.get((spec.format, cell.weight_precision)) if routed else None
+        if spec.layout == "dynamic" and (spec.target or pictures) and suite.exporter not in ("auto", spec.exporter):
             continue
         if chosen is None or chosen == spec.exporter:
             bounded = with_recipe(_bounded(spec, cell), checkpoint, suite.recipe)
@@ -322,7 +333,7 @@ def _runnable(
             known = ", ".join(backend.attention_paths) or "no choice"
             yield _refused(checkpoint, cell, asked, f"has no attention path '{path}' (it has: {known})", path)
             continue
-        best = path or _default_attention(backend, checkpoint, cell)
+        best = path or default_attention(backend, checkpoint, cell)
         opened_with = session_options(backend, compute, suite, options, best, cell.settings)
         refusal = shipped_refusal(backend, spec, cell.device) if cell.settings == "shipped" else None
         refusal = refusal or backend.refusal(checkpoint, spec, opened_with, cell.device)
@@ -354,47 +365,3 @@ def _runnable(
 
 def _asked(cell: Cell, compute: ComputePrecision) -> AskedCompute:
     return "default" if cell.settings == "shipped" else compute
-
-
-def _default_attention(backend: Backend, checkpoint: Checkpoint, cell: Cell) -> str | None:
-    if not isinstance(backend, AttentionDefault):
-        return None
-    return backend.default_attention(checkpoint, cell.workload, cell.device)
-
-
-def default_compute(backend: Backend, cell: Cell, options: PlanOptions) -> ComputePrecision:
-    """Return what the backend computes the cell's weights in where nobody says."""
-    if isinstance(backend, ComputeDefault):
-        return backend.default_compute(cell.weight_precision, cell.device, simulate=options.simulate)
-    return DEFAULT_COMPUTE[cell.weight_precision]
-
-
-def session_options(
-    backend: Backend,
-    compute: ComputePrecision,
-    suite: Suite,
-    options: PlanOptions,
-    attention: str | None,
-    settings: Settings = "fair",
-) -> SessionOptions:
-    """Return the options a session is opened with, checked by the backend's own type.
-
-    Raises:
-        BadInputError: a backend option that this backend does not have, or a value it does not take.
-    """
-    try:
-        return backend.options_type.model_validate(
-            {
-                **dict(options.backend_options),
-                "compute_precision": compute,
-                "settings": settings,
-                "threads": suite.threads,
-                "attention": attention,
-                "simulate": options.simulate,
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        known = ", ".join(set(backend.options_type.model_fields) - set(SessionOptions.model_fields)) or "none"
-        name = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"option '{name}' of {backend.name}: {first['msg']} (its own options: {known})") from error

@@ -19,13 +19,27 @@ _MISSING: dict[Ability, str] = {
     "random": "cannot sample with a seed",
     "uncached": "cannot run without a K/V cache",
     "ends": "cannot let a model end its answers",
+    "pictures": "cannot take pictures",
 }
+
+
+def picture_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
+    """Return why pictures do not go into this model, or None: also where there are none."""
+    if not work.images:
+        return None
+    if checkpoint.vision is None:
+        return f"{checkpoint.name} takes no pictures"
+    refusal = checkpoint.vision.refusal
+    return refusal and f"{checkpoint.name} cannot be measured with pictures: {refusal}"
 
 
 def length_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
     """Return why the workload is longer than the model takes, or None."""
     sizes, given, answered = checkpoint.geometry, work.longest_input, max(work.outputs())
     turns = f" after {work.turns} turns" if work.turns > 1 else ""
+    if work.images and checkpoint.vision:
+        given += work.images * checkpoint.vision.tokens_per_tile
+        turns += " with its picture" if work.images == 1 else f" with its {work.images} pictures"
     if sizes.max_input_tokens and given > sizes.max_input_tokens:
         return f"a prompt of {given} tokens{turns} is longer than {checkpoint.name} takes ({sizes.max_input_tokens})"
     total = answered + (given if checkpoint.family == "decoder-only" else 0)
@@ -37,8 +51,12 @@ def length_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
     return None
 
 
-def format_refusal(backend: Backend, checkpoint: Checkpoint, precision: Precision, device: Device) -> str:
+def format_refusal(
+    backend: Backend, checkpoint: Checkpoint, precision: Precision, device: Device, *, pictures: bool = False
+) -> str:
     """Return why a backend that names no artifact for a checkpoint in a precision has none."""
+    if pictures and backend.artifact_specs(checkpoint, precision, device):
+        return f"{backend.name} {_MISSING['pictures']}"
     if checkpoint.given is not None:
         return f"{backend.name} does not run {LAYOUTS[checkpoint.given.layout]} files of {checkpoint.family} models"
     known = (*PRECISIONS, *(GGUF_PRECISIONS if precision in GGUF_PRECISIONS else ()))
@@ -62,6 +80,7 @@ def ability_refusal(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec
         "answers": work.answers > 1,
         "random": work.sampling == "random",
         "uncached": work.cache == "off",
+        "pictures": work.images > 0,
     }
     return lacking_ability(backend, checkpoint, spec, [ability for ability, asked in wanted.items() if asked])
 

@@ -15,14 +15,15 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from slmbench.case import FORMERLY_SAMPLES
 from slmbench.errors import BadInputError, nearest
-from slmbench.measure.text_prompts import Prompts, load_tokenizer, read_prompts, token_ids
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.given_record import default_backend
 from slmbench.plan.asked_checks import check_reference
+from slmbench.plan.asked_prompts import AskedPrompts, asked_prompts
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
-from slmbench.plan.sent_files import Carried, arrived
-from slmbench.plan.suite import Suite, WorkloadSweep, load_suite, parse_suite
-from slmbench.plan.typed_lists import paired
+from slmbench.plan.sent_files import Carried
+from slmbench.plan.suite import Suite, load_suite, parse_suite
+from slmbench.plan.typed_lists import paired, sized
+from slmbench.plan.workload_sweep import WorkloadSweep
 from slmbench.system.files import has_path_bytes
 from slmbench.system.yaml_reader import MAX_FILE_BYTES
 from slmbench.terms import Exporter, Format, PairNames, Precision
@@ -72,6 +73,11 @@ class RunRequest(BaseModel):
     batch: tuple[int, ...] = ()
     answers: tuple[int, ...] = Field(default=(), validation_alias=FORMERLY_SAMPLES)
     prompts: Path | None = None
+    #: Pictures before each text that are drawn, and in which sizes (width, height).
+    images: tuple[int, ...] = ()
+    image_size: Annotated[tuple[tuple[int, int], ...], BeforeValidator(sized)] = ()
+    #: Pictures of the user instead: a file, a folder, or JSON lines with a text each.
+    image: Path | None = None
     #: Files of text that quality is measured on; with ``quality`` alone, the text that comes with slmbench.
     quality_text: tuple[Path, ...] = ()
     quality: bool = False
@@ -228,14 +234,16 @@ def flag(field: str) -> str:
 
 
 def check_one_machine(request: RunRequest) -> None:
-    """Refuse what a fleet does not measure: quality and tasks. They need texts, and texts stay where they are.
+    """Refuse what a fleet does not measure: quality, tasks, the user's pictures. They stay where they are.
 
     Raises:
         BadInputError: an option or a key of the suite asks for it.
     """
     suite = requested_suite(request)
-    why = "is for one machine; a fleet sends no texts, references or answers from one machine to another"
+    why = "is for one machine; a fleet sends no texts, pictures, references or answers from one machine to another"
     typed = {"quality": request.quality, "quality_text": request.quality_text, "tasks": request.tasks}
+    if request.image is not None:
+        raise BadInputError(f"--image {why}")
     for key, asked in typed.items():
         if asked:
             raise BadInputError(f"{flag(key)} {why}")
@@ -260,6 +268,8 @@ def _overridden(sweeps: list[WorkloadSweep], request: RunRequest) -> list[dict[s
         "output_tokens": list(request.output_tokens),
         "batch": list(request.batch),
         "answers": list(request.answers),
+        "images": list(request.images),
+        "image_size": list(request.image_size),
     }
     return [sweep.model_dump() | {name: value for name, value in given.items() if value} for sweep in sweeps]
 
@@ -288,8 +298,8 @@ def resolve_all(suite: Suite, request: RunRequest) -> dict[str, Checkpoint]:
     }
 
 
-def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
-    """Return what the request would measure, without exporting or measuring anything.
+def plan_request(request: RunRequest) -> tuple[Plan, AskedPrompts]:
+    """Return what the request would measure, and what it reads; nothing is exported or measured.
 
     Raises:
         BadInputError: the request is wrong.
@@ -300,15 +310,16 @@ def plan_request(request: RunRequest) -> tuple[Plan, Prompts | None]:
     if request.reference is not None:
         check_reference(resolve(request.reference, offline=request.offline), checkpoints)
     suite = _with_backends_of_given(suite, checkpoints, request)
-    prompts = _prompts(request, checkpoints) if request.prompts else None
+    prompts = asked_prompts(request, checkpoints)
     options = PlanOptions(
         simulate=request.simulate,
         arms=_arm_names(request.arms),
         backend_options=request.backend_options,
         attention=request.attention if request.attention not in (None, "best", "all") else None,
         share_loads=request.share_loads,
-        prompts_digest=prompts.digest if prompts else None,
-        prompt_tokens=_longest(prompts, checkpoints) if prompts else {},
+        prompts_digest=prompts.texts.digest if prompts.texts else None,
+        prompt_tokens=prompts.longest,
+        pictures_digest=prompts.pictures.digest if prompts.pictures else None,
         routes={(format_, precision): exporter for format_, precision, exporter in request.routes},
     )
     return _only(make_plan(suite, checkpoints, options), request.only_cases), prompts
@@ -343,37 +354,6 @@ def _only(plan: Plan, keys: Sequence[str]) -> Plan:
     pairs = [pair for pair in plan.suite.pairs if there.issuperset(pair[:2])]
     # What cannot run is said once, by whoever planned the whole.
     return replace(plan, cells=cells, refusals=(), suite=plan.suite.model_copy(update={"pairs": pairs}))
-
-
-def _prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> Prompts:
-    assert request.prompts is not None
-    sent = next((arrived(one) for one in request.carried if one.checkpoint is None), None)
-    return replace(read_prompts(sent or request.prompts), tokenizers=tokenizer_folders(request, checkpoints))
-
-
-def tokenizer_folders(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> dict[Checkpoint, Path]:
-    """Return where each checkpoint's tokenizer.json is: the one that was sent, else its own.
-
-    Raises:
-        BadInputError: a checkpoint has none, or what was sent is gone.
-    """
-    sent = {one.checkpoint: arrived(one).parent for one in request.carried}
-    folders = {}
-    for name, checkpoint in checkpoints.items():
-        folder = sent.get(checkpoint.digest) or checkpoint.path
-        if folder is None:
-            raise BadInputError(f"{name}: a catalog model has no tokenizer, so --prompts cannot be read; use a folder")
-        folders[checkpoint] = folder
-    return folders
-
-
-def _longest(prompts: Prompts, checkpoints: Mapping[str, Checkpoint]) -> dict[str, int]:
-    """Return the longest prompt's length in each checkpoint's own tokens."""
-    lengths = {}
-    for name, checkpoint in checkpoints.items():
-        tokenizer = load_tokenizer(prompts.tokenizers[checkpoint])
-        lengths[name] = max(len(token_ids(tokenizer, text)) for text in prompts.texts)
-    return lengths
 
 
 def _arm_names(arms: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -94,8 +94,11 @@ class SampleRecord(StrictModel):
     round: int
     started: str
     batch: int
+    #: Those of pictures included.
     input_tokens: int
     output_tokens: int
+    #: Tokens of the prompt that pictures became.
+    image_tokens: int = 0
     #: Of all turns, in order.
     token_ns: tuple[int, ...]
     #: Answers to each prompt: ``batch * answers`` rows were generated side by side.
@@ -103,7 +106,8 @@ class SampleRecord(StrictModel):
     #: Of a conversation: when each turn was asked (the first at 0), and how many tokens each answered.
     turn_start_ns: tuple[int, ...] = ()
     turn_tokens: tuple[int, ...] = ()
-    #: Parts of the first token's time: "encode", "cross_kv", "first_step"; and "tokenise" (before the start).
+    #: Parts of the first token's time: "vision" (pictures to features), "encode", "cross_kv", "first_step", "prefill";
+    #: before the start: "tokenise", "preprocess" (pixels of pictures); and "later_vision", in all later turns together.
     phases_ns: dict[str, int] = Field(default_factory=dict)
     energy_j: float | None = None
     conditions: Conditions = Conditions()

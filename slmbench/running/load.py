@@ -69,6 +69,7 @@ def open_load(
         seed=settings.seed,
         avoid=avoid[first.checkpoint.geometry.vocab_size],
         tokenizer=first.tokenizer,
+        picture=first.picture(0),
     )
     opened = worker.ask(request, p.Opened, settings.open_timeout_s)
     proven = worker.ask(p.Prove(full=survey), p.Proven, settings.open_timeout_s)
@@ -152,6 +153,7 @@ def sample_record(
         started=started,
         batch=work.batch,
         input_tokens=reply.input_tokens,
+        image_tokens=reply.image_tokens,
         output_tokens=work.output_tokens,
         token_ns=reply.token_ns,
         answers=work.answers,

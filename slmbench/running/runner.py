@@ -16,8 +16,8 @@ from slmbench._version import __version__
 from slmbench.analysis.divergence import Divergence, divergence_of
 from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError, amount
 from slmbench.export.recipes import PLAIN
-from slmbench.measure.text_prompts import Prompts
 from slmbench.models.artifact import Artifact
+from slmbench.plan.asked_prompts import AskedPrompts
 from slmbench.plan.asked_tasks import plan_tasks
 from slmbench.plan.exports_here import check_references, without_impossible_exports
 from slmbench.plan.judged_together import judged_together
@@ -128,7 +128,7 @@ def quality_alone(request: RunRequest, folder: Path, say: Say | None) -> Diverge
     folder.mkdir(parents=True, exist_ok=True)
     with only_run_in(folder), ExitStack() as holds:
         artifacts = get_artifacts(replace(plan, cells=(cell,)), request, folder, say, holds)
-        case = _planned(cell, artifacts.found[cell.checkpoint, cell.spec], None, {})
+        case = _planned(cell, artifacts.found[cell.checkpoint, cell.spec], AskedPrompts(), {})
         measure_quality(quality, [case], folder, measure_settings(request, plan.suite), say)
     found = divergence_of(read_quality(folder)[cell.case.key])
     if found.reason:
@@ -138,7 +138,7 @@ def quality_alone(request: RunRequest, folder: Path, say: Say | None) -> Diverge
 
 def _measure(
     plan: Plan,
-    prompts: Prompts | None,
+    prompts: AskedPrompts,
     request: RunRequest,
     settings: MeasureSettings,
     folder: Path,
@@ -219,7 +219,7 @@ def _kept(command: str, what: str) -> Iterator[None]:
         raise CannotRunError(f"{error}; every sample is kept, `{command}` {what}") from error
 
 
-def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arms: Mapping[str, str]) -> PlannedCase:
+def _planned(cell: PlannedCell, artifact: Artifact, prompts: AskedPrompts, arms: Mapping[str, str]) -> PlannedCase:
     case = cell.case
     return PlannedCase(
         case=case,
@@ -230,8 +230,9 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: Prompts | None, arm
         options=cell.options | {"engine_cache": str(cache_dir() / "engines" / case.backend)},
         python=arms[case.arm] if case.arm else None,
         configuration=cell.configuration,
-        prompts=prompts.texts if prompts else (),
-        tokenizer=prompts.tokenizers[cell.checkpoint] if prompts else None,
+        prompts=prompts.texts.texts if prompts.texts else (),
+        tokenizer=prompts.texts.tokenizers[cell.checkpoint] if prompts.texts else None,
+        pictures=prompts.pictures.files if prompts.pictures else (),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from slmbench.case import Case
 from slmbench.errors import BadInputError
 from slmbench.measure.conditions import MINIMUM_SPAN_S
+from slmbench.measure.pictures import PictureFile
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.configuration import lane_of
 from slmbench.records.schema import Outcome
@@ -34,6 +35,8 @@ class PlannedCase:
     #: Texts that samples take in turn instead of drawn ids, and the folder of the tokenizer.json that reads them.
     prompts: tuple[str, ...] = ()
     tokenizer: Path | None = None
+    #: Pictures that samples take in turn instead of drawn ones.
+    pictures: tuple[PictureFile, ...] = ()
 
     @property
     def key(self) -> str:
@@ -54,7 +57,8 @@ class PlannedCase:
         """Return the ids that a drawn prompt must not hold."""
         one = self.checkpoint
         start = set() if one.decoder_start_token_id is None else {one.decoder_start_token_id}
-        return {one.pad_token_id, *one.eos_token_ids, *start}
+        image = set() if one.vision is None else {one.vision.image_token_id}
+        return {one.pad_token_id, *one.eos_token_ids, *start, *image}
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the texts of the sample with that index, one a row of the batch; empty for drawn ids."""
@@ -62,6 +66,13 @@ class PlannedCase:
             return ()
         batch = self.case.workload.batch
         return tuple(self.prompts[(index * batch + row) % len(self.prompts)] for row in range(batch))
+
+    def picture(self, index: int) -> tuple[Path, str] | None:
+        """Return the user's picture of the sample with that index and the digest of its pixels; None for drawn ones."""
+        if not self.pictures:
+            return None
+        one = self.pictures[index % len(self.pictures)]
+        return one.path, one.sha256
 
 
 def tokens_to_avoid(plan: Sequence[PlannedCase]) -> dict[int, tuple[int, ...]]:

@@ -256,7 +256,9 @@ class Wave:
 
     def _take(self, taker: _Taker, *, retake: int) -> SampleRecord:
         state, worker, number = taker.generated, taker.served.worker, self._journal.round
-        request = p.TakeSample(round=number, retake=retake, texts=state.planned.texts(number))
+        planned = state.planned
+        texts, picture = planned.texts(number), planned.picture(number)
+        request = p.TakeSample(round=number, retake=retake, texts=texts, picture=picture)
         worker.resume()
         started = now()
         self._conditions.before()

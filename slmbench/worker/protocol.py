@@ -45,6 +45,8 @@ class Open(StrictModel):
     seed: int
     #: Token ids that prompts are drawn without.
     avoid: tuple[int, ...] = ()
+    #: A picture of the user for what comes before the first sample, as in :class:`TakeSample`.
+    picture: tuple[Path, str] | None = None
     #: Folder of the ``tokenizer.json``, where texts are read.
     tokenizer: Path | None = None
     #: Whether answers end where the model ends them; else ends of sequence are suppressed.
@@ -78,6 +80,8 @@ class TakeSample(StrictModel):
     #: Tells a sample that is taken again from the first.
     retake: int = 0
     texts: tuple[str, ...] = ()
+    #: A picture of the user takes the place of drawn ones: its file, and the digest of its pixels.
+    picture: tuple[Path, str] | None = None
 
 
 class JudgeWindow(StrictModel):
@@ -175,7 +179,9 @@ class Sampled(StrictModel):
     re: Literal["sample"] = "sample"
     token_ns: tuple[int, ...]
     phases_ns: dict[str, int]
+    #: Those of pictures included.
     input_tokens: int
+    image_tokens: int = 0
     #: As in slmbench.records.schema.SampleRecord.
     turn_start_ns: tuple[int, ...] = ()
     turn_tokens: tuple[int, ...] = ()

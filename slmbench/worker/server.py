@@ -10,7 +10,6 @@ import platform
 import sys
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +44,8 @@ from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifa
 from slmbench.records.schema import FailureReason
 from slmbench.system.extras import installed_version
 from slmbench.worker import protocol as p
+from slmbench.worker.environment import described
+from slmbench.worker.picture_prompts import AskedPicture, PicturePrompts, ShownPrompts
 
 #: Tokens of a warm-up's generation: enough to see whether steps have become steady.
 WARM_UP_TOKENS = 8
@@ -127,7 +128,7 @@ class Service:
     def answer(self, request: p.Request) -> p.Reply:
         """Do what the request asks."""
         if isinstance(request, p.Describe):
-            return _describe(request)
+            return described(request)
         if isinstance(request, p.Open):
             self._open = _OpenCase(request)
             return self._open.opened
@@ -174,6 +175,10 @@ class _OpenCase:
         self.session = backend.open(opened, self.case.device, options)
         whole = time.perf_counter_ns() - begin
         phases = self.session.load_phases_ns()
+        self.pictures: PicturePrompts | None = None
+        if self.artifact.manifest.spec.pictures:
+            self.pictures = PicturePrompts(self.session, self.artifact, request.seed, request.picture)
+        self._reserved_image_tokens = 0
         self._reserve_workload()
         # One step after the first token is enough here: the rest belongs to the warm-up.
         first = self._generate(PromptStream.WARM_UP, 0, 0, most=2)
@@ -205,18 +210,40 @@ class _OpenCase:
         """Prepare the session for another workload; for the one that it is prepared for there is nothing to do."""
         if work != self.case.workload:
             # What is reserved is what this workload needs, as in a load of its own: also less than before.
-            reserve(self.session, work, self.family)
             self.case = self.case.model_copy(update={"workload": work})
+            self._reserve_workload()
 
     def _reserve_workload(self) -> None:
-        reserve(self.session, self.case.workload, self.family)
+        work = self.case.workload
+        self._reserved_image_tokens = self.pictures.most_tokens(work) if self.pictures else 0
+        reserve(self.session, work, self.family, self._reserved_image_tokens)
 
     def _generate(self, stream: PromptStream, group: int, index: int, *, most: int | None = None) -> Generation:
         work = self.case.workload
         if most is not None:
             first = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
             work = work.model_copy(update={**first, "output_tokens": min(most, work.output_tokens)})
-        return self._carry_out(work, self._draw(work, stream, group, index), None, index)
+        prompts = self._draw(work, stream, group, index)
+        if self.pictures:
+            prompts = self._show(work, prompts, stream, group, index).prompts
+        return self._carry_out(work, prompts, None, index)
+
+    def _show(
+        self,
+        work: Workload,
+        prompts: list[Tokens],
+        stream: PromptStream,
+        group: int,
+        index: int,
+        asked: AskedPicture | None = None,
+    ) -> ShownPrompts:
+        """Give the session the pictures of a generation; return its prompts with their places."""
+        assert self.pictures is not None
+        shown = self.pictures.show(work, prompts, stream, group, index, asked)
+        if shown.image_tokens > self._reserved_image_tokens:
+            # A picture of the user that is cut into more tiles than those before it.
+            self._reserve_workload()
+        return shown
 
     def _draw(self, work: Workload, stream: PromptStream, group: int, index: int) -> list[Tokens]:
         drawn = self.source.draw(stream, group, index, batch=work.batch, length=said_tokens(work))
@@ -306,6 +333,12 @@ class _OpenCase:
         else:
             prompts = self._draw(work, PromptStream.SAMPLE, request.round, request.retake)
             mask = None
+        image_tokens = 0
+        if self.pictures:
+            place = (PromptStream.SAMPLE, request.round, request.retake)
+            shown = self._show(work, prompts, *place, request.picture)
+            prompts, image_tokens = shown.prompts, shown.image_tokens
+            phases["preprocess"] = shown.preprocess_ns
         before = self.energy.read_j() if self.energy else None
         made = self._carry_out(work, prompts, mask, request.round)
         after = self.energy.read_j() if self.energy else None
@@ -315,6 +348,7 @@ class _OpenCase:
             token_ns=made.token_ns,
             phases_ns={**phases, **made.phases_ns},
             input_tokens=prompts[0].shape[1],
+            image_tokens=image_tokens,
             turn_start_ns=made.turn_start_ns,
             turn_tokens=made.turn_tokens,
             energy_j=joules,
@@ -325,8 +359,12 @@ class _OpenCase:
         return p.Answered(tokens=made.tokens, ttft_ns=made.ttft_ns, answer_ns=made.answer_ns, ended=made.ended)
 
     def _token_ids(self, text: str) -> list[int]:
+        from slmbench.measure.pictures import text_with_place
         from slmbench.measure.text_prompts import token_ids
 
+        vision = self.artifact.manifest.checkpoint.vision
+        if self.pictures and vision:
+            return text_with_place(self.tokenizer, text, vision.image_token_id)
         return token_ids(self.tokenizer, text)
 
 
@@ -353,31 +391,3 @@ def _options(backend: Backend, given: dict[str, Any]) -> SessionOptions:
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"option {'.'.join(map(str, first['loc']))} of {backend.name}: {first['msg']}") from error
-
-
-def _describe(request: p.Describe) -> p.Described:
-    from slmbench.plan.refusal_reasons import missing_distribution
-
-    versions: dict[str, str] = {}
-    lacking: dict[str, str] = {}
-    wanted = list(request.distributions)
-    for name in request.backends:
-        try:
-            backend = load_backend(name)
-        except (BadInputError, CannotRunError) as error:
-            lacking[name] = one_line(str(error))
-            continue
-        wanted += backend.distributions
-        if reason := missing_distribution(backend):
-            lacking[name] = reason
-    for name in dict.fromkeys(wanted):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    machine = {}
-    if request.machine:
-        from slmbench.machine.fingerprint import collect
-
-        machine = collect().model_dump(mode="json")
-    return p.Described(versions=versions, lacking=lacking, python=platform.python_version(), machine=machine)
