@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from slmbench.analysis.task_scores import TaskAnswers, task_answers
-from slmbench.records.sample_arrays import Floats, RunColumns
+from slmbench.records.sample_arrays import RunColumns
+from slmbench.records.sample_columns import Floats
 from slmbench.records.tasks_asked import TasksRecord
 
 

@@ -22,7 +22,8 @@ from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.answers import task_key
 from slmbench.records.quality import CaseQuality
 from slmbench.records.refusals import Refusal
-from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns
+from slmbench.records.sample_arrays import CaseFigures, RunColumns
+from slmbench.records.sample_columns import Floats, SampleColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
 from slmbench.terms import Family, PairNames
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.records.sample_arrays import Floats, SampleColumns
+from slmbench.records.sample_columns import Floats, SampleColumns
 
 #: A sample is far off where it differs from its case's median by more than this factor...
 MINIMUM_FACTOR = 2.0

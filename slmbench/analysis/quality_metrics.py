@@ -12,7 +12,7 @@ from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.stats import Interval
 from slmbench.errors import BadInputError, nearest
 from slmbench.records.quality import CaseQuality
-from slmbench.records.sample_arrays import Floats
+from slmbench.records.sample_columns import Floats
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from slmbench.analysis import stats
 from slmbench.analysis.metrics import Evidence
 from slmbench.analysis.weighted_sum import Summand, weighted_sum
-from slmbench.records.sample_arrays import Floats
+from slmbench.records.sample_columns import Floats
 
 Rounds = NDArray[np.int64]
 #: Fewer pairs of loads than this cannot carry an interval of their own.

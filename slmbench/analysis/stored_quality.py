@@ -11,7 +11,7 @@ from slmbench.analysis.item_scores import ItemScores
 from slmbench.analysis.metrics import Side
 from slmbench.analysis.quality import configuration_of
 from slmbench.records.quality import CaseQuality
-from slmbench.records.sample_arrays import Floats
+from slmbench.records.sample_columns import Floats
 from slmbench.terms import StrictModel
 
 #: Sums of a window; nothing that was measured is outside these bounds.

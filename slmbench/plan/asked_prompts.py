@@ -36,7 +36,7 @@ def asked_prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) ->
     """
     pictures = _pictures(request)
     if pictures is not None and pictures.texts:
-        texts: Prompts | None = Prompts(pictures.path, pictures.texts)
+        texts = Prompts(pictures.path, pictures.texts)
     elif request.prompts is not None:
         sent = next((arrived(one) for one in request.carried if one.checkpoint is None), None)
         texts = read_prompts(sent or request.prompts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from slmbench.errors import BadInputError
 from slmbench.records.lines import sample_lines
 from slmbench.records.quality import CaseQuality, read_quality
+from slmbench.records.sample_columns import CaseArrays, SampleColumns
 from slmbench.records.schema import (
     RUN_NAME,
     SAMPLES_NAME,
@@ -34,81 +32,8 @@ from slmbench.records.schema import (
     read_run_record,
 )
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 Other = LoadRecord | MemoryRecord | FailureRecord
 _OTHERS: dict[str, type[Other]] = {"load": LoadRecord, "memory": MemoryRecord, "failure": FailureRecord}
-
-
-@dataclass(frozen=True)
-class SampleColumns:
-    """The samples of one case, in the order they were taken; arrays ``[samples]`` but for the last two."""
-
-    load: Ints
-    round: Ints
-    #: Time of the first and of the last token after the call, ns.
-    first_ns: Ints
-    last_ns: Ints
-    tokens: Ints
-    #: Answers side by side: prompts of a batch times samples of each.
-    rows: Ints
-    #: Gaps between tokens of one turn, and their sum in ns.
-    gaps: Ints
-    gaps_ns: Ints
-    #: Turns of each sample.
-    turns: Ints
-    #: Time to the first token of the turns after the first, on average, and of the last, ns; NaN for one turn.
-    turn_first_ns: Floats
-    last_turn_first_ns: Floats
-    #: Foreign load in cores and energy in J; NaN where not read.
-    foreign_load: Floats
-    energy_j: Floats
-    #: Labelled "foreign_load".
-    disturbed: NDArray[np.bool_]
-    #: The beginning of a longer generation, not generated for this case.
-    derived: NDArray[np.bool_]
-    #: Parts of the first token's time in ns; NaN where a sample lacks one.
-    phases_ns: dict[str, Floats]
-    #: All stamps of all samples behind one another; empty when read without them.
-    token_ns: Ints
-    #: Tokens of every turn of every sample, in the same order.
-    turn_tokens: Ints
-
-    def __len__(self) -> int:
-        return int(self.load.size)
-
-    def tpot_ns(self) -> Floats:
-        """Return the mean gap between tokens of one turn of each sample in ns; NaN without a gap."""
-        out: Floats = np.full(len(self), np.nan)
-        np.divide(self.gaps_ns, self.gaps, out=out, where=self.gaps > 0)
-        return out
-
-    def counted(self) -> NDArray[np.bool_]:
-        """Return which samples count: of a sample and its retake in one round, the one with less foreign activity.
-
-        Where that is equal or unknown the later one counts. The other stays on disk and in what is drawn.
-        """
-        return self._counted
-
-    @cached_property
-    def _counted(self) -> NDArray[np.bool_]:
-        mask = np.zeros(len(self), dtype=np.bool_)
-        # Stable order by load, round and falling foreign activity: the last of each place is the one that counts.
-        order = np.lexsort((-np.nan_to_num(self.foreign_load), self.round, self.load))
-        places = np.column_stack((self.load[order], self.round[order]))
-        last = np.ones(len(self), dtype=np.bool_)
-        last[:-1] = np.any(places[1:] != places[:-1], axis=1)
-        mask[order[last]] = True
-        return mask
-
-    def generations(self) -> list[Ints]:
-        """Return the stamps of every turn of the samples that count; nothing when read without them."""
-        if self.token_ns.size == 0:
-            return []
-        each = np.split(self.token_ns, np.cumsum(self.turn_tokens)[:-1])
-        counts = np.repeat(self.counted(), self.turns)
-        return [stamps for stamps, counted in zip(each, counts.tolist(), strict=True) if counted]
 
 
 @dataclass(frozen=True)
@@ -260,47 +185,11 @@ def _raw(sample: SampleRecord) -> dict[str, Any]:
     }
 
 
-_INTEGERS = ("load", "round", "first_ns", "last_ns", "tokens", "rows", "gaps", "gaps_ns", "turns")
-_FLOATS = ("turn_first_ns", "last_turn_first_ns", "foreign_load", "energy_j")
-
-
-class _CaseArrays:
-    """Growing columns of one case."""
-
-    def __init__(self) -> None:
-        self.ints = {name: array("q") for name in _INTEGERS}
-        self.floats = {name: array("d") for name in _FLOATS}
-        self.disturbed = bytearray()
-        self.derived = bytearray()
-        self.phases: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
-        self.token_ns = array("q")
-        self.turn_tokens = array("q")
-
-    def finish(self) -> SampleColumns:
-        columns: dict[str, Any] = {name: np.frombuffer(values, dtype=np.int64) for name, values in self.ints.items()}
-        columns |= {name: np.frombuffer(values, dtype=np.float64) for name, values in self.floats.items()}
-        count = len(self.disturbed)
-        return SampleColumns(
-            **columns,
-            disturbed=np.frombuffer(bytes(self.disturbed), dtype=np.bool_),
-            derived=np.frombuffer(bytes(self.derived), dtype=np.bool_),
-            phases_ns={name: _padded(values, count) for name, values in self.phases.items()},
-            token_ns=np.array(self.token_ns, dtype=np.int64),
-            turn_tokens=np.array(self.turn_tokens, dtype=np.int64),
-        )
-
-
-def _padded(values: array[float], count: int) -> Floats:
-    padded = np.full(count, np.nan)
-    padded[: len(values)] = values
-    return padded
-
-
 class _ColumnsBuilder:
     def __init__(self, source: Path, *, keep_tokens: bool) -> None:
         self._source = source
         self._keep_tokens = keep_tokens
-        self._cases: defaultdict[str, _CaseArrays] = defaultdict(_CaseArrays)
+        self._cases: defaultdict[str, CaseArrays] = defaultdict(CaseArrays)
         self._sources: dict[str, str] = {}
         self._named: set[str] = set()
         self._others: dict[type, defaultdict[str, list[Any]]] = {kind: defaultdict(list) for kind in _OTHERS.values()}
@@ -317,6 +206,7 @@ class _ColumnsBuilder:
             into["first_ns"].append(stamps[0])
             into["last_ns"].append(stamps[-1])
             into["tokens"].append(len(stamps))
+            into["image_tokens"].append(raw.get("image_tokens", 0))
             into["rows"].append(raw["batch"] * raw.get("answers", raw.get("samples", 1)))
             self._add_turns(case, stamps, raw.get("turn_start_ns") or [0], raw.get("turn_tokens") or [len(stamps)])
             foreign = (raw.get("conditions") or {}).get("foreign_load")
@@ -342,7 +232,7 @@ class _ColumnsBuilder:
             raise BadInputError(f"{self._source}:{number}: not a sample: {what}") from error
 
     @staticmethod
-    def _add_turns(case: _CaseArrays, stamps: Any, starts: Any, counts: Any) -> None:
+    def _add_turns(case: CaseArrays, stamps: Any, starts: Any, counts: Any) -> None:
         if len(starts) != len(counts) or sum(counts) != len(stamps) or min(counts) < 1:
             raise TypeError("turn_tokens: they do not add up to the tokens")
         first, gaps_ns, later = 0, 0, []

@@ -18,7 +18,8 @@ from slmbench.errors import amount
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
-from slmbench.records.sample_arrays import CaseFigures, Floats, RunColumns, SampleColumns, columns_of
+from slmbench.records.sample_arrays import CaseFigures, RunColumns, columns_of
+from slmbench.records.sample_columns import Floats, SampleColumns
 from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
 from slmbench.report.answers import score_columns
 from slmbench.report.quality_columns import QUALITY_FIGURES, quality_figures

@@ -1,4 +1,4 @@
-"""Pictures before the prompts of a case: drawn or read, prepared, and handed to the session; outside any timed region."""
+"""Pictures before the prompts of a case: drawn or read, prepared, given to the session; outside any timed region."""
 
 from __future__ import annotations
 
