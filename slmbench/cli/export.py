@@ -40,6 +40,7 @@ def export(
         str, typer.Option(help="auto, slmbench, generic, optimum (OpenVINO) or genai (ONNX, decoder-only).")
     ] = "auto",
     recipe: Recipe = "plain",
+    pictures: Annotated[bool, typer.Option("--pictures", help="Take pictures before the text.")] = False,
     layout: Annotated[Layout, typer.Option(help="static: fixed shapes, for NPUs.")] = "dynamic",
     input_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest prompt.")] = None,
     output_tokens: Annotated[int | None, typer.Option(min=1, help="Static layout: longest answer.")] = None,
@@ -70,6 +71,7 @@ def export(
     spec = make_spec(
         model, format_, precision, exporter,
         layout=layout, input_tokens=input_tokens, output_tokens=output_tokens, target=target, soc=soc, recipe=recipe,
+        pictures=pictures,
     )  # fmt: skip
     console = Console(stderr=True)
     title = escape(one_line(f"{model.name} to {spec.label()}"))

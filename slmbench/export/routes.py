@@ -117,8 +117,11 @@ def make_spec(
     target: str | None = None,
     soc: str | None = None,
     recipe: str = PLAIN,
+    pictures: bool = False,
 ) -> ArtifactSpec:
     """Return the spec of one checkpoint's export, its exporter chosen where "auto" is asked.
+
+    Pictures go by one exporter alone: the generic one, or none for torch.
 
     Raises:
         BadInputError: an unknown exporter, bounds missing or out of place, a chip without its target.
@@ -133,7 +136,9 @@ def make_spec(
         raise BadInputError("--input-tokens and --output-tokens bound the static layout; the dynamic one has no bounds")
     if soc is not None and target != "qnn":
         raise BadInputError(f"--soc {soc} needs --target qnn")
-    if format == "torch" or (layout == "dynamic" and target is None):
+    if pictures and exporter == "auto":
+        chosen: Exporter = "none" if format == "torch" else "generic"
+    elif format == "torch" or (layout == "dynamic" and target is None):
         chosen = choose_route(format, [checkpoint], precision, cast("Exporter", exporter)).exporter
     else:
         chosen = "slmbench" if exporter == "auto" else cast("Exporter", exporter)
@@ -145,7 +150,10 @@ def make_spec(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         target=f"{target}-{soc.lower()}" if soc else target,
+        pictures=pictures,
     )
+    if pictures and (reason := refusal(checkpoint, spec)) is not None:
+        raise CannotRunError(f"{checkpoint.name}: {reason}")
     made = with_recipe(spec, checkpoint, with_kept_text(check_recipe(recipe)))
     check_used(recipe, [made])
     return made

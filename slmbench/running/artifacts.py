@@ -129,6 +129,8 @@ def export_in_child(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequ
         command += ["--input-tokens", str(spec.input_tokens), "--output-tokens", str(spec.output_tokens)]
     if spec.recipe:
         command += ["--recipe", spec.recipe]
+    if spec.pictures:
+        command += ["--pictures"]
     if spec.target:
         command += ["--target", spec.target]
     if request.offline:

@@ -181,7 +181,7 @@ def _measure(
     return cases
 
 
-def plan_here(request: RunRequest) -> tuple[Plan, Prompts | None]:
+def plan_here(request: RunRequest) -> tuple[Plan, AskedPrompts]:
     """Return what the request measures on this machine; what needs an export that is not possible is refused.
 
     Raises:

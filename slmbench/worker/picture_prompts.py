@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from slmbench.backend import LoopSession, Session, TakesPictures, Tokens
+from slmbench.backend import LoopSession, Pixels, Session, TakesPictures, Tokens
 from slmbench.case import Workload
 from slmbench.errors import CannotRunError
 from slmbench.measure.pictures import Picture, PictureFile, Processor, drawn
 from slmbench.measure.random_prompts import PromptStream
-from slmbench.models.artifact import Artifact
+from slmbench.models.artifact import Artifact, GoldenPicture
 
 #: A picture of the user: its file, and the digest of its pixels.
 AskedPicture = tuple[Path, str]
@@ -56,6 +56,10 @@ class PicturePrompts:
     def settings(self) -> str:
         """Return what the processor does, in one line."""
         return self._processor.settings
+
+    def golden(self, pictures: Sequence[GoldenPicture]) -> Pixels:
+        """Return the pixel tensors of a golden prompt's pictures."""
+        return self._processor([drawn(one.seed, one.width, one.height) for one in pictures])
 
     def most_tokens(self, work: Workload) -> int:
         """Return how many image tokens the workload's pictures become, as far as it has been seen."""

@@ -266,7 +266,9 @@ class _OpenCase:
             self.session.reserve(1, longest, max(len(g.tokens) for g in chosen))
         if isinstance(self.session, Draws):
             self.session.draw(None)
-        return self._proven(placement, agreement(self.session, chosen, tolerance, self.family))
+        golden = self.pictures.golden if self.pictures else None
+        found = agreement(self.session, chosen, tolerance, self.family, pixels_of=golden)
+        return self._proven(placement, found)
 
     def _own_agreement(self, *, full: bool) -> Agreement:
         """Return how far the session agrees with itself and with the first load: there is no reference."""
