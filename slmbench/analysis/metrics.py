@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from slmbench.analysis import stats
 from slmbench.analysis.item_scores import ItemScores, item_scores
 from slmbench.analysis.read_back import settings_of, stored_weights_of
-from slmbench.analysis.roofline import kv_bytes, limits_of_case, shortest_times
+from slmbench.analysis.roofline import costs_of, limits_of_case, shortest_times
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError, nearest
-from slmbench.models import cost_model
 from slmbench.models.artifact import StoredWeights
 from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.answers import task_key
@@ -53,7 +52,8 @@ def _seconds(nanoseconds: NDArray[Any]) -> Floats:
     return np.asarray(nanoseconds * NANO, dtype=np.float64)
 
 
-def _phase(name: str) -> Callable[[SampleColumns], Floats]:
+def phase(name: str) -> Callable[[SampleColumns], Floats]:
+    """Return what gives a phase's times in s, one a sample; NaN where a sample lacks it."""
     return lambda c: _seconds(c.phases_ns[name]) if name in c.phases_ns else np.full(len(c), np.nan)
 
 
@@ -67,14 +67,17 @@ _METRICS = (
     Metric("turn_ttft", "time to first token of later turns", "s", lambda c: _seconds(c.turn_first_ns)),
     Metric("last_ttft", "time to first token of the last turn", "s", lambda c: _seconds(c.last_turn_first_ns)),
     Metric("e2e", "whole generation", "s", lambda c: _seconds(c.last_ns)),
-    Metric("encode", "encoder", "s", _phase("encode"), belongs_to="generation"),
-    Metric("cross_kv", "cross-attention K/V", "s", _phase("cross_kv"), belongs_to="generation"),
-    Metric("first_step", "first decoder step", "s", _phase("first_step"), belongs_to="generation"),
+    Metric("vision", "pictures to features", "s", phase("vision"), belongs_to="generation"),
+    Metric("prefill", "prompt behind the pictures", "s", phase("prefill"), belongs_to="generation"),
+    Metric("preprocess", "preparing pictures", "s", phase("preprocess"), belongs_to="generation"),
+    Metric("encode", "encoder", "s", phase("encode"), belongs_to="generation"),
+    Metric("cross_kv", "cross-attention K/V", "s", phase("cross_kv"), belongs_to="generation"),
+    Metric("first_step", "first decoder step", "s", phase("first_step"), belongs_to="generation"),
     Metric(
         "ttft_text",
         "time to first token from the text",
         "s",
-        lambda c: _seconds(c.first_ns) + _phase("tokenise")(c),
+        lambda c: _seconds(c.first_ns) + phase("tokenise")(c),
         belongs_to="generation",
     ),
     Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.rows * c.tokens)),
@@ -154,6 +157,8 @@ class ModelFacts:
     shortest_s: dict[str, float] = field(default_factory=dict)
     #: What the weights are stored in; None where the artifact does not say it, and in older baselines.
     weights: StoredWeights | None = None
+    #: Tokens that a sample's pictures became.
+    image_tokens: int = 0
     #: What was read back from the engine, by name; empty in older baselines.
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -299,7 +304,7 @@ def _side_case(run: RunColumns, info: CaseInfo, tasks: ItemScores | None) -> Sid
     outcome = run.record.outcomes.get(key)
     return SideCase(
         case=info.case,
-        model=model_of(info, loads, run.record.limits),
+        model=model_of(info, loads, run.record.limits, image_tokens_of(figures)),
         evidence=MeasuredEvidence(figures, loads_id(run_id_of(run), info.case.arm, configuration)),
         failure=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
         disturbed=float(columns.disturbed.mean()) if columns is not None else 0.0,
@@ -327,7 +332,14 @@ def loads_id(run_id: str, arm: str | None, configuration: str | None) -> str | N
     return None if configuration is None else f"{run_id}|{arm or ''}|{configuration}"
 
 
-def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any]) -> ModelFacts:
+def image_tokens_of(figures: CaseFigures) -> int | None:
+    """Return how many tokens a case's pictures became, in the median sample; None where there are no samples."""
+    return int(np.median(figures.samples.image_tokens)) if figures.samples is not None else None
+
+
+def model_of(
+    info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any], image_tokens: int | None = None
+) -> ModelFacts:
     """Return what a run says of a case's model; the path and the device are those of its last load.
 
     ``limits`` are those that the run kept.
@@ -343,26 +355,12 @@ def model_of(info: CaseInfo, loads: list[LoadRecord], limits: Mapping[str, Any])
         decode_weight_bytes=info.decode_weight_bytes,
         reference=all(load.reference for load in loads),
         cross_kv_again=CROSS_KV_AGAIN in (info.checkpoint.given.flags if info.checkpoint.given else ()),
-        **costs_of(info, loads),
-        shortest_s=shortest_times(info, known, loads) if known else {},
+        image_tokens=image_tokens or 0,
+        **costs_of(info, loads, image_tokens),
+        shortest_s=shortest_times(info, known, loads, image_tokens) if known else {},
         weights=stored_weights_of(info),
         settings=settings_of(loads),
     )
-
-
-def costs_of(info: CaseInfo, loads: Sequence[LoadRecord]) -> dict[str, float]:
-    """Return what the model must compute and move (:mod:`slmbench.models.cost_model`); empty where it is not known."""
-    if info.checkpoint.geometry.cost_unknown is not None:
-        return {}
-    kv = kv_bytes(info.case, loads)
-    phases = cost_model.phases(info.checkpoint, info.case.workload, kv_bytes=kv or 0.0)
-    costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
-    for step in phases:
-        if step.name == "decode_step" and info.case.workload.cache == "on":
-            costs["step_flops"] = step.flops
-            if info.decode_weight_bytes is not None and kv is not None:
-                costs["step_bytes"] = info.decode_weight_bytes + step.kv_read_bytes + step.kv_written_bytes
-    return costs
 
 
 def evidence_of(metric: Metric, figures: CaseFigures) -> Evidence | None:

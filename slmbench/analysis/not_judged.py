@@ -10,7 +10,7 @@ from slmbench.analysis.judged_once import groups_of_one_figure
 from slmbench.analysis.metrics import DEFAULT_METRICS, Side, SideCase
 
 #: Parts of the first token's time: only encoder-decoders have them, and not every graph separates them.
-_PHASES = ("encode", "cross_kv", "first_step")
+_PHASES = ("vision", "prefill", "encode", "cross_kv", "first_step")
 _DERIVED = ": it is the beginning of longer generations, where that cannot be seen; --no-share measures it by itself"
 _OF_LATER_TURNS = ("turn_ttft", "last_ttft")
 

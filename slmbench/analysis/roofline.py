@@ -115,7 +115,24 @@ def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:
         return None
 
 
-def shortest_times(info: CaseInfo, limits: Limits, loads: Sequence[LoadRecord] = ()) -> dict[str, float]:
+def costs_of(info: CaseInfo, loads: Sequence[LoadRecord], image_tokens: int | None = None) -> dict[str, float]:
+    """Return what the model must compute and move (:mod:`slmbench.models.cost_model`); empty where it is not known."""
+    if cost_model.cost_unknown(info.checkpoint, info.case.workload) is not None:
+        return {}
+    kv = kv_bytes(info.case, loads)
+    phases = cost_model.phases(info.checkpoint, info.case.workload, kv_bytes=kv or 0.0, image_tokens=image_tokens)
+    costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
+    for step in phases:
+        if step.name == "decode_step" and info.case.workload.cache == "on":
+            costs["step_flops"] = step.flops
+            if info.decode_weight_bytes is not None and kv is not None:
+                costs["step_bytes"] = info.decode_weight_bytes + step.kv_read_bytes + step.kv_written_bytes
+    return costs
+
+
+def shortest_times(
+    info: CaseInfo, limits: Limits, loads: Sequence[LoadRecord] = (), image_tokens: int | None = None
+) -> dict[str, float]:
     """Return the shortest ``ttft`` and ``tpot`` in s that the limits allow the case; each only where it is known.
 
     A phase takes the longer of operations ÷ matrix rate and bytes ÷ read bandwidth, phases follow each other. What a
@@ -126,13 +143,14 @@ def shortest_times(info: CaseInfo, limits: Limits, loads: Sequence[LoadRecord] =
     rate = limits.matrix.get(compute) if compute else None
     if rate is None or kv is None or info.decode_weight_bytes is None or not limits.bandwidth:
         return {}
-    if info.checkpoint.geometry.cost_unknown is not None:
+    if cost_model.cost_unknown(info.checkpoint, case.workload) is not None:
         return {}
     phases = cost_model.phases(
         info.checkpoint,
         case.workload,
         weight_bytes=info.decode_weight_bytes / weights,
         kv_bytes=kv,
+        image_tokens=image_tokens,
     )
     times = {
         phase.name: max(phase.flops / rate.flops_per_s, phase.bytes / limits.bandwidth_at(phase.bytes))

@@ -14,6 +14,7 @@ from slmbench.errors import one_line
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER
 from slmbench.records.refusals import lines_of
 from slmbench.report.answers import score_text
+from slmbench.report.picture_columns import PICTURE_COLUMNS, PICTURES
 from slmbench.report.quality_columns import QUALITY_COLUMNS, quality_notes
 from slmbench.report.text_table import (
     DETAIL,
@@ -99,8 +100,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("turns", _turns, foldable=True, identity=True),
     Column("answers", _answers, foldable=True, identity=True),
     Column("K/V cache", _cache, numeric=False, foldable=True, identity=True),
+    PICTURES,
     Column("in / out", lambda r: f"{r['input_tokens']} / {r['output_tokens']}", identity=True),
     Column("ttft ms [95 %]", lambda r: bounded(r, "ttft_s", 1e3), weight=10),
+    *PICTURE_COLUMNS,
     Column("ttft from text ms", lambda r: bounded(r, "ttft_text_s", 1e3), weight=7, foldable=True),
     Column("later turns' ttft ms", lambda r: bounded(r, "turn_ttft_s", 1e3), weight=9, foldable=True),
     Column("last turn's ttft ms", lambda r: bounded(r, "last_ttft_s", 1e3), weight=7, foldable=True),

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmbench.analysis.metrics import METRICS, NANO, Evidence, costs_of, evidence_of, peak_memory_of
+from slmbench.analysis.metrics import METRICS, NANO, Evidence, evidence_of, image_tokens_of, peak_memory_of
 from slmbench.analysis.outliers import outlier_flags
 from slmbench.analysis.read_back import stored_weights_of
-from slmbench.analysis.roofline import bandwidth_use, compute_use, computed_in, limits_of_case
+from slmbench.analysis.roofline import bandwidth_use, compute_use, computed_in, costs_of, limits_of_case
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
+from slmbench.models.cost_model import cost_unknown
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, RunColumns, columns_of
 from slmbench.records.sample_columns import Floats, SampleColumns
 from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
 from slmbench.report.answers import score_columns
+from slmbench.report.picture_columns import picture_figures
 from slmbench.report.quality_columns import QUALITY_FIGURES, quality_figures
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
 
     columns = columns_of(run) if isinstance(run, Run) else run
     infos = columns.record.cases
-    scores = score_columns(columns, infos)
-    rows = [_row(columns, info) | score for info, score in zip(infos, scores, strict=True)]
+    more = zip(picture_figures(columns, infos), score_columns(columns, infos), strict=True)
+    rows = [_row(columns, info) | pictures | score for info, (pictures, score) in zip(infos, more, strict=True)]
     rows += [_refused_row(refusal) for refusal in columns.record.refusals]
     order = [
         "batch",
@@ -106,7 +108,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
         **quality_figures(run, key),
-        **_uses(info, loads, figures, run.record.limits),
+        **_uses(info, loads, figures, run.record.limits, image_tokens_of(made_of)),
         "converged": _converged(run, key),
         "failure": failure,
         "refusal": None,
@@ -247,13 +249,17 @@ def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
 
 
 def _uses(
-    info: CaseInfo, loads: Sequence[LoadRecord], figures: Mapping[str, float], limits: Mapping[str, Any]
+    info: CaseInfo,
+    loads: Sequence[LoadRecord],
+    figures: Mapping[str, float],
+    limits: Mapping[str, Any],
+    image_tokens: int | None,
 ) -> dict[str, float | str | None]:
     """Return how much of the engine's read bandwidth decoding uses, how much of its matrix rate the first token, and
     for each what explains a share that needs it.
     """
-    kept, costs = limits_of_case(info, limits), costs_of(info, loads)
-    unknown = info.checkpoint.geometry.cost_unknown
+    kept, costs = limits_of_case(info, limits), costs_of(info, loads, image_tokens)
+    unknown = cost_unknown(info.checkpoint, info.case.workload)
     read = made = None
     if kept and "step_bytes" in costs and figures["tpot_s"] > 0:
         read = bandwidth_use(costs["step_bytes"], figures["tpot_s"] / NANO, kept)

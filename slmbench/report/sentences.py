@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from slmbench.analysis.crossover import Lead, crossings, leads_of
 from slmbench.analysis.front import fronts_of
 from slmbench.analysis.leaders import leaders_of
 from slmbench.analysis.metrics import METRICS, Side, SideCase
@@ -18,8 +17,10 @@ from slmbench.records.sample_arrays import RunColumns, columns_of
 from slmbench.records.schema import Run
 from slmbench.report.answers import answer_sentences
 from slmbench.report.claims import claim_sentences
+from slmbench.report.crossover_sentences import crossover_sentences
 from slmbench.report.leader_sentences import leader_sentences
-from slmbench.report.pairing_words import PAIRING_NAMES, pairing_words
+from slmbench.report.pairing_words import pairing_words
+from slmbench.report.picture_sentences import picture_sentences
 from slmbench.report.speed_against_quality import front_sentences
 from slmbench.report.text_table import bounds, parameters
 from slmbench.terms import Pairing, pairing_of
@@ -34,15 +35,23 @@ _WORDS = {
 
 
 def run_sentences(run: RunColumns) -> list[str]:
-    """Return how each pair compares, or who leads where models are no pair, at which input length families change
-    places, what that says of claims, and what nothing else beats on speed and quality.
+    """Return how each pair compares, or who leads where models are no pair, what pictures cost, at which input length
+    families change places, what that says of claims, and what nothing else beats on speed and quality.
     """
     sides = sides_of(run)
     crossed = [line for side in sides for line in crossover_sentences(pairs_of(side))]
     fronts = front_sentences(front for side in sides for front in fronts_of(side))
     claims = [*claim_sentences(run, sides), *ablation_sentences(sides)]
     leads = leader_sentences(leader for side in sides for leader in leaders_of(side))
-    return [*pair_sentences(run), *leads, *crossed, *claims, *fronts, *answer_sentences(run)]
+    return [
+        *pair_sentences(run),
+        *picture_sentences(run, sides),
+        *leads,
+        *crossed,
+        *claims,
+        *fronts,
+        *answer_sentences(run),
+    ]
 
 
 def ablation_sentences(sides: Sequence[Side]) -> list[str]:
@@ -70,52 +79,6 @@ def _ablation(off: SideCase, on: SideCase, arm: str | None) -> str:
         f"{work.input_tokens} in / {work.output_tokens} out on {case.backend} {precision_of(case)}{where}: for "
         "information only; comparisons that run without a cache include this factor"
     )
-
-
-#: What is asked of a pair over the input length, and how an answer says it.
-_QUESTIONS = {
-    "ttft": ("reach their first token", "reaches its first token"),
-    "e2e": ("answer in whole", "answers in whole"),
-}
-
-
-def crossover_sentences(pairs: Iterable[Pair]) -> list[str]:
-    """Return for each lead of the pairs where the sooner family changes with the input.
-
-    Nothing where fewer than three lengths were measured: two tell a direction, not a crossover.
-    """
-    known = list(pairs)
-    return [_answer(lead) for metric in _QUESTIONS for lead in leads_of(known, metric) if len(lead.speedups) > 2]
-
-
-def _answer(lead: Lead) -> str:
-    encoder, decoder, speedups = lead.encoder, lead.decoder, lead.speedups
-    where = f"{lead.where}; {PAIRING_NAMES[lead.pairing]}"
-    together, alone = _QUESTIONS[lead.metric]
-    found = crossings(lead.line())
-    first, last = min(speedups), max(speedups)
-    if not found:
-        unsure = [str(x) for x, y in speedups.items() if not (y.low > 1 or y.high < 1)]
-        if unsure:
-            return (
-                f"{encoder} and {decoder}: no crossover was seen between {first} and {last} tokens in ({where}), "
-                f"and none is excluded: which {alone} sooner is not known at {', '.join(unsure)} in"
-            )
-        sooner = encoder if speedups[first].mid > 1 else decoder
-        return (
-            f"{encoder} and {decoder} do not cross between {first} and {last} tokens in ({where}): "
-            f"{sooner} {alone} sooner throughout"
-        )
-    places = ", ".join(_place(length, first, last) for length in found)
-    before, after = (decoder, encoder) if speedups[first].mid < 1 else (encoder, decoder)
-    then = f": below, {before} is sooner, above, {after}" if len(found) == 1 else ""
-    return f"{encoder} and {decoder} {together} equally soon at {places} ({where}){then}"
-
-
-def _place(length: Interval, first: int, last: int) -> str:
-    low = f"{length.low:.0f}" if math.isfinite(length.low) else f"below {first}"
-    high = f"{length.high:.0f}" if math.isfinite(length.high) else f"above {last}"
-    return f"{length.mid:.0f} tokens in [{low}, {high}]"
 
 
 #: A difference that may be larger than this is unknown, not absent.
