@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from slmbench.analysis.metrics import SideCase
+
 Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
 
@@ -88,3 +90,24 @@ def spec(
     # Text and lines take the page's colours (light, dark, print) from CSS.
     made["config"] = {"background": None, "font": "system-ui, sans-serif", "view": {"stroke": None}}
     return made
+
+
+def lengths_of(found: SideCase) -> str:
+    """Return the workload as the chooser of a chart names it."""
+    work = found.case.workload
+    return ", ".join(filter(None, (f"{work.input_tokens} / {work.output_tokens}", work.more())))
+
+
+#: Which rows of a chart are drawn: those of the workload that is chosen.
+PICKED = "lengths == 'all' || datum.lengths == lengths"
+
+
+def picker(rows: Rows) -> Any:
+    """Return the parameter that chooses one workload of the rows; without a control where there is only one."""
+    import altair as alt
+
+    lengths = list(dict.fromkeys(row["lengths"] for row in rows))
+    if len(lengths) == 1:
+        return alt.param(name="lengths", value="all")
+    bind = alt.binding_select(options=[*lengths, "all"], name="tokens in / out ")
+    return alt.param(name="lengths", value=lengths[-1], bind=bind)

@@ -19,6 +19,7 @@ from slmbench.report.chart_parts import (
     FAMILIES,
     GREEN,
     ORANGE,
+    PICKED,
     PURPLE,
     ROW_HEIGHT,
     SKY,
@@ -27,6 +28,8 @@ from slmbench.report.chart_parts import (
     Spec,
     family_shape,
     legend,
+    lengths_of,
+    picker,
     scale,
     spec,
 )
@@ -60,14 +63,14 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
     if not points:
         return None
     order = [label for label, _ in side_cases]
-    pick = _picker(points)
+    pick = picker(points)
     y = alt.Y("case:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
     x_title = f"{METRICS[metric].title}, ms"
     chosen = alt.selection_point(fields=["family"], bind="legend")
     color = alt.Color("family:N", scale=scale(FAMILIES), legend=legend())
     dots = (
         alt.Chart(alt.NamedData("points"))
-        .transform_filter(_PICKED)
+        .transform_filter(PICKED)
         .mark_point(filled=True, size=22, opacity=0.45)
         .encode(
             # From zero, so that a row twice as far right is twice the time.
@@ -81,7 +84,7 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
         )
         .add_params(chosen)
     )
-    base = alt.Chart(alt.NamedData("marks")).transform_filter(_PICKED)
+    base = alt.Chart(alt.NamedData("marks")).transform_filter(PICKED)
     rule = base.mark_rule(strokeWidth=2.5).encode(x="low:Q", x2="high:Q", y=y)
     tick = base.mark_tick(thickness=3, color="black", size=ROW_HEIGHT * 0.7).encode(
         x="mid:Q",
@@ -89,25 +92,6 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
         tooltip=["case:N", *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "mid", "high"))],
     )
     return spec(alt.layer(dots, rule, tick).add_params(pick), step=True, data={"points": points, "marks": marks})
-
-
-def _lengths(found: SideCase) -> str:
-    work = found.case.workload
-    return ", ".join(filter(None, (f"{work.input_tokens} / {work.output_tokens}", work.more())))
-
-
-_PICKED = "lengths == 'all' || datum.lengths == lengths"
-
-
-def _picker(rows: Rows) -> Any:
-    """Return the parameter that chooses one workload of the rows; without a control where there is only one."""
-    import altair as alt
-
-    lengths = list(dict.fromkeys(row["lengths"] for row in rows))
-    if len(lengths) == 1:
-        return alt.param(name="lengths", value="all")
-    bind = alt.binding_select(options=[*lengths, "all"], name="tokens in / out ")
-    return alt.param(name="lengths", value=lengths[-1], bind=bind)
 
 
 def _points(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
@@ -126,7 +110,7 @@ def _points(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
             {
                 "case": label,
                 "family": found.model.family,
-                "lengths": _lengths(found),
+                "lengths": lengths_of(found),
                 "load": load,
                 "value": value * 1e3,
                 "jitter": 1.2 * numbers[load] / last - 0.6,
@@ -143,7 +127,7 @@ def _marks(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:
             interval = found.evidence[metric].interval()
             bounds = (interval.low, interval.high) if interval.telling else (interval.mid, interval.mid)
             low, high = (bound * 1e3 for bound in bounds)
-            lengths = _lengths(found)
+            lengths = lengths_of(found)
             rows.append({"case": label, "lengths": lengths, "low": low, "mid": interval.mid * 1e3, "high": high})
     return rows
 
@@ -172,7 +156,7 @@ def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> S
             {
                 "case": label,
                 "family": found.model.family,
-                "lengths": _lengths(found),
+                "lengths": lengths_of(found),
                 "position": position,
                 "gap": float(gap),
             }
@@ -183,7 +167,7 @@ def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> S
     chosen = alt.selection_point(fields=["case"], bind="legend")
     chart = (
         alt.Chart(alt.NamedData("gaps"))
-        .transform_filter(_PICKED)
+        .transform_filter(PICKED)
         .mark_line(strokeWidth=1.8)
         .encode(
             x=alt.X("position:Q", title="token", scale=alt.Scale(nice=False)),
@@ -201,7 +185,7 @@ def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> S
             opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
             tooltip=["case:N", "position:Q", alt.Tooltip("gap:Q", format=".4g", title="ms")],
         )
-        .add_params(chosen, _picker(rows))
+        .add_params(chosen, picker(rows))
     )
     return spec(chart, height=300, data={"gaps": rows})
 

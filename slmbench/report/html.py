@@ -35,6 +35,7 @@ from slmbench.report.comparison import (
 )
 from slmbench.report.comparison_columns import MARKS, columns_named
 from slmbench.report.comparison_rows import rows_of
+from slmbench.report.phase_chart import first_token_phases
 from slmbench.report.run_columns import DETAILS, text_table
 from slmbench.report.run_conditions import conditions, facts
 from slmbench.report.sentences import run_sentences
@@ -259,6 +260,13 @@ def _add_fronts(page: Page, sides: Sequence[Side]) -> None:
 
 def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: Sequence[tuple[str, SideCase]]) -> None:
     _add_fronts(page, sides)
+    page.add_chart(
+        "What the first token takes",
+        "Medians over loads of each part. Preparing text and pixels comes before it and is not in it."
+        + _left_out(len(named), "cases"),
+        first_token_phases(named[: charts.MOST_ROWS]),
+        first=True,
+    )
     pairs = [(_pair_label(pair, side), pair) for side in sides for pair in pairs_of(side)]
     page.add_chart(
         "Encoder-decoder against decoder-only",

@@ -54,7 +54,8 @@ def _of_cases(run: RunColumns, cases: Sequence[SideCase]) -> str:
 def _figure(run: RunColumns, found: SideCase) -> str:
     ttft = found.evidence["ttft"].interval()
     share = vision_share(run.figures_of(found.case.key))
-    part = f", of which {_percent(share.interval())} reading the picture" if share else ""
+    what = "the picture" if found.case.workload.images == 1 else "the pictures"
+    part = f", of which {_percent(share.interval())} reading {what}" if share else ""
     return f"{number(ttft.mid * 1e3)} ms{_bounds(ttft.scaled(1e3))}{part}"
 
 
@@ -82,6 +83,6 @@ def _of_later_turns(run: RunColumns, found: SideCase) -> list[str]:
     pays = f"pay for the picture again, {number(later * 1e3)} ms in all" if later > 0 else "do not pay for the picture"
     return [
         f"Later turns of {case.checkpoint} {pays}: their first token comes after {number(then.mid)} ms{_bounds(then)}, "
-        f"that of the first turn after {number(first.mid)} ms{_bounds(first)} ({work.turns} turns of {work.added} more, "
-        f"{case.backend} {precision_of(case)})"
+        f"that of the first turn after {number(first.mid)} ms{_bounds(first)} "
+        f"({work.turns} turns of {work.added} more, {case.backend} {precision_of(case)})"
     ]
