@@ -264,9 +264,8 @@ def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: S
         "What the first token takes",
         "Medians over loads of each part. Preparing text and pixels comes before it and is not in it."
         + _left_out(len(named), "cases"),
-        first_token_phases(named[: charts.MOST_ROWS]),
-        first=True,
-    )
+        first_token_phases(named[: charts.MOST_ROWS]), first=True,
+    )  # fmt: skip
     pairs = [(_pair_label(pair, side), pair) for side in sides for pair in pairs_of(side)]
     page.add_chart(
         "Encoder-decoder against decoder-only",

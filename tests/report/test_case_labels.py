@@ -49,6 +49,9 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "answers": {"answers": 4},
     "sampling": {"sampling": "random"},
     "cache": {"cache": "off"},
+    "images": {"images": 2, "image_size": (64, 64)},
+    "image_size": {"images": 2, "image_size": (64, 32)},
+    "pictures": {"images": 1, "pictures": "abc123"},
 }
 
 
