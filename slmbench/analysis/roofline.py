@@ -115,12 +115,26 @@ def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:
         return None
 
 
+def cost_unknown(info: CaseInfo) -> str | None:
+    """Return why what a case must compute does not follow from its model's sizes, or None."""
+    vision = info.checkpoint.vision if info.case.workload.images else None
+    return info.checkpoint.geometry.cost_unknown or (vision.cost_unknown if vision else None)
+
+
+def tiles_of(info: CaseInfo, image_tokens: int | None) -> int:
+    """Return how many tiles of pictures a sample reads: by its image tokens, else one a picture."""
+    vision, pictures = info.checkpoint.vision, info.case.workload.images
+    return image_tokens // vision.tokens_per_tile if vision and pictures and image_tokens is not None else pictures
+
+
 def costs_of(info: CaseInfo, loads: Sequence[LoadRecord], image_tokens: int | None = None) -> dict[str, float]:
     """Return what the model must compute and move (:mod:`slmbench.models.cost_model`); empty where it is not known."""
-    if cost_model.cost_unknown(info.checkpoint, info.case.workload) is not None:
+    if cost_unknown(info) is not None:
         return {}
     kv = kv_bytes(info.case, loads)
-    phases = cost_model.phases(info.checkpoint, info.case.workload, kv_bytes=kv or 0.0, image_tokens=image_tokens)
+    phases = cost_model.phases(
+        info.checkpoint, info.case.workload, kv_bytes=kv or 0.0, tiles=tiles_of(info, image_tokens)
+    )
     costs: dict[str, float] = {"first_token_flops": sum(p.flops for p in phases if p.name != "decode_step")}
     for step in phases:
         if step.name == "decode_step" and info.case.workload.cache == "on":
@@ -143,14 +157,14 @@ def shortest_times(
     rate = limits.matrix.get(compute) if compute else None
     if rate is None or kv is None or info.decode_weight_bytes is None or not limits.bandwidth:
         return {}
-    if cost_model.cost_unknown(info.checkpoint, case.workload) is not None:
+    if cost_unknown(info) is not None:
         return {}
     phases = cost_model.phases(
         info.checkpoint,
         case.workload,
         weight_bytes=info.decode_weight_bytes / weights,
         kv_bytes=kv,
-        image_tokens=image_tokens,
+        tiles=tiles_of(info, image_tokens),
     )
     times = {
         phase.name: max(phase.flops / rate.flops_per_s, phase.bytes / limits.bandwidth_at(phase.bytes))

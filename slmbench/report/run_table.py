@@ -11,12 +11,11 @@ import numpy as np
 from slmbench.analysis.metrics import METRICS, NANO, Evidence, evidence_of, image_tokens_of, peak_memory_of
 from slmbench.analysis.outliers import outlier_flags
 from slmbench.analysis.read_back import stored_weights_of
-from slmbench.analysis.roofline import bandwidth_use, compute_use, computed_in, costs_of, limits_of_case
+from slmbench.analysis.roofline import bandwidth_use, compute_use, computed_in, cost_unknown, costs_of, limits_of_case
 from slmbench.analysis.stats import Interval
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.measure.stop_rule import DRIFT_BOUND, PERCENTILE_NEEDS
-from slmbench.models.cost_model import cost_unknown
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, RunColumns, columns_of
@@ -259,7 +258,7 @@ def _uses(
     for each what explains a share that needs it.
     """
     kept, costs = limits_of_case(info, limits), costs_of(info, loads, image_tokens)
-    unknown = cost_unknown(info.checkpoint, info.case.workload)
+    unknown = cost_unknown(info)
     read = made = None
     if kept and "step_bytes" in costs and figures["tpot_s"] > 0:
         read = bandwidth_use(costs["step_bytes"], figures["tpot_s"] / NANO, kept)

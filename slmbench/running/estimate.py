@@ -182,7 +182,10 @@ def _turns(checkpoint: Checkpoint, work: Workload) -> list[Workload]:
     for turn, count in enumerate(work.outputs()):
         kept = turn > 0 and checkpoint.family == "decoder-only"
         read = work.added + 1 if kept else context
-        one = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
+        one: dict[str, int | None] = {"turns": 1, "added_tokens": None, "last_output_tokens": None}
+        if turn:
+            # The first turn reads the pictures; their features are kept.
+            one |= {"images": 0, "image_size": None, "pictures": None}
         turns.append(work.model_copy(update={**one, "input_tokens": read, "output_tokens": count}))
         context += count + work.added
     return turns
@@ -192,7 +195,7 @@ def generation_s(checkpoint: Checkpoint, work: Workload, weight_bytes: float) ->
     """Return about how many seconds one turn takes on a slow machine; ``weight_bytes`` is the size of a weight."""
     seconds = 0.0
     reading = 0.0
-    for phase in phases(checkpoint, work, weight_bytes=weight_bytes):
+    for phase in phases(checkpoint, work, weight_bytes=weight_bytes, tiles=work.images):
         once = max(phase.flops / FLOPS_PER_S, phase.bytes / BYTES_PER_S)
         if phase.name != "decode_step":
             seconds += once
