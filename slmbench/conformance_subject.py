@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from slmbench.backend import Backend, LoopSession, Session, SessionOptions, Tokens
+from slmbench.backend import Backend, LoopSession, Session, SessionOptions, Tokens, specs_of
 from slmbench.errors import BadInputError
 from slmbench.measure.generate import generate
 from slmbench.models.artifact import Artifact, ArtifactSpec
@@ -48,6 +48,8 @@ class Subject:
         """Return random token ids ``[batch, length]`` that hold no special token."""
         checkpoint = self.artifact.manifest.checkpoint
         special = {*checkpoint.eos_token_ids, checkpoint.pad_token_id, checkpoint.decoder_start_token_id}
+        if checkpoint.vision is not None:
+            special.add(checkpoint.vision.image_token_id)
         allowed = [token for token in range(4, checkpoint.geometry.vocab_size) if token not in special]
         return np.random.default_rng(seed).choice(np.array(allowed, dtype=np.int64), size=(batch, length))
 
@@ -65,8 +67,11 @@ def subject(
     precision: Precision = "fp32",
     options: SessionOptions | None = None,
     spec: ArtifactSpec | None = None,
+    pictures: bool = False,
 ) -> Subject:
     """Return a subject: the artifact the backend prefers for a catalog checkpoint, exported if need be.
+
+    With ``pictures`` an artifact that takes pictures before the text.
 
     Raises:
         BadInputError: the backend takes no artifact of that checkpoint and precision.
@@ -75,7 +80,7 @@ def subject(
     from slmbench.export.build import ensure_artifact
 
     found = resolve(checkpoint)
-    chosen = spec or next(iter(backend.artifact_specs(found, precision, device)), None)
+    chosen = spec or next(iter(specs_of(backend, found, precision, device, pictures=pictures)), None)
     if chosen is None:
         raise BadInputError(f"{backend.name} takes no artifact of {checkpoint} in {precision} on {device}")
     if chosen.layout == "static" and chosen.input_tokens is None:

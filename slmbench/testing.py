@@ -38,6 +38,7 @@ from slmbench.backend import (
     Tokens,
     WorkloadAbilities,
 )
+from slmbench.conformance_pictures import check_pictures, pixels_for
 from slmbench.conformance_subject import INPUT_TOKENS, OUTPUT_TOKENS, ConformanceError, Subject, expect, subject
 from slmbench.errors import BadInputError, SlmbenchError
 from slmbench.evaluation.task_answer import answer
@@ -160,7 +161,7 @@ def check_tokens(subject: Subject) -> None:
         if isinstance(session, Session):
             longest = max(len(prompt.input_ids) for prompt in golden)
         session.reserve(1, longest, max(len(prompt.tokens) for prompt in golden))
-        found = agreement(session, golden, tolerance, manifest.checkpoint.family)
+        found = agreement(session, golden, tolerance, manifest.checkpoint.family, pixels_for(subject.artifact))
     expect(found.compared > 0, "some golden token has a margin that this precision can distinguish")
     expect(found.equal >= required * found.compared, f"{found.equal} of {found.compared} golden tokens came out")
 
@@ -390,6 +391,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_compute_precision,
     check_threads,
     check_natural_ends,
+    check_pictures,
     check_sessions_are_independent,
     check_close,
     check_absent_devices_are_refused,

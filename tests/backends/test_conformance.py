@@ -21,6 +21,7 @@ pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 #: Backend, checkpoint, device, precision, options, spec.
 Case = tuple[str, str, str, str, dict[str, Any], dict[str, Any] | None]
 STATIC = {"layout": "static", "input_tokens": 64, "output_tokens": 24}
+PICTURES = {"exporter": "generic", "pictures": True}
 CASES: dict[str, Case] = {
     "openvino": ("openvino", "llama-tiny", "cpu", "fp32", {}, {"format": "openvino"}),
     "openvino-t5": ("openvino", "t5-tiny", "cpu", "fp32", {}, {"format": "openvino"}),
@@ -38,6 +39,20 @@ CASES: dict[str, Case] = {
     "onnxruntime-cuda-graphs-t5": ("onnxruntime", "t5-tiny", "cpu", "fp32", {}, {"format": "onnx", "target": "cuda"}),
     "torch": ("torch", "llama-tiny", "cpu", "fp32", {}, None),
     "torch-t5": ("torch", "t5-tiny", "cpu", "fp32", {}, None),
+    "openvino-pictures": ("openvino", "mu-vision-tiny", "cpu", "fp32", {}, {"format": "openvino", **PICTURES}),
+    "openvino-pictures-decoder": (
+        "openvino", "dec-vision-tiny", "cpu", "fp32", {}, {"format": "openvino", **PICTURES},
+    ),
+    "onnxruntime-pictures": ("onnxruntime", "dec-vision-tiny", "cpu", "fp32", {}, {"format": "onnx", **PICTURES}),
+    "onnxruntime-pictures-encoder": (
+        "onnxruntime", "mu-vision-tiny", "cpu", "fp32", {}, {"format": "onnx", **PICTURES},
+    ),
+    "torch-pictures": (
+        "torch", "dec-vision-tiny", "cpu", "fp32", {}, {"format": "torch", "exporter": "none", "pictures": True},
+    ),
+    "torch-pictures-encoder": (
+        "torch", "mu-vision-tiny", "cpu", "fp32", {}, {"format": "torch", "exporter": "none", "pictures": True},
+    ),
     "openvino_genai": ("openvino_genai", "llama-tiny", "cpu", "fp32", {}, None),
     "llama_cpp": ("llama_cpp", "llama-tiny", "cpu", "fp32", {}, None),
     "llama_cpp-int8": ("llama_cpp", "dec-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
@@ -48,7 +63,7 @@ CASES: dict[str, Case] = {
     "ctranslate2-int8": ("ctranslate2", "t5-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
     "onnxruntime_genai": ("onnxruntime_genai", "llama-tiny", "cpu", "fp32", {}, None),
 }  # fmt: skip
-QUICK = ["openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"]
+QUICK = ["openvino", "openvino-t5", "openvino-pictures", "onnxruntime", "torch-t5", "openvino-npuw"]
 SLOW = in_turn([name for name in CASES if name not in QUICK], 3)
 
 
@@ -94,7 +109,10 @@ class Wrong:
         return self.__getattr__("step")(tokens) if "step" in self._spoil else self._session.step(tokens)
 
     def phases_ns(self) -> dict[str, int]:
-        return {}
+        return self.__getattr__("phases_ns")() if "phases_ns" in self._spoil else {}
+
+    def take_pictures(self, pixels: Any) -> None:
+        self.__getattr__("take_pictures")(pixels)
 
 
 def _forgets_nothing(self: Any, ids: Any, mask: Any = None) -> Any:
@@ -142,6 +160,31 @@ def test_a_broken_promise_is_noticed(name: str) -> None:
     check(sound)
     with pytest.raises(testing.ConformanceError):
         check(broken)
+
+
+#: What a session does with the pictures that it is given, and what the check says of it.
+DECEIVES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "looks at none": (lambda self, pixels: self._session.take_pictures(_black(pixels)), "another picture before"),
+    "takes any": (lambda self, pixels: pixels and self._session.take_pictures(_known(pixels)), "does not take"),
+}
+
+
+def _black(pixels: Any) -> Any:
+    return {name: 0 * one if name == "pixel_values" else one for name, one in pixels.items()}
+
+
+def _known(pixels: Any) -> Any:
+    return pixels if "pixel_values" in pixels else {}
+
+
+@pytest.mark.parametrize("name", DECEIVES)
+def test_a_session_that_does_not_look_at_its_pictures_is_noticed(name: str) -> None:
+    sound = subject_of("openvino-pictures")
+    take, said = DECEIVES[name]
+    spoil = {"take_pictures": take, "phases_ns": lambda self: self._session.phases_ns()}
+    broken = replace(sound, backend=Spoilt(sound.backend, spoil))  # type: ignore[arg-type]  # passes calls on
+    with pytest.raises(testing.ConformanceError, match=said):
+        testing.check_pictures(broken)
 
 
 def test_a_backend_that_falls_back_to_the_cpu_is_noticed() -> None:
