@@ -21,7 +21,6 @@ pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("PIL", reason="pictures need Pillow")
 
 ENGINES = ("openvino", "onnxruntime", "torch")
-#: Their image tokens see each other: one more mask.
 EVERY = [(name, engine) for name in picture_folders.NAMES for engine in ENGINES]
 
 
@@ -73,7 +72,8 @@ def test_tokens_after_a_picture_agree(name: str, engine: str, folders: Any) -> N
 @pytest.mark.parametrize(("name", "engine"), in_turn([one for one in EVERY if one[1] != "torch"], 14))
 def test_eight_bit_weights(name: str, engine: str, folders: Any) -> None:
     share, compared = proven(folders(name), engine, "int8")
-    assert share is not None and compared > 0
+    assert share is not None
+    assert compared > 0
 
 
 def test_others_take_no_pictures() -> None:
