@@ -28,6 +28,7 @@ def test_every_extra_brings_what_the_table_says() -> None:
         "tasks",
         "ct2",
         "dequantize",
+        "pictures",
     }
     assert {one: extra for extra in users for one in listed[extra] - {"slmbench"}} == EXTRAS
 

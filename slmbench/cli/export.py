@@ -50,10 +50,9 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Export again even if the store has it.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Hub: take what is in the cache only.")] = False,
     trust_remote_code: TrustRemoteCode = False,
-    convert_pickles: ConvertPickles = False,
-    dequantize: Dequantize = False,
+    convert_pickles: ConvertPickles = False, dequantize: Dequantize = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Export a checkpoint and print where the artifact is."""
     from rich.console import Console
     from rich.markup import escape

@@ -116,9 +116,7 @@ def run(
     batch: Annotated[Counts | None, _what(help="Prompts at once.", **COUNTS)] = None,
     answers: Answers = None,
     prompts: PromptFile = None,
-    images: Images = None,
-    image_size: ImageSize = None,
-    image: Image = None,
+    images: Images = None, image_size: ImageSize = None, image: Image = None,
     quality_text: QualityText = None,
     quality: Quality = False,
     tasks: TaskFile = None,
@@ -143,8 +141,7 @@ def run(
     revision: Annotated[str | None, _where(help="Hub revision (with exactly one --model).")] = None,
     offline: Annotated[bool, _where("--offline", help="Use Hub models from the cache only.")] = False,
     trust_remote_code: TrustRemoteCode = False,
-    convert_pickles: ConvertPickles = False,
-    dequantize: Dequantize = False,
+    convert_pickles: ConvertPickles = False, dequantize: Dequantize = False,
     dry_run: DryRun = False,
     fleet: Annotated[str | None, _fleet(help="Measure on a fleet: the address of its scheduler, or local.")] = None,
     where: Annotated[str | None, _fleet(help="device=cpu, gpu or npu: only machines that have one.")] = None,
@@ -156,7 +153,7 @@ def run(
     quiet: Annotated[bool, _where("--quiet", "-q", help="Print the table and errors, no progress.")] = False,
     verbose: Verbose = False,
     as_json: Annotated[bool, _where("--json", help="Print the table as JSON.")] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Measure models and write a comparison table.
 
     Without options: the quick suite, a pair of 60M models on OpenVINO on the CPU.

@@ -48,7 +48,7 @@ def table(
         write_reports(columns)
     if plots is not None:
         from slmbench.report.html import run_charts
-        from slmbench.report.pictures import write_pictures
+        from slmbench.report.chart_files import write_pictures
 
         for path in write_pictures(plots, run_charts(columns)):
             typer.echo(path, err=True)

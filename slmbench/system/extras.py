@@ -30,6 +30,7 @@ EXTRAS = {
     "openvino-genai": "cpu",
     "optimum-intel": "optimum",
     "rouge-score": "tasks",
+    "pillow": "pictures",
     "ruptures": "history",
     "sacrebleu": "tasks",
     "safetensors": "export",
@@ -42,6 +43,7 @@ _DISTRIBUTIONS = {
     "dask": "distributed",
     "llama_cpp": "llama-cpp-python",
     "optimum": "optimum-intel",
+    "PIL": "pillow",
     "pynvml": "nvidia-ml-py",
 }
 
