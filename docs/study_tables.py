@@ -24,10 +24,10 @@ from slmbench.analysis.stats import Interval
 from slmbench.errors import one_line
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import RUN_NAME, SAMPLES_NAME
+from slmbench.report.chart_files import write_pictures
 from slmbench.report.claims import claims_table
 from slmbench.report.html import run_charts
 from slmbench.report.pairing_words import PAIRING_NAMES
-from slmbench.report.chart_files import write_pictures
 from slmbench.report.run_table import run_table
 from slmbench.report.text_table import escape_markdown, markdown_table, size
 

@@ -47,8 +47,8 @@ def table(
     if write:
         write_reports(columns)
     if plots is not None:
-        from slmbench.report.html import run_charts
         from slmbench.report.chart_files import write_pictures
+        from slmbench.report.html import run_charts
 
         for path in write_pictures(plots, run_charts(columns)):
             typer.echo(path, err=True)

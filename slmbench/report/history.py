@@ -19,8 +19,8 @@ from slmbench.analysis.verdicts import machine_differences
 from slmbench.errors import BadInputError, CannotRunError, NotComparableError, one_line
 from slmbench.report import charts
 from slmbench.report.case_labels import side_labels
-from slmbench.report.chart_parts import Spec
 from slmbench.report.chart_files import KINDS, write_picture
+from slmbench.report.chart_parts import Spec
 from slmbench.report.text_table import TextTable, make_console, markdown_table, number, print_table
 from slmbench.system.extras import needed
 from slmbench.system.files import write_output

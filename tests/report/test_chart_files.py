@@ -10,8 +10,8 @@ from synthetic import PAIR, make_run
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
 from slmbench.records.sample_arrays import read_columns
-from slmbench.report.html import run_charts
 from slmbench.report.chart_files import write_picture
+from slmbench.report.html import run_charts
 
 
 def test_every_chart_of_a_run_becomes_a_picture(tmp_path: Path) -> None:

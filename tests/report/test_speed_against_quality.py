@@ -20,8 +20,8 @@ from slmbench.records.quality import QUALITY_NAME, WindowRecord
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import RUN_NAME, read_run_record, write_run
 from slmbench.records.tasks_asked import TasksRecord
-from slmbench.report.html import run_charts
 from slmbench.report.chart_files import write_picture
+from slmbench.report.html import run_charts
 from slmbench.report.sentences import run_sentences
 from slmbench.report.speed_against_quality import front_sentences, labels_of
 
