@@ -34,6 +34,7 @@ OF_MANY_FOLDERS = {
     "route.py",
     "session.py",
     "static_session.py",
+    "vision_part.py",
 }
 
 

@@ -12,7 +12,7 @@ from slmbench.models.given_record import NO_SHARED_BUFFER
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status
-from ..common.pictures import picture_abilities
+from ..common.held_pictures import picture_abilities
 from . import cuda_session, probe, qnn
 from .cuda import cuda_status
 from .cuda_session import OnnxRuntimeOptions

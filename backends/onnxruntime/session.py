@@ -22,12 +22,12 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
+from ..common.held_pictures import FEATURES
 from ..common.next_token import StepLogits, TokenChooser
-from ..common.pictures import FEATURES
 from ..common.reserved import Reserved
 from .graph import CPU, OrtGraph, bind, bind_out
-from .pictures import hold_pictures
 from .static_session import base_settings, settings_in_effect, shipped_settings
+from .vision_part import hold_pictures
 
 _PRECISION = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
 

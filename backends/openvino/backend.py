@@ -13,7 +13,7 @@ from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import DEFAULT_COMPUTE, ComputePrecision, Device, Exporter, Precision
 
 from ..common.cpu_device import cpu_status, require
-from ..common.pictures import picture_abilities
+from ..common.held_pictures import picture_abilities
 from . import npu, probe
 from .decoder_only import OpenVinoDecoderOnlySession
 from .encoder_decoder import OpenVinoEncoderDecoderSession

@@ -18,14 +18,14 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
+from ..common.held_pictures import FEATURES
 from ..common.next_token import StepLogits, TokenChooser
-from ..common.pictures import FEATURES
 from ..common.reserved import Reserved
 from .compiled_graph import CompiledGraph, ReadGraph, StepIds
 from .options import PRECISION, device_properties, settings_in_effect, steps_apart
-from .pictures import hold_pictures
 from .static_session import executed_on
 from .step_graph import for_one_token
+from .vision_part import hold_pictures
 
 #: The operator that OpenVINO's CPU plugin makes of attention; where it reads a state, it updates it as well.
 _FUSED, _STATE = "ScaledDotProductAttention", "MemoryInput"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..common.pictures import FEATURES
+from ..common.held_pictures import FEATURES
 
 #: Inputs with a token a column; of the others only the rows are fixed.
 _TOKENS = frozenset({"input_ids", "decoder_input_ids", "position_ids"})

@@ -12,7 +12,7 @@ from slmbench.system.extras import install_command, installed_version, not_insta
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status, require
-from ..common.pictures import picture_abilities
+from ..common.held_pictures import picture_abilities
 from . import probe
 from .session import TorchDecoderOnly, TorchEncoderDecoder, TorchOptions
 

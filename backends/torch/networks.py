@@ -37,7 +37,7 @@ def load_networks(artifact: Artifact, precision: str) -> Networks:
     check_files(artifact)
     try:
         if artifact.manifest.spec.pictures:
-            from slmbench.models.picture_network import load_parts_of_folder
+            from slmbench.models.picture_parts import load_parts_of_folder
 
             assert checkpoint.vision is not None
             found, lacking = load_parts_of_folder(artifact.folder, checkpoint.family, checkpoint.vision, dtype=dtype)

@@ -20,7 +20,7 @@ from ..common.openmp import OpenMp
 from ..common.reserved import Reserved
 from .kv_cache import BufferedLayer
 from .networks import load_networks
-from .pictures import TorchPictures
+from .vision_part import TorchPictures
 
 _NAMES = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
 

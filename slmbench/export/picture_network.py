@@ -10,7 +10,7 @@ import torch
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.export.torch_model import build_whole, load_model
 from slmbench.models import catalog
-from slmbench.models.picture_network import PictureNetwork, load_whole, picture_network
+from slmbench.models.picture_parts import PictureNetwork, load_whole, picture_network
 from slmbench.models.vision_facts import VisionFacts
 
 if TYPE_CHECKING:

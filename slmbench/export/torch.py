@@ -58,7 +58,7 @@ def _write_catalog(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path) -> 
     model, config = None, dict(entry.config)
     if spec.pictures and entry.whole is not None:
         from slmbench.export.picture_network import load_with_pictures
-        from slmbench.models.picture_network import VISION_CONFIG, VISION_WEIGHTS
+        from slmbench.models.picture_parts import VISION_CONFIG, VISION_WEIGHTS
 
         network = load_with_pictures(checkpoint)
         model = network.text

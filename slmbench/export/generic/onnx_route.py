@@ -48,7 +48,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         from slmbench.export.generic.onnx_attention import OnnxEngine
         from slmbench.export.generic.onnx_fusions import fuse
         from slmbench.export.generic.onnx_weights import tidied
-        from slmbench.export.generic.pictures import load_parts
+        from slmbench.export.generic.traced_parts import load_parts
         from slmbench.export.generic.wrapper import kv_sizes, longest_that_traces
     except ImportError as error:
         raise CannotRunError(needed(error, "to export to ONNX")) from error

@@ -48,7 +48,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         import openvino  # noqa: F401
 
         from slmbench.export.generic.attention import Engine
-        from slmbench.export.generic.pictures import load_parts
+        from slmbench.export.generic.traced_parts import load_parts
         from slmbench.export.generic.wrapper import kv_sizes, longest_that_traces
     except ImportError as error:
         raise CannotRunError(needed(error, "to export to OpenVINO")) from error

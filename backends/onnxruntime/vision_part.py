@@ -8,7 +8,7 @@ import numpy as np
 
 from slmbench.backend import Checkpoint
 
-from ..common.pictures import FEATURES, HeldPictures
+from ..common.held_pictures import FEATURES, HeldPictures
 from .graph import OrtGraph
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from slmbench.backend import Checkpoint, Tokens
 from slmbench.models.picture_places import embedding_before_pictures, features_in_place
 
-from ..common.pictures import HeldPictures
+from ..common.held_pictures import HeldPictures
 from .networks import Networks
 
 

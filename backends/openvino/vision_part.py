@@ -8,7 +8,7 @@ import numpy as np
 
 from slmbench.backend import Checkpoint
 
-from ..common.pictures import HeldPictures
+from ..common.held_pictures import HeldPictures
 from .compiled_graph import CompiledGraph
 
 
