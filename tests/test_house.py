@@ -27,7 +27,6 @@ OF_MANY_FOLDERS = {
     "graph.py",
     "limits.py",
     "ort_genai.py",
-    "pictures.py",
     "probe.py",
     "qnn.py",
     "quality.py",
