@@ -262,14 +262,15 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
     if arm is not None and arm not in arms:
         raise BadInputError(f"{run.folder}: no arm '{arm}'. Arms of this run: {', '.join(arms) or 'none'}.")
     tasks = item_scores(run)
+    stood_in = [info.case for info in run.record.cases if run.simulated(info.case.key)]
     cases = {
         matching_key(info.case): _side_case(run, info, tasks.get(task_key(info.case)))
         for info in run.record.cases
-        if info.case.arm == arm and not info.case.simulate
+        if info.case.arm == arm and not run.simulated(info.case.key)
     }
     # A case that failed has a reason to show, so a run of nothing else is no empty run.
     if not may_be_empty and not any(side.evidence or side.failure for side in cases.values()):
-        what = "only simulated cases" if any(i.case.simulate for i in run.record.cases) else "no samples"
+        what = "only simulated cases" if stood_in else "no samples"
         whose = f"{run.folder}{f'@{arm}' if arm else ''}"
         raise NotComparableError(f"{whose}: an empty run: {what}, so there is nothing to judge")
     return Side(
@@ -283,7 +284,7 @@ def side_of(run: RunColumns, name: str, arm: str | None = None, *, may_be_empty:
         warnings=(*run.warnings, *_unproven(cases)),
         pairs=run.record.pairs,
         options={name: value for name, value in run.record.options.items() if name not in _OF_ONE_RUN},
-        simulated=tuple(info.case for info in run.record.cases if info.case.arm == arm and info.case.simulate),
+        simulated=tuple(case for case in stood_in if case.arm == arm),
         refusals=run.record.refusals,
     )
 

@@ -116,6 +116,8 @@ class Hardware(_FingerprintPart):
     os: str
     arch: str
     hypervisor: str | None = None
+    #: What translates every instruction for another processor; None on a real one.
+    emulator: str | None = None
 
 
 class Software(_FingerprintPart):
@@ -154,7 +156,9 @@ class Fingerprint(_FingerprintPart):
         memory = self.hardware.memory_gib
         sizes = [memory, *(size for size in (memory - 1, memory + 1) if _same_memory(memory, size))]
         same = (self.hardware.model_copy(update={"memory_gib": size}) for size in sizes)
-        return tuple(hashlib.sha256(one.model_dump_json().encode()).hexdigest()[:16] for one in same)
+        # What version 0.2 did not know stays out of the name of a machine that lacks it.
+        out = {"emulator"} if self.hardware.emulator is None else set()
+        return tuple(hashlib.sha256(one.model_dump_json(exclude=out).encode()).hexdigest()[:16] for one in same)
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,7 @@ def collect(environment: Mapping[str, str] | None = None) -> Fingerprint:
         os=platform.system(),
         arch=platform.machine(),
         hypervisor=cpu.hypervisor(),
+        emulator=cpu.emulator(),
     )
     soft = Soft(
         kernel=platform.release(),

@@ -156,8 +156,10 @@ class FailureReason(StrEnum):
 
 _FIGURES_STAND = (FailureReason.CRASHED, FailureReason.KILLED, FailureReason.TIMEOUT, FailureReason.ERROR)
 
-#: What runs in place of an accelerator (``executed_on``): its tokens count, its times do not.
-STAND_INS = ("npuw-cpu", "htp-emulator")
+#: A processor whose instructions a program translates (qemu, Rosetta).
+EMULATED_CPU = "emulated-cpu"
+#: What runs in place of a device (``executed_on``): its tokens count, its times do not.
+STAND_INS = ("npuw-cpu", "htp-emulator", EMULATED_CPU)
 
 
 class FailureRecord(StrictModel):

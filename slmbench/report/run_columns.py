@@ -137,6 +137,7 @@ _LETTERS = {
     "far off": "O",
     "fallback types": "F",
     "simulated": "X",
+    "emulated": "X",
     "no reference": "R",
     ALL_LOGITS: "G",
     CROSS_KV_AGAIN: "G",
@@ -227,4 +228,7 @@ def _has_figures(row: Mapping[str, Any]) -> bool:
 
 
 def _why(row: Mapping[str, Any]) -> str:
-    return f"failed: {row['failure']}" if row["failure"] else row["flags"] or "no figures"
+    if row["failure"]:
+        return f"failed: {row['failure']}"
+    proven = f"; all tokens agree, on {row['executed_on']}" if row["agreement"] == 1 and row["executed_on"] else ""
+    return f"{row['flags'] or 'no figures'}{proven}"

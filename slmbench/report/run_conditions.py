@@ -30,6 +30,7 @@ def _machine(machine: Mapping[str, Any], versions: Mapping[str, str]) -> Iterato
             f"{hardware['memory_gib']} GiB of memory" if hardware.get("memory_gib") else "",
             " ".join(filter(None, (hardware.get("os"), soft.get("kernel"), hardware.get("arch")))),
             f"a guest of a hypervisor ({hardware['hypervisor']})" if hardware.get("hypervisor") else "",
+            f"emulated by {hardware['emulator']}" if hardware.get("emulator") else "",
             f"clock governor {hardware['governor']}" if hardware.get("governor") else "",
             f"a quota of {hardware['cpu_quota_cores']:g} cores' time" if hardware.get("cpu_quota_cores") else "",
         ]

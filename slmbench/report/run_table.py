@@ -20,7 +20,7 @@ from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN
 from slmbench.records.refusals import Refusal
 from slmbench.records.sample_arrays import CaseFigures, RunColumns, columns_of
 from slmbench.records.sample_columns import Floats, SampleColumns
-from slmbench.records.schema import NOT_MEASURED, CaseInfo, LoadRecord, Run
+from slmbench.records.schema import EMULATED_CPU, NOT_MEASURED, CaseInfo, LoadRecord, Run
 from slmbench.report.answers import score_columns
 from slmbench.report.picture_columns import picture_figures
 from slmbench.report.quality_columns import QUALITY_FIGURES, quality_figures
@@ -94,7 +94,7 @@ def run_table(run: Run | RunColumns) -> pd.DataFrame:
 def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     case, key = info.case, info.case.key
     loads, samples, made_of = run.loads.get(key, []), run.recorded.get(key), run.figures_of(key)
-    failure = _failure(run, key, proven_only=case.simulate and bool(loads))
+    failure = _failure(run, key, proven_only=run.simulated(key) and bool(loads))
     figures = _figures(made_of, case.workload)
     memory = made_of.memory
     row = {
@@ -196,7 +196,7 @@ def _failure(run: RunColumns, key: str, *, proven_only: bool) -> str | None:
     if failures := run.failures.get(key, []):
         return f"{failures[-1].reason}: {failures[-1].message}"
     if proven_only or run.recorded.get(key) is not None:
-        # A simulated accelerator is proven, never timed.
+        # What stands in for a device is proven, never timed.
         return None
     outcome = run.record.outcomes.get(key)
     reasons = [one for one in outcome.warnings if one.startswith(NOT_MEASURED)] if outcome else []
@@ -300,7 +300,8 @@ def _flags(
 ) -> list[str]:
     flags = []
     if simulated:
-        flags.append("simulated: no times")
+        emulated = bool(loads) and loads[-1].executed_on == EMULATED_CPU
+        flags.append(f"{'emulated processor' if emulated else 'simulated'}: no times")
     if row["converged"] is False:
         flags.append("not converged")
     if row["failure"] and not math.isnan(row["ttft_s"]):

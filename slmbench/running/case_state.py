@@ -14,6 +14,7 @@ from slmbench.records.schema import (
     NOT_MEASURED,
     RUN_NAME,
     SAMPLES_NAME,
+    STAND_INS,
     FailureRecord,
     LoadRecord,
     MemoryRecord,
@@ -67,6 +68,11 @@ class CaseState:
         """Return how many loads have samples."""
         return len({sample.load for sample in self.samples})
 
+    @property
+    def proven_only(self) -> bool:
+        """Return whether something stands in for the case's device: it is proven, never timed."""
+        return self.planned.case.simulate or any(record.executed_on in STAND_INS for record in self.loads)
+
     def add(self, record: LoadRecord | SampleRecord | MemoryRecord | FailureRecord) -> None:
         """Take a record of this case."""
         if isinstance(record, LoadRecord):
@@ -95,8 +101,7 @@ class CaseState:
 
     def can_go_on(self, settings: MeasureSettings) -> bool:
         """Return whether the case may be loaded once more."""
-        if self.failure or self.planned.case.simulate:
-            # A simulated accelerator is proven, never timed.
+        if self.failure or self.proven_only:
             return False
         if settings.repeat:
             return len(counted(self.samples)) < settings.repeat
@@ -153,7 +158,7 @@ class CaseState:
 
     def unmeasured(self) -> bool:
         """Return whether the case still waits for its first sample."""
-        return not (self.samples or self.failure or (self.planned.case.simulate and self.loads))
+        return not (self.samples or self.failure or (self.proven_only and self.loads))
 
     def _warnings(self, settings: MeasureSettings) -> Iterable[str]:
         if self.unmeasured():

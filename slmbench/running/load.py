@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from slmbench.export.failed_proofs import FailedProof, forget_failed_proof, remember_failed_proof
+from slmbench.machine.cpu import emulator
 from slmbench.measure.memory import MemoryPoller
 from slmbench.measure.proof import SessionProof, Verdict, judge
 from slmbench.models.artifact import read_artifact
 from slmbench.plan.configuration import lane_of
-from slmbench.records.schema import Conditions, FailureReason, LoadRecord, MemoryRecord, SampleRecord
+from slmbench.records.schema import EMULATED_CPU, Conditions, FailureReason, LoadRecord, MemoryRecord, SampleRecord
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
 from slmbench.worker import protocol as p
@@ -96,7 +97,7 @@ def load_record(load: Load, planned: PlannedCase, warm: p.Warm | None = None) ->
         agreement_tokens=proven.agreement_tokens,
         reference=proven.reference,
         requested_device=planned.case.device,
-        executed_on=proven.executed_on,
+        executed_on=_executed_on(proven),
         nodes=proven.nodes,
         compute_precision=proven.compute_precision,
         threads=proven.threads,
@@ -106,6 +107,10 @@ def load_record(load: Load, planned: PlannedCase, warm: p.Warm | None = None) ->
         started=load.started,
         configuration=planned.configuration,
     )
+
+
+def _executed_on(proven: p.Proven) -> str:
+    return EMULATED_CPU if proven.executed_on == "cpu" and emulator() else proven.executed_on
 
 
 def warm_up(worker: Worker, planned: PlannedCase, load: Load, settings: MeasureSettings) -> tuple[p.Warm, float]:

@@ -16,6 +16,7 @@ from slmbench._version import __version__
 from slmbench.analysis.divergence import Divergence, divergence_of
 from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError, amount
 from slmbench.export.recipes import PLAIN
+from slmbench.machine.cpu import emulator
 from slmbench.models.artifact import Artifact
 from slmbench.plan.asked_prompts import AskedPrompts
 from slmbench.plan.asked_tasks import plan_tasks
@@ -94,6 +95,8 @@ def execute(
         with ExitStack() as holds:
             for line in [*(f"cannot run: {line}" for line in refusal_lines(plan.refusals)), *plan.route_lines()]:
                 explain(line)
+            if emulating := emulator():
+                say(f"{emulating} emulates this processor: tokens and placement are proven, no times are taken")
             settings = measure_settings(request, plan.suite, loads)
             past = read_past_costs()
             for line in forecast_lines(estimate(plan, settings, past), quick=request.quick):
@@ -313,7 +316,7 @@ def _limits(plan: Plan, say: Say, *, only_known: bool) -> dict[str, dict[str, An
     wanted = {
         (cell.engine, cell.case.device, cell.case.backend, cell.case.threads)
         for cell in plan.cells
-        if not cell.case.simulate
+        if not (cell.case.simulate or emulator())
     }
     for engine, device, backend, threads in sorted(wanted, key=str):
         if f"{engine}|{device}" in found:

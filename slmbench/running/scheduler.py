@@ -137,7 +137,7 @@ class _Scheduler:
 
     def _blocks(self) -> list[list[CaseState]]:
         """Return which cases are live together. What is live is a configuration, with the most that one case took."""
-        timed = [state for state in self._states if not state.failure and not state.planned.case.simulate]
+        timed = [state for state in self._states if not state.failure and not state.proven_only]
         served = by_configuration(state for state in timed if state.memory)
         footprints = [
             max((state.memory for state in states if state.memory), key=footprint_bytes).model_copy(
