@@ -12,6 +12,7 @@ from slmbench.system.extras import install_command, installed_version, not_insta
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status, require
+from ..common.gpu_driver import CUDA_DRIVER, lacks_gpu_driver
 from ..common.held_pictures import picture_abilities
 from . import probe
 from .session import TorchDecoderOnly, TorchEncoderDecoder, TorchOptions
@@ -86,11 +87,14 @@ def _gpus() -> list[DeviceStatus]:
     found = installed_version("torch")
     if found is None:
         return [DeviceStatus("gpu", "cuda", False, not_installed("torch"), install_command("torch"))]
+    remedy = "an NVIDIA GPU with its driver, and a torch built for CUDA (pytorch.org)"
+    if lacks_gpu_driver():
+        detail = f"looked for CUDA: this machine has no NVIDIA driver ({CUDA_DRIVER})"
+        return [DeviceStatus("gpu", "cuda", False, detail, remedy)]
     import torch
 
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        remedy = "an NVIDIA GPU with its driver, and a torch built for CUDA (pytorch.org)"
         return [DeviceStatus("gpu", "cuda", False, f"looked for CUDA: torch {found}, {built}, sees no GPU", remedy)]
     statuses = []
     for index in range(torch.cuda.device_count()):

@@ -1,19 +1,20 @@
 """Every device each backend looked for, and the accelerators nobody here drives.
 
-Engines are asked in processes of their own, one a backend: ``python -m slmbench.machine.devices BACKEND OUTPUT``.
+Engines are asked in a process of their own: ``python -m slmbench.machine.devices OUTPUT SECONDS BACKEND...``.
 One that crashes or hangs while it looks costs its own rows alone.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,8 +25,8 @@ from slmbench.measure.nvml import gpus
 from slmbench.terms import Device
 
 TIMEOUT_S = 60.0
-#: Engines that are asked at the same time.
-_PARALLEL = 2
+#: How the trace begins that Python writes of a process that ran out of time.
+_TIMED_OUT = "Timeout ("
 #: NPUs for which no backend of slmbench exists, by vendor.
 _UNDRIVEN = {"AMD": "AMD XDNA (Ryzen AI)", "Apple": "Apple Neural Engine"}
 
@@ -62,32 +63,52 @@ class Devices(BaseModel):
 
 
 def list_devices(names: Sequence[str] | None = None) -> Devices:
-    """Ask every registered backend (or those named) for its devices; takes as long as its engine's import."""
+    """Ask every registered backend (or those named) for its devices; takes as long as their engines' imports."""
     asked = list(backend_names() if names is None else names)
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        answers = list(pool.map(ask_backend, asked))
-    broken = {name: answer for name, answer in zip(asked, answers, strict=True) if isinstance(answer, str)}
-    rows = [row for answer in answers if not isinstance(answer, str) for row in answer]
+    answers = ask_backends(asked)
+    broken = {name: answer for name in asked if isinstance(answer := answers[name], str)}
+    rows = [row for name in asked if not isinstance(answer := answers[name], str) for row in answer]
     seen = accelerators()
     return Devices(rows=(*rows, *undriven(seen)), broken=broken, system=tuple(_system(seen)))
 
 
-def ask_backend(name: str, timeout_s: float = TIMEOUT_S) -> list[DeviceRow] | str:
-    """Return a backend's rows, or why it gave none (one line)."""
+def ask_backends(names: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, list[DeviceRow] | str]:
+    """Return each backend's rows, or why it gave none (one line).
+
+    One process asks them in turn; where it ends early, the next one begins with the backend that it ended in.
+    """
+    answers: dict[str, list[DeviceRow] | str] = {}
+    while waiting := [name for name in names if name not in answers]:
+        found, failure = _ask(waiting, timeout_s)
+        answers |= found
+        # Whose fault it was is only known of the one that was asked first: others are asked again, first.
+        if not found:
+            answers[waiting[0]] = failure or "it gave no answer"
+    return answers
+
+
+def _ask(names: Sequence[str], timeout_s: float) -> tuple[dict[str, list[DeviceRow] | str], str | None]:
+    """Return what these backends answer in a process, and why it ended before it had asked all of them."""
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "devices.json"
-        command = [sys.executable, "-P", "-m", "slmbench.machine.devices", name, str(output)]
+        output = Path(folder) / "devices.jsonl"
+        command = [sys.executable, "-P", "-m", "slmbench.machine.devices", str(output), str(timeout_s), *names]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
+            # The process ends itself where one backend takes too long; if it cannot even do that, it is ended.
+            done = subprocess.run(command, capture_output=True, timeout=timeout_s * len(names) + 30, check=False)
         except subprocess.TimeoutExpired:
-            return f"no answer in {timeout_s:.0f} s"
-        if done.returncode or not output.exists():
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            return one_line(": ".join([f"its process ended with {done.returncode}", *last]))
-        answer = json.loads(output.read_text(encoding="utf-8"))
-    if isinstance(answer, str):
-        return answer
-    return [DeviceRow(backend=name, **row) for row in answer]
+            return {}, f"no answer in {timeout_s:.0f} s"
+        lines = output.read_text(encoding="utf-8").splitlines() if output.exists() else []
+    found = {name: _rows(name, answer) for name, answer in map(json.loads, lines)}
+    if not done.returncode:
+        return found, None
+    errors = done.stderr.decode(errors="replace").strip()
+    if _TIMED_OUT in errors:
+        return found, f"no answer in {timeout_s:.0f} s"
+    return found, one_line(": ".join([f"its process ended with {done.returncode}", *errors.splitlines()[-1:]]))
+
+
+def _rows(name: str, answer: str | list[dict[str, Any]]) -> list[DeviceRow] | str:
+    return answer if isinstance(answer, str) else [DeviceRow(backend=name, **row) for row in answer]
 
 
 def undriven(seen: Sequence[Accelerator]) -> list[DeviceRow]:
@@ -123,7 +144,18 @@ def _answer(name: str) -> list[DeviceStatus] | str:
         return one_line(f"{type(error).__name__}: {error}")
 
 
+def main(output: Path, timeout_s: float, names: Sequence[str]) -> None:
+    """Append a line of JSON for each backend: its name, and its devices or why it cannot tell."""
+    with output.open("w", encoding="utf-8") as file:
+        for name in names:
+            # An engine that hangs holds the interpreter as well: only another thread of C can end it.
+            faulthandler.dump_traceback_later(timeout_s, exit=True)
+            answer = _answer(name)
+            statuses = answer if isinstance(answer, str) else [asdict(status) for status in answer]
+            file.write(json.dumps([name, statuses]) + "\n")
+            file.flush()
+    faulthandler.cancel_dump_traceback_later()
+
+
 if __name__ == "__main__":
-    found = _answer(sys.argv[1])
-    text = json.dumps(found if isinstance(found, str) else [asdict(status) for status in found])
-    Path(sys.argv[2]).write_text(text, encoding="utf-8")
+    main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from slmbench.machine.accelerators import Accelerator, accelerators, from_registry
-from slmbench.machine.devices import ask_backend, list_devices, undriven
+from slmbench.machine.devices import ask_backends, list_devices, undriven
 
 PLUGIN = """
 import os, time
@@ -72,7 +74,20 @@ def test_a_backend_that_fails_while_it_looks_costs_its_own_rows_alone(plugin: No
 
 
 def test_a_backend_that_hangs_is_given_up(plugin: None) -> None:
-    assert ask_backend("hangs", timeout_s=2) == "no answer in 2 s"
+    answers = ask_backends(["fine", "hangs", "raises"], timeout_s=2)
+    assert answers["hangs"] == "no answer in 2 s"
+    assert [row.engine_name for row in answers["fine"]] == ["G0", "N0"]
+    assert answers["raises"] == "RuntimeError: driver too old: 1.0 needs 1.1"
+
+
+def test_torch_is_not_loaded_to_learn_that_there_is_no_driver() -> None:
+    pytest.importorskip("torch", reason="needs slmbench[export]")
+    code = "import sys; from slmbench.backend import load_backend; found = load_backend('torch').devices()\n"
+    code += "print('torch' in sys.modules, next(one.detail for one in found if one.device == 'gpu'))"
+    hidden = f"from slmbench.backends.common import gpu_driver\ngpu_driver.CUDA_DRIVER = 'libnone.so'\n{code}"
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=True)
+    if not Path("/dev/kfd").exists():
+        assert done.stdout.startswith("False looked for CUDA: this machine has no NVIDIA driver"), done.stdout
 
 
 def test_npus_that_nobody_drives_are_named_as_not_supported() -> None:
