@@ -1,4 +1,5 @@
-"""Chores, one command each: ``nox -s lint``, ``fast``, ``tests``, ``docs``, ``package``, ``main_job``, ``bench``.
+"""Chores, one command each: ``nox -s lint``, ``fast``, ``tests``, ``docs``, ``package``, ``main_job``, ``bench``,
+``arm64``.
 
 ``.ci/run`` and the workflows in ``.github/`` run these, so that no step is written twice. With ``nox --no-venv`` a
 session takes the environment that it is called from, and installs nothing.
@@ -62,6 +63,12 @@ def tests_newest(session: nox.Session) -> None:
     install(session, "-e", ".[cpu,export,test]")
     session.run("pip", "install", "--upgrade", "transformers", "huggingface-hub")
     session.run("pytest", "tests/models", "tests/export", "tests/backends", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def arm64(session: nox.Session) -> None:
+    """arm64 Linux under qemu, on x86-64 Linux as root: tests without torch, proofs on ONNX Runtime and OpenVINO."""
+    session.run(".ci/environments", "arm64", *session.posargs, external=True)
 
 
 @nox.session

@@ -6,7 +6,12 @@ compares an artifact with its checkpoint. They load their parts only when called
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+from slmbench._interpreter import check_interpreter
+
+check_interpreter(sys.version_info[:3], sys.maxsize)
 
 from slmbench._version import __version__
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.models.safetensors import INDEX_NAME, SINGLE_NAME, pickle_only
@@ -18,6 +21,8 @@ _PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", INDE
              "preprocessor_config.json", "processor_config.json"]  # fmt: skip
 
 
+#: What the Hub's cache cannot be written for.
+_CACHE_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 #: Files by which an artifact is known.
 _ARTIFACTS = (".gguf", "openvino_model.xml", "openvino_decoder_model.xml", "genai_config.json", ".onnx")
 
@@ -172,8 +177,19 @@ class _reported:  # noqa: N801 (reads as a statement: `with _reported(where)`)
             raise BadInputError(f"{where}: {one_line(str(error))[:160]}") from error
         if isinstance(error, ValueError):
             raise BadInputError(f"{where}: config.json is not JSON") from error
+        if isinstance(error, OSError) and error.errno in _CACHE_CLOSED and error.filename:
+            raise CannotRunError(
+                f"{where}: {error.filename}: {error.strerror}; set HF_HOME to a folder that can be written"
+            ) from error
         # What is left is the network: httpx's and the operating system's errors, and the Hub's own HTTP errors.
         if isinstance(error, (OSError, errors.HfHubHTTPError)) or type(error).__module__.startswith("httpx"):
             raise CannotRunError(
-                f"{where}: the Hub cannot be reached ({one_line(str(error))[:160]}); --offline uses what is cached"
+                f"{where}: the Hub cannot be reached{_by_proxy()} ({one_line(str(error))[:160]}); --offline uses what "
+                "is cached, --model FOLDER a copy from elsewhere"
             ) from error
+
+
+def _by_proxy() -> str:
+    """Return through which proxy the Hub is asked, without its password; empty where there is none."""
+    proxy = getproxies().get("https") or getproxies().get("all")
+    return f" through the proxy {urlsplit(proxy).hostname or proxy} (HTTPS_PROXY)" if proxy else ""

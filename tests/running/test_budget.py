@@ -68,7 +68,7 @@ def test_measuring_ends_with_the_budget_and_resume_goes_on(tmp_path: Path, capsy
     code = run_main(["run", *GRID, "--budget", f"{budget:g}", "--out", str(out)])
     said = capsys.readouterr()
     assert "too small for one sample" in said.err
-    assert "left at most" in said.err
+    assert "Measuring ends after 12 s (--budget 12)" in said.err
     assert seconds(out) <= 1.3 * budget
     for _ in range(5):
         measured = {sample.case for sample in read_run(out).samples}
