@@ -6,13 +6,10 @@ compares an artifact with its checkpoint. They load their parts only when called
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from slmbench._interpreter import check_interpreter
-
-check_interpreter(sys.version_info[:3], sys.maxsize)
-
+# First: the others need the Python that it asks for.
+import slmbench._interpreter  # noqa: F401 (it ends the import)
 from slmbench._version import __version__
 
 if TYPE_CHECKING:

@@ -1,21 +1,25 @@
-"""Whether this interpreter can run slmbench at all. Any Python 3 can read this file."""
+"""Ends the import where this interpreter cannot run slmbench at all; Python 3.8 and later can read this file."""
+
+from __future__ import annotations
 
 import sys
 
-OLDEST = (3, 11)
+_OLDEST = (3, 11)
 
 
-def check_interpreter(version, largest):  # type: ignore[no-untyped-def]  # an old Python reads it
-    """Raise ImportError where the version is too old or the integers of 32 bits; as a command, end in one line."""
-    found = "{} is {}".format(sys.executable, ".".join(str(part) for part in version))
-    if tuple(version[:2]) < OLDEST:
-        reason = f"Python 3.11 or newer is needed, {found}; make an environment of a newer one: python3.12 -m venv .venv"
-    elif largest < 2**32:
-        reason = f"a 64-bit Python is needed, {found} with 32 bits: no engine is built for those"
-    else:
-        return
+def _refusal() -> str | None:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info[:2] < _OLDEST:
+        remedy = "make an environment of a newer one: python3.12 -m venv .venv"
+        return f"Python 3.11 or newer is needed, {sys.executable} is {version}; {remedy}"
+    if sys.maxsize < 2**32:
+        return f"a 64-bit Python is needed, {sys.executable} has 32 bits; no engine is built for those"
+    return None
+
+
+if _reason := _refusal():
     # What Python has in place of the path while it looks for the module of `python -m`.
     if sys.argv[:1] == ["-m"]:
-        sys.stderr.write(f"slmbench: error: {reason}\n")
+        sys.stderr.write(f"slmbench: error: {_reason}\n")
         raise SystemExit(5)
-    raise ImportError(f"slmbench: {reason}")
+    raise ImportError(f"slmbench: {_reason}")

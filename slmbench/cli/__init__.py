@@ -144,11 +144,19 @@ def run_main(arguments: list[str]) -> int:
     except OSError as error:
         # A full disk, a folder that is gone or not ours: a problem of the machine, not a bug.
         where = f"{error.filename}: " if error.filename else ""
-        return fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
+        return fail(f"{where}{error.strerror or error}{_other_cache(error)}", ExitCode.FAILED)
     if code == ExitCode.INTERRUPTED:
         # typer ends with this code and says nothing.
         return fail("interrupted", ExitCode.INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _other_cache(error: OSError) -> str:
+    """Return how to name another cache where an error is about the one there is."""
+    from slmbench.system.paths import cache_dir
+
+    inside = isinstance(error.filename, str | bytes) and os.fsdecode(error.filename).startswith(str(cache_dir()))
+    return "; SLMBENCH_CACHE names another folder for the cache" if inside else ""
 
 
 def _prepare_output() -> None:

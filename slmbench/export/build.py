@@ -46,7 +46,7 @@ from slmbench.models.gguf_layout import MIXTURES
 from slmbench.models.shipped_golden import shipped_record
 from slmbench.system.digests import sha256_of
 from slmbench.system.files import make_folder, nearest_folder, write_whole
-from slmbench.system.paths import cache_dir
+from slmbench.system.paths import cache_dir, closed_cache
 from slmbench.system.telemetry import silence_telemetry
 
 #: What the text of an exporter's failure ends with.
@@ -86,6 +86,8 @@ def ensure_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, *, progress: Pro
 
 def resources_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return which memory or disk this machine lacks for an export, with the figures needed and found, or None."""
+    if (closed := closed_cache()) is not None:
+        return closed
     count = checkpoint.parameter_count
     # One copy in torch, one in the exporter's graph; two routes only write what they hold, tensor by tensor.
     direct = spec.format in ("torch", "gguf")

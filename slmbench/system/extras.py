@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 
 from slmbench.errors import one_line, root_cause
@@ -38,6 +41,8 @@ EXTRAS = {
     "torch": "export",
     "transformers": "export",
 }
+#: GB on disk of the extras that bring torch; on Linux its plain wheel brings CUDA as well.
+_LARGE_GB = dict.fromkeys(("dequantize", "export", "optimum"), 6.0 if sys.platform == "linux" else 1.5)
 #: Modules whose distribution has another name.
 _DISTRIBUTIONS = {
     "dask": "distributed",
@@ -69,8 +74,16 @@ def not_installed(name: str) -> str:
 
 
 def missing(name: str) -> str:
-    """Return that a distribution or module is not installed, and what to type to get it."""
-    return f"{not_installed(name)}: {install_command(name)}"
+    """Return that a distribution or module is not installed, what to type to get it, and the room that this takes."""
+    return f"{not_installed(name)}: {install_command(name)}{_too_large(name)}"
+
+
+def _too_large(name: str) -> str:
+    """Return that the disk has no room for what brings a distribution; empty where it has."""
+    needed = _LARGE_GB.get(EXTRAS.get(_distribution(name), ""), 0.0)
+    place = sysconfig.get_path("purelib")
+    free = shutil.disk_usage(place).free / 1e9
+    return f" (some {needed:g} GB; {place} has {free:.1f} GB free)" if free < needed else ""
 
 
 def needed(error: ImportError, purpose: str) -> str:

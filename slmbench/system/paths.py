@@ -28,6 +28,15 @@ def cache_dir() -> Path:
     return plain_path(Path(os.environ.get("SLMBENCH_CACHE") or platformdirs.user_cache_dir("slmbench")))
 
 
+def closed_cache() -> str | None:
+    """Return that the cache cannot be written, and the way out; None where it can, or nobody knows before it is."""
+    cache = cache_dir()
+    there = next((one for one in (cache, *cache.absolute().parents) if one.exists()), cache)
+    if os.access(there, os.W_OK):
+        return None
+    return f"the cache {cache} cannot be written; SLMBENCH_CACHE names another folder"
+
+
 def plain_path(folder: Path) -> Path:
     """Return the folder, by a link if its path is not UTF-8: engines and exporters take no other. It is then made.
 
