@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rotation import in_turn
 
@@ -120,3 +121,75 @@ def test_the_processor_comes_with_the_artifact(folders: Any, tmp_path: Path, mon
     artifact = ensure_artifact(checkpoint, spec, progress=lambda _: None)
     own = checkpoint.path / "preprocessor_config.json"
     assert (artifact.home / own.name).read_bytes() == own.read_bytes()
+
+
+def opened(engine: str, name: str, attention: str | None = None) -> tuple[Any, Any]:
+    """Return a session over a catalog checkpoint with pictures that holds the first golden picture, and its prompt."""
+    from slmbench.export.build import ensure_artifact
+
+    backend, checkpoint = load_backend(engine), resolve(name)
+    (spec,) = specs_of(backend, checkpoint, "fp32", "cpu", pictures=True)
+    artifact = ensure_artifact(checkpoint, spec, progress=lambda _: None)
+    session: Any = backend.open(artifact, "cpu", backend.options_type(threads=1, attention=attention))
+    prompt = artifact.golden().prompts[0]
+    session.reserve(1, len(prompt.input_ids) + 8, 8)
+    session.take_pictures(pixels_of(checkpoint, artifact.home)(prompt.pictures))
+    return session, np.array([prompt.input_ids], np.int64)
+
+
+@pytest.mark.parametrize("name", ["mu-vision-tiny", "dec-vision-tiny"])
+def test_openvino_reads_features_where_the_vision_graph_wrote_them(name: str) -> None:
+    session, ids = opened("openvino", name)
+    session.start(ids)
+    reader = session._graphs["encoder" if name.startswith("mu") else "model"].request
+    written = session._graphs["vision"].request.get_output_tensor(0)
+    assert reader.get_tensor("image_features").data.ctypes.data == written.data.ctypes.data
+    session.close()
+
+
+def test_onnxruntime_reads_features_where_the_vision_graph_wrote_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, ids = opened("onnxruntime", "dec-vision-tiny")
+    given: list[Any] = []
+    bind = session._bind_features
+
+    def watched(binding: Any, features: Any) -> None:
+        given.append(features)
+        bind(binding, features)
+
+    monkeypatch.setattr(session, "_bind_features", watched)
+    session.start(ids)
+    session.start(ids)
+    assert given[0] is given[1], "the very value that ONNX Runtime gave, for both starts"
+    assert given[0].data_ptr() == session._pictures.features.data_ptr()
+    session.close()
+
+
+def test_a_step_of_its_own_graph_knows_nothing_of_pictures() -> None:
+    """The step's graph is as large as that of the text alone: nothing is looked up for tokens that are no pictures."""
+    from slmbench.export.build import ensure_artifact
+
+    session, _ = opened("openvino", "dec-vision-tiny", "SDPA+step")
+    step = session._graphs["decode"]
+    assert "image_features" not in step.names
+    backend, checkpoint = load_backend("openvino"), resolve("dec-vision-tiny")
+    text = ensure_artifact(checkpoint, ArtifactSpec(format="openvino", exporter="generic"), progress=lambda _: None)
+    alone: Any = backend.open(text, "cpu", backend.options_type(threads=1, attention="SDPA+step"))
+    alone.reserve(1, 8, 8)
+    operators = [len(one.model.get_runtime_model().get_ops()) for one in (step, alone._graphs["decode"])]
+    assert operators[0] == operators[1]
+    alone.close()
+    session.close()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
+def test_a_later_turn_does_not_look_again(engine: str) -> None:
+    """A decoder-only model goes on from its K/V, whatever it was that it saw."""
+    session, ids = opened(engine, "dec-vision-tiny")
+    first = session.start(ids)
+    second = session.step(first)
+    turn = np.array([[int(second[0]), 11, 12, 13]], np.int64)
+    went_on = [int(session.extend(turn)[0])]
+    at_once = np.concatenate([ids, first[None], turn], axis=1)
+    went_on.append(int(session.start(at_once)[0]))
+    assert went_on[0] == went_on[1]
+    session.close()
