@@ -201,8 +201,11 @@ def inspect(files: list[Path], embedding: tuple[int, int], *, text_alone: bool =
 def _of_text(tensors: list[tuple[Path, Tensor]]) -> list[tuple[Path, Tensor]]:
     """Return the tensors of the text part alone, by their names."""
     parts = [(set(tensor.name.split(".")), path, tensor) for path, tensor in tensors]
-    if any(part.intersection(_TEXT) for part, _, _ in parts):
-        return [(path, one) for part, path, one in parts if part.intersection((*_TEXT, "lm_head"))]
+    texts = [part for part, _, _ in parts if part.intersection(_TEXT)]
+    if texts:
+        # Where pictures go into the encoder, the decoder is text as a whole.
+        of_text = {*_TEXT, "lm_head", *(["decoder"] if any("encoder" in part for part in texts) else [])}
+        return [(path, one) for part, path, one in parts if part & of_text]
     return [(path, one) for _, path, one in parts if not any(word in one.name for word in _NOT_TEXT)]
 
 
