@@ -90,7 +90,7 @@ def test_every_arm_is_drawn(tmp_path: Path) -> None:
     plain = [speed for speed in SPEEDS if speed.input_tokens < 512]
     armed = [replace(speed, arm=arm) for arm in ("old", "new") for speed in plain]
     once, twice = counts(plain), counts(armed)
-    assert len(once) == 8
+    assert len(once) == 9
     assert twice == {name: 2 * count for name, count in once.items()}
 
 
