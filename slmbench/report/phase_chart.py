@@ -10,7 +10,7 @@ from slmbench.report.chart_parts import (
     GREEN,
     ORANGE,
     PICKED,
-    SKY,
+    PURPLE,
     VERMILLION,
     Rows,
     Spec,
@@ -26,7 +26,7 @@ from slmbench.report.text_table import number
 PHASES = {
     "vision": ("pictures", ORANGE),
     "encode": ("encoder", BLUE),
-    "cross_kv": ("cross K/V", SKY),
+    "cross_kv": ("cross K/V", PURPLE),
     "prefill": ("prefill", VERMILLION),
     "first_step": ("first decoder step", GREEN),
 }
@@ -35,6 +35,8 @@ _REST = ("other", "#8C8C8C")
 _REST_FROM = 0.03
 #: Segments that are shorter, as a share of the longest bar, have no room for their value.
 _LABELLED_FROM = 0.045
+#: How far the axis goes beyond a bar, for the number at its end.
+_ROOM = 1.1
 #: Pixels of a row, and of the bar in it: the values of the parts stand below the bar.
 _STEP, _BAR = 46, 18
 
@@ -83,7 +85,7 @@ def first_token_phases(side_cases: Sequence[tuple[str, SideCase]]) -> Spec | Non
     for row in rows:
         row["text"] = number(row["ms"]) if row["ms"] >= _LABELLED_FROM * longest[row["lengths"]] else ""
     last = {row["case"]: row for row in rows}.values()
-    ends = [{**row, "text": f"{number(row['total'])} ms"} for row in last]
+    ends = [{**row, "text": f"{number(row['total'])} ms", "room": row["high"] * _ROOM} for row in last]
     colors = {name: color for name, color in (*PHASES.values(), _REST) if any(row["phase"] == name for row in rows)}
     y = alt.Y("case:N", sort=[row["case"] for row in last], title=None, axis=alt.Axis(labelLimit=320))
     chosen = alt.selection_point(fields=["phase"], bind="legend")
@@ -91,7 +93,7 @@ def first_token_phases(side_cases: Sequence[tuple[str, SideCase]]) -> Spec | Non
     bars = (
         base.mark_bar(height=_BAR, yOffset=-8)
         .encode(
-            x=alt.X("low:Q", title="time to first token, ms", scale=alt.Scale(zero=True, nice=False, padding=64)),
+            x=alt.X("low:Q", title="time to first token, ms", scale=alt.Scale(domainMin=0, nice=False)),
             x2="high:Q",
             y=y,
             color=alt.Color("phase:N", scale=scale(colors), legend=legend()),
@@ -103,7 +105,8 @@ def first_token_phases(side_cases: Sequence[tuple[str, SideCase]]) -> Spec | Non
     values = base.mark_text(baseline="top", dy=4, fontSize=11).encode(x="mid:Q", y=y, text="text:N")
     ended = alt.Chart(alt.NamedData("ends")).transform_filter(PICKED)
     whole = ended.mark_text(align="left", dx=6, dy=-8, fontSize=12).encode(x="high:Q", y=y, text="text:N")
-    layers = alt.layer(bars, values, whole).add_params(picker(rows))
+    room = ended.mark_point(opacity=0).encode(x="room:Q", y=y)
+    layers = alt.layer(bars, values, whole, room).add_params(picker(rows))
     made = spec(layers, step=True, data={"phases": rows, "ends": ends})
     made["height"] = {"step": _STEP, "for": "position"}
     return made
