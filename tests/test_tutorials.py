@@ -17,6 +17,7 @@ PAGES = sorted([*ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/how-to/*.md"
 #: What a page measures → what the test does.
 SMALLER = [
     (r"dec-small", "dec-tiny"),
+    (r"(mu|dec)-vision-small", r"\1-vision-tiny"),
     (r"--input-tokens \d+ --output-tokens \d+", "--input-tokens 16 --output-tokens 4"),
     (r"slmbench run --out", "slmbench run --pair mu-tiny,dec-tiny --backend openvino --input-tokens 16 --out"),
     (r"--budget \d+", "--budget 1"),
@@ -57,6 +58,13 @@ def prepare(page: Path, folder: Path) -> dict[str, str]:
 
         made = ensure_artifact(resolve("dec-tiny"), ArtifactSpec(format="gguf"), progress=lambda _: None)
         (folder / "my-model.gguf").write_bytes(made.graph("model").read_bytes())
+    if "photo.png" in text:
+        pytest.importorskip("torch", reason="needs slmbench[export]")
+        from PIL import Image
+
+        from slmbench.measure.pictures import drawn
+
+        Image.fromarray(drawn(1, 80, 60)).save(folder / "photo.png")
     if "numpy" in text and "backend" in page.name:
         pytest.importorskip("threadpoolctl", reason="the example plugin needs it")
         source = folder / "source"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from slmbench.case import Case
 from slmbench.errors import BadInputError
 from slmbench.models.catalog import PAIR_TOLERANCE
 from slmbench.models.checkpoint import Checkpoint
@@ -77,6 +78,13 @@ def _without_quality(suite: Suite, sides: tuple[Checkpoint, Checkpoint]) -> str 
     if suite.tasks is None:
         return "the pairing 'quality' is of models whose answers score alike: add tasks (--tasks FILE)"
     return None
+
+
+def check_text_alone(asked: Iterable[str], cases: Iterable[Case]) -> None:
+    """Raise BadInputError where quality or tasks, the options ``asked``, go with pictures: both are of text alone."""
+    names = list(asked)
+    if names and any(case.workload.images for case in cases):
+        raise BadInputError(f"{names[0]} is of text alone; measure it in a run without pictures")
 
 
 def check_threads(threads: int | None) -> None:

@@ -17,7 +17,7 @@ from slmbench.case import FORMERLY_SAMPLES
 from slmbench.errors import BadInputError, nearest
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.given_record import default_backend
-from slmbench.plan.asked_checks import check_reference
+from slmbench.plan.asked_checks import check_reference, check_text_alone
 from slmbench.plan.asked_prompts import AskedPrompts, asked_prompts
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
 from slmbench.plan.sent_files import Carried
@@ -322,7 +322,10 @@ def plan_request(request: RunRequest) -> tuple[Plan, AskedPrompts]:
         pictures_digest=prompts.pictures.digest if prompts.pictures else None,
         routes={(format_, precision): exporter for format_, precision, exporter in request.routes},
     )
-    return _only(make_plan(suite, checkpoints, options), request.only_cases), prompts
+    plan = make_plan(suite, checkpoints, options)
+    of_text = [one for one in ("quality", "quality_text", "tasks") if getattr(request, one) or getattr(suite, one)]
+    check_text_alone(map(flag, of_text), (cell.case for cell in plan.cells))
+    return _only(plan, request.only_cases), prompts
 
 
 def _with_backends_of_given(suite: Suite, checkpoints: Mapping[str, Checkpoint], request: RunRequest) -> Suite:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.backend import (
+    UNASKED,
     Backend,
     Draws,
     LoopSession,
@@ -293,8 +294,12 @@ class _OpenCase:
             threads=self.session.threads(),
             attention_path=self.session.attention_path(),
             cross_kv_once=self.artifact.manifest.cross_kv_once,
-            settings=dict(self.session.settings()) if isinstance(self.session, TellsSettings) else {},
+            settings=self._settings(),
         )
+
+    def _settings(self) -> dict[str, tuple[str, str]]:
+        told = dict(self.session.settings()) if isinstance(self.session, TellsSettings) else {}
+        return told | ({"picture processor": (UNASKED, self.pictures.settings)} if self.pictures else {})
 
     def _golden_prompts(self) -> list[GoldenPrompt]:
         """Return the golden prompts, those of a static artifact cut to the bounds of its graphs."""
