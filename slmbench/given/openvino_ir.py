@@ -13,6 +13,8 @@ from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, GivenRole
 from slmbench.terms import Precision
 
 MODEL, ENCODER, DECODER = "openvino_model.xml", "openvino_encoder_model.xml", "openvino_decoder_model.xml"
+#: What optimum-intel calls the text's graph of a model for pictures, which takes embeddings.
+_AFTER_EMBEDDINGS = "openvino_language_model.xml"
 #: Other files that an engine opens by its name, or reads when it loads the folder.
 _ENDINGS = (".xml", ".bin", ".json", ".txt", ".jinja", ".model", ".spm")
 #: Inputs that a loop knows how to feed.
@@ -28,7 +30,7 @@ _TYPES: dict[str, Precision] = {"f32": "fp32", "f64": "fp32", "f16": "fp16", "bf
 
 def is_folder(folder: Path) -> bool:
     """Tell whether the folder is laid out like this."""
-    return (folder / MODEL).is_file() or (folder / DECODER).is_file()
+    return any((folder / name).is_file() for name in (MODEL, DECODER, _AFTER_EMBEDDINGS))
 
 
 def describe(folder: Path) -> Description:
@@ -39,6 +41,11 @@ def describe(folder: Path) -> Description:
             config.json.
     """
     files = [name for name in files_of(folder) if name.endswith(_ENDINGS)]
+    if _AFTER_EMBEDDINGS in files and MODEL not in files:
+        raise BadInputError(
+            f"{folder}: an export for pictures, whose {_AFTER_EMBEDDINGS} takes embeddings; slmbench measures the "
+            "checkpoint that it was made of, with graphs of its own: --images 1"
+        )
     config = read_model_config(folder)
     names: dict[GivenRole, str] = (
         {"model": MODEL} if config.family == "decoder-only" else {"encoder": ENCODER, "decoder": DECODER}
