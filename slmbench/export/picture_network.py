@@ -11,6 +11,7 @@ from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.export.torch_model import build_whole, load_model
 from slmbench.models import catalog
 from slmbench.models.picture_parts import PictureNetwork, load_whole, picture_network
+from slmbench.models.picture_places import embedding_before_pictures, features_in_place
 from slmbench.models.vision_facts import VisionFacts
 
 if TYPE_CHECKING:
@@ -78,14 +79,8 @@ def _check(network: PictureNetwork, facts: VisionFacts, checkpoint: Checkpoint) 
         ids = torch.tensor([words[:2] + [facts.image_token_id] * features.shape[0] + words[2:]])
         more = {"decoder_input_ids": torch.tensor([words[:3]])} if checkpoint.family == "encoder-decoder" else {}
         whole = network.whole(input_ids=ids, pixel_values=pixels, **more).logits
-        mask = None
-        merged = network.merged(ids, features, facts.image_token_id)
-        if network.masks is not None:
-            mask = network.masks(
-                inputs_embeds=merged, attention_mask=None, past_key_values=None, position_ids=None,
-                places=ids == facts.image_token_id,
-            )  # fmt: skip
-        ours = network.text(inputs_embeds=merged, attention_mask=mask, **more).logits
+        with features_in_place(embedding_before_pictures(network.text), facts.image_token_id, features):
+            ours = network.text(input_ids=ids, **more).logits
     apart = float((whole - ours).abs().max() / whole.std())
     if not (math.isfinite(apart) and apart < _TOLERANCE):
         raise CannotRunError(

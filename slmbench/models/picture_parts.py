@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slmbench.models.joined_masks import join_image_tokens, joins_image_tokens
 from slmbench.models.network import load_folder
 from slmbench.models.vision_facts import VisionFacts
 from slmbench.terms import Family
@@ -27,24 +28,13 @@ class PictureNetwork:
 
     #: ``forward(input_ids, attention_mask=None, pixel_values=None[, decoder_input_ids])`` → an output with ``logits``.
     whole: Any
-    #: The text network as ``load_model`` gives it; takes ``inputs_embeds`` (an encoder's, in an encoder-decoder).
+    #: The text network as ``load_model`` gives it; features go in by :mod:`slmbench.models.picture_places`.
     text: Any
     #: ``forward(*pixels in the order of inputs)`` → features ``[rows, width]``, one row an image token.
     vision: Any
     inputs: tuple[str, ...]
     #: Return example pixel tensors for so many tiles: float32 ``[tiles, 3, H, W]``.
     example: Callable[[int], tuple[Tensor, ...]]
-    #: Where image tokens see each other (Gemma 3), what ``text`` takes as ``attention_mask``; None: a plain mask.
-    #: ``masks(inputs_embeds=, attention_mask=, past_key_values=, position_ids=, places=)``, ``places`` [B, S] bool:
-    #: where the image tokens are.
-    masks: Callable[..., Any] | None = None
-
-    def merged(self, input_ids: Tensor, features: Tensor, image_token_id: int) -> Tensor:
-        """Return the input of ``text``, ``[B, S, width]``: words, with features at the image tokens' places."""
-        words: Tensor = self.text.get_input_embeddings()(input_ids)
-        places = input_ids == image_token_id
-        index = (places.flatten().cumsum(0) - 1).clamp(min=0).reshape(places.shape)
-        return torch.where(places.unsqueeze(-1), features[index].to(words.dtype), words)
 
 
 def picture_network(whole: Any, text: Any, facts: VisionFacts, dtype: torch.dtype) -> PictureNetwork:
@@ -61,8 +51,9 @@ def picture_network(whole: Any, text: Any, facts: VisionFacts, dtype: torch.dtyp
         size = (tiles, 3, facts.image_size, facts.image_size)
         return (torch.randn(size, generator=torch.Generator().manual_seed(tiles)).to(dtype),)
 
-    masks = _joined_masks(text.config) if own is None and _joins(whole) else None
-    return PictureNetwork(whole, text, vision, ("pixel_values",), example, masks)
+    if own is None and joins_image_tokens(whole):
+        join_image_tokens(text, facts.image_token_id)
+    return PictureNetwork(whole, text, vision, ("pixel_values",), example)
 
 
 def load_parts_of_folder(
@@ -157,40 +148,11 @@ def _complete(image_token_id: int, tiled: bool) -> Callable[..., Any]:
         pixels, ids = given.get("pixel_values"), given.get("input_ids", args[0] if args else None)
         if tiled and pixels is not None and pixels.ndim == 4:
             given = given | {"pixel_values": pixels.unsqueeze(0)}
-        if ids is not None and "token_type_ids" in inspect.signature(module.forward).parameters:
+        if ids is not None and joins_image_tokens(module):
             given = {"token_type_ids": (ids == image_token_id).long()} | given
         return args, given
 
     return hook
-
-
-def _joins(whole: Any) -> bool:
-    """Return whether the whole is given types of tokens: image tokens of one picture see each other."""
-    return "token_type_ids" in inspect.signature(whole.forward).parameters
-
-
-def _joined_masks(config: Any) -> Callable[..., Any]:
-    """Return the masks of a text network in which image tokens that follow one another see each other."""
-    from transformers.masking_utils import create_masks_for_generate
-
-    def masks(
-        *, inputs_embeds: Tensor, attention_mask: Any, past_key_values: Any, position_ids: Any, places: Tensor
-    ) -> Any:
-        begins = places & ~nn.functional.pad(places, (1, 0))[:, :-1]
-        groups = torch.where(places, begins.long().cumsum(1) - 1, -1)
-        last = groups.shape[1] - 1
-
-        def same(row: Tensor, _: Any, query: Tensor, key: Tensor) -> Tensor:
-            # Positions of earlier turns count too; only those of this turn have groups.
-            one, other = groups[row, query.clamp(max=last)], groups[row, key.clamp(max=last)]
-            return (one == other) & (one >= 0) & (query <= last) & (key <= last)
-
-        return create_masks_for_generate(
-            config=config, inputs_embeds=inputs_embeds, attention_mask=attention_mask,
-            past_key_values=past_key_values, position_ids=position_ids, or_mask_function=same,
-        )  # fmt: skip
-
-    return masks
 
 
 def share_parameters(text: Any, whole: Any) -> None:
