@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+#: A value of the text network's config where it joins image tokens, for those who make its masks.
+JOINED = "slmbench_joins_image_tokens"
+
 
 def joins_image_tokens(whole: Any) -> bool:
     """Return whether transformers' network for pictures is given types of tokens, by which it makes such masks."""
@@ -16,6 +19,7 @@ def joins_image_tokens(whole: Any) -> bool:
 
 def join_image_tokens(text: Any, image_token_id: int) -> None:
     """Have a decoder-only text network join image tokens that follow one another in the ids that it is given."""
+    setattr(text.config, JOINED, True)
     text.register_forward_pre_hook(_hook(text.config, image_token_id), with_kwargs=True)
 
 

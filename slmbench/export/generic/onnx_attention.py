@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.masking_utils import causal_mask_function
 
 from slmbench.export.generic.attention import Engine, Fixed, additive, is_cross, repeat_heads, written_out
+from slmbench.models.joined_masks import JOINED
 
 _MS = "com.microsoft"
 
@@ -154,6 +155,8 @@ class OnnxEngine(Engine):
         self.own_mask = False
         #: Masks that are nothing but causal, with their window; kept, so that no other object gets their identity.
         self._plain: list[tuple[Tensor, int]] = []
+        #: Masks by which a token may see a later one: ``GroupQueryAttention`` has no place for that.
+        self._joined: list[Tensor] = []
 
     def decode(self, positions: Tensor, total: Any, before: Any, last: Tensor) -> None:
         """Begin a decoder: each query's position [B, S], all positions, those before, each row's last (int32 [B])."""
@@ -176,6 +179,8 @@ class OnnxEngine(Engine):
         keys = torch.arange(kv_length)[None, None, None, :]
         rows = torch.arange(batch_size)[:, None, None, None]
         made = additive(mask_function(rows, 0, self.positions[:, None, :, None], keys))
+        if getattr(more.get("config"), JOINED, False):
+            self._joined.append(made)
         window = more.get("local_size")
         chunk = getattr(more.get("config"), "attention_chunk_size", None)
         if not more.get("use_vmap") and (mask_function is causal_mask_function or (window and window != chunk)):
@@ -198,7 +203,8 @@ class OnnxEngine(Engine):
         sinks, batch = more.get("s_aux"), query.shape[0]
         heads, size = int(query.shape[1]), int(query.shape[3])
         layer = next((one for one in self.layers if one.full is not None and one.full[0] is key), None)
-        if layer is not None and layer.full is not None and layer.full[1] is value:
+        joined = any(one is attention_mask for one in self._joined)
+        if not joined and layer is not None and layer.full is not None and layer.full[1] is value:
             new_key, new_value = layer.new
             kv_heads = int(new_key.shape[1])
             window = next((one for mask, one in self._plain if mask is attention_mask), None)
