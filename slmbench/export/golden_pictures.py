@@ -52,10 +52,10 @@ def _generate(
 ) -> tuple[list[int], list[float]]:
     """Return greedy tokens after a picture and a text, and their margins.
 
-    A decoder-only network keeps K/V where it has a place for them; an encoder-decoder does everything again for each
-    token: how it takes encoded pictures back differs from network to network.
+    A decoder-only network keeps K/V where it has a place for them, an encoder-decoder what its encoder made.
     """
     import torch
+    from transformers.modeling_outputs import BaseModelOutput
 
     given: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in pixels.items()}
     prompt = torch.from_numpy(ids)[None]
@@ -69,12 +69,16 @@ def _generate(
         for _ in range(TOKENS):
             if checkpoint.family == "encoder-decoder":
                 answer = torch.tensor([[checkpoint.decoder_start_token_id, *tokens]])
-                out = whole(input_ids=prompt, attention_mask=torch.ones_like(prompt), decoder_input_ids=answer, **given)
+                read_once = {"input_ids": prompt, **given} if kept is None else {"encoder_outputs": kept}
+                out = whole(**read_once, attention_mask=torch.ones_like(prompt), decoder_input_ids=answer)
             elif kept is not None:
                 out = whole(input_ids=read[:, -1:], past_key_values=kept, use_cache=True)
             else:
                 out = whole(input_ids=read, **given, **({"use_cache": True} if keeps else {}))
-            kept = getattr(out, "past_key_values", None) if checkpoint.family == "decoder-only" else None
+            if checkpoint.family == "encoder-decoder":
+                kept = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state)
+            else:
+                kept = getattr(out, "past_key_values", None)
             token, margin = pick(out.logits[0, -1].double().numpy(), never)
             tokens.append(token)
             margins.append(margin)
