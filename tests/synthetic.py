@@ -108,6 +108,9 @@ class Speed:
     compute: ComputePrecision = "fp32"
     options: tuple[tuple[str, str], ...] = ()
     flags: tuple[str, ...] = ()
+    #: Pictures before the text, of 8 image tokens each; ``vision_ms`` of ``ttft_ms`` is theirs.
+    images: int = 0
+    vision_ms: float = 0.0
 
     @property
     def case(self) -> Case:
@@ -119,7 +122,12 @@ class Speed:
             exporter="slmbench",
             weight_precision=self.weights,
             compute_precision=self.compute,
-            workload=Workload(input_tokens=self.input_tokens, output_tokens=self.output_tokens),
+            workload=Workload(
+                input_tokens=self.input_tokens,
+                output_tokens=self.output_tokens,
+                images=self.images,
+                image_size=(64, 64) if self.images else None,
+            ),
             arm=self.arm,
             simulate=self.simulate,
             options=self.options,
@@ -298,13 +306,18 @@ def _sample(speed: Speed, load: int, round_: int, factors: np.ndarray, rng: np.r
     noise = np.exp(rng.normal(0, 3 * speed.within, speed.output_tokens - 1))
     stamps = np.concatenate([[ttft], ttft + np.cumsum(1e6 * speed.tpot_ms * factors[1] * noise)]).astype(np.int64)
     phases = {"encode": int(ttft * 0.9), "first_step": int(ttft * 0.1)} if speed.family == "encoder-decoder" else {}
+    if speed.images:
+        vision = int(ttft * speed.vision_ms / speed.ttft_ms)
+        of_text = {name: int(took * (1 - speed.vision_ms / speed.ttft_ms)) for name, took in phases.items()}
+        phases = {"preprocess": 500_000, "vision": vision, **(of_text or {"prefill": int(ttft) - vision})}
     return SampleRecord(
         case=speed.case.key,
         load=load,
         round=round_,
         started="2026-01-02T03:04:05+00:00",
         batch=1,
-        input_tokens=speed.input_tokens,
+        image_tokens=8 * speed.images,
+        input_tokens=speed.input_tokens + 8 * speed.images,
         output_tokens=speed.output_tokens,
         token_ns=tuple(int(s) for s in stamps),
         phases_ns=phases,
