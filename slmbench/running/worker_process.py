@@ -287,6 +287,13 @@ _SIGNALS = {
     "SIGTERM": ("somebody ended it", "look for a job scheduler or a time limit"),
     "SIGXCPU": ("its CPU time was used up", "a larger limit (ulimit -t)"),
 }
+#: The same of Windows' exceptions (ntstatus.h).
+_EXCEPTIONS = {
+    0xC0000005: _SIGNALS["SIGSEGV"],
+    0xC000001D: _SIGNALS["SIGILL"],
+    0xC0000094: _SIGNALS["SIGFPE"],
+    0xC0000135: ("a DLL is missing", "reinstall the engine; most need Microsoft's Visual C++ Redistributable"),
+}
 
 
 def explain_exit(code: int, who: str = "the worker", *, reported: str = "") -> tuple[FailureReason, str]:
@@ -322,7 +329,9 @@ def _exit_in_words(code: int, who: str) -> tuple[FailureReason, str]:
         meaning, remedy = _SIGNALS[name]
         return FailureReason.CRASHED, f"{who} died of {name} ({meaning}); try: {remedy}"
     if sys.platform == "win32" and code >= 0xC0000000:
-        return FailureReason.CRASHED, f"{who} died of exception 0x{code:08X}"
+        meaning, remedy = _EXCEPTIONS.get(code, ("", ""))
+        said = f" ({meaning}); try: {remedy}" if meaning else ""
+        return FailureReason.CRASHED, f"{who} died of exception 0x{code:08X}{said}"
     return FailureReason.CRASHED, f"{who} ended by itself with exit code {code}"
 
 
