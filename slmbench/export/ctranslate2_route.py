@@ -110,6 +110,9 @@ def _in_older_words(config: Any) -> None:
     """Give a config what transformers 5 calls by other names or leaves out, and the converter asks for."""
     if config.model_type in _NORMS and not hasattr(config, "normalize_before"):
         config.normalize_before, config.normalize_embedding = _NORMS[config.model_type]
+    if hasattr(config, "scale_decoder_outputs"):
+        # transformers 5 says that every T5 ties its head; the converter scales the logits of those that do.
+        config.tie_word_embeddings = config.scale_decoder_outputs
     rotary = getattr(config, "rope_parameters", None) or {}
     whole = rotary.get("full_attention", rotary)
     if "rope_theta" in whole and not hasattr(config, "rope_theta"):
