@@ -113,5 +113,5 @@ class GivesAnswerLogits(Protocol):
     def answer_logits(self, input_ids: Tokens, answer: Tokens) -> NDArray[np.float32]:
         """Return the logits ``[n, vocabulary]`` behind the tokens of an answer ``[1, n]`` to a prompt ``[1, m]``.
 
-        Tokens that are suppressed may be -inf.
+        Those of tokens that are suppressed are -inf.
         """

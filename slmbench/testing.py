@@ -202,7 +202,6 @@ def check_logits(subject: Subject) -> None:
             session.reserve(1, 2 * INPUT_TOKENS, OUTPUT_TOKENS)
             answer = session.generate(subject.prompt(10), OUTPUT_TOKENS)[0]
             told = np.array(session.answer_logits(subject.prompt(10), answer))
-            told[:, ends] = -np.inf
             # Beyond fp32 a token that hangs by a hair may fall differently.
             exact = subject.options.compute_precision == "fp32" or len(told) != OUTPUT_TOKENS
             same = told.argmax(-1).tolist() == answer[0].tolist()

@@ -129,6 +129,8 @@ class Ctranslate2Session:
     def answer_logits(self, input_ids: Tokens, answer: Tokens) -> NDArray[np.float32]:
         """Return the logits ``[n, vocabulary]`` behind each token of an answer ``[1, n]`` to a prompt ``[1, m]``.
 
+        Those of ends of sequence are -inf.
+
         Raises:
             BadInputError: the shape is beyond what is reserved.
             CannotRunError: the engine fails.
@@ -140,15 +142,19 @@ class Ctranslate2Session:
             if self._family == "decoder-only":
                 self._reserved.start(np.concatenate([input_ids, answer[:, :-1]], axis=1))
                 found = self._engine.forward_batch([prompt + fed[0]])
-                return np.asarray(found, np.float32)[0, input_ids.shape[1] - 1 :]
+                return self._without_ends(np.array(found, np.float32)[0, input_ids.shape[1] - 1 :])
             self._reserved.start(input_ids, output_tokens=count)
             length = {"min_decoding_length": count, "max_decoding_length": count, "max_input_length": 0}
             told = self._engine.translate_batch(
                 [prompt], target_prefix=fed, beam_size=1, return_logits_vocab=True, **length, **self._ends()
             )
-            return np.stack([np.asarray(row, np.float32) for row in told[0].logits[0]])
+            return self._without_ends(np.stack([np.asarray(row, np.float32) for row in told[0].logits[0]]))
         except (RuntimeError, ValueError) as error:
             raise CannotRunError(f"ctranslate2 fails: {last_error_line(error)}") from error
+
+    def _without_ends(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits[:, self._reserved.end_tokens] = -np.inf
+        return logits
 
     def _ends(self) -> dict[str, Any]:
         ends = self._reserved.end_tokens

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from slmbench.backend import UNASKED, LoopSession, Pixels, Session, TakesPictures
+from slmbench.backend import UNASKED, GivesAnswerLogits, LoopSession, Pixels, Session, TakesPictures
 from slmbench.case import Case
 from slmbench.errors import BadInputError
 from slmbench.models.artifact import GoldenPicture, GoldenPrompt
@@ -198,7 +198,7 @@ def _forced(session: Session, prompt: GoldenPrompt) -> list[bool]:
 def _restarted(session: LoopSession, prompt: GoldenPrompt, family: Family) -> list[bool]:
     """Teacher forcing of a loop that nobody may step: generate up to the first difference, then start again behind
     it with the golden tokens as part of the prompt. An encoder-decoder's answer cannot be put into its prompt:
-    there the comparison ends at the first difference.
+    behind the first difference the logits speak for it, and where the engine gives none the comparison ends there.
     """
     hits: list[bool] = []
     while len(hits) < len(prompt.tokens):
@@ -209,9 +209,20 @@ def _restarted(session: LoopSession, prompt: GoldenPrompt, family: Family) -> li
             hits.append(given == expected)
             if given != expected:
                 break
-        if len(hits) == done or (not hits[-1] and family == "encoder-decoder"):
+        if len(hits) == done:
             break
+        if not hits[-1] and family == "encoder-decoder":
+            return hits + _best_of_logits(session, prompt)[len(hits) :]
     return hits
+
+
+def _best_of_logits(session: LoopSession, prompt: GoldenPrompt) -> list[bool]:
+    """Return for each golden token whether it has the largest logit behind those before it; empty without logits."""
+    if not isinstance(session, GivesAnswerLogits):
+        return []
+    ids, answer = np.array([prompt.input_ids], np.int64), np.array([prompt.tokens], np.int64)
+    found: list[bool] = (session.answer_logits(ids, answer).argmax(-1) == answer[0]).tolist()
+    return found
 
 
 def tolerance_of(case: Case) -> float:

@@ -149,6 +149,16 @@ def test_an_encoder_decoders_loop_is_compared_up_to_the_first_difference() -> No
     assert (found.compared, found.equal) == (3, 2)
 
 
+def test_behind_the_first_difference_an_encoder_decoders_logits_are_compared() -> None:
+    class WithLogits(Loop):
+        def answer_logits(self, input_ids, answer):
+            best = [self.after(token) for token in [9, *answer[0, :-1].tolist()]]
+            return np.eye(100, dtype=np.float32)[best]
+
+    found = agreement(WithLogits(), [golden()], 0.1, "encoder-decoder")  # type: ignore[arg-type]
+    assert (found.compared, found.equal) == (5, 4)
+
+
 def test_tokens_with_a_small_margin_do_not_count() -> None:
     found = agreement(Forced(), [golden((0.5, 0.5, 0.05, 0.5, 0.5))], 0.1, "decoder-only")  # type: ignore[arg-type]
     assert (found.compared, found.equal) == (4, 4)
