@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import in_turn
 
 from slmbench.errors import CannotRunError
 from slmbench.models.checkpoint import Checkpoint, resolve
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 CATALOG = ["mu-vision-tiny", "dec-vision-tiny"]
+EVERY = [*CATALOG, *picture_folders.NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,9 @@ def _logits(checkpoint: Checkpoint, network: Any, pixels: Any) -> tuple[Any, Any
         return whole, network.text(input_ids=ids, **more).logits
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", [*CATALOG, *picture_folders.NAMES])
+@pytest.mark.parametrize(
+    ("name", "attention"), [*((name, "eager") for name in EVERY), *((name, "sdpa") for name in in_turn(EVERY, 5))]
+)
 @torch.inference_mode()
 def test_merged_features_are_the_whole_road(name: str, attention: str, checkpoints: Any) -> None:
     """The whole's own forward against vision, merging and text, at every position; another picture, other logits."""
