@@ -63,8 +63,9 @@ CASES: dict[str, Case] = {
     "ctranslate2-int8": ("ctranslate2", "t5-tiny", "cpu", "int8", {"compute_precision": "int8"}, None),
     "onnxruntime_genai": ("onnxruntime_genai", "llama-tiny", "cpu", "fp32", {}, None),
 }  # fmt: skip
-QUICK = ["openvino", "openvino-t5", "openvino-pictures", "onnxruntime", "torch-t5", "openvino-npuw"]
-SLOW = in_turn([name for name in CASES if name not in QUICK], 3)
+QUICK = ["openvino", "openvino-t5", "onnxruntime", "torch-t5", "openvino-npuw"]
+AFTER_PICTURES = [name for name in CASES if "pictures" in name]
+SLOW = in_turn([name for name in CASES if name not in (*QUICK, *AFTER_PICTURES)], 3) + in_turn(AFTER_PICTURES, 6)
 
 
 @cache
@@ -177,6 +178,7 @@ def _known(pixels: Any) -> Any:
     return pixels if "pixel_values" in pixels else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECEIVES)
 def test_a_session_that_does_not_look_at_its_pictures_is_noticed(name: str) -> None:
     sound = subject_of("openvino-pictures")

@@ -70,7 +70,7 @@ def test_tokens_after_a_picture_agree(name: str, engine: str, folders: Any) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "engine"), in_turn([one for one in EVERY if one[1] != "torch"], 14))
+@pytest.mark.parametrize(("name", "engine"), in_turn([one for one in EVERY if one[1] != "torch"], 7))
 def test_eight_bit_weights(name: str, engine: str, folders: Any) -> None:
     share, compared = proven(folders(name), engine, "int8")
     assert share is not None
@@ -137,7 +137,7 @@ def opened(engine: str, name: str, attention: str | None = None) -> tuple[Any, A
     return session, np.array([prompt.input_ids], np.int64)
 
 
-@pytest.mark.parametrize("name", ["mu-vision-tiny", "dec-vision-tiny"])
+@pytest.mark.parametrize("name", [pytest.param("mu-vision-tiny", marks=pytest.mark.slow), "dec-vision-tiny"])
 def test_openvino_reads_features_where_the_vision_graph_wrote_them(name: str) -> None:
     session, ids = opened("openvino", name)
     session.start(ids)
@@ -147,7 +147,7 @@ def test_openvino_reads_features_where_the_vision_graph_wrote_them(name: str) ->
     session.close()
 
 
-def test_onnxruntime_reads_features_where_the_vision_graph_wrote_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_reads_features_where_the_vision_graph_wrote_them() -> None:
     session, ids = opened("onnxruntime", "dec-vision-tiny")
     given: list[Any] = []
     bind = session._bind_features
@@ -156,7 +156,7 @@ def test_onnxruntime_reads_features_where_the_vision_graph_wrote_them(monkeypatc
         given.append(features)
         bind(binding, features)
 
-    monkeypatch.setattr(session, "_bind_features", watched)
+    session._bind_features = watched
     session.start(ids)
     session.start(ids)
     assert given[0] is given[1], "the very value that ONNX Runtime gave, for both starts"
@@ -181,7 +181,8 @@ def test_a_step_of_its_own_graph_knows_nothing_of_pictures() -> None:
     session.close()
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", in_turn(ENGINES, 3))
 def test_a_later_turn_does_not_look_again(engine: str) -> None:
     """A decoder-only model goes on from its K/V, whatever it was that it saw."""
     session, ids = opened(engine, "dec-vision-tiny")
