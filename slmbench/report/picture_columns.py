@@ -40,19 +40,21 @@ def _figures(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
 
 
 def _shown(row: Mapping[str, Any]) -> str:
-    return row.get("pictures") or EMPTY
+    # A cell that cannot run has no such figure, which a table holds as NaN.
+    shown = row.get("pictures")
+    return shown if isinstance(shown, str) and shown else EMPTY
 
 
 def _tokens(row: Mapping[str, Any]) -> str:
-    return f"{row['image_tokens']:.0f}" if row.get("pictures") and math.isfinite(row["image_tokens"]) else EMPTY
+    return f"{row['image_tokens']:.0f}" if _shown(row) != EMPTY and math.isfinite(row["image_tokens"]) else EMPTY
 
 
 def _time(row: Mapping[str, Any], name: str) -> str:
-    return bounded(row, name, 1e3) if row.get("pictures") else EMPTY
+    return bounded(row, name, 1e3) if _shown(row) != EMPTY else EMPTY
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    return bounded(row, "vision_share", 100) if row.get("pictures") else EMPTY
+    return bounded(row, "vision_share", 100) if _shown(row) != EMPTY else EMPTY
 
 
 PICTURES = Column("pictures", _shown, numeric=False, foldable=True, identity=True)
