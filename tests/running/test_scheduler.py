@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -212,12 +213,15 @@ def test_loads_go_on_while_an_interval_is_wide_and_the_budget_lasts(
             left.append(event)
 
     began = time.monotonic()
-    measured = measure([planned("a")], tmp_path, settings, look)
-    took = time.monotonic() - began
-    (outcome,) = measured.outcomes.values()
-    # A first load of 1,000 samples would have left time for those alone without which there is no interval.
-    assert outcome.loads > settings.min_loads
-    assert 0.6 * 8.0 <= took <= 3 * 8.0
+    measure([planned("a")], tmp_path, settings, look)
+    assert time.monotonic() - began >= 0.6 * 8.0
+    taken: dict[int, list[datetime]] = {}
+    for sample in records(tmp_path, SampleRecord):
+        taken.setdefault(sample.load, []).append(datetime.fromisoformat(sample.started))
+    first_load = taken[min(taken)]
+    # Its 1,000 samples would have taken all of the budget: time for a dozen loads is left.
+    assert (max(first_load) - min(first_load)).total_seconds() <= 0.25 * 8.0
+    assert len(taken) >= settings.min_loads
     # What was measured and what is left are the budget, from the first proof on.
     first = left[0]
     assert first.spent_s + first.left_s == pytest.approx(8.0, abs=0.1)
