@@ -60,7 +60,8 @@ def _figure(run: RunColumns, found: SideCase) -> str:
 
 
 def _percent(share: Interval) -> str:
-    between = f" [{100 * share.low:.0f}, {100 * share.high:.0f}]" if share.telling else ""
+    # A share is no more than the whole, however little is known of it.
+    between = f" [{100 * share.low:.0f}, {100 * min(1.0, share.high):.0f}]" if share.telling else ""
     return f"{100 * share.mid:.0f} %{between}"
 
 
