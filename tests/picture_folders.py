@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tests.architectures import _BART, _LLAMA, _gemma3_text
+from architectures import _BART, _LLAMA, _gemma3_text
 
 _TOKEN = 1020
 _VISION: dict[str, Any] = {

@@ -66,6 +66,15 @@ def test_a_file_has_a_name_of_its_own() -> None:
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
+def test_every_test_file_can_be_collected_from_the_command() -> None:
+    """pytest collects no two files of one name, and `tests` is no package unless its folder's parent is on the path."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    collected = [path.name for path in files if path.name.startswith("test_")]
+    assert sorted({name for name in collected if collected.count(name) > 1}) == []
+    imports = re.compile(r"^\s*(from|import) tests\b", re.MULTILINE)
+    assert [str(path) for path in files if imports.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_files_and_functions_can_be_read_at_once() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: count for name, count in lengths.items() if count > MOST_LINES} == {}

@@ -73,10 +73,8 @@ CARRIED: dict[str, dict[str, Any]] = {
     "t5, few buckets": shapes.t5(**T5)
     | {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "num_decoder_layers": 3},
     "t5, gated silu": shapes.t5(**T5) | {"feed_forward_proj": "gated-silu"},
-    "bart, relu, scaled, unequal sides": shapes.bart(**SMALL)
-    | {
-        "activation_function": "relu", "scale_embedding": True, "encoder_layers": 3, "decoder_ffn_dim": 96,
-    },
+    "bart, relu, scaled, more encoder layers": shapes.bart(**SMALL)
+    | {"activation_function": "relu", "scale_embedding": True, "encoder_layers": 3},
     "marian, two vocabularies": shapes.marian(**SMALL)
     | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 512, "tie_word_embeddings": False},
     "t5gemma, unequal scalars": _t5gemma({"query_pre_attn_scalar": 20}, {"query_pre_attn_scalar": 50}),
@@ -93,6 +91,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         shapes.decoder("phi3", **LLAMA, rope_parameters=HALF),
         "multiple of 16",
     ),
+    "sides of two widths": (shapes.bart(**SMALL) | {"decoder_ffn_dim": 96}, "two sides have the same sizes"),
     "both ways": (shapes.gemma3(**GEMMA) | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
 }
 

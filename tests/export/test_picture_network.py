@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import picture_folders
 import pytest
 from rotation import in_turn
 
 from slmbench.errors import CannotRunError
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.picture_places import embedding_before_pictures, features_in_place
-from tests import picture_folders
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

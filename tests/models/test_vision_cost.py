@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import picture_folders
 import pytest
 
 from slmbench.case import Workload
@@ -14,7 +15,6 @@ from slmbench.models.checkpoint import resolve
 from slmbench.models.cost_model import phase_rows, phases
 from slmbench.models.vision_cost import vision_flops, vision_weights
 from slmbench.models.vision_facts import read_vision
-from tests import picture_folders
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -29,7 +29,7 @@ def _vision(whole: Any, text_width: int) -> Any:
     """Return a config's vision part without memory."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from slmbench.export.picture_network import VisionPart
+    from slmbench.models.picture_parts import VisionPart
     from slmbench.models.vision_network import PictureReader
 
     with torch.device("meta"):

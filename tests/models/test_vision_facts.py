@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import picture_folders
 import pytest
+from architectures import _CONFIGS as TEXT_CONFIGS
 
 from slmbench.errors import BadInputError
 from slmbench.models import catalog
 from slmbench.models.checkpoint import resolve
 from slmbench.models.geometry import read_config
 from slmbench.models.vision_facts import VisionFacts, tile_size
-from tests import picture_folders
-from tests.architectures import _CONFIGS as TEXT_CONFIGS
 
 pytest.importorskip("transformers")
 _LLAMA = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,

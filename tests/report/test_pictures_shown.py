@@ -38,9 +38,10 @@ def test_a_run_without_pictures_has_nothing_of_them(tmp_path: Path, capsys: pyte
     frame = run_table(read_columns(folder))
     assert not [name for name in frame.columns if "picture" in name or "vision" in name or "image" in name]
     assert run_main(["table", str(folder)]) == 0
-    shown = capsys.readouterr().out
-    assert "picture" not in shown
-    assert "vision" not in shown
+    shown = capsys.readouterr().out.replace(str(folder), "")
+    for word in ("picture", "vision"):
+        # The folder's name may be broken over two lines.
+        assert word not in "".join(line for line in shown.splitlines(keepends=True) if "/run" not in line)
 
 
 def test_where_the_lead_changes_over_image_tokens_is_said(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import picture_folders
 import pytest
 from rotation import in_turn
 
@@ -16,7 +17,6 @@ from slmbench.measure.proof import REQUIRED_AGREEMENT, agreement, coarser
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.terms import DEFAULT_COMPUTE, MARGIN_TOLERANCE, plain_precision
-from tests import picture_folders
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("PIL", reason="pictures need Pillow")
