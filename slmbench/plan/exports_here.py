@@ -13,7 +13,7 @@ from slmbench.export.golden_record import reference_versions
 from slmbench.export.routes import missing_libraries
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.plan.planner import Plan, PlannedCell
+from slmbench.plan.planner import Plan, PlannedCell, refused
 from slmbench.plan.quality import QualityPlan
 from slmbench.plan.request import RunRequest
 from slmbench.records.refusals import Refusal, refusal_lines
@@ -32,11 +32,11 @@ def without_impossible_exports(plan: Plan, kept: Collection[str] = ()) -> Plan:
     out = [cell for cell in plan.cells if (cell.checkpoint, cell.spec) in reasons and cell.case.key not in kept]
     if not out:
         return plan
-    refused = tuple(dict.fromkeys(_refused(cell, reasons[cell.checkpoint, cell.spec]) for cell in out))
+    lost = tuple(dict.fromkeys(_lost(cell, reasons[cell.checkpoint, cell.spec]) for cell in out))
     if len(out) == len(plan.cells):
-        raise CannotRunError("\n".join(_lines(plan, refused)))
+        raise CannotRunError("\n".join(_lines(plan, lost)))
     cells = tuple(cell for cell in plan.cells if cell not in out)
-    return replace(plan, cells=cells, refusals=(*plan.refusals, *refused))
+    return replace(plan, cells=cells, refusals=(*plan.refusals, *lost))
 
 
 def check_references(request: RunRequest, quality: QualityPlan | None) -> None:
@@ -64,28 +64,16 @@ def _refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     return None if reason is None else f"cannot be exported here, {reason}"
 
 
-def _refused(cell: PlannedCell, reason: str) -> Refusal:
-    case = cell.case
-    return Refusal(
-        checkpoint=case.checkpoint,
-        family=cell.checkpoint.family,
-        parameters=cell.checkpoint.parameter_count,
-        backend=case.backend,
-        device=case.device,
-        weight_precision=case.weight_precision,
-        compute_precision=case.compute_precision,
-        workload=case.workload,
-        attention=case.attention,
-        reason=reason,
-    )
+def _lost(cell: PlannedCell, reason: str) -> Refusal:
+    return refused(cell.checkpoint, cell.case, cell.case.compute_precision, reason, cell.case.attention)
 
 
-def _lines(plan: Plan, refused: Collection[Refusal]) -> list[str]:
+def _lines(plan: Plan, lost: Collection[Refusal]) -> list[str]:
     """Return a line for each reason, and those of models that cannot run for reasons of another kind."""
     models: dict[str, dict[str, None]] = {}
-    for one in refused:
+    for one in lost:
         models.setdefault(one.reason, {})[one.checkpoint] = None
-    named = {one.checkpoint for one in refused}
+    named = {one.checkpoint for one in lost}
     called = {reference: checkpoint.name for reference, checkpoint in plan.checkpoints.items()}
     others = [one for one in plan.refusals if called.get(one.checkpoint, one.checkpoint) not in named]
     return [*(f"{', '.join(names)}: {reason}" for reason, names in models.items()), *refusal_lines(others)]

@@ -143,7 +143,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     for cell in _cells(suite, options, checkpoints):
         checkpoint, backend = checkpoints[cell.checkpoint], backends.get(cell.backend)
         if backend is None:
-            refusals.append(_refused(checkpoint, cell, cell.compute_precision, broken[cell.backend]))
+            refusals.append(refused(checkpoint, cell, cell.compute_precision, broken[cell.backend]))
             continue
         fixed = checkpoint.given.compute if checkpoint.given else None
         compute = cell.compute_precision or fixed or default_compute(backend, cell, options)
@@ -160,7 +160,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
         if isinstance(spec, str) and checkpoint.given is not None and _others_take(checkpoint, cell, others):
             continue
         if isinstance(spec, str):
-            refusals.append(_refused(checkpoint, cell, asked, spec))
+            refusals.append(refused(checkpoint, cell, asked, spec))
             continue
         for found in _runnable(suite, backend, checkpoint, cell, spec, compute, options):
             cells += [found] if isinstance(found, PlannedCell) else []
@@ -202,9 +202,10 @@ def _load_backends(names: Sequence[str]) -> tuple[dict[str, Backend], dict[str, 
     return found, broken
 
 
-def _refused(
-    checkpoint: Checkpoint, cell: Cell, compute: AskedCompute | None, reason: str, attention: str | None = None
+def refused(
+    checkpoint: Checkpoint, cell: Cell | Case, compute: AskedCompute | None, reason: str, attention: str | None = None
 ) -> Refusal:
+    """Return what a cell's row says in place of figures."""
     return Refusal(
         checkpoint=cell.checkpoint,
         family=checkpoint.family,
@@ -331,7 +332,7 @@ def _runnable(
     for path in paths:
         if path is not None and path not in backend.attention_paths:
             known = ", ".join(backend.attention_paths) or "no choice"
-            yield _refused(checkpoint, cell, asked, f"has no attention path '{path}' (it has: {known})", path)
+            yield refused(checkpoint, cell, asked, f"has no attention path '{path}' (it has: {known})", path)
             continue
         best = path or default_attention(backend, checkpoint, cell)
         opened_with = session_options(backend, compute, suite, options, best, cell.settings)
@@ -339,7 +340,7 @@ def _runnable(
         refusal = refusal or backend.refusal(checkpoint, spec, opened_with, cell.device)
         refusal = refusal or ability_refusal(backend, checkpoint, spec, cell.workload)
         if refusal:
-            yield _refused(checkpoint, cell, asked, refusal, path)
+            yield refused(checkpoint, cell, asked, refusal, path)
             continue
         for arm in options.arms or (None,):
             case = Case(

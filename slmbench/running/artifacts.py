@@ -46,7 +46,7 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
     found: dict[tuple[Checkpoint, ArtifactSpec], Artifact] = {}
     failed = _failed_before(plan, folder) if request.resume else {}
     # Said once there is something to measure; else they are the error that ends the run.
-    unsaid: list[str] = []
+    failed_lines: list[str] = []
     for checkpoint, spec in plan.artifacts():
         if (checkpoint, spec) in failed:
             continue
@@ -61,11 +61,11 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
             found[checkpoint, spec] = artifact
         except SlmbenchError as error:
             failed[checkpoint, spec] = str(error)
-            unsaid.append(f"failed: {error}")
+            failed_lines.append(f"failed: {error}")
         if found:
-            for line in unsaid:
+            for line in failed_lines:
                 say(line)
-            unsaid.clear()
+            failed_lines.clear()
     if not found:
         raise CannotRunError("\n".join(["nothing can be measured", *failed.values(), *refusal_lines(plan.refusals)]))
     return RunArtifacts(found, failed)
