@@ -22,11 +22,11 @@ from slmbench.system.container import cores_within_quota
 BANDWIDTH, RATE = 1e13, 1e16
 
 
-def keep_limits(cache: Path) -> None:
+def keep_limits(cache: Path, *, bandwidth: float = BANDWIDTH, rate: float = RATE) -> None:
     """Keep limits of this machine's CPU in a cache, for each engine that is installed."""
     for backend in load_backends()[0]:
         if isinstance(backend, LimitsProbe):
-            keep_limits_of(backend.engine, _versions(backend.distributions), cache)
+            keep_limits_of(backend.engine, _versions(backend.distributions), cache, bandwidth, rate)
 
 
 def keep_limits_like(engine: str, backend: str, cache: Path, **more: str) -> None:
@@ -35,15 +35,17 @@ def keep_limits_like(engine: str, backend: str, cache: Path, **more: str) -> Non
     keep_limits_of(engine, versions | {name.replace("_", "-"): one for name, one in more.items()}, cache)
 
 
-def keep_limits_of(engine: str, versions: Mapping[str, str], cache: Path) -> None:
+def keep_limits_of(
+    engine: str, versions: Mapping[str, str], cache: Path, bandwidth: float = BANDWIDTH, rate: float = RATE
+) -> None:
     """Keep limits of that engine in these versions."""
     machine = collect().digest()
     tag = hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()[:8]
     for threads in {1, 2, cores_within_quota(physical_cores())}:
         limits = Limits(
             engine=engine, device="cpu", threads=threads, versions=dict(versions), machine=machine, measured="",
-            bandwidth=(BandwidthPoint(footprint_bytes=2**29, bytes_per_s=BANDWIDTH),),
-            matrix={"fp32": MatrixRate(flops_per_s=RATE, effective="fp32")},
+            bandwidth=(BandwidthPoint(footprint_bytes=2**29, bytes_per_s=bandwidth),),
+            matrix={"fp32": MatrixRate(flops_per_s=rate, effective="fp32")},
         )  # fmt: skip
         path = cache / "limits" / machine / f"{engine}-cpu-{threads}-{tag}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

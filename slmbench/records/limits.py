@@ -60,6 +60,25 @@ class Limits(StrictModel):
         used = raw.get("foreign_load")
         return {**raw, "disturbed": isinstance(used, int | float) and used > QUIET_CORES}
 
+    def or_higher(self, earlier: Limits) -> Limits:
+        """Return these limits with the higher of both figures wherever the earlier ones have one too."""
+        points = {one.footprint_bytes: one for one in earlier.bandwidth}
+        for one in self.bandwidth:
+            known = points.get(one.footprint_bytes)
+            points[one.footprint_bytes] = max(known or one, one, key=lambda point: point.bytes_per_s)
+        rates = {
+            precision: max(earlier.matrix.get(precision, rate), rate, key=lambda one: one.flops_per_s)
+            for precision, rate in (earlier.matrix | self.matrix).items()
+        }
+        return self.model_copy(
+            update={
+                "bandwidth": tuple(points[size] for size in sorted(points)),
+                "matrix": rates,
+                "refused": {name: why for name, why in self.refused.items() if name not in rates},
+                "disturbed": self.disturbed and earlier.disturbed,
+            }
+        )
+
     def memory_bandwidth(self) -> float:
         """Return the rate from memory in bytes/s: that of the largest footprint."""
         return self.bandwidth[-1].bytes_per_s

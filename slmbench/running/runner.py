@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slmbench._version import __version__
 from slmbench.analysis.divergence import Divergence, divergence_of
-from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, SlmbenchError, amount
+from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, amount
 from slmbench.export.recipes import PLAIN
 from slmbench.machine.cpu import emulator
 from slmbench.models.artifact import Artifact
@@ -46,6 +46,7 @@ from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.case_state import REPEAT_LOADS
 from slmbench.running.estimate import estimate, estimated_s, forecast_lines
 from slmbench.running.evaluation_costs import evaluation_costs
+from slmbench.running.limits import higher_limits, run_limits
 from slmbench.running.past_costs import kind_of, read_past_costs, remember, seen_costs
 from slmbench.running.quality import measure_quality
 from slmbench.running.run_folder import run_folder
@@ -110,7 +111,7 @@ def execute(
             if asked:
                 with _kept(resume_command(folder, request), "continues with the tasks"):
                     answer_tasks(asked, cases, folder, settings, say)
-        columns = read_columns(folder)
+            columns = read_columns(folder) if request.quick else _with_higher_limits(folder, request, say)
         with _kept(f"slmbench table {folder} --write", "writes the reports"):
             write_reports(columns)
     return columns
@@ -177,11 +178,22 @@ def _measure(
     if quality is not None:
         measure_quality(quality, cases, folder, settings, say)
     # After the samples: they take up to 20 s an engine, and whoever waits, waits for figures.
-    limits = record.limits or _limits(plan, say, only_known=request.quick)
+    limits = record.limits or run_limits(plan, say, only_known=request.quick)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks, "limits": limits}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))
     return cases
+
+
+def _with_higher_limits(folder: Path, request: RunRequest, say: Say) -> RunColumns:
+    """Return what the folder holds, with limits that no figure of it has shown to be too low."""
+    columns = read_columns(folder)
+    limits = higher_limits(columns, say)
+    if not limits:
+        return columns
+    with _kept(resume_command(folder, request), "ends the run"):
+        write_run(folder, columns.record.model_copy(update={"limits": limits}))
+    return read_columns(folder)
 
 
 def plan_here(request: RunRequest) -> tuple[Plan, AskedPrompts]:
@@ -302,41 +314,6 @@ def _run_record(
 
 def _backends(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cell.case.backend for cell in plan.cells))
-
-
-def _limits(plan: Plan, say: Say, *, only_known: bool) -> dict[str, dict[str, Any]]:
-    """Return what each engine can do at best on its devices, measured now where it is not known yet, if at all.
-
-    Without them the table lacks a column; so an engine whose limits cannot be measured stops nothing.
-    """
-    from slmbench.backend import load_backend
-    from slmbench.machine.limits import cached_limits, limits_of
-
-    found = {}
-    wanted = {
-        (cell.engine, cell.case.device, cell.case.backend, cell.case.threads)
-        for cell in plan.cells
-        if not (cell.case.simulate or emulator())
-    }
-    for engine, device, backend, threads in sorted(wanted, key=str):
-        if f"{engine}|{device}" in found:
-            continue
-        try:
-            known = cached_limits(load_backend(backend), device, threads)
-            if only_known and known is None:
-                continue
-            if known is None:
-                say(f"measuring what {engine} can do at best on the {device}")
-            limits = known if only_known and known else limits_of(backend, device, threads)
-        except SlmbenchError as error:
-            # An engine without a probe has no limits: nothing to say of it where none are measured.
-            if not only_known:
-                say(f"not measured: {error}")
-            continue
-        found[f"{engine}|{device}"] = limits.model_dump(mode="json")
-        if limits.disturbed:
-            say(f"the limits of {engine} may be too low: others used {limits.foreign_load or 0:.1f} cores meanwhile")
-    return found
 
 
 def _silent(_: object) -> None:
