@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from slmbench.errors import BadInputError, CannotRunError, first_error_line
 from slmbench.measure.text_prompts import PROMPT_KEYS, is_json_lines, read_text
 from slmbench.models.artifact import GoldenPicture
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.models.picture_processor import own_processor
+from slmbench.models.picture_processor import MakePixels, has_own_processor, own_processor
 from slmbench.models.vision_facts import VisionFacts
 from slmbench.system.extras import needed
 from slmbench.system.files import read_regular
@@ -199,7 +199,7 @@ class Processor:
     def __init__(
         self,
         facts: VisionFacts,
-        make: Callable[[Sequence[Picture]], Mapping[str, NDArray[Any]]],
+        make: MakePixels,
         settings: str,
     ) -> None:
         """Take the function that turns pictures into arrays by name, and what is to be said of it in records."""
@@ -208,8 +208,15 @@ class Processor:
         self.settings = settings
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, folder: Path | None = None) -> Processor:
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        folder: Path | None = None,
+        own: Callable[[Path], tuple[MakePixels, str]] = own_processor,
+    ) -> Processor:
         """Return the processor in the folder (or the checkpoint's own); without one, pictures become a square.
+
+        ``own`` reads the folder's processor.
 
         Raises:
             BadInputError: the checkpoint takes no pictures, or its processor is damaged.
@@ -219,8 +226,8 @@ class Processor:
         if facts is None:
             raise BadInputError(f"{checkpoint.name} takes no pictures")
         folder = folder or checkpoint.path
-        if folder is not None and (folder / "preprocessor_config.json").is_file():
-            return cls(facts, *own_processor(folder))
+        if folder is not None and has_own_processor(folder):
+            return cls(facts, *own(folder))
         size = facts.image_size
         # Now, not in a sample: the first import takes a second.
         _pillow()

@@ -14,6 +14,7 @@ from slmbench.measure.proof import SessionProof, Verdict, judge
 from slmbench.models.artifact import read_artifact
 from slmbench.plan.configuration import lane_of
 from slmbench.records.schema import EMULATED_CPU, Conditions, FailureReason, LoadRecord, MemoryRecord, SampleRecord
+from slmbench.running.picture_processes import PictureProcesses
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
 from slmbench.worker import protocol as p
@@ -51,11 +52,13 @@ def open_load(
     avoid: Mapping[int, tuple[int, ...]],
     *,
     survey: bool,
+    pictures: PictureProcesses | None = None,
 ) -> Load:
     """Open the artifact of a case in a fresh worker, let it read the case's prompt, and prove it.
 
     A survey opens without the engine's cache, so that its compile time is one; it is proven with every golden
-    prompt. A load that is to be sampled is proven with one prompt.
+    prompt. A load that is to be sampled is proven with one prompt. ``pictures`` are the run's processes that prepare
+    pictures; without them the worker does so itself.
 
     Raises:
         WorkerError: it cannot be opened, or shows something else than what was asked.
@@ -71,6 +74,7 @@ def open_load(
         avoid=avoid[first.checkpoint.geometry.vocab_size],
         tokenizer=first.tokenizer,
         picture=first.picture(0),
+        picture_process=pictures.of(first) if pictures else None,
     )
     opened = worker.ask(request, p.Opened, settings.open_timeout_s)
     proven = worker.ask(p.Prove(full=survey), p.Proven, settings.open_timeout_s)

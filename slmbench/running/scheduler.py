@@ -22,6 +22,7 @@ from slmbench.running.case_state import CaseState, finished, restore
 from slmbench.running.events import Observer
 from slmbench.running.journal import Journal, by_configuration
 from slmbench.running.memory_blocks import available_bytes, footprint_bytes, make_blocks
+from slmbench.running.picture_processes import PictureProcesses
 from slmbench.running.settings import Measured, MeasureSettings, PlannedCase, check_settings, tokens_to_avoid
 from slmbench.running.survey import survey
 from slmbench.running.wave import Wave
@@ -55,13 +56,13 @@ def measure(
         return ended
     for state in states:
         state.judge(settings)
-    with SampleWriter(folder) as writer:
+    with SampleWriter(folder) as writer, PictureProcesses(folder) as pictures:
         for record in lost:
             if record.case not in there:
                 writer.append(record)
         side_by_side = together or _arms(plan)
         journal = Journal(states, folder, settings.seed, observer or _unobserved, writer, next_round)
-        blocks = _Scheduler(journal, side_by_side, settings).run()
+        blocks = _Scheduler(journal, side_by_side, settings, pictures).run()
     costs = {state.key: (state.survey_open_s, state.generation_s) for state in states if state.survey_open_s}
     return Measured({state.key: state.outcome(settings) for state in states}, blocks, costs)
 
@@ -78,7 +79,14 @@ def _unobserved(_event: e.Event) -> None:
 
 
 class _Scheduler:
-    def __init__(self, journal: Journal, together: Collection[Collection[str]], settings: MeasureSettings) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        together: Collection[Collection[str]],
+        settings: MeasureSettings,
+        pictures: PictureProcesses,
+    ) -> None:
+        self._pictures = pictures
         self._journal = journal
         self._states = journal.states
         self._group_of = {key: number for number, keys in enumerate(together) for key in keys}
@@ -88,7 +96,7 @@ class _Scheduler:
         generations = len({state.planned.generation_key for state in self._states})
         seconds = None if settings.repeat and settings.budget_s is None else settings.budget_for(generations)
         self._budget = Budget(seconds, strict=settings.strict_budget)
-        self._wave = Wave(journal, settings, ConditionsReader(), self._budget, self._avoid, self._rounds_of)
+        self._wave = Wave(journal, settings, ConditionsReader(), self._budget, self._avoid, self._rounds_of, pictures)
 
     def run(self) -> tuple[tuple[str, ...], ...]:
         """Survey, then measure block after block; return the blocks."""
@@ -115,7 +123,7 @@ class _Scheduler:
             if number and not self._budget.admits(self._states, len(group)):
                 return
             for states in by_configuration(group).values():
-                survey(self._journal, states, self._settings, self._avoid)
+                survey(self._journal, states, self._settings, self._avoid, self._pictures)
                 self._tell_time(self._budget.left_s)
 
     def _joined(self, states: Sequence[CaseState]) -> list[list[CaseState]]:

@@ -10,12 +10,17 @@ from slmbench.running.budget import WARM_UPS
 from slmbench.running.case_state import CaseState
 from slmbench.running.journal import Journal
 from slmbench.running.load import Load, load_record, measure_memory, open_load, start_worker
+from slmbench.running.picture_processes import PictureProcesses
 from slmbench.running.settings import MeasureSettings
 from slmbench.running.worker_process import Worker, WorkerError
 
 
 def survey(
-    journal: Journal, states: Sequence[CaseState], settings: MeasureSettings, avoid: Mapping[int, tuple[int, ...]]
+    journal: Journal,
+    states: Sequence[CaseState],
+    settings: MeasureSettings,
+    avoid: Mapping[int, tuple[int, ...]],
+    pictures: PictureProcesses,
 ) -> None:
     """Survey cases of one configuration; each has a memory record or a failure in the end.
 
@@ -25,7 +30,7 @@ def survey(
     begin = time.monotonic()
     waiting = sorted(states, key=_size)
     while waiting:
-        _survey_once(journal, waiting, settings, avoid)
+        _survey_once(journal, waiting, settings, avoid, pictures)
         waiting = [state for state in waiting if state.memory is None and state.failure is None]
     _share_costs(states, time.monotonic() - begin)
 
@@ -36,14 +41,18 @@ def _size(state: CaseState) -> tuple[int, int]:
 
 
 def _survey_once(
-    journal: Journal, waiting: Sequence[CaseState], settings: MeasureSettings, avoid: Mapping[int, tuple[int, ...]]
+    journal: Journal,
+    waiting: Sequence[CaseState],
+    settings: MeasureSettings,
+    avoid: Mapping[int, tuple[int, ...]],
+    pictures: PictureProcesses,
 ) -> None:
     number, begin = journal.next_load(waiting[0]), time.monotonic()
     for state in waiting:
         journal.tell(e.Opening(state.key, number, survey=True))
     with start_worker(waiting[0].planned, journal.folder) as worker:
         try:
-            load = open_load(worker, waiting[0].planned, number, settings, avoid, survey=True)
+            load = open_load(worker, waiting[0].planned, number, settings, avoid, survey=True, pictures=pictures)
         except WorkerError as failure:
             journal.fail_load(waiting, number, failure)
             return

@@ -29,6 +29,7 @@ from slmbench.running.load import (
     start_worker,
     warm_up,
 )
+from slmbench.running.picture_processes import PictureProcesses
 from slmbench.running.sample_plan import FEWEST_SAMPLES
 from slmbench.running.settings import MeasureSettings
 from slmbench.running.worker_process import Worker, WorkerError
@@ -70,6 +71,7 @@ class Wave:
         budget: Budget,
         avoid: Mapping[int, tuple[int, ...]],
         rounds_of: Callable[[CaseState], int],
+        pictures: PictureProcesses,
     ) -> None:
         self._journal = journal
         self._settings = settings
@@ -77,6 +79,7 @@ class Wave:
         self._budget = budget
         self._avoid = avoid
         self._rounds_of = rounds_of
+        self._pictures = pictures
         #: Whether any sample was taken.
         self.sampled = False
 
@@ -84,6 +87,8 @@ class Wave:
         """Load the cases and take rounds of samples until ``deadline``; after ``end`` nothing is loaded any more."""
         with ExitStack() as stack:
             loads = self._opened(by_configuration(live), stack, end)
+            for pid in self._pictures.pids:
+                self._conditions.track(pid)
             self._conditions.settle(self._settings.settle_s)
             lanes = self._lanes(loads)
             for place, lane in enumerate(lanes):
@@ -139,7 +144,9 @@ class Wave:
         first = self._journal.drawn(f"first/{states[0].planned.load_key}", states)[0]
         try:
             self._conditions.track(worker.pid)
-            load = open_load(worker, first.planned, number, self._settings, self._avoid, survey=False)
+            load = open_load(
+                worker, first.planned, number, self._settings, self._avoid, survey=False, pictures=self._pictures
+            )
         except WorkerError as failure:
             worker.kill()
             self._journal.fail_load(states, number, failure)

@@ -15,6 +15,9 @@ from slmbench.errors import CannotRunError
 from slmbench.measure.pictures import Picture, PictureFile, Processor, drawn
 from slmbench.measure.random_prompts import PromptStream
 from slmbench.models.artifact import Artifact, GoldenPicture
+from slmbench.models.picture_processor import own_processor
+from slmbench.worker.picture_process import ProcessorElsewhere
+from slmbench.worker.protocol import PictureProcess
 
 #: A picture of the user: its file, and the digest of its pixels.
 AskedPicture = tuple[Path, str]
@@ -36,9 +39,16 @@ class PicturePrompts:
     """Shows pictures to one session."""
 
     def __init__(
-        self, session: Session | LoopSession, artifact: Artifact, seed: int, first: AskedPicture | None
+        self,
+        session: Session | LoopSession,
+        artifact: Artifact,
+        seed: int,
+        first: AskedPicture | None,
+        process: PictureProcess | None,
     ) -> None:
         """Take an artifact with pictures; ``first`` is the user's picture where no other is asked for.
+
+        The checkpoint's own processor runs in ``process``; None: in this one.
 
         Raises:
             BadInputError: the checkpoint's processor is damaged.
@@ -48,7 +58,9 @@ class PicturePrompts:
         if not isinstance(session, TakesPictures) or checkpoint.vision is None:
             raise CannotRunError("this engine's session takes no pictures")
         self._session, self._token = session, checkpoint.vision.image_token_id
-        self._processor = Processor.of(checkpoint, artifact.home)
+        self._elsewhere = ProcessorElsewhere(process) if process else None
+        own = self._elsewhere.own_processor if self._elsewhere else own_processor
+        self._processor = Processor.of(checkpoint, artifact.home, own)
         self._seed, self._first = seed & 0xFFFFFFFFFFFFFFFF, first
         self._known: dict[tuple[int, tuple[int, int] | None], int] = {}
 
@@ -88,7 +100,7 @@ class PicturePrompts:
         pictures = self._pictures(work, stream, group, index, asked)
         begin = time.perf_counter_ns()
         pixels = self._processor(pictures)
-        spent = time.perf_counter_ns() - begin
+        spent = self._elsewhere.spent_ns if self._elsewhere else time.perf_counter_ns() - begin
         count = self._processor.image_tokens(pixels)
         kind = (work.images, work.image_size)
         self._known[kind] = max(count, self._known.get(kind, 0))

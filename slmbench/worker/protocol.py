@@ -17,7 +17,7 @@ from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
 #: Raised when a message changes its meaning; host and worker must agree.
-PROTOCOL = 5
+PROTOCOL = 6
 
 
 class Describe(StrictModel):
@@ -30,6 +30,21 @@ class Describe(StrictModel):
     distributions: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     machine: bool = True
+
+
+class PreparePictures(StrictModel):
+    """Prepare pictures for other workers from now on, which show this key; nothing else is asked of such a process."""
+
+    do: Literal["prepare_pictures"] = "prepare_pictures"
+    key: str
+
+
+class PictureProcess(StrictModel):
+    """Where such a process is."""
+
+    #: A name of Linux (not a file), or host and port.
+    address: str | tuple[str, int]
+    key: str
 
 
 class Open(StrictModel):
@@ -47,6 +62,8 @@ class Open(StrictModel):
     avoid: tuple[int, ...] = ()
     #: A picture of the user for what comes before the first sample, as in :class:`TakeSample`.
     picture: tuple[Path, str] | None = None
+    #: Where the checkpoint's own processor of pictures runs, if it has one; None: here.
+    picture_process: PictureProcess | None = None
     #: Folder of the ``tokenizer.json``, where texts are read.
     tokenizer: Path | None = None
     #: Whether answers end where the model ends them; else ends of sequence are suppressed.
@@ -135,6 +152,13 @@ class Described(StrictModel):
     #: Of the interpreter.
     python: str = ""
     machine: dict[str, Any] = Field(default_factory=dict)
+
+
+class PreparesPictures(StrictModel):
+    """Where it does."""
+
+    re: Literal["prepare_pictures"] = "prepare_pictures"
+    address: str | tuple[str, int]
 
 
 class Opened(StrictModel):
@@ -227,8 +251,21 @@ class Failed(StrictModel):
     message: str
 
 
-Request = Describe | Open | Prove | WarmUp | TakeSample | Answer | JudgeWindow | Exercise | Close
-Reply = Hello | Described | Opened | Proven | Warm | Sampled | Answered | WindowJudged | Exercised | Closed | Failed
+Request = Describe | PreparePictures | Open | Prove | WarmUp | TakeSample | Answer | JudgeWindow | Exercise | Close
+Reply = (
+    Hello
+    | Described
+    | PreparesPictures
+    | Opened
+    | Proven
+    | Warm
+    | Sampled
+    | Answered
+    | WindowJudged
+    | Exercised
+    | Closed
+    | Failed
+)
 
 REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="re")])

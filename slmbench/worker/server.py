@@ -11,20 +11,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from pydantic import ValidationError
 
 from slmbench._version import __version__
 from slmbench.backend import (
     UNASKED,
-    Backend,
     Draws,
     LoopSession,
     Placement,
     Session,
-    SessionOptions,
     TellsSettings,
     Tokens,
     load_backend,
@@ -41,11 +38,12 @@ from slmbench.measure.proof import Agreement, agreement, telling_prompt, toleran
 from slmbench.measure.random_prompts import PromptSource, PromptStream, pad_batch
 from slmbench.measure.warmup import warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
-from slmbench.models.artifact import Artifact, GoldenPrompt, damage, read_artifact, same_content
+from slmbench.models.artifact import Artifact, GoldenPrompt
 from slmbench.records.schema import FailureReason
 from slmbench.system.extras import installed_version
 from slmbench.worker import protocol as p
 from slmbench.worker.environment import described
+from slmbench.worker.open_request import checked_artifact, checked_options
 from slmbench.worker.picture_prompts import AskedPicture, PicturePrompts, ShownPrompts
 
 #: Tokens of a warm-up's generation: enough to see whether steps have become steady.
@@ -130,6 +128,10 @@ class Service:
         """Do what the request asks."""
         if isinstance(request, p.Describe):
             return described(request)
+        if isinstance(request, p.PreparePictures):
+            from slmbench.worker.picture_process import listen
+
+            return p.PreparesPictures(address=listen(request.key))
         if isinstance(request, p.Open):
             self._open = _OpenCase(request)
             return self._open.opened
@@ -155,7 +157,7 @@ class _OpenCase:
 
     def __init__(self, request: p.Open) -> None:
         self.case: Case = request.case
-        self.artifact: Artifact = _checked(request)
+        self.artifact: Artifact = checked_artifact(request)
         checkpoint = self.artifact.manifest.checkpoint
         self.family, self.pad, self.eos = checkpoint.family, checkpoint.pad_token_id, checkpoint.eos_token_ids
         self.seed = request.seed
@@ -167,7 +169,7 @@ class _OpenCase:
 
             self.tokenizer = load_tokenizer(request.tokenizer)
         backend = load_backend(self.case.backend)
-        options = _options(backend, request.options)
+        options = checked_options(backend, request.options)
         begin = time.perf_counter_ns()
         opened = self.artifact.with_ends() if request.natural_ends else self.artifact
         #: Ends that the model may give; those that are suppressed are ``eos``.
@@ -178,7 +180,9 @@ class _OpenCase:
         phases = self.session.load_phases_ns()
         self.pictures: PicturePrompts | None = None
         if self.artifact.manifest.spec.pictures:
-            self.pictures = PicturePrompts(self.session, self.artifact, request.seed, request.picture)
+            self.pictures = PicturePrompts(
+                self.session, self.artifact, request.seed, request.picture, request.picture_process
+            )
         self._reserved_image_tokens = 0
         self._reserve_workload()
         # One step after the first token is enough here: the rest belongs to the warm-up.
@@ -373,28 +377,3 @@ class _OpenCase:
         if self.pictures and vision:
             return text_with_place(self.tokenizer, text, vision.image_token_id)
         return token_ids(self.tokenizer, text)
-
-
-def _checked(request: p.Open) -> Artifact:
-    """Return the artifact, whose files are those whose hashes were checked: no engine opens any other.
-
-    Raises:
-        BadInputError: it was changed since, or is damaged.
-    """
-    artifact = read_artifact(request.artifact)
-    if request.stamp and artifact.stamp == request.stamp:
-        return artifact
-    problem = damage(artifact)
-    if problem is None and request.stamp and not same_content(artifact.stamp, request.stamp):
-        problem = f"{artifact.folder}: was replaced after this run began to measure it"
-    if problem is not None:
-        raise BadInputError(problem)
-    return artifact
-
-
-def _options(backend: Backend, given: dict[str, Any]) -> SessionOptions:
-    try:
-        return backend.options_type.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInputError(f"option {'.'.join(map(str, first['loc']))} of {backend.name}: {first['msg']}") from error
