@@ -43,6 +43,7 @@ from slmbench.models.artifact import (
 from slmbench.models.catalog import export_bytes
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.gguf_layout import MIXTURES
+from slmbench.models.picture_processor import PROCESSOR_FILES
 from slmbench.models.shipped_golden import shipped_record
 from slmbench.system.digests import sha256_of
 from slmbench.system.files import make_folder, nearest_folder, write_whole
@@ -52,8 +53,6 @@ from slmbench.system.telemetry import silence_telemetry
 #: What the text of an exporter's failure ends with.
 NEXT_ONE = "; from now on --exporter auto takes the next one"
 
-#: How a checkpoint says what is done to a picture before the network sees it.
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 __all__ = ["NEXT_ONE", "ensure_artifact", "resources_refusal"]
 
@@ -164,7 +163,7 @@ def _written(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress:
 
 def _keep_processor(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy what says how pictures are prepared next to the graphs: a worker has the artifact alone."""
-    for name in _PROCESSOR_FILES:
+    for name in PROCESSOR_FILES:
         if checkpoint.path is not None and (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
 

@@ -19,6 +19,7 @@ from slmbench.models.cost_model import with_matrices
 from slmbench.models.dequantize import dequantized
 from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
+from slmbench.models.picture_processor import PROCESSOR_FILES
 from slmbench.models.safetensors import Weights, inspect, weight_files
 from slmbench.models.vision_facts import VisionFacts, read_vision, tile_size
 from slmbench.system.files import read_regular
@@ -201,7 +202,7 @@ def checkpoint_of_folder(
     config = json_object(config_path)
     facts = _read_checkpoint_config(
         config, str(config_path), trust_remote_code=trust_remote_code, dequantize=dequantize,
-        tile=tile_size(_optional(folder / "preprocessor_config.json")),
+        tile=tile_size(_optional(folder / PROCESSOR_FILES[0])),
     )  # fmt: skip
     if (method := quantisation(config)) is not None:
         whole, origin = dequantized(folder, method, facts.family, trust_remote_code=trust_remote_code)
@@ -211,7 +212,9 @@ def checkpoint_of_folder(
     weights = inspect(weight_files(folder), embedding, text_alone=facts.has_other_inputs)
     _check_weights(facts, weights, str(config_path))
     geometry = with_matrices(facts.geometry, weights.matrix_elements)
-    digest = hashlib.sha256(config_path.read_bytes() + weights.sha256.encode()).hexdigest()
+    # How pictures are prepared is part of what an artifact with pictures holds.
+    files = [config_path, *(folder / name for name in PROCESSOR_FILES if facts.vision and (folder / name).is_file())]
+    digest = hashlib.sha256(b"".join(map(Path.read_bytes, files)) + weights.sha256.encode()).hexdigest()
     return Checkpoint(
         name=plain_text(folder.resolve().name),
         source="folder",

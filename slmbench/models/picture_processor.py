@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from slmbench.errors import BadInputError, CannotRunError, first_error_line
 from slmbench.system.extras import needed
 
-_SETTINGS = "preprocessor_config.json"
+#: How a checkpoint says what is done to a picture before the network sees it.
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 MakePixels = Callable[[Sequence[NDArray[np.uint8]]], Mapping[str, NDArray[Any]]]
 
 
 def has_own_processor(folder: Path) -> bool:
     """Return whether the folder says how its pictures are prepared."""
-    return (folder / _SETTINGS).is_file()
+    return (folder / PROCESSOR_FILES[0]).is_file()
 
 
 def own_processor(folder: Path) -> tuple[MakePixels, str]:
@@ -35,7 +36,7 @@ def own_processor(folder: Path) -> tuple[MakePixels, str]:
     try:
         own = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a stranger's file: whatever transformers raises is about it
-        where = folder / _SETTINGS
+        where = folder / PROCESSOR_FILES[0]
         raise BadInputError(f"{where}: not a processor of pictures: {first_error_line(error)}") from error
     # Those that cut pictures into tiles take a list of pictures for each text.
     nests = hasattr(own, "do_image_splitting")
