@@ -48,6 +48,11 @@ class JudgedFigure:
     #: Other cases that have the same figure: this verdict is theirs, too.
     stands_for: tuple[str, ...] = ()
 
+    @property
+    def detectable(self) -> float:
+        """Return the smallest slowdown or loss that the next such comparison calls one with 80 % chance."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement(JudgedFigure):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -124,7 +125,7 @@ class Evidence:
     #: Whose loads these are: cases of one configuration shared them. None: the case had loads of its own.
     shared_loads: str | None = None
 
-    @property
+    @cached_property
     def estimate(self) -> stats.Estimate:
         """Return the level over loads, on the log scale."""
         return stats.level_of(self.logs, self.inner_errors)
@@ -389,11 +390,11 @@ def _evidence_of(metric: Metric, columns: SampleColumns | None, loads: Sequence[
     usable = np.isfinite(values) & (values > 0) & columns.counted()
     if not usable.any():
         return None
-    groups = [
-        (int(load), columns.round[chosen], values[chosen])
-        for load in np.unique(columns.load[usable])
-        for chosen in [usable & (columns.load == load)]
-    ]
+    places = np.flatnonzero(usable)
+    places = places[np.argsort(columns.load[places], kind="stable")]
+    load, rounds, values = columns.load[places], columns.round[places], values[places]
+    ends = [*(np.flatnonzero(load[1:] != load[:-1]) + 1).tolist(), load.size]
+    groups = [(int(load[a]), rounds[a:b], values[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
     logs, inner = stats.load_levels([group[2] for group in groups])
     counts = np.array([group[2].size for group in groups], dtype=np.int64)
     return Evidence(logs, inner, counts, tuple(groups), loads=np.array([group[0] for group in groups], dtype=np.int64))

@@ -124,14 +124,16 @@ def load_levels(loads: Sequence[ArrayLike], *, quantile: float = 0.5) -> tuple[F
     """
     if not loads:
         raise ValueError("no loads")
-    sizes = np.array([np.size(load) for load in loads])
+    arrays = [np.ravel(load) for load in loads]
+    sizes = np.array([one.size for one in arrays])
     if not sizes.all():
         raise ValueError("a load without values")
-    logs = _logs(np.concatenate([np.ravel(load) for load in loads]))
+    logs = _logs(np.concatenate(arrays))
     begins = np.cumsum(sizes) - sizes
-    figures, errors = np.empty(sizes.size), np.empty(sizes.size)
+    # A load of one value is its own quantile, without an error.
+    figures, errors = logs[begins], np.zeros(sizes.size)
     # Loads of one size at once: a large run has ten thousand of them.
-    for size in set(sizes.tolist()):
+    for size in set(sizes.tolist()) - {1}:
         places = np.flatnonzero(sizes == size)
         ordered = np.sort(logs[begins[places, None] + np.arange(size)], axis=1)
         below = int(quantile * (size - 1))
@@ -264,18 +266,35 @@ def detectable_effect(
 
 def _beyond(bar: Floats | float, deviation: Floats, power: float) -> float:
     """Return the mean of a normal figure that lies beyond the bar with that chance, averaged over both arrays."""
-    from scipy.special import ndtr
+    from scipy.special import ndtr, ndtri
 
-    low, high = 0.0, 1.0
-    while float(ndtr((high - bar) / deviation).mean()) < power:
-        high *= 2
+    def excess(figure: float) -> float:
+        return float(ndtr((figure - bar) / deviation).mean()) - power
+
+    # Where it would lie if all were averages: the true place is near.
+    low = high = max(float(np.mean(bar) + ndtri(power) * np.sqrt(np.mean(deviation**2))), 1e-4)
+    at_low = at_high = excess(low)
+    while at_low >= 0:
+        low, high, at_high = low * 0.8, low, at_low
+        if low < 1e-5:
+            return high
+        at_low = excess(low)
+    while at_high < 0:
+        low, high, at_low = high, high * 1.25, at_high
         if high > 700:
             return math.inf
-    # To a ten-thousandth of the effect.
-    for _ in range(14):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(ndtr((middle - bar) / deviation).mean()) < power else (low, middle)
-    return high
+        at_high = excess(high)
+    # The Illinois method (Dowell & Jarratt, BIT 11 (1971)), to a ten-thousandth: it needs fewer steps than halving.
+    found = last = math.inf
+    while high - low > 1e-4 and abs(found) > 1e-5:
+        middle = (low * at_high - high * at_low) / (at_high - at_low)
+        found = excess(middle)
+        if found < 0:
+            low, at_low, at_high = middle, found, at_high / (2 if last < 0 else 1)
+        else:
+            high, at_high, at_low = middle, found, at_low / (2 if last > 0 else 1)
+        last = found
+    return high if last >= 0 else low
 
 
 #: Points that the chances of :func:`detectable_effect` are averaged over.
@@ -302,6 +321,7 @@ def _halton(prime: int) -> Floats:
     return points
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(probability: float, freedom: float) -> float:
     """Return Student's t quantile; NaN without degrees of freedom."""
     if not freedom > 0:

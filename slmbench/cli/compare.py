@@ -28,6 +28,7 @@ from slmbench.report.comparison import (
 )
 from slmbench.report.comparison_columns import columns_named
 from slmbench.report.text_table import escape_markdown, make_console
+from slmbench.system.collector import collector_paused
 from slmbench.system.files import write_output
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def judging(request: JudgeRequest) -> JudgeSides:
     return judge
 
 
+@collector_paused()
 def run_compare(request: CompareRequest) -> None:
     """Judge, then print or write.
 

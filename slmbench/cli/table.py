@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slmbench.system.collector import collector_paused
+
 app = typer.Typer(add_completion=False)
 
 
@@ -31,7 +33,13 @@ def table(
         return
     if format:
         typer.echo(_export(str(run), format))
-        return
+    else:
+        _run(run, as_json=as_json, markdown=markdown, plots=plots, write=write)
+
+
+@collector_paused()
+def _run(run: Path, *, as_json: bool, markdown: bool, plots: Path | None, write: bool) -> None:
+    """Recreate the tables of a run of one machine."""
     from slmbench.records.sample_arrays import read_columns
     from slmbench.report.run_table import run_table
     from slmbench.report.text_table import make_console

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmbench.analysis.judgement import JudgedFigure, Judgement, Verdict
 from slmbench.analysis.metrics import METRICS, Side
+from slmbench.analysis.not_judged import NotJudged
 from slmbench.analysis.pairs import Pair, pairs_of
 from slmbench.analysis.quality import QualityJudgement, configuration_of
 from slmbench.analysis.quality_metrics import QUALITY_METRICS, written_gate
@@ -23,6 +24,7 @@ from slmbench.records.refusals import Refusal, refusal_lines
 from slmbench.report.comparison_columns import COLUMNS, MARKS, STYLES, Row, also_for
 from slmbench.report.comparison_rows import rows_of, spread
 from slmbench.report.csv_text import csv_text
+from slmbench.report.said_once import named, said_once
 from slmbench.report.sentences import pair_sentence
 from slmbench.report.text_table import (
     Column,
@@ -114,22 +116,37 @@ def means(comparison: Comparison) -> list[str]:
 
 def notes(comparison: Comparison) -> list[str]:
     """Return what a reader must know besides the table: what is missing, failed, differs, was warned of."""
-    lines = [f"only in {comparison.base.name}: {key}{hint}" for key, hint in missing_cases(comparison).items()]
-    lines += [f"only in {comparison.new.name}: {key}" for key in comparison.only_new]
-    lines += [f"failed in {comparison.new.name}: {key}: {reason}" for key, reason in comparison.failed.items()]
-    lines += [f"not judged: {left.key} {left.metric}: {left.reason}" for left in comparison.not_judged]
-    lines += [f"{j.verdict}: {j.key} {j.metric}: {j.reason}" for j in comparison.judgements if j.verdict == _FALSE]
-    lines += [
-        f"inconclusive: {j.key} {j.metric}: {j.reason}; {seen(j)}{also_for(j)}"
-        for j in comparison.judged()
-        if j.verdict == "inconclusive"
-    ]
+    base, new = comparison.base.name, comparison.new.name
+    lines = said_once(f"only in {base}", missing_cases(comparison).items())
+    lines += said_once(f"only in {new}", ((key, "") for key in comparison.only_new))
+    lines += said_once(f"failed in {new}", ((key, f": {reason}") for key, reason in comparison.failed.items()))
+    lines += said_once("not judged", ((_named(left), f": {left.reason}") for left in comparison.not_judged))
+    lines += said_once(_FALSE, ((_named(j), f": {j.reason}") for j in comparison.judgements if j.verdict == _FALSE))
+    lines += _inconclusive([j for j in comparison.judged() if j.verdict == "inconclusive"])
     lines += _changed(comparison)
     lines += judged_once(comparison)
     lines += [f"cannot run in {comparison.new.name}: {line}" for line in refusal_lines(other_refusals(comparison))]
     kinds = {True: "differs (hard)", False: "differs"}
     lines += [f"machine {kinds[found.hard]}: {found}" for found in comparison.differences]
     return [one_line(line) for line in [*lines, *comparison.warnings]]
+
+
+def _named(one: JudgedFigure | NotJudged) -> str:
+    return f"{one.key} {one.metric}"
+
+
+def _inconclusive(found: Sequence[JudgedFigure]) -> list[str]:
+    """Return a line a reason: for which figures it holds, and what would have been seen."""
+    alike: dict[tuple[str, bool], list[JudgedFigure]] = {}
+    for one in found:
+        alike.setdefault((one.reason, isinstance(one, QualityJudgement)), []).append(one)
+    lines = []
+    for (reason, _), group in alike.items():
+        names = named([_named(one) for one in group])
+        lines.append(
+            f"inconclusive: {names}: {reason}; {seen_in(group)}{also_for(group[0]) if len(group) == 1 else ''}"
+        )
+    return lines
 
 
 def _changed(comparison: Comparison) -> list[str]:
@@ -187,6 +204,14 @@ def seen(judgement: JudgedFigure) -> str:
     if judgement.detectable > TELLING:
         return f"no slowdown below {TELLING * 100} % would have been seen"
     return f"a slowdown of {number(judgement.detectable * 100, 2)} % or more would have been seen"
+
+
+def seen_in(group: Sequence[JudgedFigure]) -> str:
+    """Return the same for several: what would have been seen in the clearest and in the noisiest of them."""
+    clearest, noisiest = (choose(group, key=lambda one: one.detectable) for choose in (min, max))
+    if seen(clearest) == seen(noisiest):
+        return seen(clearest)
+    return f"{seen(clearest)} in the clearest, {seen(noisiest)} in the noisiest"
 
 
 def pair_lines(sides: Sequence[Side]) -> list[str]:

@@ -32,7 +32,7 @@ def runs(tmp_path: Path) -> tuple[str, str]:
 @pytest.mark.slow
 def test_what_github_would_drop_is_cut_at_a_row_and_counted(tmp_path: Path) -> None:
     def of(name: str, ttft_ms: float) -> Side:
-        speeds = [Speed(model=f"model-{n}", loads=3, rounds=1, output_tokens=4, ttft_ms=ttft_ms) for n in range(1800)]
+        speeds = [Speed(model=f"model-{n}", loads=3, rounds=1, output_tokens=4, ttft_ms=ttft_ms) for n in range(3600)]
         return read_side(str(make_run(speeds, seed=int(ttft_ms)).write(tmp_path / name)))
 
     base = of("a", 100)
