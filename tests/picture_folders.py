@@ -31,6 +31,26 @@ _IDEFICS_LIKE: dict[str, Any] = {
     "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
 }  # fmt: skip
 
+#: Pictures of any shape: 64 patches and more, four of which become an image token.
+_ANY_SHAPE: dict[str, Any] = {
+    "depth": 3, "num_heads": 2, "patch_size": 8, "temporal_patch_size": 2, "spatial_merge_size": 2, "in_channels": 3,
+}  # fmt: skip
+_QWEN_TOKENS = {
+    "image_token_id": _TOKEN, "video_token_id": 1021, "vision_start_token_id": 1018, "vision_end_token_id": 1019,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+_QWEN_LIKE = (
+    "Qwen2VLImageProcessor",
+    {"patch_size": 8, "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+     "size": {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}},
+)  # fmt: skip
+
+
+def _qwen_text(*sections: int) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sections)}
+    return _LLAMA | {"rope_parameters": rope, "head_dim": 32}
+
+
 #: Name → transformers' model_type, what config.json says, and the processor.
 _CONFIGS: dict[str, tuple[str, dict[str, Any], tuple[str, dict[str, Any]]]] = {
     "smolvlm": ("smolvlm", _IDEFICS | {"vision_config": _VISION}, ("SmolVLMImageProcessor", _IDEFICS_LIKE)),
@@ -85,6 +105,36 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], tuple[str, dict[str, Any]]]] = {
         },
         ("CLIPImageProcessor", {"size": _TILE, "crop_size": _TILE, "do_center_crop": False}),
     ),
+    "qwen2_vl": (
+        "qwen2_vl",
+        {
+            "text_config": _qwen_text(4, 6, 6), **_QWEN_TOKENS,
+            "vision_config": _ANY_SHAPE | {"embed_dim": 64, "hidden_size": 128, "mlp_ratio": 2},
+        },
+        _QWEN_LIKE,
+    ),
+    "qwen2_5_vl": (
+        "qwen2_5_vl",
+        {
+            "text_config": _qwen_text(4, 6, 6), **_QWEN_TOKENS,
+            "vision_config": _ANY_SHAPE | {
+                "hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 96, "window_size": 32,
+                "fullatt_block_indexes": [1],
+            },
+        },
+        _QWEN_LIKE,
+    ),
+    "qwen3_vl": (
+        "qwen3_vl",
+        {
+            "text_config": _qwen_text(6, 5, 5), **_QWEN_TOKENS,
+            "vision_config": _ANY_SHAPE | {
+                "hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 96, "num_position_embeddings": 36,
+                "deepstack_visual_indexes": [0, 1],
+            },
+        },
+        _QWEN_LIKE,
+    ),
 }  # fmt: skip
 NAMES = list(_CONFIGS)
 
@@ -111,7 +161,7 @@ def network(name: str) -> Any:
 
 def _draw(module: Any, name: str, parameter: Any, embedding: float) -> None:
     kind = type(module).__name__
-    of_picture = "vision" in name or "projector" in name or "connector" in name
+    of_picture = any(word in name for word in ("vision", "visual")) or "projector" in name or "connector" in name
     if kind.endswith("Embedding"):
         parameter.normal_(std=1.0 if of_picture else embedding)
     elif "Norm" in kind:

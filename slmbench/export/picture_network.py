@@ -11,7 +11,7 @@ from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.export.torch_model import build_whole, load_model
 from slmbench.models import catalog
 from slmbench.models.picture_parts import PictureNetwork, load_whole, picture_network
-from slmbench.models.picture_places import embedding_before_pictures, features_in_place
+from slmbench.models.picture_places import pictures_in_place
 from slmbench.models.vision_facts import VisionFacts
 
 if TYPE_CHECKING:
@@ -67,19 +67,20 @@ def _check(network: PictureNetwork, facts: VisionFacts, checkpoint: Checkpoint) 
     Raises:
         CannotRunError: they differ, or the number of features is not what the config says.
     """
-    (pixels,) = network.example(1)
+    pixels = dict(zip(network.inputs, network.example(1), strict=True))
+    said = facts.image_tokens(pixels)
     with torch.inference_mode():
-        features = network.vision(pixels)
-        if features.shape[0] != facts.tokens_per_tile:
+        features = network.vision(*pixels.values())
+        if features.shape[0] != said:
             raise CannotRunError(
                 f"{checkpoint.name}: its vision part makes {features.shape[0]} image tokens of a picture, config.json "
-                f"says {facts.tokens_per_tile}"
+                f"says {said}"
             )
         words = [5 + i for i in range(6)]
         ids = torch.tensor([words[:2] + [facts.image_token_id] * features.shape[0] + words[2:]])
         more = {"decoder_input_ids": torch.tensor([words[:3]])} if checkpoint.family == "encoder-decoder" else {}
-        whole = network.whole(input_ids=ids, pixel_values=pixels, **more).logits
-        with features_in_place(embedding_before_pictures(network.text), facts.image_token_id, features):
+        whole = network.whole(input_ids=ids, **pixels, **more).logits
+        with pictures_in_place(network.text, facts, ids, features, pixels):
             ours = network.text(input_ids=ids, **more).logits
     apart = float((whole - ours).abs().max() / whole.std())
     if not (math.isfinite(apart) and apart < _TOLERANCE):

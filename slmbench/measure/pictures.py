@@ -240,7 +240,7 @@ class Processor:
 
     def image_tokens(self, pixels: Pixels) -> int:
         """Return how many image tokens the pictures become."""
-        return len(pixels["pixel_values"]) * self._facts.tokens_per_tile
+        return self._facts.image_tokens(pixels)
 
 
 def pixels_of(checkpoint: Checkpoint, folder: Path | None = None) -> Callable[[Sequence[GoldenPicture]], Pixels]:

@@ -55,6 +55,8 @@ def family_of(kind: str, values: Mapping[str, Any], text: Mapping[str, Any] | No
         return "encoder-decoder" if two_sided else "decoder-only"
     if kind in known_types.of_task("seq2seq") and two_sided:
         return "encoder-decoder"
+    if kind in known_types.HEADED:
+        return "decoder-only"
     is_masked = kind in known_types.of_task("masked")
     if kind in known_types.of_task("causal") and not two_sided and (not is_masked or values.get("is_decoder")):
         return "decoder-only"

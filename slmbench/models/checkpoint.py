@@ -21,7 +21,7 @@ from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_co
 from slmbench.models.given_record import GivenRecord
 from slmbench.models.picture_processor import PROCESSOR_FILES
 from slmbench.models.safetensors import Weights, inspect, weight_files
-from slmbench.models.vision_facts import VisionFacts, read_vision, tile_size
+from slmbench.models.vision_facts import VisionFacts, read_vision
 from slmbench.system.files import read_regular
 from slmbench.system.paths import plain_path, plain_text
 from slmbench.terms import Family
@@ -164,7 +164,8 @@ def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:
 
 
 def _read_checkpoint_config(
-    config: dict[str, Any], where: str, *, trust_remote_code: bool, dequantize: bool = False, tile: int | None = None
+    config: dict[str, Any], where: str, *, trust_remote_code: bool, dequantize: bool = False,
+    processor: dict[str, Any] | None = None,
 ) -> ConfigFacts:
     """Return what a checkpoint's config says.
 
@@ -172,7 +173,7 @@ def _read_checkpoint_config(
         BadInputError: it is of no model that slmbench measures, or of quantised weights.
     """
     check_full_precision(config, where, dequantize=dequantize)
-    return read_config(config, where, trust_remote_code=trust_remote_code, tile=tile)
+    return read_config(config, where, trust_remote_code=trust_remote_code, processor=processor)
 
 
 def checkpoint_of_folder(
@@ -202,7 +203,7 @@ def checkpoint_of_folder(
     config = json_object(config_path)
     facts = _read_checkpoint_config(
         config, str(config_path), trust_remote_code=trust_remote_code, dequantize=dequantize,
-        tile=tile_size(_optional(folder / PROCESSOR_FILES[0])),
+        processor=_optional(folder / PROCESSOR_FILES[0]),
     )  # fmt: skip
     if (method := quantisation(config)) is not None:
         whole, origin = dequantized(folder, method, facts.family, trust_remote_code=trust_remote_code)

@@ -295,12 +295,13 @@ def _encoder_decoder(c: _ConfigReader) -> Geometry:
 
 
 def read_config(
-    config: Mapping[str, Any], where: str, *, trust_remote_code: bool = False, tile: int | None = None
+    config: Mapping[str, Any], where: str, *, trust_remote_code: bool = False, processor: Mapping[str, Any] | None = None
 ) -> ConfigFacts:
     """Return what ``config`` (a config.json) says of the part that is measured.
 
     ``where`` names the config in errors. With ``trust_remote_code`` an architecture that transformers does not know
-    and that brings its own code is read under Llama's key names. ``tile`` is what its pictures are made to, in pixels.
+    and that brings its own code is read under Llama's key names. ``processor`` holds the settings of its processor of
+    pictures.
 
     Raises:
         BadInputError: an architecture that generates no text, that this transformers does not know, or that brings
@@ -320,13 +321,14 @@ def read_config(
         raise BadInputError(unknown(kind, where, brings_code="auto_map" in config))
     whole = values
     task: known_types.Task = "seq2seq" if values.get("is_encoder_decoder") else "causal"
-    is_part = text is not None and text.get("model_type") in known_types.of_task(task)
+    part_types = known_types.of_task(task) | known_types.HEADED
+    is_part = text is not None and text.get("model_type") in part_types
     if text is not None and is_part:
         kind, values, where = str(text["model_type"]), text, f"{where}, text part"
     family = family_of(kind, values, text, where)
     geometry = geometry_of(values, family, where)
     takes_pictures = whole.get("model_type") in known_types.of_task("pictures")
-    vision = read_vision(whole, geometry.encoder_side.width, where, tile) if takes_pictures else None
+    vision = read_vision(whole, geometry.encoder_side.width, where, processor) if takes_pictures else None
     return ConfigFacts(family, geometry, kind, is_part, values, vision)
 
 

@@ -32,6 +32,10 @@ _TABLES = {
     "pictures": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
 }
 
+#: Text parts of networks for pictures that transformers has without a head of their own: ours is put on them
+#: (``slmbench.models.headed_text``).
+HEADED = frozenset({"qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"})
+
 Task = Literal["causal", "seq2seq", "masked", "pictures"]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmbench.models.known_types import text_part
+from slmbench.models.known_types import HEADED, text_part
 from slmbench.terms import Family
 
 if TYPE_CHECKING:
@@ -54,9 +54,16 @@ def load_folder(
     else:
         auto, known = transformers.AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
     text, part = text_part(config), {}
-    if type(text) is not type(config) and type(text) in known:
+    headed = text.model_type in HEADED
+    if headed:
+        from slmbench.models.headed_text import TextWithHead
+
+        auto = TextWithHead
+    if type(text) is not type(config) and (type(text) in known or headed):
         # Whether the head is the embedding is the whole's to say.
-        text.tie_word_embeddings = getattr(config, "tie_word_embeddings", text.tie_word_embeddings)
+        text.tie_word_embeddings = getattr(
+            config, "tie_word_embeddings", getattr(text, "tie_word_embeddings", True)
+        )
         part = {"config": text, "key_mapping": _TEXT_PART}
         if hasattr(config, "quantization_config"):
             text.quantization_config = config.quantization_config

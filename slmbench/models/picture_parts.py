@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from slmbench.models.joined_masks import join_image_tokens, joins_image_tokens
 from slmbench.models.network import load_folder
-from slmbench.models.vision_facts import VisionFacts
+from slmbench.models.vision_facts import GRIDS, VisionFacts
 from slmbench.terms import Family
 
 #: Where an artifact for torch has the catalog's own vision part, which transformers does not know.
@@ -33,7 +33,7 @@ class PictureNetwork:
     #: ``forward(*pixels in the order of inputs)`` → features ``[rows, width]``, one row an image token.
     vision: Any
     inputs: tuple[str, ...]
-    #: Return example pixel tensors for so many tiles: float32 ``[tiles, 3, H, W]``.
+    #: Return example pixel tensors for so many tiles: float32 ``[tiles, 3, H, W]``, or patches and their shapes.
     example: Callable[[int], tuple[Tensor, ...]]
 
 
@@ -41,19 +41,38 @@ def picture_network(whole: Any, text: Any, facts: VisionFacts, dtype: torch.dtyp
     """Return the parts of a network that takes pictures, in eval mode and without gradients."""
     share_parameters(text, whole)
     own = getattr(whole, "vision", None)
-    vision = own if own is not None else VisionPart(whole)
+    vision = own if own is not None else _vision_part(whole, facts)
     for network in (whole, text, vision):
         network.to(dtype).eval().requires_grad_(False)
     if own is None:
-        whole.register_forward_pre_hook(_complete(facts.image_token_id, vision.tiled), with_kwargs=True)
+        whole.register_forward_pre_hook(_complete(facts.image_token_id, getattr(vision, "tiled", False)), with_kwargs=True)
 
     def example(tiles: int) -> tuple[Tensor, ...]:
+        if facts.merge_size:
+            return _patches(facts, tiles, dtype)
         size = (tiles, 3, facts.image_size, facts.image_size)
         return (torch.randn(size, generator=torch.Generator().manual_seed(tiles)).to(dtype),)
 
     if own is None and joins_image_tokens(whole):
         join_image_tokens(text, facts.image_token_id)
-    return PictureNetwork(whole, text, vision, ("pixel_values",), example)
+    inputs = ("pixel_values", GRIDS) if facts.merge_size else ("pixel_values",)
+    return PictureNetwork(whole, text, vision, inputs, example)
+
+
+def _vision_part(whole: Any, facts: VisionFacts) -> Any:
+    if not facts.merge_size:
+        return VisionPart(whole)
+    from slmbench.models.grid_vision import GridVision
+
+    return GridVision(whole.model.visual)
+
+
+def _patches(facts: VisionFacts, pictures: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return example patches of pictures that are wider than high, and their shapes."""
+    rows, columns = 6 * facts.merge_size, 10 * facts.merge_size
+    size = (pictures * rows * columns, 3 * facts.frames * facts.patch_size**2)
+    values = torch.randn(size, generator=torch.Generator().manual_seed(pictures)).to(dtype)
+    return values, torch.tensor([[1, rows, columns]] * pictures)
 
 
 def load_parts_of_folder(
@@ -148,6 +167,8 @@ def _complete(image_token_id: int, tiled: bool) -> Callable[..., Any]:
         pixels, ids = given.get("pixel_values"), given.get("input_ids", args[0] if args else None)
         if tiled and pixels is not None and pixels.ndim == 4:
             given = given | {"pixel_values": pixels.unsqueeze(0)}
+        if pixels is not None and ids is not None and GRIDS in given:
+            given = {"mm_token_type_ids": (ids == image_token_id).int()} | given
         if ids is not None and joins_image_tokens(module):
             given = {"token_type_ids": (ids == image_token_id).long()} | given
         return args, given

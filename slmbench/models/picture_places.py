@@ -2,35 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmbench.models.vision_facts import GRIDS, VisionFacts
 
 if TYPE_CHECKING:
     import torch
 
 
 @contextmanager
-def features_in_place(embedding: torch.nn.Module, token: int, features: torch.Tensor) -> Iterator[None]:
-    """Have an embedding give row i of ``features`` [rows, width] at the i-th place of ``token`` in each row of ids.
+def features_in_place(network: Any, token: int, features: torch.Tensor) -> Iterator[None]:
+    """Have a text network read row i of ``features`` at the i-th place of ``token`` in each row of ids.
 
-    What the embedding does besides (scales, dropouts) is for words alone, as it is in transformers.
+    ``features`` is ``[rows, width]``, or ``[rows, (1 + n) * width]`` where its first n layers add some as well. What the
+    embedding does besides (scales, dropouts) is for words alone, as it is in transformers.
     """
     import torch
 
+    embedding = embedding_before_pictures(network)
+    seen: dict[str, Any] = {}
+
     def place(_: Any, given: tuple[Any, ...], embedded: Any) -> Any:
         here = given[0] == token
-        row = (here.to(torch.int64).cumsum(1) - 1).clamp(min=0)
-        return torch.where(here.unsqueeze(-1), torch.nn.functional.embedding(row, features), embedded)
+        seen["row"] = (here.to(torch.int64).cumsum(1) - 1).clamp(min=0)
+        seen["here"] = here.unsqueeze(-1)
+        return torch.where(seen["here"], rows(0, embedded.shape[-1]), embedded)
 
-    hook = embedding.register_forward_hook(place)
+    def rows(index: int, width: int) -> Any:
+        whole = features.shape[-1] == width
+        part = features if whole else features[:, index * width : (index + 1) * width]
+        return torch.nn.functional.embedding(seen["row"], part)
+
+    def add(index: int) -> Any:
+        def hook(_: Any, __: Any, states: Any) -> Any:
+            return torch.where(seen["here"], states + rows(index, states.shape[-1]), states)
+
+        return hook
+
+    more = int(features.shape[-1]) // embedding_width(network) - 1
+    hooks = [embedding.register_forward_hook(place)]
+    hooks += [network.model.layers[index].register_forward_hook(add(index + 1)) for index in range(more)]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def pictures_in_place(
+    network: Any, facts: VisionFacts, ids: torch.Tensor, features: torch.Tensor, pixels: Mapping[str, Any]
+) -> Iterator[None]:
+    """Have a text network read one prompt ``[1, n]`` with the features of its pictures, at their positions."""
+    import torch
+
+    with features_in_place(network, facts.image_token_id, features):
+        if not facts.merge_size:
+            yield
+            return
+        grids = np.asarray(pixels[GRIDS])
+        table = positions_of_prompt(ids[0].numpy(), facts.image_token_id, grids, facts.merge_size)
+        hook = spread_positions(network, lambda: torch.from_numpy(table))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def spread_positions(network: Any, of_prompt: Callable[[], torch.Tensor | None]) -> Any:
+    """Have a text network turn a position into those that :func:`positions_of_prompt` says; returns the hook.
+
+    ``of_prompt`` gives ``[3, R]`` for the network's next call, or None: positions stay as they are.
+    """
+    import torch
+
+    def look_up(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        table = of_prompt()
+        if table is None:
+            return given
+        states, positions = given
+        # The three are equal here: places in the sequence.
+        place, last = positions[0], table.shape[1] - 1
+        beyond = (place + (table.max() - last)).unsqueeze(0)
+        known = table[:, place.clamp(max=last)]
+        return states, torch.where((place > last).unsqueeze(0), beyond, known)
+
+    return network.model.rotary_emb.register_forward_pre_hook(look_up)
+
+
+def positions_of_prompt(ids: NDArray[np.int64], token: int, grids: NDArray[np.int64], merge: int) -> NDArray[np.int64]:
+    """Return frame, row and column ``[3, R]`` of a prompt ``[n]`` up to its last image token.
+
+    ``grids`` has frames, rows and columns of patches of each picture, of which ``merge`` x ``merge`` are a token. Words
+    count on in all three; a picture counts from where it begins, and what follows is one behind its longest side
+    (arXiv 2409.12191, section 2.1).
+    """
+    places = np.flatnonzero(ids == token)
+    found = np.zeros((3, places[-1] + 1 if len(places) else 1), np.int64)
+    done = position = 0
+    counted = 0
+    for frames, height, width in grids.tolist():
+        rows, columns = height // merge, width // merge
+        begin = int(places[counted])
+        found[:, done:begin] = position + np.arange(begin - done)
+        position += begin - done
+        done, counted = begin + frames * rows * columns, counted + frames * rows * columns
+        found[:, begin:done] = position + np.indices((frames, rows, columns)).reshape(3, -1)
+        position += max(rows, columns)
+    return found
 
 
 def embedding_before_pictures(network: Any) -> Any:
     """Return the embedding that a network's prompt goes through: the encoder's, where there is one."""
     part = network.get_encoder() if network.config.is_encoder_decoder else network
     return part.get_input_embeddings()
+
+
+def embedding_width(network: Any) -> int:
+    """Return the width of the rows that the embedding before pictures gives."""
+    import torch
+
+    with torch.no_grad():
+        return int(embedding_before_pictures(network)(torch.zeros(1, 1, dtype=torch.long)).shape[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -34,6 +35,24 @@ class VisionFacts(BaseModel):
     #: Multiply-adds of projector or resampler for one tile, and their weights.
     projector_macs: Annotated[int, Field(ge=0, le=2**60)] = 0
     projector_weights: Annotated[int, Field(ge=0, le=2**50)] = 0
+    #: Where pictures keep their shape: patches a side that become one image token. 0: all tiles are one square.
+    merge_size: Annotated[int, Field(ge=0, le=64)] = 0
+    #: Rows and columns of patches of the picture that the counts here are for; None: those of a square tile.
+    grid: tuple[_Size, _Size] | None = None
+    #: Pictures that keep their shape are made smaller and larger than these pixels.
+    least_pixels: _Size = 1
+    most_pixels: _Size = 2**24
+    #: Times that a still picture is read as if it were a frame of a film.
+    frames: Annotated[int, Field(gt=0, le=64)] = 1
+    #: Matrices of a feed-forward block: 3 where it is gated.
+    ffn_matrices: Annotated[int, Field(ge=2, le=3)] = 2
+    #: Layers in which a patch sees its window alone, and how many patches a side that has.
+    windowed_layers: Annotated[int, Field(ge=0, le=4096)] = 0
+    window: Annotated[int, Field(ge=0, le=2**24)] = 0
+    #: Layers of the text part, after the embedding, that features are added behind: each takes a row of its own.
+    added_layers: Annotated[int, Field(ge=0, le=64)] = 0
+    #: All weights of the vision part, where they do not follow from the sizes of a ViT.
+    all_weights: Annotated[int | None, Field(gt=0, le=2**50)] = None
     #: Why FLOPs and bytes of the vision part do not follow from these sizes; None where they do.
     cost_unknown: str | None = None
     #: Why pictures do not go in here (one line), or None.
@@ -42,10 +61,47 @@ class VisionFacts(BaseModel):
     @property
     def patches(self) -> int:
         """Return how many patches a tile has."""
-        return (self.image_size // self.patch_size) ** 2
+        rows, columns = self.grid or (self.image_size // self.patch_size,) * 2
+        return rows * columns
+
+    def for_picture(self, size: tuple[int, int] | None) -> VisionFacts:
+        """Return the facts for pictures of that width and height, where they keep their shape; else these."""
+        if not self.merge_size or size is None or self.refusal is not None:
+            return self
+        rows, columns = self._grid_of(*size)
+        tokens = rows * columns // self.merge_size**2
+        macs = self.projector_macs // self.tokens_per_tile * tokens
+        return self.model_copy(
+            update={"grid": (rows, columns), "tokens_per_tile": tokens, "projector_macs": macs}
+        )
+
+    def _grid_of(self, width: int, height: int) -> tuple[int, int]:
+        """Return rows and columns of patches of a picture, as the checkpoint's processor resizes it."""
+        step = self.patch_size * self.merge_size
+        sides = [max(step, round(side / step) * step) for side in (height, width)]
+        if math.prod(sides) > self.most_pixels:
+            factor = math.sqrt(height * width / self.most_pixels)
+            sides = [max(step, math.floor(side / factor / step) * step) for side in (height, width)]
+        elif math.prod(sides) < self.least_pixels:
+            factor = math.sqrt(self.least_pixels / (height * width))
+            sides = [math.ceil(side * factor / step) * step for side in (height, width)]
+        return sides[0] // self.patch_size, sides[1] // self.patch_size
+
+    def image_tokens(self, pixels: Mapping[str, Any]) -> int:
+        """Return how many image tokens pictures become, by their pixel tensors."""
+        grids = pixels.get(GRIDS)
+        if grids is None or not self.merge_size:
+            return len(pixels["pixel_values"]) * self.tokens_per_tile
+        return int(grids.prod(-1).sum()) // self.merge_size**2
 
 
 Config = Mapping[str, Any]
+#: What processors call the shapes of pictures that keep them: frames, rows and columns of patches of each.
+GRIDS = "image_grid_thw"
+#: transformers' types whose pictures keep their shape, and whose image tokens have a row and a column in the text.
+_OF_ANY_SHAPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+#: A picture of so many pixels a side is counted where nothing says how large it is.
+_COUNTED_PIXELS = 512
 
 _IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _WIDTH = ("hidden_size", "embed_dim", "width")
@@ -54,11 +110,13 @@ _HEADS = ("num_attention_heads", "num_heads")
 _FFN = ("intermediate_size", "ffn_dim")
 
 
-def read_vision(whole: Config, text_width: int, where: str, tile: int | None = None) -> VisionFacts | None:
+def read_vision(
+    whole: Config, text_width: int, where: str, processor: Config | None = None
+) -> VisionFacts | None:
     """Return what a complete config says of the part that reads pictures, or None where there is none.
 
-    ``text_width`` is that of the rows that the text network takes, ``tile`` how many pixels a side the checkpoint's
-    processor makes, which counts where the config says nothing of it.
+    ``text_width`` is that of the rows that the text network takes, ``processor`` the settings of the checkpoint's
+    processor of pictures, which count where the config says nothing of a size.
 
     Raises:
         BadInputError: an absurd size.
@@ -66,6 +124,17 @@ def read_vision(whole: Config, text_width: int, where: str, tile: int | None = N
     vision = _vision_section(whole)
     if vision is None:
         return None
+    try:
+        if whole.get("model_type") in _OF_ANY_SHAPE:
+            return _of_any_shape(whole, vision, processor or {})
+        return _of_tiles(whole, vision, text_width, tile_size(processor or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"{where}, vision part: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _of_tiles(whole: Config, vision: Config, text_width: int, tile: int | None) -> VisionFacts:
+    """Read a part whose pictures become square tiles; ``tile`` is how many pixels a side its processor makes."""
     token = _first({**_encoder(whole), **whole}, *_IMAGE_TOKEN)
     patch = _whole_number(_first(vision, "patch_size"))
     image = _whole_number(_first(vision, "image_size"))
@@ -94,11 +163,61 @@ def read_vision(whole: Config, text_width: int, where: str, tile: int | None = N
     projector = None if refusal else _projector(whole, vision, made, text_width)
     if projector is None and refusal is None:
         refusal = "how many image tokens a picture takes does not follow from its config.json"
-    try:
-        return VisionFacts.model_validate(made | (projector or {"tokens_per_tile": 1}) | {"refusal": refusal})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInputError(f"{where}, vision part: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return VisionFacts.model_validate(made | (projector or {"tokens_per_tile": 1}) | {"refusal": refusal})
+
+
+def _of_any_shape(whole: Config, vision: Config, processor: Config) -> VisionFacts:
+    """Read a part of Qwen's kind, whose pictures keep their shape (arXiv 2409.12191, 2502.13923, 2511.21631)."""
+    sizes = {name: _whole_number(vision.get(name)) or 1 for name in
+             ("depth", "num_heads", "patch_size", "spatial_merge_size", "temporal_patch_size")}  # fmt: skip
+    # Of the first of these types hidden_size is what goes into the text.
+    width = _whole_number(_first(vision, "embed_dim", "hidden_size")) or 1
+    outputs = _whole_number(_first(vision, "out_hidden_size", "hidden_size")) or 1
+    inner = _whole_number(vision.get("intermediate_size")) or (_whole_number(vision.get("mlp_ratio")) or 4) * width
+    full = vision.get("fullatt_block_indexes")
+    windowed = sizes["depth"] - len(full) if isinstance(full, list | tuple) else 0
+    added, merged = len(vision.get("deepstack_visual_indexes") or ()), width * sizes["spatial_merge_size"] ** 2
+    pixels = 3 * sizes["temporal_patch_size"] * sizes["patch_size"] ** 2
+    positions = _whole_number(vision.get("num_position_embeddings"))
+    # RMS norms have no bias; patches have one where they have learned positions.
+    norm, gated = (1, True) if full is not None else (2, False)
+    layer = 4 * width * (width + 1) + 2 * norm * width + (3 if gated else 2) * width * inner
+    layer += (2 if gated else 1) * inner + width
+    merger = merged * (merged + 1) + (merged + 1) * outputs
+    weights = width * (pixels + (1 + positions if positions else 0)) + sizes["depth"] * layer
+    weights += merger + norm * width + added * (merger + 2 * merged)
+    step = sizes["patch_size"] * sizes["spatial_merge_size"]
+    limits = _pixel_limits(processor)
+    return VisionFacts(
+        image_token_id=_whole_number(whole.get("image_token_id")) or 0,
+        image_size=max(1, round(_COUNTED_PIXELS / step)) * step,
+        patch_size=sizes["patch_size"],
+        layers=sizes["depth"],
+        width=width,
+        ffn_width=inner,
+        heads=sizes["num_heads"],
+        tokens_per_tile=max(1, round(_COUNTED_PIXELS / step)) ** 2,
+        projector_macs=max(1, round(_COUNTED_PIXELS / step)) ** 2 * (1 + added) * merged * (merged + outputs),
+        merge_size=sizes["spatial_merge_size"],
+        least_pixels=limits[0] or 1,
+        most_pixels=limits[1] or 2**24,
+        frames=sizes["temporal_patch_size"],
+        ffn_matrices=3 if gated else 2,
+        windowed_layers=max(0, windowed),
+        window=(_whole_number(vision.get("window_size")) or 0) // sizes["patch_size"] if windowed else 0,
+        added_layers=added,
+        all_weights=weights,
+        refusal=None if processor else "no preprocessor_config.json says how its pictures become patches",
+    )
+
+
+def _pixel_limits(processor: Config) -> tuple[int | None, int | None]:
+    """Return how few and how many pixels a processor of Qwen's kind leaves a picture; its own defaults where unsaid."""
+    size = processor.get("size")
+    size = size if isinstance(size, Mapping) else {}
+    least = _first(processor, "min_pixels") or size.get("shortest_edge") or 56 * 56
+    most = _first(processor, "max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
+    return _whole_number(least), _whole_number(most)
 
 
 def tile_size(processor: Config) -> int | None:

@@ -11,7 +11,7 @@ from rotation import in_turn
 
 from slmbench.errors import CannotRunError
 from slmbench.models.checkpoint import Checkpoint, resolve
-from slmbench.models.picture_places import embedding_before_pictures, features_in_place
+from slmbench.models.picture_places import pictures_in_place
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -38,14 +38,20 @@ def _logits(checkpoint: Checkpoint, network: Any, pixels: Any) -> tuple[Any, Any
     """Return the logits of all positions: the whole's, and the text network's with features in place."""
     facts = checkpoint.vision
     assert facts is not None
-    features = network.vision(pixels)
-    assert features.shape == (pixels.shape[0] * facts.tokens_per_tile, checkpoint.geometry.encoder_side.width)
-    ids = torch.tensor([[5, 6] + [facts.image_token_id] * features.shape[0] + list(range(7, 40))])
+    given = dict(zip(network.inputs, pixels, strict=True))
+    features = network.vision(*pixels)
+    width = checkpoint.geometry.encoder_side.width
+    assert features.shape == (facts.image_tokens(given), width * (1 + facts.added_layers))
+    row = [5, 6] + [facts.image_token_id] * features.shape[0] + list(range(7, 40))
+    if facts.merge_size:
+        # Each picture is a run of image tokens of its own, by which the whole knows where one ends.
+        row.insert(2 + features.shape[0] // 2, 6)
+    ids = torch.tensor([row])
     more = {}
     if checkpoint.family == "encoder-decoder":
         more = {"decoder_input_ids": torch.tensor([[checkpoint.decoder_start_token_id, 20, 30]])}
-    whole = network.whole(input_ids=ids, pixel_values=pixels, **more).logits
-    with features_in_place(embedding_before_pictures(network.text), facts.image_token_id, features):
+    whole = network.whole(input_ids=ids, **given, **more).logits
+    with pictures_in_place(network.text, facts, ids, features, given):
         return whole, network.text(input_ids=ids, **more).logits
 
 
@@ -59,11 +65,10 @@ def test_merged_features_are_the_whole_road(name: str, attention: str, checkpoin
 
     checkpoint = checkpoints(name)
     network = load_with_pictures(checkpoint, attention)
-    assert network.inputs == ("pixel_values",)
-    (pixels,) = network.example(2)
+    pixels = network.example(2)
     whole, ours = _logits(checkpoint, network, pixels)
     assert float((whole - ours).abs().max()) < 1e-4
-    other, _ = _logits(checkpoint, network, pixels.flip(-1))
+    other, _ = _logits(checkpoint, network, (pixels[0].flip(-1), *pixels[1:]))
     # Of the last position, where the answer begins.
     assert float((whole[:, -1] - other[:, -1]).std() / whole.std()) > 0.1
 
@@ -76,7 +81,7 @@ def test_image_tokens_of_gemma3_see_each_other(checkpoints: Any) -> None:
     checkpoint = checkpoints("gemma3")
     network = load_with_pictures(checkpoint)
     network.text._forward_pre_hooks.clear()
-    whole, ours = _logits(checkpoint, network, network.example(1)[0])
+    whole, ours = _logits(checkpoint, network, network.example(1))
     assert float((whole - ours).abs().max()) > 1e-2
 
 
