@@ -10,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.backend import Ability, ArtifactSpec, BadInputError, Checkpoint, Pixels, Tokens
+from slmbench.models.picture_places import positions_of_prompt
+from slmbench.models.vision_facts import GRIDS
 
 #: The vision graph's output, and the input of the graph that reads prompts.
 FEATURES = "image_features"
+#: The positions of a prompt's tokens, where image tokens have a row and a column.
+POSITIONS = "image_positions"
 
 
 def picture_abilities(checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
@@ -42,6 +46,10 @@ class HeldPictures:
         self.features, self._rows = none, 0
         self._pixels: dict[str, Any] = {}
         self._vision_ns: int | None = None
+        self._merge = checkpoint.vision.merge_size if names and checkpoint.vision else 0
+        self._grids: NDArray[np.int64] | None = None
+        #: The engine's tensor of the positions ``[3, R]`` of the last prompt; None where its tokens have one each.
+        self.positions = prepare(np.zeros((3, 1), np.int64)) if self._merge else None
 
     @classmethod
     def refused(cls, checkpoint: Checkpoint) -> HeldPictures:
@@ -60,6 +68,9 @@ class HeldPictures:
             raise BadInputError(f"{self._checkpoint.name}: pictures come as {', '.join(pixels)}, without {missing[0]}")
         arrays = {name: np.ascontiguousarray(pixels[name]) for name in self._names} if pixels else {}
         self._pixels = {name: self._prepare(array) for name, array in arrays.items()}
+        self._grids = arrays.get(GRIDS)
+        if self._grids is not None and (self._grids != self._grids[:1]).any():
+            raise BadInputError(f"{self._checkpoint.name}: the pictures of a prompt must have one shape")
         self.features, self._rows = self.none, 0
 
     def features_for(self, input_ids: Tokens) -> Any:
@@ -82,6 +93,9 @@ class HeldPictures:
                 f"{self._checkpoint.name}: {len(input_ids)} prompt{'s' * (len(input_ids) > 1)} with {places} image "
                 f"tokens, and pictures that make {self._rows}: one prompt with a token for each is taken"
             )
+        if self._merge:
+            grids = np.zeros((0, 3), np.int64) if self._grids is None else self._grids
+            self.positions = self._prepare(positions_of_prompt(input_ids[0], self._token, grids, self._merge))
         return self.features
 
     def phases_ns(self) -> dict[str, int]:

@@ -22,7 +22,7 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.terms import Device
 
 from ..common.cpu_device import default_threads
-from ..common.held_pictures import FEATURES
+from ..common.held_pictures import FEATURES, POSITIONS
 from ..common.next_token import StepLogits, TokenChooser
 from ..common.reserved import Reserved
 from .graph import CPU, OrtGraph, bind, bind_out
@@ -66,6 +66,8 @@ class OnnxRuntimeSession:
         """Have a graph read these features, if it takes any."""
         if features is not None:
             binding.bind_ortvalue_input(FEATURES, features)
+        if self._pictures.positions is not None:
+            binding.bind_ortvalue_input(POSITIONS, self._pictures.positions)
 
     def _open(self, role: Role, artifact: Artifact) -> OrtGraph:
         """Create the session of one graph."""
@@ -239,6 +241,7 @@ class OrtDecoderOnlySession(OnnxRuntimeSession):
             bind_out(self._prompt, "logits", self._logits, shape=(batch, *self._logits.shape[1:]))
         self._length = length
         self._bind_features(self._prompt, self._pictures.features_for(input_ids))
+        self._bind_features(self._step, self._pictures.none)
         self._read(ids)
         if count > 1:
             self._spread(batch, count)

@@ -18,7 +18,7 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
-from ..common.held_pictures import FEATURES
+from ..common.held_pictures import FEATURES, POSITIONS
 from ..common.next_token import StepLogits, TokenChooser
 from ..common.reserved import Reserved
 from .compiled_graph import CompiledGraph, ReadGraph, StepIds
@@ -79,6 +79,9 @@ class OpenVinoSession:
         features = self._pictures.features_for(input_ids)
         if features is not None:
             request.set_tensor(FEATURES, features)
+        if self._pictures.positions is not None:
+            for reader in {request, self._graphs[self._step_role].request}:
+                reader.set_tensor(POSITIONS, self._pictures.positions)
 
     def _whole(self) -> list[Role]:
         """Return the artifact's graphs that are compiled as they are."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..common.held_pictures import FEATURES
+from ..common.held_pictures import FEATURES, POSITIONS
 
 #: Inputs with a token a column; of the others only the rows are fixed.
 _TOKENS = frozenset({"input_ids", "decoder_input_ids", "position_ids"})
@@ -34,6 +34,9 @@ def for_one_token(model: Any, rows: int, *, plain_products: bool) -> None:
     without_pictures(model)
     shapes = {}
     for port in model.inputs:
+        if POSITIONS in port.get_names():
+            # Of a prompt, whose rows of answers there are none of with pictures.
+            continue
         shape = port.get_partial_shape()
         shape[0] = rows
         if port.get_names() & _TOKENS:
@@ -49,10 +52,14 @@ def without_pictures(model: Any) -> None:
     port = next((port for port in model.inputs if FEATURES in port.get_names()), None)
     if port is None:
         return
-    chosen = port.get_node()
-    while chosen.get_type_name() != "Select":
-        (chosen,) = {target.get_node() for target in chosen.output(0).get_target_inputs()}
-    chosen.output(0).replace(chosen.input_value(2))
+    behind = [port.get_node()]
+    while behind:
+        # Features stand in the embedding's place, and may be added behind layers: each time one of two is chosen.
+        for reader in {target.get_node() for target in behind.pop().output(0).get_target_inputs()}:
+            if reader.get_type_name() == "Select":
+                reader.output(0).replace(reader.input_value(2))
+            else:
+                behind.append(reader)
     model.remove_parameter(port.get_node())
 
 

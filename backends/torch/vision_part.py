@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from slmbench.backend import Checkpoint, Tokens
-from slmbench.models.picture_places import embedding_before_pictures, features_in_place
+from slmbench.models.picture_places import features_in_place, spread_positions
 
 from ..common.held_pictures import HeldPictures
 from .networks import Networks
@@ -34,6 +34,9 @@ class TorchPictures(HeldPictures):
 
         super().__init__(checkpoint, networks.inputs, prepare, see, None)
         self._text = networks.text
+        if self._merge:
+            # Steps count on from the prompt's positions.
+            spread_positions(self._text, lambda: self.positions)
 
     def in_place(self, input_ids: Tokens) -> AbstractContextManager[None]:
         """Have the text network read these prompts with the features that go with them.
@@ -42,6 +45,7 @@ class TorchPictures(HeldPictures):
             BadInputError: the prompt keeps more or fewer places for them.
         """
         features = self.features_for(input_ids)
-        if features is None or self._token is None:
+        facts = self._checkpoint.vision
+        if features is None or facts is None:
             return nullcontext()
-        return features_in_place(embedding_before_pictures(self._text), self._token, features)
+        return features_in_place(self._text, facts, features)

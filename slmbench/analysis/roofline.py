@@ -123,8 +123,10 @@ def cost_unknown(info: CaseInfo) -> str | None:
 
 def tiles_of(info: CaseInfo, image_tokens: int | None) -> int:
     """Return how many tiles of pictures a sample reads: by its image tokens, else one a picture."""
-    vision, pictures = info.checkpoint.vision, info.case.workload.images
-    return image_tokens // vision.tokens_per_tile if vision and pictures and image_tokens is not None else pictures
+    vision, work = info.checkpoint.vision, info.case.workload
+    if vision is None or not work.images or image_tokens is None:
+        return work.images
+    return image_tokens // vision.for_picture(work.image_size).tokens_per_tile
 
 
 def costs_of(info: CaseInfo, loads: Sequence[LoadRecord], image_tokens: int | None = None) -> dict[str, float]:

@@ -34,6 +34,8 @@ class _Entry:
 
 def optimum_refusal(architecture: str, family: Family) -> str | None:
     """Return why optimum-intel's registry does not have an architecture (a transformers model type), or None."""
+    if architecture in known_types.HEADED:
+        return f"optimum-intel exports '{architecture}' together with its vision part only"
     known = _optimum_registry()
     if known is None or not known_types.is_installed():
         return _by_the_table("openvino optimum", "optimum-intel", architecture)

@@ -164,7 +164,11 @@ def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:
 
 
 def _read_checkpoint_config(
-    config: dict[str, Any], where: str, *, trust_remote_code: bool, dequantize: bool = False,
+    config: dict[str, Any],
+    where: str,
+    *,
+    trust_remote_code: bool,
+    dequantize: bool = False,
     processor: dict[str, Any] | None = None,
 ) -> ConfigFacts:
     """Return what a checkpoint's config says.

@@ -62,8 +62,8 @@ def phases(
     """
     workload, seen = with_image_tokens(checkpoint, workload, tiles), []
     if tiles and checkpoint.vision is not None:
-        weights = vision_weights(checkpoint.vision) * weight_bytes
-        seen = [Phase("vision", vision_flops(checkpoint.vision, tiles), weights, 0.0, 0.0)]
+        facts = checkpoint.vision.for_picture(workload.image_size)
+        seen = [Phase("vision", vision_flops(facts, tiles), vision_weights(facts) * weight_bytes, 0.0, 0.0)]
     g, batch, given = checkpoint.geometry, workload.batch, workload.input_tokens
     if checkpoint.family == "encoder-decoder":
         start = [
@@ -89,7 +89,8 @@ def phases(
 
 def with_image_tokens(checkpoint: Checkpoint, workload: Workload, tiles: int) -> Workload:
     """Return the workload with the image tokens of so many tiles among its input tokens."""
-    tokens = tiles * checkpoint.vision.tokens_per_tile if checkpoint.vision is not None else 0
+    facts = checkpoint.vision.for_picture(workload.image_size) if checkpoint.vision is not None else None
+    tokens = tiles * facts.tokens_per_tile if facts is not None else 0
     return workload.model_copy(update={"input_tokens": workload.input_tokens + tokens})
 
 

@@ -295,7 +295,11 @@ def _encoder_decoder(c: _ConfigReader) -> Geometry:
 
 
 def read_config(
-    config: Mapping[str, Any], where: str, *, trust_remote_code: bool = False, processor: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    where: str,
+    *,
+    trust_remote_code: bool = False,
+    processor: Mapping[str, Any] | None = None,
 ) -> ConfigFacts:
     """Return what ``config`` (a config.json) says of the part that is measured.
 

@@ -149,7 +149,7 @@ def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _eager(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
+    _module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
     scores = query @ key.transpose(2, 3) * scaling
     if mask is not None:

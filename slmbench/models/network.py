@@ -61,9 +61,7 @@ def load_folder(
         auto = TextWithHead
     if type(text) is not type(config) and (type(text) in known or headed):
         # Whether the head is the embedding is the whole's to say.
-        text.tie_word_embeddings = getattr(
-            config, "tie_word_embeddings", getattr(text, "tie_word_embeddings", True)
-        )
+        text.tie_word_embeddings = getattr(config, "tie_word_embeddings", getattr(text, "tie_word_embeddings", True))
         part = {"config": text, "key_mapping": _TEXT_PART}
         if hasattr(config, "quantization_config"):
             text.quantization_config = config.quantization_config

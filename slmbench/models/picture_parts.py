@@ -45,7 +45,9 @@ def picture_network(whole: Any, text: Any, facts: VisionFacts, dtype: torch.dtyp
     for network in (whole, text, vision):
         network.to(dtype).eval().requires_grad_(False)
     if own is None:
-        whole.register_forward_pre_hook(_complete(facts.image_token_id, getattr(vision, "tiled", False)), with_kwargs=True)
+        whole.register_forward_pre_hook(
+            _complete(facts.image_token_id, getattr(vision, "tiled", False)), with_kwargs=True
+        )
 
     def example(tiles: int) -> tuple[Tensor, ...]:
         if facts.merge_size:

@@ -16,37 +16,33 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def features_in_place(network: Any, token: int, features: torch.Tensor) -> Iterator[None]:
-    """Have a text network read row i of ``features`` at the i-th place of ``token`` in each row of ids.
+def features_in_place(network: Any, facts: VisionFacts, features: torch.Tensor) -> Iterator[None]:
+    """Have a text network read row i of ``features`` at the i-th image token of each row of ids.
 
-    ``features`` is ``[rows, width]``, or ``[rows, (1 + n) * width]`` where its first n layers add some as well. What the
-    embedding does besides (scales, dropouts) is for words alone, as it is in transformers.
+    ``features`` is ``[rows, width]``, or ``[rows, (1 + n) * width]`` where its first n layers add some as well. What
+    else the embedding does (scales, dropouts) is for words alone, as it is in transformers.
     """
     import torch
 
-    embedding = embedding_before_pictures(network)
+    width = int(features.shape[-1]) // (1 + facts.added_layers)
     seen: dict[str, Any] = {}
 
     def place(_: Any, given: tuple[Any, ...], embedded: Any) -> Any:
-        here = given[0] == token
+        here = given[0] == facts.image_token_id
         seen["row"] = (here.to(torch.int64).cumsum(1) - 1).clamp(min=0)
         seen["here"] = here.unsqueeze(-1)
-        return torch.where(seen["here"], rows(0, embedded.shape[-1]), embedded)
+        return torch.where(seen["here"], rows(0), embedded)
 
-    def rows(index: int, width: int) -> Any:
-        whole = features.shape[-1] == width
-        part = features if whole else features[:, index * width : (index + 1) * width]
+    def rows(index: int) -> Any:
+        part = features[:, index * width : (index + 1) * width] if facts.added_layers else features
         return torch.nn.functional.embedding(seen["row"], part)
 
-    def add(index: int) -> Any:
-        def hook(_: Any, __: Any, states: Any) -> Any:
-            return torch.where(seen["here"], states + rows(index, states.shape[-1]), states)
+    def adding(index: int) -> Any:
+        return lambda _, __, states: torch.where(seen["here"], states + rows(index), states)
 
-        return hook
-
-    more = int(features.shape[-1]) // embedding_width(network) - 1
-    hooks = [embedding.register_forward_hook(place)]
-    hooks += [network.model.layers[index].register_forward_hook(add(index + 1)) for index in range(more)]
+    hooks = [embedding_before_pictures(network).register_forward_hook(place)]
+    behind = range(facts.added_layers)
+    hooks += [network.model.layers[index].register_forward_hook(adding(index + 1)) for index in behind]
     try:
         yield
     finally:
@@ -61,7 +57,7 @@ def pictures_in_place(
     """Have a text network read one prompt ``[1, n]`` with the features of its pictures, at their positions."""
     import torch
 
-    with features_in_place(network, facts.image_token_id, features):
+    with features_in_place(network, facts, features):
         if not facts.merge_size:
             yield
             return
@@ -121,11 +117,3 @@ def embedding_before_pictures(network: Any) -> Any:
     """Return the embedding that a network's prompt goes through: the encoder's, where there is one."""
     part = network.get_encoder() if network.config.is_encoder_decoder else network
     return part.get_input_embeddings()
-
-
-def embedding_width(network: Any) -> int:
-    """Return the width of the rows that the embedding before pictures gives."""
-    import torch
-
-    with torch.no_grad():
-        return int(embedding_before_pictures(network)(torch.zeros(1, 1, dtype=torch.long)).shape[-1])

@@ -71,9 +71,7 @@ class VisionFacts(BaseModel):
         rows, columns = self._grid_of(*size)
         tokens = rows * columns // self.merge_size**2
         macs = self.projector_macs // self.tokens_per_tile * tokens
-        return self.model_copy(
-            update={"grid": (rows, columns), "tokens_per_tile": tokens, "projector_macs": macs}
-        )
+        return self.model_copy(update={"grid": (rows, columns), "tokens_per_tile": tokens, "projector_macs": macs})
 
     def _grid_of(self, width: int, height: int) -> tuple[int, int]:
         """Return rows and columns of patches of a picture, as the checkpoint's processor resizes it."""
@@ -110,9 +108,7 @@ _HEADS = ("num_attention_heads", "num_heads")
 _FFN = ("intermediate_size", "ffn_dim")
 
 
-def read_vision(
-    whole: Config, text_width: int, where: str, processor: Config | None = None
-) -> VisionFacts | None:
+def read_vision(whole: Config, text_width: int, where: str, processor: Config | None = None) -> VisionFacts | None:
     """Return what a complete config says of the part that reads pictures, or None where there is none.
 
     ``text_width`` is that of the rows that the text network takes, ``processor`` the settings of the checkpoint's

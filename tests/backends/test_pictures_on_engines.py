@@ -182,10 +182,12 @@ def test_a_step_of_its_own_graph_knows_nothing_of_pictures() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", in_turn(ENGINES, 3))
-def test_a_later_turn_does_not_look_again(engine: str) -> None:
-    """A decoder-only model goes on from its K/V, whatever it was that it saw."""
-    session, ids = opened(engine, "dec-vision-tiny")
+@pytest.mark.parametrize(
+    ("name", "engine"), in_turn([(name, one) for name in ("dec-vision-tiny", "qwen3_vl") for one in ENGINES], 6)
+)
+def test_a_later_turn_does_not_look_again(name: str, engine: str, folders: Any) -> None:
+    """A decoder-only model goes on from its K/V and its positions, whatever it was that it saw."""
+    session, ids = opened(engine, name if name.startswith("dec") else str(folders(name).path))
     first = session.start(ids)
     second = session.step(first)
     turn = np.array([[int(second[0]), 11, 12, 13]], np.int64)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import picture_folders
 import pytest
 from rotation import in_turn
 
 from slmbench.errors import CannotRunError
 from slmbench.models.checkpoint import Checkpoint, resolve
-from slmbench.models.picture_places import pictures_in_place
+from slmbench.models.picture_places import pictures_in_place, positions_of_prompt
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -71,6 +72,21 @@ def test_merged_features_are_the_whole_road(name: str, attention: str, checkpoin
     other, _ = _logits(checkpoint, network, (pixels[0].flip(-1), *pixels[1:]))
     # Of the last position, where the answer begins.
     assert float((whole[:, -1] - other[:, -1]).std() / whole.std()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_positions_of_a_prompt_are_transformers_own(name: str) -> None:
+    """Two pictures of two shapes among words; what comes behind the table counts on from its largest."""
+    whole = picture_folders.network(name)
+    token = whole.config.image_token_id
+    grids = torch.tensor([[1, 4, 6], [1, 10, 4]])
+    ids = torch.tensor([[5, 6, 7] + [token] * 6 + [8, 9] + [token] * 10 + [10, 11, 12]])
+    theirs, delta = whole.model.get_rope_index(ids, mm_token_type_ids=(ids == token).int(), image_grid_thw=grids)
+    ours = positions_of_prompt(ids[0].numpy(), token, grids.numpy(), 2)
+    assert ours.shape == (3, 21)
+    assert np.array_equal(ours, theirs[:, 0, :21].numpy())
+    assert ours.max() + 1 - 21 == int(delta)
+    assert positions_of_prompt(ids[0, :3].numpy(), token, grids[:0].numpy(), 2).tolist() == [[0], [0], [0]]
 
 
 @torch.inference_mode()

@@ -153,7 +153,7 @@ def test_a_config_that_contradicts_its_weights(
         ({"model_type": "clip"}, ("the text part of 'clip'",)),
         ({"model_type": "roberta"}, ("encoder-only",)),
         ({"model_type": "deberta-v2"}, ("encoder-only",)),
-        ({"model_type": "qwen2_vl"}, ("the text part of 'qwen2_vl'",)),
+        ({"model_type": "qwen3_vl_moe"}, ("the text part of 'qwen3_vl_moe'",)),
     ],
 )
 def test_architectures_that_are_refused(tmp_path: Path, config: dict[str, Any], parts: tuple[str, ...]) -> None:

@@ -81,6 +81,42 @@ def test_flops_and_weights_of_clip_in_llava() -> None:
     assert vision_weights(facts) + unused == sum(one.numel() for one in vision.parameters())
 
 
+#: The vision parts of Qwen2-VL, Qwen2.5-VL and Qwen3-VL with a quarter of their widths and fewer layers; patches and
+#: windows are the real ones.
+_QWEN: dict[str, Any] = {
+    "qwen2_vl": {"embed_dim": 320, "hidden_size": 384, "depth": 2, "num_heads": 4},
+    "qwen2_5_vl": {"hidden_size": 320, "out_hidden_size": 512, "intermediate_size": 855, "depth": 3, "num_heads": 4,
+                   "fullatt_block_indexes": [1]},
+    "qwen3_vl": {"hidden_size": 256, "out_hidden_size": 512, "intermediate_size": 1024, "depth": 3, "num_heads": 4,
+                 "deepstack_visual_indexes": [0, 2]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _QWEN)
+@pytest.mark.parametrize("size", [(384, 256), (300, 420)])
+def test_flops_and_weights_of_pictures_that_keep_their_shape(name: str, size: tuple[int, int]) -> None:
+    """Of transformers' own forward, which goes over windows one by one, those at the edges too."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    text = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "vocab_size": 64}  # fmt: skip
+    given = {"vision_config": _QWEN[name], "text_config": text, "image_token_id": 3}
+    config = AutoConfig.for_model(name, **given)
+    settings = {"size": {"shortest_edge": 56 * 56, "longest_edge": 1 << 20}}
+    facts = read_vision(config.to_dict(), 128, "here", settings)
+    assert facts is not None
+    facts = facts.for_picture(size)
+    vision = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").model.visual
+    assert vision_weights(facts) == sum(one.numel() for one in vision.parameters())
+    rows, columns = facts.grid or (0, 0)
+    patches = torch.zeros(rows * columns, 3 * facts.frames * facts.patch_size**2)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        made = vision(patches, grid_thw=torch.tensor([[1, rows, columns]]), return_dict=True).pooler_output
+    assert made.shape[0] == facts.tokens_per_tile
+    assert vision_flops(facts, 1) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
 def test_by_hand() -> None:
     """mu-vision-tiny: 16 patches of 16 x 16 pixels, a class token, 2 layers of width 64, 8 queries, text width 256."""
     facts = resolve("mu-vision-tiny").vision

@@ -10,6 +10,7 @@ import pytest
 from architectures import _CONFIGS as TEXT_CONFIGS
 
 from slmbench.errors import BadInputError
+from slmbench.measure.pictures import Processor, drawn
 from slmbench.models import catalog
 from slmbench.models.checkpoint import resolve
 from slmbench.models.geometry import read_config
@@ -57,6 +58,23 @@ def test_florence2_takes_its_tile_from_the_processor(tmp_path: Path) -> None:
     unknown = resolve(str(folder)).vision
     assert unknown is not None
     assert "does not say how large the tiles are" in (unknown.refusal or "")
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_image_tokens_follow_the_shape_as_in_the_checkpoints_own_processor(name: str, tmp_path: Path) -> None:
+    """In the middle, made larger, made smaller, and longer than wide."""
+    pytest.importorskip("PIL", reason="needs slmbench[pictures]")
+    checkpoint = resolve(str(picture_folders.make(name, tmp_path / name)))
+    facts, process = checkpoint.vision, Processor.of(checkpoint)
+    assert facts is not None
+    for width, height, tokens in ((96, 64, 24), (20, 16, 6), (640, 400, None), (24, 200, None)):
+        seen = facts.for_picture((width, height))
+        assert seen.tokens_per_tile == process.image_tokens(process([drawn(1, width, height)]))
+        assert seen.tokens_per_tile == (tokens or seen.patches // 4)
+    (checkpoint.path / "preprocessor_config.json").unlink()  # type: ignore[operator]  # a folder
+    unknown = resolve(str(tmp_path / name)).vision
+    assert unknown is not None
+    assert "no preprocessor_config.json says" in (unknown.refusal or "")
 
 
 @pytest.mark.parametrize(

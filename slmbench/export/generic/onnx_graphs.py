@@ -111,6 +111,8 @@ def free_axes(traced_: ToTrace) -> dict[str, dict[int, str]]:
             found[name] = {0: "batch", 2: "encoded"}
         elif name == "image_features":
             found[name] = {0: "image_rows"}
+        elif name == "image_positions":
+            found[name] = {1: "image_positions"}
         elif name not in ("position", "logits"):
             counts = {"attention_mask": "total", "encoder_attention_mask": "encoded"}
             found[name] = {0: "batch", 1: counts.get(name, "length")}

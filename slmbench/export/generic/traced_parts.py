@@ -12,23 +12,35 @@ from slmbench.export.generic.attention import Engine
 from slmbench.export.generic.wrapper import KvSizes, ToTrace
 from slmbench.models.artifact import ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.models.picture_places import embedding_before_pictures, features_in_place
+from slmbench.models.picture_places import embedding_before_pictures, features_in_place, spread_positions
+from slmbench.models.vision_facts import VisionFacts
 
 #: The vision graph's output, and the input of the graph that reads prompts.
 FEATURES = "image_features"
+#: An input of text graphs whose image tokens have a row and a column: positions [3, R] of the prompt's first R tokens.
+POSITIONS = "image_positions"
 
 
 class _AfterPictures(torch.nn.Module):
-    """A module whose last input is features [rows, width], which stand where its first, ids, has the image token."""
+    """A module whose last input is features [rows, width], which stand where its first, ids, has the image token.
 
-    def __init__(self, inner: Any, embedding: Any, token: int) -> None:
+    Where pictures keep their shape, the input before that are the positions of the prompt.
+    """
+
+    def __init__(self, inner: Any, network: Any, facts: VisionFacts) -> None:
         super().__init__()
-        self.inner, self.embedding, self.token = inner, embedding, token
+        self.inner, self.network, self.facts = inner, network, facts
 
     def forward(self, *given: Tensor) -> Any:
         """Run the module."""
-        with features_in_place(self.embedding, self.token, given[-1]):
-            return self.inner(*given[:-1])
+        with features_in_place(self.network, self.facts, given[-1]):
+            if not self.facts.merge_size:
+                return self.inner(*given[:-1])
+            hook = spread_positions(self.network, lambda: given[-2])
+            try:
+                return self.inner(*given[:-2])
+            finally:
+                hook.remove()
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class TracedParts:
     text: Any
     #: The network that reads pictures (see :mod:`slmbench.models.vision_network`); None for text alone.
     pictures: Any = None
-    image_token_id: int = -1
+    facts: VisionFacts | None = None
 
     def roles(self, sizes: KvSizes) -> tuple[Role, ...]:
         """Return the graphs, in the order in which they are made."""
@@ -53,13 +65,14 @@ class TracedParts:
 
     def with_features(self, graph: ToTrace, role: Role) -> ToTrace:
         """Return a text graph, that of prompts with features as its last input where pictures go in."""
-        if self.pictures is None or role == "decoder":
+        if self.facts is None or role == "decoder":
             return graph
-        embedding = embedding_before_pictures(self.text)
+        spreads = bool(self.facts.merge_size)
+        positions = [torch.arange(4).expand(3, -1).clone()] if spreads else []
         return graph._replace(
-            module=_AfterPictures(graph.module, embedding, self.image_token_id),
-            example=(*graph.example, torch.zeros(3, self.width)),
-            inputs=[*graph.inputs, FEATURES],
+            module=_AfterPictures(graph.module, self.text, self.facts),
+            example=(*graph.example, *positions, torch.zeros(3, self.width)),
+            inputs=[*graph.inputs, *([POSITIONS] if spreads else []), FEATURES],
         )
 
     def vision_graph(self) -> ToTrace:
@@ -69,19 +82,20 @@ class TracedParts:
 
     def sizes(self) -> dict[str, tuple[int | None, ...]]:
         """Return by name what never varies of the ports of pictures and features; None counts pictures or rows."""
-        if self.pictures is None:
+        if self.facts is None:
             return {}
         one, two = self.pictures.example(1), self.pictures.example(2)
         found: dict[str, tuple[int | None, ...]] = {
             name: tuple(size if size == other else None for size, other in zip(a.shape, b.shape, strict=True))
             for name, a, b in zip(self.pictures.inputs, one, two, strict=True)
         }
-        return {**found, FEATURES: (None, self.width)}
+        return {**found, FEATURES: (None, self.width), POSITIONS: (3, None)}
 
     @property
     def width(self) -> int:
-        """Return the width of features: that of the text's embeddings."""
-        return int(embedding_before_pictures(self.text)(torch.zeros(1, 1, dtype=torch.long)).shape[-1])
+        """Return the width of features: that of the text's embeddings, and of what layers behind it add."""
+        embedded = embedding_before_pictures(self.text)(torch.zeros(1, 1, dtype=torch.long))
+        return int(embedded.shape[-1]) * (1 + (self.facts.added_layers if self.facts else 0))
 
 
 def load_parts(checkpoint: Checkpoint, spec: ArtifactSpec) -> TracedParts:
@@ -98,5 +112,4 @@ def load_parts(checkpoint: Checkpoint, spec: ArtifactSpec) -> TracedParts:
     from slmbench.export.picture_network import load_with_pictures
 
     pictures = load_with_pictures(checkpoint)
-    assert checkpoint.vision is not None
-    return TracedParts(pictures.text, pictures, checkpoint.vision.image_token_id)
+    return TracedParts(pictures.text, pictures, checkpoint.vision)
