@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from slmbench.terms import AskedCompute, Device, Exporter, Format, Layout, Precision, Settings
+from slmbench.terms import AskedCompute, Device, Exporter, Format, Layout, Natural, Precision, Settings
 
 Sampling = Literal["greedy", "random"]
 Cache = Literal["on", "off"]
@@ -15,7 +15,8 @@ FORMERLY_SAMPLES = AliasChoices("answers", "samples")
 #: Pictures before one text.
 MOST_PICTURES = 64
 #: Pixels of a drawn picture's side.
-_Side = Annotated[int, Field(ge=1, le=8192)]
+MOST_SIDE = 8192
+_Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
 
 
 class Workload(BaseModel):
@@ -166,7 +167,7 @@ class Case(BaseModel):
     #: None: the backend's best.
     attention: str | None = None
     #: None: the number of physical cores; the figure in effect is recorded.
-    threads: int | None = None
+    threads: Natural | None = None
     #: Options of this backend beyond those every backend has, as key=value.
     options: tuple[tuple[str, str], ...] = ()
     #: The side-by-side environment this case runs in, if there are several.

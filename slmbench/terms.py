@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "COMPUTE_PRECISIONS", "DEFAULT_COMPUTE", "DEVICES", "EXPORTERS", "FORMATS", "GGUF_PRECISIONS", "MARGIN_TOLERANCE",
-    "PAIRINGS", "PRECISIONS", "SETTINGS", "AskedCompute", "ComputePrecision", "Device", "Exporter", "Family", "Format",
-    "GgufPrecision", "Layout", "PairNames", "Pairing", "PlainPrecision", "Precision", "Settings", "StrictModel",
-    "pairing_of", "plain_precision",
+    "MOST_NATURAL", "PAIRINGS", "PRECISIONS", "SETTINGS", "AskedCompute", "ComputePrecision", "Device", "Exporter",
+    "Family", "Format", "GgufPrecision", "Layout", "Natural", "PairNames", "Pairing", "PlainPrecision", "Precision",
+    "Settings", "StrictModel", "pairing_of", "plain_precision",
 ]  # fmt: skip
 
 
@@ -20,6 +20,9 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+MOST_NATURAL = 2**53
+#: A count, a size in bytes or a time in ns; more is not of this world and does not fit what is computed with it.
+Natural = Annotated[int, Field(ge=0, le=MOST_NATURAL)]
 Family = Literal["encoder-decoder", "decoder-only"]
 #: What the two models of a pair have in common: parameters within 2 %, the decoder, or the score of their answers.
 Pairing = Literal["total", "decoder", "quality"]

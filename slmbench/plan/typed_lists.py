@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from slmbench.case import MOST_SIDE
 from slmbench.errors import nearest
 from slmbench.terms import PAIRINGS
 
@@ -14,7 +15,7 @@ MOST_VALUES = 100_000
 #: As llama-bench takes them: 8, 64-256+64 (64, 128, 192, 256), 128-1024*2 (128, 256, 512, 1024), 1-4.
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?", re.ASCII)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h)", re.ASCII)
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
+_SIZE = re.compile(r"(\d{1,1000})x(\d{1,1000})", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -96,7 +97,11 @@ def sized(given: object) -> object:
                 raise ValueError(
                     f"'{part}' is no size of a picture; WIDTHxHEIGHT in pixels is expected, such as 512x512"
                 )
-            found.append((int(match[1]), int(match[2])) if match else tuple(part))
+            sides = [int(match[1]), int(match[2])] if match else []
+            if sides and not 1 <= min(sides) <= max(sides) <= MOST_SIDE:
+                which = "large" if max(sides) > MOST_SIDE else "small"
+                raise ValueError(f"'{part}' is too {which}: a drawn picture has 1 to {MOST_SIDE:,} pixels a side")
+            found.append(tuple(sides or part))
     return list(dict.fromkeys(found))
 
 

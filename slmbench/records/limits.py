@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from slmbench.terms import ComputePrecision, Device, StrictModel
+from slmbench.terms import ComputePrecision, Device, Natural, StrictModel
 
 SCHEMA_VERSION = 1
 #: Cores that other processes may use while limits are measured; with more the limits come out too low.
@@ -36,7 +36,7 @@ class Limits(StrictModel):
     schema_version: int = SCHEMA_VERSION
     engine: str
     device: Device
-    threads: int
+    threads: Natural
     versions: dict[str, str]
     #: :meth:`Fingerprint.digest` of the machine.
     machine: str

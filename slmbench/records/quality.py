@@ -18,7 +18,7 @@ from slmbench.errors import BadInputError
 from slmbench.records.answers import answer_schema
 from slmbench.records.lines import record_lines
 from slmbench.records.schema import FailureReason, json_schemas
-from slmbench.terms import StrictModel
+from slmbench.terms import Natural, StrictModel
 
 QUALITY_NAME = "quality.jsonl"
 
@@ -37,8 +37,8 @@ class WindowFigures(StrictModel):
     reference_loss: float | None
     #: Greedy generation after the window: the tokens that were compared with the reference's, and the first (from 0)
     #: that differs; None: none does.
-    free_tokens: int = 0
-    diverged_at: int | None = None
+    free_tokens: Natural = 0
+    diverged_at: Natural | None = None
     #: How the text was read: "chunks" (all logits of a window at once) or "steps" (token by token, as answers are).
     read: Literal["chunks", "steps"]
 
@@ -55,8 +55,8 @@ class WindowRecord(WindowFigures):
     #: Of everything that is judged: the texts (or prompts with their targets) and how they are cut.
     text_digest: str
     #: Both from 0; windows are counted over all documents.
-    document: int
-    window: int
+    document: Natural
+    window: Natural
 
 
 class NoQualityRecord(StrictModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from slmbench.case import Case, Workload
-from slmbench.terms import AskedCompute, Device, Family, Precision, StrictModel
+from slmbench.terms import AskedCompute, Device, Family, Natural, Precision, StrictModel
 
 
 class Refusal(StrictModel):
@@ -13,7 +13,7 @@ class Refusal(StrictModel):
 
     checkpoint: str
     family: Family
-    parameters: int
+    parameters: Natural
     backend: str
     device: Device
     weight_precision: Precision

@@ -31,8 +31,10 @@ from slmbench.records.schema import (
     folder_of,
     read_run_record,
 )
+from slmbench.terms import MOST_NATURAL
 
 Other = LoadRecord | MemoryRecord | FailureRecord
+_COUNTS = ("load", "round", "batch", "answers", "input_tokens", "output_tokens", "image_tokens")
 _OTHERS: dict[str, type[Other]] = {"load": LoadRecord, "memory": MemoryRecord, "failure": FailureRecord}
 
 
@@ -200,6 +202,7 @@ class _ColumnsBuilder:
             stamps = raw["token_ns"]
             case = self._cases[raw["case"]]
             self._check_times(stamps, number)
+            self._check_counts(raw, number)
             into = case.ints
             into["load"].append(raw["load"])
             into["round"].append(raw["round"])
@@ -233,7 +236,7 @@ class _ColumnsBuilder:
 
     @staticmethod
     def _add_turns(case: CaseArrays, stamps: Any, starts: Any, counts: Any) -> None:
-        if len(starts) != len(counts) or sum(counts) != len(stamps) or min(counts) < 1:
+        if len(starts) != len(counts) or sum(counts) != len(stamps) or min(counts) < 1 or min(starts) < 0:
             raise TypeError("turn_tokens: they do not add up to the tokens")
         first, gaps_ns, later = 0, 0, []
         for start, count in zip(starts, counts, strict=True):
@@ -257,6 +260,17 @@ class _ColumnsBuilder:
             raise BadInputError(f"{self._source}:{number}: token_ns: time runs backwards")
         if len(stamps) > 1 and stamps[-1] == stamps[0]:
             raise BadInputError(f"{self._source}:{number}: token_ns: {len(stamps)} tokens in no time")
+
+    def _check_counts(self, raw: dict[str, Any], number: int) -> None:
+        """Refuse what the schema refuses: samples are not validated one by one, for there may be a million."""
+        counts = raw["load"], raw["round"], raw["batch"], raw["output_tokens"], raw["input_tokens"]
+        found = *counts, raw.get("image_tokens", 0), raw.get("answers", 1), *(raw.get("phases_ns") or {}).values()
+        if min(found) < 0 or max(found) > MOST_NATURAL:
+            every = {name: raw[name] for name in _COUNTS if name in raw} | (raw.get("phases_ns") or {})
+            name, value = next(one for one in every.items() if not 0 <= one[1] <= MOST_NATURAL)
+            raise BadInputError(f"{self._source}:{number}: {name}: {value} is no count and no time in ns")
+        if raw.get("image_tokens", 0) > raw["input_tokens"]:
+            raise BadInputError(f"{self._source}:{number}: image_tokens: more than input_tokens, which include them")
 
     def add_other(self, record: Other) -> None:
         """Add a record that is no sample."""

@@ -26,7 +26,7 @@ from slmbench.records.lines import explain, record_lines
 from slmbench.records.refusals import Refusal
 from slmbench.records.tasks_asked import TasksRecord
 from slmbench.system.files import has_path_bytes, json_text, read_regular, write_whole
-from slmbench.terms import PairNames, StrictModel, not_boolean
+from slmbench.terms import Natural, PairNames, StrictModel, not_boolean
 
 RUN_NAME = "run.json"
 SAMPLES_NAME = "samples.jsonl"
@@ -52,28 +52,28 @@ class LoadRecord(StrictModel):
     case: str
     #: Counts the openings of this case, or of its configuration, from 0. The first is the survey: alone on the machine,
     #: without the engine's cache, proven with every golden prompt, not sampled.
-    load: int
-    pid: int
-    load_ns: int
+    load: Natural
+    pid: Natural
+    load_ns: Natural
     #: None where the engine does not tell compiling from loading.
-    compile_ns: int | None = None
+    compile_ns: Natural | None = None
     #: None where the process had read another case's prompt before.
-    first_inference_ns: int | None
+    first_inference_ns: Natural | None
     #: Whether the engine could take compiled blobs from a cache: its compile time is then no compile time.
     engine_cache: bool = False
-    warmups: int
+    warmups: Natural
     #: False when the warm-up count ran out before two consecutive generations agreed.
     stationary: bool
     agreement: float | None
     #: Golden tokens that were compared (margin large enough).
-    agreement_tokens: int
+    agreement_tokens: Natural
     #: False where there is no reference: the session was compared with itself and with the load before.
     reference: bool = True
     requested_device: str
     executed_on: str
-    nodes: dict[str, int] = Field(default_factory=dict)
+    nodes: dict[str, Natural] = Field(default_factory=dict)
     compute_precision: str
-    threads: int
+    threads: Natural
     attention_path: str
     #: What else the engine says is in effect, by its own names; empty in older records.
     settings: dict[str, str] = Field(default_factory=dict)
@@ -89,26 +89,26 @@ class SampleRecord(StrictModel):
 
     type: Literal["sample"] = "sample"
     case: str
-    load: int
+    load: Natural
     #: The round it belongs to, counted over the run: samples of one round are interleaved neighbours.
-    round: int
+    round: Natural
     started: str
-    batch: int
+    batch: Natural
     #: Those of pictures included.
-    input_tokens: int
-    output_tokens: int
+    input_tokens: Natural
+    output_tokens: Natural
     #: Tokens of the prompt that pictures became.
-    image_tokens: int = 0
+    image_tokens: Natural = 0
     #: Of all turns, in order.
-    token_ns: tuple[int, ...]
+    token_ns: tuple[Natural, ...]
     #: Answers to each prompt: ``batch * answers`` rows were generated side by side.
-    answers: int = Field(default=1, validation_alias=FORMERLY_SAMPLES)
+    answers: Natural = Field(default=1, validation_alias=FORMERLY_SAMPLES)
     #: Of a conversation: when each turn was asked (the first at 0), and how many tokens each answered.
-    turn_start_ns: tuple[int, ...] = ()
-    turn_tokens: tuple[int, ...] = ()
+    turn_start_ns: tuple[Natural, ...] = ()
+    turn_tokens: tuple[Natural, ...] = ()
     #: Parts of the first token's time: "vision" (pictures to features), "encode", "cross_kv", "first_step", "prefill";
     #: before the start: "tokenise", "preprocess" (pixels of pictures); and "later_vision", in all later turns together.
-    phases_ns: dict[str, int] = Field(default_factory=dict)
+    phases_ns: dict[str, Natural] = Field(default_factory=dict)
     energy_j: float | None = None
     conditions: Conditions = Conditions()
     #: "foreign_load", "retaken": labels only, nothing is dropped.
@@ -122,9 +122,9 @@ class MemoryRecord(StrictModel):
 
     type: Literal["memory"] = "memory"
     case: str
-    peak_rss_bytes: int
-    peak_uss_bytes: int | None = None
-    device_bytes: int | None = None
+    peak_rss_bytes: Natural
+    peak_uss_bytes: Natural | None = None
+    device_bytes: Natural | None = None
 
 
 class FailureReason(StrEnum):
@@ -167,7 +167,7 @@ class FailureRecord(StrictModel):
 
     type: Literal["failure"] = "failure"
     case: str
-    load: int | None = None
+    load: Natural | None = None
     reason: FailureReason
     message: str
     log_tail: str = ""
@@ -217,7 +217,7 @@ class CaseInfo(StrictModel):
     #: The engine of the case's backend.
     engine: str
     artifact_id: str | None = None
-    decode_weight_bytes: int | None = None
+    decode_weight_bytes: Natural | None = None
     #: What its weights are stored in; None for artifacts of versions before 0.3.
     weights: StoredWeights | None = None
     #: What the recipe of its weights came down to; empty for plain ones.
@@ -232,7 +232,7 @@ class Outcome(StrictModel):
     """How a case ended, per metric ("ttft", "tpot"): whether its interval reached the target."""
 
     #: Loads that were sampled.
-    loads: int
+    loads: Natural
     converged: dict[str, bool] = Field(default_factory=dict)
     #: Half-width of the 95 % interval as a share of the figure; None while unknown (fewer than two loads).
     half_width: dict[str, float | None] = Field(default_factory=dict)

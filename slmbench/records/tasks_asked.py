@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from slmbench.terms import StrictModel
+from slmbench.terms import Natural, StrictModel
 
 
 class TasksRecord(StrictModel):
@@ -13,9 +13,9 @@ class TasksRecord(StrictModel):
     #: The file's name, and the digest of its items.
     name: str
     digest: str
-    items: int
+    items: Natural
     metrics: tuple[str, ...]
-    max_new_tokens: int
+    max_new_tokens: Natural
     #: By checkpoint whether its prompts went through a chat template.
     chat_templates: dict[str, bool] = Field(default_factory=dict)
     #: Why a case does not answer, by the key of its answers (see slmbench.records.answers).

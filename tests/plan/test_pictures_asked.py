@@ -53,7 +53,10 @@ def test_a_suite_says_how_many_and_in_which_sizes() -> None:
         (["images: 1", "cache: off"], "cannot be combined with `cache: off`"),
         (["image_size: 64x64"], "`image_size` is of pictures"),
         (["images: 1", "image_size: big"], "x.yaml:7: workloads.0.image_size: 'big' is no size"),
-        (["images: 1", "image_size: 64x90000"], "image_size: Input should be less than or equal to 8192"),
+        (
+            ["images: 1", "image_size: 64x90000"],
+            "'64x90000' is too large: a drawn picture has 1 to 8,192",
+        ),
         (["images: -1"], "greater than or equal to 0"),
         (["images: true"], "true is not a number"),
     ],
@@ -78,6 +81,11 @@ def test_a_suite_that_asks_for_the_impossible_is_one_line(lines: list[str], part
         (["--model", "mu-vision-tiny", "--images", "1", "--batch", "2"], 2, "batch 1"),
         (["--model", "mu-vision-tiny", "--images", "0"], 2, "at least 1"),
         (["--model", "mu-vision-tiny", "--image-size", "64x64"], 2, "`image_size` is of pictures"),
+        (
+            ["--model", "mu-vision-tiny", "--images", "1", "--image-size", "100000x100000"],
+            2,
+            "--image-size '100000x100000' is too large: a drawn picture has 1 to 8,192 pixels a side",
+        ),
         (["--model", "mu-vision-tiny", "--images", "1", "--image-size", "64"], 2, "--image-size '64' is no size"),
         (["--model", "mu-vision-tiny", "--image", "none.png"], 2, "none.png: No such file"),
         (["--model", "mu-vision-tiny", "--image", "PHOTO", "--images", "1"], 2, "give one or the other"),
