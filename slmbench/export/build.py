@@ -37,11 +37,11 @@ from slmbench.models.artifact import (
     FileEntry,
     GoldenRecord,
     Manifest,
-    expected_weight_bytes,
     read_artifact,
 )
 from slmbench.models.catalog import export_bytes
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.models.forecast_sizes import parameters_held, written_bytes
 from slmbench.models.gguf_layout import MIXTURES
 from slmbench.models.picture_processor import PROCESSOR_FILES
 from slmbench.models.shipped_golden import shipped_record
@@ -87,7 +87,7 @@ def resources_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return which memory or disk this machine lacks for an export, with the figures needed and found, or None."""
     if (closed := closed_cache()) is not None:
         return closed
-    count = checkpoint.parameter_count
+    count = parameters_held(checkpoint, pictures=spec.pictures)
     # One copy in torch, one in the exporter's graph; two routes only write what they hold, tensor by tensor.
     direct = spec.format in ("torch", "gguf")
     memory = export_bytes(count, copies=1 if direct else 2)
@@ -95,10 +95,7 @@ def resources_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     what = f"exporting {checkpoint.name} ({count / 1e6:.0f}M parameters) to {spec.label()}"
     if memory > available:
         return f"{what} takes about {memory / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
-    written = count * expected_weight_bytes(spec.weight_precision)
-    if checkpoint.family == "encoder-decoder" and not direct:
-        # Encoder and decoder are graphs of their own, each with the embedding.
-        written += checkpoint.geometry.vocab_size * checkpoint.geometry.width * 4
+    written = written_bytes(checkpoint, spec)
     # Compression starts from an fp32 graph in the same folder, which is deleted at the end.
     # A quantised GGUF is made from one in fp32 as well.
     from_fp32 = spec.weight_precision in MIXTURES if spec.format == "gguf" else not direct

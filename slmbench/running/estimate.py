@@ -10,10 +10,11 @@ from slmbench.backend import Backend, WeightCopies, load_backend
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.export.artifact_store import find_artifact
-from slmbench.models.artifact import ArtifactSpec, expected_weight_bytes
+from slmbench.models.artifact import expected_weight_bytes
 from slmbench.models.catalog import export_bytes, run_bytes
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.cost_model import phases
+from slmbench.models.forecast_sizes import parameters_held, written_bytes
 from slmbench.plan.configuration import lane_of
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.records.refusals import refusal_lines
@@ -80,6 +81,7 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         for checkpoint, spec in plan.artifacts()
         if checkpoint.given is None and find_artifact(checkpoint, spec) is None
     ]
+    exported = [parameters_held(checkpoint, pictures=spec.pictures) for checkpoint, spec in missing]
     backends = {name: load_backend(name) for name in {cell.case.backend for cell in plan.cells}}
     cases = tuple(_case(cell, past, backends[cell.case.backend]) for cell in plan.cells)
     loads = settings.min_loads if settings.repeat is None else min(settings.repeat, REPEAT_LOADS)
@@ -102,7 +104,7 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         refusals=tuple(refusal_lines(plan.refusals)),
         routes=tuple(plan.route_lines()),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
-        export_s=sum(10 + _fp32_bytes(checkpoint) / EXPORT_BYTES_PER_S for checkpoint, _ in missing),
+        export_s=sum(10 + 4 * parameters / EXPORT_BYTES_PER_S for parameters in exported),
         load_s=survey_s + loads * opening_s,
         sampling_s=samples * one_sample_s,
         loads=loads,
@@ -111,8 +113,8 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         least_s=survey_s + opening_s + one_sample_s,
         memory_bytes=sum(opened.values()),
         opened=len(opened),
-        export_memory_bytes=max((export_bytes(checkpoint.parameter_count) for checkpoint, _ in missing), default=0),
-        disk_bytes=sum(_disk_bytes(checkpoint, spec) for checkpoint, spec in missing),
+        export_memory_bytes=max(map(export_bytes, exported), default=0),
+        disk_bytes=sum(written_bytes(checkpoint, spec) for checkpoint, spec in missing),
     )
 
 
@@ -164,7 +166,8 @@ def weight_bytes_of(checkpoint: Checkpoint, precision: Precision) -> float:
 def _case(cell: PlannedCell, past: PastCosts, backend: Backend) -> CaseEstimate:
     seconds = estimated_s(cell) * past.factor(kind_of(cell.case))
     given = cell.checkpoint.given
-    held = given.weight_bytes // 4 if given else cell.checkpoint.parameter_count
+    pictures = cell.case.workload.images > 0
+    held = given.weight_bytes // 4 if given else parameters_held(cell.checkpoint, pictures=pictures)
     memory_bytes = run_bytes(held, copies=_copies(cell, backend))
     return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)
 
@@ -207,11 +210,3 @@ def generation_s(checkpoint: Checkpoint, work: Workload, weight_bytes: float) ->
             again = reading if checkpoint.family == "decoder-only" else once * (work.output_tokens + 1) / 2
             seconds += again * (work.output_tokens - 1)
     return seconds
-
-
-def _fp32_bytes(checkpoint: Checkpoint) -> int:
-    return checkpoint.parameter_count * 4
-
-
-def _disk_bytes(checkpoint: Checkpoint, spec: ArtifactSpec) -> int:
-    return int(checkpoint.parameter_count * expected_weight_bytes(spec.weight_precision))
