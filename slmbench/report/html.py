@@ -221,7 +221,7 @@ def _cell_class(cell: str) -> str:
 
 def _add_distributions(page: Page, labelled: Sequence[tuple[str, SideCase]]) -> None:
     caption = (
-        "Every point is one generation; within a row the loads lie above one another. The bar is the 95 % interval "
+        "Every point is one generation; in each row every load has a line of its own. The bar is the 95 % interval "
         "over loads; one load has none. Click a family to single it out."
     )
     caption += _left_out(len(labelled), "cases")

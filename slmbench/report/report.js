@@ -13,7 +13,7 @@
     vegaEmbed(document.getElementById(id), spec, { actions: false, renderer: "svg", logLevel: 1, tooltip: { theme: "custom" },
       bind: document.getElementById(`${id}-controls`) }));
   Promise.all(drawn).then(() => {
-    for (const chart of document.querySelectorAll(".chart")) {
+    for (const chart of document.querySelectorAll(".wide, .chart")) {
       // What scrolls has to be reached by keyboard.
       if (chart.scrollHeight > chart.clientHeight + 1 || chart.scrollWidth > chart.clientWidth + 1) chart.tabIndex = 0;
     }
