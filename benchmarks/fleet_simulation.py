@@ -227,7 +227,7 @@ class StandIn(Machine):
             f"machine-{number:03d}", devices=(row,), fingerprint=here.model_copy(update={"hardware": hardware})
         )
 
-    async def plan(self, request: str) -> dict[str, str]:  # noqa: ARG002
+    async def plan(self, request: str) -> dict[str, str]:  # noqa: ARG002 (the machine's interface)
         """Answer with the device's cases."""
         cases = self._world.planned(self._device)
         keys = [case.key for case in cases]

@@ -1,4 +1,4 @@
-"""Beside other tools, on the same checkpoint, device and threads: what each reports, and how long it takes.
+"""Next to other tools, on the same checkpoint, device and threads: what each reports, and how long it takes.
 
     python benchmarks/others.py --model ./smollm2-135m --llama-bench ./llama-bench --gguf model-f32.gguf
                                 [--optimum-benchmark ENV/bin/python] [--precision fp32] [--turns 5]

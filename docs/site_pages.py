@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 (mkdocs' signature)
     """Lead links that leave docs/ to the copies on the site; where there is none, keep the words alone."""
     here = PurePosixPath(page.file.src_uri)
     markdown = markdown.replace("<!-- layers -->", _drawn_layers())

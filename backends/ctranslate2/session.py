@@ -20,7 +20,7 @@ from ..common.openmp import OpenMp
 from ..common.reserved import Reserved
 
 ATTENTION = "MultiHeadAttention"
-#: CTranslate2's names of what it computes in. Beside its 8-bit products everything is fp32.
+#: CTranslate2's names of what it computes in. All but its 8-bit products is fp32.
 COMPUTE_TYPES: dict[ComputePrecision, str] = {
     "fp32": "float32",
     "fp16": "float16",

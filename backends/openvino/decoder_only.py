@@ -1,4 +1,4 @@
-"""Decoder-only models on OpenVINO: a stateful graph reads the prompt, and it or the step's own graph goes on."""
+"""Decoder-only models on OpenVINO: a stateful graph reads the prompt, and it or the step's own graph continues."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class TorchSession:
         self._reader: Any = Reader(self._model)
         self._reserved = Reserved(checkpoint, pictures=artifact.manifest.spec.pictures)
         self._suppressed = torch.tensor(self._reserved.end_tokens, dtype=torch.long, device=self._place)
-        # The whole graph: where the compiler breaks one, or has met too many shapes, it silently goes on uncompiled.
+        # The whole graph: where the compiler breaks one, or has met too many shapes, it silently continues uncompiled.
         self._call = torch.compile(self._model, dynamic=False, fullgraph=True) if self._compiles else self._model
         self._compiled_before = _compiled_graphs()
         self._logits_dtype = ""

@@ -39,7 +39,7 @@ def verify(as_json: _Json = False) -> None:
     damaged = [item for item in stored if item.problem and not item.unfinished and item.readable]
     if any(item.unfinished for item in stored):
         typer.echo(
-            "unfinished: it is being written, or its writer was killed; the next export removes it, a transfer goes on"
+            "unfinished: it is being written, or its writer was killed; the next export removes it, a transfer resumes"
         )
     if changed := [one.name for one in left if one.problem]:
         raise CannotRunError(f"{changed[0]}: was changed in the cache; `slmbench cache clean --fleet` removes it")

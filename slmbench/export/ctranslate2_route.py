@@ -48,7 +48,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     """
     silence_telemetry()
     try:
-        import ctranslate2.converters  # noqa: F401
+        import ctranslate2.converters  # noqa: F401 (is it installed?)
 
         from slmbench.export.torch_model import load_model
     except ImportError as error:

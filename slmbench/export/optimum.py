@@ -49,11 +49,11 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     silence_telemetry()
     try:
         import openvino as ov
-        import optimum.intel  # noqa: F401
+        import optimum.intel  # noqa: F401 (is it installed?)
     except ImportError as error:
         raise CannotRunError(needed(error, "for optimum's exporter")) from error
     roles: tuple[Role, ...] = ("model",) if checkpoint.family == "decoder-only" else ("encoder", "decoder")
-    # Beside the artifact: the same disk, whose room was looked at before.
+    # Next to the artifact: the same disk, whose room was looked at before.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-optimum-") as work:
         _export(checkpoint, Path(work), progress)
         gc.collect()

@@ -96,8 +96,8 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     """
     silence_telemetry()
     try:
-        import onnxruntime_genai  # noqa: F401
-        import transformers  # noqa: F401
+        import onnxruntime_genai  # noqa: F401 (is it installed?)
+        import transformers  # noqa: F401 (is it installed?)
     except ImportError as error:
         raise CannotRunError(needed(error, "for onnxruntime-genai's builder")) from error
     with tempfile.TemporaryDirectory(prefix="slmbench-genai-") as work:

@@ -37,11 +37,11 @@ def load_model(checkpoint: Checkpoint, *, attention: str | None = "eager") -> to
         BadInputError: the folder's config or weights are not what transformers takes.
     """
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401 (is it installed?)
         import transformers
 
         # Loaded when they are asked for: what they lack shows now.
-        transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM  # noqa: B018
+        transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM  # noqa: B018 (they are loaded when they are named)
     except ImportError as error:
         raise CannotRunError(needed(error, "to export")) from error
     transformers.utils.logging.disable_progress_bar()

@@ -110,7 +110,7 @@ class Holder:
             return Holding(state="busy", why=self.making() or "")
         self.close()
         # On no path that a client could name, and gone with this process.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the receiver)
         self._made = wanted
         self._maker = start_job("make", *self._allowed, asked=wanted.model_dump_json().encode(), log=self._log)
         return Holding(state="makes")

@@ -364,7 +364,7 @@ def damage(artifact: Artifact, *, hashes: bool = True) -> str | None:
     given = artifact.elsewhere is not None
     # The folder of a given artifact is the user's and may hold anything; an engine opens what is listed.
     if not given and (stranger := _unlisted(artifact.folder, listed)) is not None:
-        return f"{one_line(str(stranger))} lies in the artifact's folder, and the manifest has no hash of it"
+        return f"{one_line(str(stranger))} is in the artifact's folder, and the manifest has no hash of it"
     for entry in artifact.manifest.files:
         path = artifact.home / entry.path
         try:

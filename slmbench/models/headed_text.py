@@ -13,7 +13,7 @@ class TextWithHead(PreTrainedModel):
     """What transformers' ``...ForCausalLM`` would be: token ids ``[B, S]`` → logits ``[B, S, V]``."""
 
     base_model_prefix = "model"
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (transformers reads it from the class)
     _supports_sdpa = _supports_attention_backend = _can_compile_fullgraph = True
 
     def __init__(self, config: Any) -> None:

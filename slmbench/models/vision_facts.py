@@ -208,7 +208,7 @@ def _of_any_shape(whole: Config, vision: Config, processor: Config) -> VisionFac
 
 
 def _pixel_limits(processor: Config) -> tuple[int | None, int | None]:
-    """Return how few and how many pixels a processor of Qwen's kind leaves a picture; its own defaults where unsaid."""
+    """Return how few and how many pixels a processor of Qwen's kind leaves a picture; by default its own."""
     size = processor.get("size")
     size = size if isinstance(size, Mapping) else {}
     least = _first(processor, "min_pixels") or size.get("shortest_edge") or 56 * 56

@@ -36,11 +36,11 @@ class Carried(BaseModel):
 
     @property
     def place(self) -> Path:
-        """Return where it lies on this machine, once it is here."""
+        """Return where it is on this machine, once it is here."""
         return carried_dir() / self.sha256 / self.name
 
     def is_here(self) -> bool:
-        """Tell whether it lies here with the right content."""
+        """Tell whether it is here with the right content."""
         try:
             return sha256_of(self.place) == self.sha256
         except OSError:
@@ -74,7 +74,7 @@ def keep(path: Path, name: FileName, checkpoint: str | None = None) -> Carried:
 
 
 def arrived(one: Carried) -> Path:
-    """Return where a carried file lies.
+    """Return where a carried file is.
 
     Raises:
         BadInputError: it is not on this machine, or was changed there.

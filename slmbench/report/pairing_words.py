@@ -36,7 +36,7 @@ def _decoder(pair: Pair) -> str:
 def _quality(pair: Pair) -> str:
     found, scores = pair.score_difference, [one.tasks.scores for one in (pair.encoder, pair.decoder) if one.tasks]
     both = " and ".join(f"{values.mean():.3f}" for values in scores)
-    shown = f"[{found.low:+.3f}, {found.high:+.3f}] lies within +-{QUALITY_MARGIN:g}"
+    shown = f"[{found.low:+.3f}, {found.high:+.3f}] is within +-{QUALITY_MARGIN:g}"
     return (
         f"equal task scores ({both} over {scores[0].size} items; the difference {found.mid:+.3f} {shown}), not equal "
         "sizes; nothing is said of other tasks"

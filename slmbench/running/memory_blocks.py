@@ -32,7 +32,7 @@ def make_blocks(
     """Split the cases into blocks of at most ``most`` whose live workers fit ``room_bytes`` together.
 
     Cases that are judged together (``together`` holds groups of keys; others stand alone) are in one block where one
-    can hold them. Beside the footprints of a block there must be room for one worker that is being opened, which may
+    can hold them. Next to the footprints of a block there must be room for one worker that is being opened, which may
     take more than it keeps. A case that does not fit alone gets a block of its own: it was opened once, so it can be
     again.
     """

@@ -28,7 +28,7 @@ def open_standard_streams() -> None:
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             # Its file number outlives it: children inherit that.
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (open until the process ends)
 
 
 #: What stands for a character where the stream's encoding lacks it: Windows code pages, ASCII.

@@ -42,7 +42,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     """
     silence_telemetry()
     try:
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401 (is it installed?)
         import onnx_ir
 
         from slmbench.export.generic.onnx_attention import OnnxEngine

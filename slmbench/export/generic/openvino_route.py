@@ -45,7 +45,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     """
     silence_telemetry()
     try:
-        import openvino  # noqa: F401
+        import openvino  # noqa: F401 (is it installed?)
 
         from slmbench.export.generic.attention import Engine
         from slmbench.export.generic.traced_parts import load_parts

@@ -153,11 +153,11 @@ class GivenCache(DynamicCache):
         asked = [*self.layers[layer_idx : layer_idx + 1], *self.layers]
         return next((layer.get_seq_length() for layer in asked if isinstance(layer, Fixed)), 0)
 
-    def has_previous_state(self, layer_idx: int | None = None) -> bool:  # noqa: ARG002
+    def has_previous_state(self, layer_idx: int | None = None) -> bool:  # noqa: ARG002 (transformers' signature)
         """Return that there is none: recurrent layers are to take their one way, which begins with the state."""
         return False
 
-    def update_conv_state(self, conv_states: Tensor, layer_idx: int, **_: Any) -> Tensor:  # noqa: ARG002
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, **_: Any) -> Tensor:  # noqa: ARG002 (transformers' signature)
         """Do nothing: the convolution keeps its inputs itself."""
         return conv_states
 
@@ -166,7 +166,7 @@ class GivenCache(DynamicCache):
         self.layers[layer_idx].recurrent_states = recurrent_states
         return recurrent_states
 
-    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[Any, int]:  # noqa: ARG002
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[Any, int]:  # noqa: ARG002 (transformers' signature)
         """Return how many positions queries see at most, and the first of them."""
         sizes = (layer.get_mask_sizes(query_length) for layer in self.layers if isinstance(layer, Fixed))
         return next(sizes, (query_length, 0))

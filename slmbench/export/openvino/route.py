@@ -47,7 +47,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         return traced.write(checkpoint, spec, folder, progress)
     silence_telemetry()
     try:
-        import openvino  # noqa: F401
+        import openvino  # noqa: F401 (is it installed?)
     except ImportError as error:
         raise CannotRunError(needed(error, "to export to OpenVINO")) from error
     from slmbench.export.onnx.architectures import describe
