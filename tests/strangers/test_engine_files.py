@@ -145,7 +145,7 @@ def test_a_file_that_is_in_no_list_is_not_lain_beside(victim: MakeVictim) -> Non
     (folder / ".DS_Store").write_bytes(b"what a file manager leaves is read by no engine")
     assert not isinstance(one.open(folder), WorkerError)
     (folder / "genai_config.json").write_bytes(b"{}")
-    assert f"{folder / 'genai_config.json'} lies in the artifact's folder" in one.refused(folder)
+    assert f"{folder / 'genai_config.json'} is in the artifact's folder" in one.refused(folder)
 
 
 def test_without_a_golden_record_nothing_is_timed(victim: MakeVictim) -> None:
