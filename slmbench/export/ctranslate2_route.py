@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from slmbench.errors import CannotRunError, last_error_line
@@ -59,6 +60,8 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
     progress("converting with ctranslate2")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-config-") as config:
         model.config.save_pretrained(config)
+        if model.config.model_type == "phi3":
+            _with_older_rotary(model)
         _convert(checkpoint, model, config, folder / FOLDER, QUANTISATION[spec.weight_precision])
     # Its decoder keeps K and V of the encoder's output in its state from the first step on.
     once = True if checkpoint.family == "encoder-decoder" else None
@@ -119,6 +122,16 @@ def _in_older_words(config: Any) -> None:
         config.rope_theta = whole["rope_theta"]
     if "sliding_attention" in rotary and not hasattr(config, "rope_local_base_freq"):
         config.rope_local_base_freq = rotary["sliding_attention"]["rope_theta"]
+
+
+def _with_older_rotary(model: Any) -> None:
+    """Give a Phi-3 its rotary embedding as transformers had it before 5.0: in each layer; "default" is none."""
+    rotary = model.config.rope_parameters
+    factors = SimpleNamespace(long_factor=rotary.get("long_factor"), short_factor=rotary.get("short_factor"))
+    for layer in model.model.layers:
+        layer.self_attn.rotary_emb = factors
+    kind = rotary["rope_type"]
+    model.config.rope_scaling = None if kind == "default" else rotary | {"type": kind}
 
 
 class _Numbers:
