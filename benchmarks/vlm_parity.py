@@ -204,7 +204,7 @@ def main() -> None:
         if not (folder / "exported" / "openvino_detokenizer.xml").is_file():
             export_theirs(folder / "llava", folder / "exported")
         checkpoint = resolve(str(folder / "llava"))
-        (spec,) = specs_of(load_backend("openvino"), checkpoint, "fp32", "cpu", pictures=True)
+        spec, *_ = specs_of(load_backend("openvino"), checkpoint, "fp32", "cpu", pictures=True)
         artifact = ensure_artifact(checkpoint, spec, progress=print)
         print("| what | input tokens | ttft ratio (loads) | tpot ratio (loads) |")
         print("| :--- | ---: | :--- | :--- |")

@@ -20,6 +20,7 @@ from slmbench.models.artifact import Artifact, ArtifactSpec, Role
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.geometry import Geometry
 from slmbench.session_abilities import (
+    ENGINES_OWN,
     UNASKED,
     Draws,
     Extends,
@@ -29,7 +30,9 @@ from slmbench.session_abilities import (
     Pixels,
     Rereads,
     TakesPictures,
+    TakesWholePictures,
     TellsMargins,
+    TellsPhases,
     TellsSettings,
     Tokens,
 )
@@ -38,13 +41,13 @@ from slmbench.terms import ComputePrecision, Device, Precision, Settings
 
 #: What plugins may use. Some of it is defined elsewhere in slmbench; plugins import it from here.
 __all__ = [
-    "ENTRY_POINT_GROUP", "UNASKED", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend",
-    "BadInputError", "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device",
-    "DeviceStatus", "Draws", "Extends", "Geometry", "GivesAnswerLogits", "GivesChunkLogits", "GivesLogits",
-    "LimitsProbe", "LoopSession", "Pixels", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role",
+    "ENGINES_OWN", "ENTRY_POINT_GROUP", "UNASKED", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend",
+    "BadInputError", "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device", "DeviceStatus",
+    "Draws", "Extends", "Geometry", "GivesAnswerLogits", "GivesChunkLogits", "GivesLogits", "LimitsProbe",
+    "LoopSession", "PictureLimits", "Pixels", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role",
     "Session", "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TakesPictures",
-    "TellsMargins", "TellsSettings", "Tokens", "WeightCopies", "Workload", "WorkloadAbilities", "backend_names",
-    "load_backend", "load_backends", "specs_of",
+    "TakesWholePictures", "TellsMargins", "TellsPhases", "TellsSettings", "Tokens", "WeightCopies", "Workload",
+    "WorkloadAbilities", "backend_names", "load_backend", "load_backends", "specs_of",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"
@@ -272,6 +275,14 @@ class WorkloadAbilities(Protocol):
         """Return what sessions over that artifact can do."""
 
 
+@runtime_checkable
+class PictureLimits(Protocol):
+    """What a backend may also have: why it takes no pictures, or not those of a checkpoint."""
+
+    def picture_refusal(self, checkpoint: Checkpoint) -> str | None:
+        """Return the reason and what would work, as the end of a line, or None."""
+
+
 @dataclass(frozen=True)
 class ProbeShape:
     """A chain of matrix products: ``rows`` rows through ``layers`` different matrices ``[width, width]``."""
@@ -331,7 +342,9 @@ def specs_of(
     if not isinstance(backend, WorkloadAbilities):
         return []
     with_pictures = [one.model_copy(update={"pictures": True}) for one in specs]
-    return [one for one in with_pictures if "pictures" in backend.abilities(checkpoint, one)]
+    able = [one for one in with_pictures if "pictures" in backend.abilities(checkpoint, one)]
+    # The route that takes most checkpoints comes first: one comparison, one route.
+    return sorted(able, key=lambda one: one.exporter == "optimum")
 
 
 def backend_names() -> list[str]:

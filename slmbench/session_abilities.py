@@ -13,6 +13,8 @@ Tokens = NDArray[np.int64]
 Pixels = Mapping[str, NDArray[Any]]
 #: What was asked of a setting that is the engine's own default.
 UNASKED = "default"
+#: The picture processor of a session that prepares pictures itself, in records.
+ENGINES_OWN = "the engine's own, within the time to the first token"
 
 
 @runtime_checkable
@@ -51,6 +53,24 @@ class TakesPictures(Protocol):
         Raises:
             BadInputError: the artifact was made for text alone, or the tensors are not the vision graph's inputs.
         """
+
+
+@runtime_checkable
+class TakesWholePictures(TakesPictures, Protocol):
+    """Pictures for an engine that prepares them itself: ``take_pictures`` gets them as bytes ``[H, W, 3]``, RGB.
+
+    Their names do not matter, their order does. What preparing takes is then part of the first token's time.
+    """
+
+    takes_whole_pictures: bool
+
+
+@runtime_checkable
+class TellsPhases(Protocol):
+    """What a session with a loop of its engine's own may also have: parts of the last first token's time."""
+
+    def phases_ns(self) -> dict[str, int]:
+        """Return them in ns, as :meth:`Session.phases_ns` does."""
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slmbench.backend import Ability, ArtifactSpec, BadInputError, Checkpoint, Pixels, Tokens
 from slmbench.models.picture_places import positions_of_prompt
 from slmbench.models.vision_facts import GRIDS
+from slmbench.terms import Exporter
 
 #: The vision graph's output, and the input of the graph that reads prompts.
 FEATURES = "image_features"
@@ -19,9 +20,13 @@ FEATURES = "image_features"
 POSITIONS = "image_positions"
 
 
-def picture_abilities(checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
-    """Return "pictures" for an artifact that was made for them in a form that our loops know, else nothing."""
-    known = spec.exporter in ("generic", "none") and spec.layout == "dynamic" and spec.target is None
+def picture_abilities(checkpoint: Checkpoint, spec: ArtifactSpec, also: Sequence[Exporter] = ()) -> frozenset[Ability]:
+    """Return "pictures" for an artifact that was made for them in a form that our loops know, else nothing.
+
+    ``also`` are exporters in addition to our own whose graphs a backend's loop knows.
+    """
+    brought = checkpoint.given is not None and "vision" in dict(checkpoint.given.graphs)
+    known = (spec.exporter in ("generic", "none", *also) or brought) and spec.layout == "dynamic" and not spec.target
     takes = spec.pictures and checkpoint.vision is not None and checkpoint.vision.refusal is None
     return frozenset(("pictures",)) if known and takes else frozenset()
 

@@ -11,7 +11,7 @@ class Reserved:
 
     def __init__(self, checkpoint: Checkpoint, *, pictures: bool = False) -> None:
         """Take the checkpoint's name and what is never generated; after pictures that is the image token too."""
-        self._name = checkpoint.name
+        self.name = checkpoint.name
         never = list(checkpoint.eos_token_ids)
         if pictures and checkpoint.vision is not None:
             never.append(checkpoint.vision.image_token_id)
@@ -38,7 +38,7 @@ class Reserved:
             BadInputError: it has fewer.
         """
         if limit is not None and needed > limit:
-            raise BadInputError(f"{self._name} has positions for {limit} tokens; this workload needs {needed}")
+            raise BadInputError(f"{self.name} has positions for {limit} tokens; this workload needs {needed}")
 
     def start(self, input_ids: Tokens, *, shared: bool = False, output_tokens: int | None = None) -> int:
         """Begin a generation from prompts ``[B, S]``; return how many rows answer each of them.
@@ -54,7 +54,7 @@ class Reserved:
         if not fits or (self.rows % prompts if shared else self.rows != prompts):
             answer = "" if output_tokens is None else f" and {output_tokens} new ones"
             raise BadInputError(
-                f"{self._name}: this prompt ({prompts}x{length} tokens{answer}) exceeds what is reserved "
+                f"{self.name}: this prompt ({prompts}x{length} tokens{answer}) exceeds what is reserved "
                 f"({self.rows}x{self.input_tokens} and {self.output_tokens} new ones)"
             )
         self._given, self._most = 0, self.output_tokens
@@ -69,7 +69,7 @@ class Reserved:
         rows, count = input_ids.shape
         if padded or rows != self.rows or length + count > self.total:
             raise BadInputError(
-                f"{self._name}: this turn ({rows}x{count} tokens) exceeds the reserved length, or the batch is padded"
+                f"{self.name}: this turn ({rows}x{count} tokens) exceeds the reserved length, or the batch is padded"
             )
         # The first token of an answer takes no place yet, each later one has fed the token before it.
         self._given, self._most = 0, min(self.output_tokens, self.total - length - count + 1)
@@ -83,7 +83,7 @@ class Reserved:
         place = self._given
         if place >= self._most:
             raise BadInputError(
-                f"{self._name}: a step beyond the {self._most} new tokens that are reserved, or before a start"
+                f"{self.name}: a step beyond the {self._most} new tokens that are reserved, or before a start"
             )
         self._given = place + 1
         return place

@@ -73,6 +73,13 @@ class LlamaCppBackend:
         """Return what ggml's kernels compute in; quantised weights meet activations of 8 bits."""
         return layout.compute_of(weights)
 
+    def picture_refusal(self, checkpoint: Checkpoint) -> str | None:
+        """Return why, and what takes pictures."""
+        return (
+            "no exporter here writes the projector file (mmproj) that llama.cpp reads pictures with; "
+            "use --backend openvino, onnxruntime or torch"
+        )
+
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does. An encoder-decoder encodes each prompt for one row."""
         if checkpoint.family == "decoder-only":

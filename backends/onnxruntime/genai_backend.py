@@ -74,6 +74,13 @@ class OnnxRuntimeGenaiBackend:
         """Return what ONNX Runtime's kernels on the CPU compute in."""
         return cpu_compute(weights)
 
+    def picture_refusal(self, checkpoint: Checkpoint) -> str | None:
+        """Return why, and what takes pictures."""
+        return (
+            "what onnxruntime-genai's builder makes of a checkpoint here is its text alone; "
+            "use --backend openvino, onnxruntime or torch"
+        )
+
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return that answers may end where the model ends them."""
         return frozenset(("ends",))

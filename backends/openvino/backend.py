@@ -105,7 +105,7 @@ class OpenVinoBackend:
         if spec.layout == "static":
             return frozenset()
         everything: frozenset[Ability] = frozenset(("turns", "answers", "random", "uncached", "ends"))
-        everything |= picture_abilities(checkpoint, spec)
+        everything |= picture_abilities(checkpoint, spec, also=("optimum",))
         # optimum's decoder makes the cross K/V itself, once a row: a prompt would not be read once.
         own = checkpoint.family == "decoder-only" or spec.exporter != "optimum"
         return everything if own else everything - {"answers"}

@@ -17,8 +17,10 @@ from slmbench.errors import CannotRunError, last_error_line
 class ReadGraph:
     """A graph as the artifact has it. It is read once, so its weights are mapped once, however often it is compiled."""
 
-    def __init__(self, core: Any, path: Path, engine_name: str, properties: dict[str, Any]) -> None:
-        """Read the IR.
+    def __init__(
+        self, core: Any, path: Path, engine_name: str, properties: dict[str, Any], read: Callable[[], Any] | None = None
+    ) -> None:
+        """Read the IR, with a function of its own where it is not taken as the file has it.
 
         Raises:
             CannotRunError: OpenVINO does not take it.
@@ -26,7 +28,7 @@ class ReadGraph:
         self._core, self._path, self._engine_name, self._properties = core, path, engine_name, properties
         started = perf_counter_ns()
         with self._reported():
-            self._model = core.read_model(path)
+            self._model = read() if read is not None else core.read_model(path)
         self.load_ns = perf_counter_ns() - started
 
     def compile(self, change: Callable[[Any], None] | None = None) -> CompiledGraph:

@@ -14,10 +14,12 @@ from slmbench.system.extras import install_command, installed_version, not_insta
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ..common.cpu_device import require
+from ..common.held_pictures import picture_abilities
 from . import npu
 from .backend import OpenVinoBackend
 from .genai_npu_session import GenaiNpuSession
 from .genai_session import PagedSession, StatefulSession
+from .genai_vision_session import VisionSession, vision_refusal
 from .options import OpenVinoOptions, compute_refusal
 
 
@@ -56,6 +58,12 @@ class OpenVinoGenaiBackend:
             return "openvino-genai generates text with decoder-only models; use --backend openvino"
         if spec.format != "openvino" or spec.layout != "dynamic":
             return f"openvino-genai takes dynamic OpenVINO graphs, not {spec.label()}"
+        if device == "npu" and spec.pictures:
+            return "VLMPipeline is driven on cpu and gpu here, not on npu"
+        if checkpoint.given is not None and "vision" in dict(checkpoint.given.graphs):
+            unfit = vision_refusal(checkpoint)
+            if unfit is not None:
+                return unfit
         if device == "npu":
             return npu.refusal(options) or npu.size_refusal(checkpoint, spec, options)
         if options.attention not in (None, *self.attention_paths):
@@ -75,8 +83,15 @@ class OpenVinoGenaiBackend:
         return 2
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
-        """Return that ends of sequence may come; its loop still runs to the length that was asked."""
-        return frozenset(("ends",))
+        """Return that ends of sequence may come (its loop still runs to the length that was asked), and pictures."""
+        ends: frozenset[Ability] = frozenset(("ends",))
+        if spec.exporter not in ("optimum", "given") or self.picture_refusal(checkpoint) is not None:
+            return ends
+        return ends | picture_abilities(checkpoint, spec, also=("optimum",))
+
+    def picture_refusal(self, checkpoint: Checkpoint) -> str | None:
+        """Return why VLMPipeline does not take a checkpoint's pictures as slmbench gives them, or None."""
+        return vision_refusal(checkpoint)
 
     def open(self, artifact: Artifact, device: Device, options: SessionOptions) -> LoopSession:
         """Let openvino-genai load the artifact.
@@ -94,5 +109,7 @@ class OpenVinoGenaiBackend:
         statuses = [status for status in self.devices() if status.device == device]
         if not any(status.available for status in statuses):
             raise CannotRunError("; ".join(f"{status.detail}; {status.remedy}" for status in statuses))
+        if "vision" in manifest.graphs:
+            return VisionSession(artifact, device, options)
         kind = StatefulSession if options.attention == "SDPA" else PagedSession
         return kind(artifact, device, options)

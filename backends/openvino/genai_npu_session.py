@@ -163,14 +163,17 @@ def _linked(graph: Path, folder: Path) -> Path:
     return folder / "openvino_model.xml"
 
 
-def make_stamper(stamps: list[int]) -> Callable[[Any], Any]:
-    """Return a streamer that notes when each token reached the host."""
+def make_stamper(stamps: list[int], tokens: list[int] | None = None) -> Callable[[Any], Any]:
+    """Return a streamer that notes when each token reached the host, and in ``tokens`` which it is."""
     import openvino_genai
 
     class Stamper(openvino_genai.StreamerBase):  # type: ignore[misc]  # the package has no types
         def write(self, token: int | list[int]) -> Any:
             now = perf_counter_ns()
-            stamps.extend([now] * (len(token) if isinstance(token, list) else 1))
+            given = token if isinstance(token, list) else [token]
+            stamps.extend([now] * len(given))
+            if tokens is not None:
+                tokens.extend(given)
             return openvino_genai.StreamingStatus.RUNNING
 
         def end(self) -> None:

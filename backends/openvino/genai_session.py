@@ -13,6 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -30,7 +31,7 @@ from .options import PRECISION, device_properties, settings_in_effect
 
 _ENGINE_NAMES = {"cpu": "CPU", "gpu": "GPU"}
 #: The heading under which each pipeline prints its compiled model, and what slmbench calls its attention.
-_PATHS = {"LLM with Paged Attention": "paged", "Stateful LLM model": "SDPA"}
+_PATHS = {"LLM with Paged Attention": "paged", "Stateful LLM model": "SDPA", "VLM language model": "SDPA"}
 _LOG_LEVEL, _LOG_INFO = "OPENVINO_LOG_LEVEL", "3"
 #: More tokens than any prompt has: a prompt is computed in one piece, as openvino-genai's LLMPipeline does too.
 _WHOLE_PROMPT = 2**31
@@ -51,16 +52,20 @@ class GenaiSession(ABC):
         self._reserved, self._vocabulary = Reserved(checkpoint), checkpoint.geometry.vocab_size
         engine_name = _ENGINE_NAMES[device]
         self._asked = properties = device_properties(options, engine_name)
-        graph = only_graph(artifact)
+        folder = self._place(artifact)
         began = perf_counter_ns()
         try:
             with _printed() as text:
-                self._pipeline: Any = self._open(str(graph.parent), engine_name, properties)
+                self._pipeline: Any = self._open(str(folder), engine_name, properties)
         except (RuntimeError, UnicodeDecodeError) as error:
             reason = last_error_line(error)
-            raise CannotRunError(f"{graph}: openvino-genai does not load it: {reason}") from error
+            raise CannotRunError(f"{artifact.graph('model')}: openvino-genai does not load it: {reason}") from error
         self._load_ns = perf_counter_ns() - began
         self._compiled = _properties_in("".join(text))
+
+    def _place(self, artifact: Artifact) -> Path:
+        """Return the folder that the pipeline is given; raises as :func:`only_graph`."""
+        return only_graph(artifact).parent
 
     @abstractmethod
     def _open(self, folder: str, engine_name: str, properties: dict[str, Any]) -> Any:
@@ -125,11 +130,7 @@ class PagedSession(GenaiSession):
     def _open(self, folder: str, engine_name: str, properties: dict[str, Any]) -> Any:
         import openvino_genai
 
-        scheduler = openvino_genai.SchedulerConfig()
-        # A repeated prompt would be answered from the cache instead of being read.
-        scheduler.enable_prefix_caching = False
-        scheduler.max_num_batched_tokens = _WHOLE_PROMPT
-        return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, engine_name, properties)
+        return openvino_genai.ContinuousBatchingPipeline(folder, whole_prompts(), engine_name, properties)
 
     def generate(self, input_ids: Tokens, output_tokens: int) -> tuple[Tokens, list[int]]:
         """Generate greedily from prompts ``[batch, input]``; a stamp is when the last row had its token.
@@ -192,6 +193,17 @@ class StatefulSession(GenaiSession):
         return np.array(result.tokens, dtype=np.int64), stamps
 
 
+def whole_prompts() -> Any:
+    """Return how paged attention schedules: each prompt is read, and in one piece."""
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    # A repeated prompt would be answered from the cache instead of being read.
+    scheduler.enable_prefix_caching = False
+    scheduler.max_num_batched_tokens = _WHOLE_PROMPT
+    return scheduler
+
+
 @contextmanager
 def _printed() -> Iterator[list[str]]:
     """Let openvino-genai print what it compiles, and give that text when the block is left without an error.
@@ -219,11 +231,16 @@ def _printed() -> Iterator[list[str]]:
 
 
 def _properties_in(printed: str) -> dict[str, str]:
-    """Return the properties of the compiled model in openvino-genai's print, and "Model", its heading."""
+    """Return the properties of the compiled model in openvino-genai's print, and "Model", its heading.
+
+    Of other models that it prints, as tokenizers and vision parts, nothing is taken.
+    """
     found: dict[str, str] = {}
     for line in printed.splitlines():
         name, colon, value = line.partition(": ")
         if name == "Model":
+            if found.get("Model") in _PATHS:
+                break
             found = {"Model": value.strip()}
         elif colon and found and name.startswith("  "):
             found[name.strip()] = value.strip()

@@ -22,6 +22,7 @@ from ..common.held_pictures import FEATURES, POSITIONS
 from ..common.next_token import StepLogits, TokenChooser
 from ..common.reserved import Reserved
 from .compiled_graph import CompiledGraph, ReadGraph, StepIds
+from .joined_graph import readers
 from .options import PRECISION, device_properties, settings_in_effect, steps_apart
 from .static_session import executed_on
 from .step_graph import for_one_token
@@ -52,7 +53,8 @@ class OpenVinoSession:
         self._reserved = Reserved(checkpoint, pictures=artifact.manifest.spec.pictures)
         core, self._asked = ov.Core(), device_properties(options, engine_name)
         self._read_graphs: dict[Role, ReadGraph] = {
-            role: ReadGraph(core, artifact.graph(role), engine_name, self._asked) for role in artifact.manifest.graphs
+            role: ReadGraph(core, artifact.graph(role), engine_name, self._asked, read)
+            for role, read in readers(core, artifact).items()
         }
         exact = options.settings == "fair" and options.compute_precision == "fp32"
         self._plain_products = exact and platform.machine() in ("x86_64", "AMD64")

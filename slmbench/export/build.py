@@ -161,7 +161,7 @@ def _written(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress:
 def _keep_processor(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy what says how pictures are prepared next to the graphs: a worker has the artifact alone."""
     for name in PROCESSOR_FILES:
-        if checkpoint.path is not None and (checkpoint.path / name).is_file():
+        if checkpoint.path is not None and (checkpoint.path / name).is_file() and not (folder / name).exists():
             shutil.copyfile(checkpoint.path / name, folder / name)
 
 
@@ -171,13 +171,16 @@ def golden_record(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress
         shipped = shipped_record(checkpoint)
         if shipped is not None:
             return shipped
-    of_what = "pictures" if spec.pictures else f"{spec.input_tokens}-{spec.output_tokens}"
+    # optimum-intel's graphs are run by VLMPipeline too, which resizes pictures in a way of its own.
+    tiles = spec.exporter == "optimum"
+    seen = "pictures-of-tiles" if tiles else "pictures"
+    of_what = seen if spec.pictures else f"{spec.input_tokens}-{spec.output_tokens}"
     kept = cache_dir() / "golden" / f"{checkpoint.digest[:32]}-{of_what}.json"
     with contextlib.suppress(OSError, ValidationError):
         record = GoldenRecord.model_validate_json(kept.read_bytes())
         if record.versions == reference_versions():
             return record
-    record = _record_after_pictures(checkpoint, progress) if spec.pictures else _record(checkpoint, spec, progress)
+    record = _after_pictures(checkpoint, progress, tiles) if spec.pictures else _record(checkpoint, spec, progress)
     gc.collect()
     kept.parent.mkdir(parents=True, exist_ok=True)
     # Two exports may write it at once: the last one wins, both are the same.
@@ -194,13 +197,13 @@ def _record(checkpoint: Checkpoint, spec: ArtifactSpec, progress: Progress) -> G
     return make_golden(model, checkpoint, input_tokens=spec.input_tokens, output_tokens=spec.output_tokens)
 
 
-def _record_after_pictures(checkpoint: Checkpoint, progress: Progress) -> GoldenRecord:
+def _after_pictures(checkpoint: Checkpoint, progress: Progress, of_tiles: bool) -> GoldenRecord:
     from slmbench.export.picture_network import load_with_pictures
 
     progress("loading the reference")
     network = load_with_pictures(checkpoint)
     progress("generating the golden record after pictures")
-    return golden_after_pictures(network, checkpoint)
+    return golden_after_pictures(network, checkpoint, of_tiles=of_tiles)
 
 
 def _write_manifest(

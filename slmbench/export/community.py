@@ -20,6 +20,9 @@ _TASKS: Mapping[Family, str] = {
     "decoder-only": "text-generation-with-past",
     "encoder-decoder": "text2text-generation-with-past",
 }
+_PICTURES = "image-text-to-text"
+#: Types that optimum-intel exports as a vision graph, embeddings and a text graph, which is what sessions drive.
+OPTIMUM_PICTURES = ("llava", "gemma3")
 _BOUNDS = ("MIN_TRANSFORMERS_VERSION", "MAX_TRANSFORMERS_VERSION")
 
 
@@ -32,15 +35,15 @@ class _Entry:
     most: str | None
 
 
-def optimum_refusal(architecture: str, family: Family) -> str | None:
+def optimum_refusal(architecture: str, family: Family = "decoder-only", *, pictures: bool = False) -> str | None:
     """Return why optimum-intel's registry does not have an architecture (a transformers model type), or None."""
     if architecture in known_types.HEADED:
         return f"optimum-intel exports '{architecture}' together with its vision part only"
     known = _optimum_registry()
     if known is None or not known_types.is_installed():
-        return _by_the_table("openvino optimum", "optimum-intel", architecture)
+        return None if pictures else _by_the_table("openvino optimum", "optimum-intel", architecture)
     entry = known.get(architecture)
-    if entry is None or _TASKS[family] not in entry.tasks:
+    if entry is None or (_PICTURES if pictures else _TASKS[family]) not in entry.tasks:
         return f"optimum-intel {version('optimum-intel')} has no export of the architecture '{architecture}'"
     installed = Version(version("transformers"))
     if entry.most is not None and installed > Version(entry.most):

@@ -36,7 +36,8 @@ def given_artifact(checkpoint: Checkpoint, spec: ArtifactSpec, reference: Golden
     if checkpoint.path is None:
         raise BadInputError(f"{checkpoint.name}: its files are on another machine")
     golden = reference.model_dump_json() if reference else ""
-    name = hashlib.sha256(json.dumps([checkpoint.digest, str(checkpoint.path), golden]).encode()).hexdigest()[:32]
+    parts = [checkpoint.digest, str(checkpoint.path), golden, *(["pictures"] if spec.pictures else [])]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     folder = given_dir() / name
     if not (folder / MANIFEST_NAME).is_file() or read_artifact(folder).manifest.checkpoint != checkpoint:
         manifest = Manifest(

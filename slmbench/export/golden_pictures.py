@@ -19,8 +19,10 @@ from slmbench.models.checkpoint import Checkpoint
 PICTURES = (GoldenPicture(seed=1, width=96, height=64), GoldenPicture(seed=2, width=64, height=80))
 
 
-def golden_after_pictures(network: Any, checkpoint: Checkpoint) -> GoldenRecord:
+def golden_after_pictures(network: Any, checkpoint: Checkpoint, *, of_tiles: bool = False) -> GoldenRecord:
     """Return the record of a ``PictureNetwork``: the whole's own forward puts pixels and ids together.
+
+    ``of_tiles``: the pictures have the size of a tile, for engines that resize them in a way of their own.
 
     Raises:
         CannotRunError: the checkpoint takes no pictures, or both pictures give the same answer, which proves nothing.
@@ -31,7 +33,8 @@ def golden_after_pictures(network: Any, checkpoint: Checkpoint) -> GoldenRecord:
     processor = Processor.of(checkpoint, checkpoint.path)
     text = golden_prompts(checkpoint)[-1]
     prompts = []
-    for picture in PICTURES:
+    side = {"width": facts.image_size, "height": facts.image_size} if of_tiles else {}
+    for picture in [one.model_copy(update=side) for one in PICTURES]:
         made = processor([drawn(picture.seed, picture.width, picture.height)])
         pixels = {name: made[name] for name in network.inputs}
         places = np.full(processor.image_tokens(made), facts.image_token_id, np.int64)

@@ -1,7 +1,7 @@
 """The tokens of a reference for an artifact that the user brings, from torch, in a process of its own.
 
-``python -m slmbench.export.reference REFERENCE ENDS``: prints the golden record. ENDS, a JSON list, are the tokens that
-the artifact never gives, so that both suppress the same.
+``python -m slmbench.export.reference REFERENCE ENDS [pictures]``: prints the golden record, of prompts after pictures
+with the third word. ENDS, a JSON list, are the tokens that the artifact never gives, so that both suppress the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.system.telemetry import output_is_ours
 
 
-def reference_record(checkpoint: Checkpoint, ends: list[int]) -> GoldenRecord:
+def reference_record(checkpoint: Checkpoint, ends: list[int], *, pictures: bool = False) -> GoldenRecord:
     """Return what torch makes of the golden prompts in fp32, with these tokens suppressed.
 
     Raises:
@@ -25,14 +25,16 @@ def reference_record(checkpoint: Checkpoint, ends: list[int]) -> GoldenRecord:
     """
     own = hashlib.sha256(json.dumps([checkpoint.digest, ends]).encode()).hexdigest()
     asked = checkpoint.model_copy(update={"eos_token_ids": tuple(ends), "digest": own})
-    return golden_record(asked, ArtifactSpec(format="torch", exporter="none"), lambda _: None)
+    text = ArtifactSpec(format="torch", exporter="none")
+    spec = ArtifactSpec(format="openvino", exporter="optimum", pictures=True) if pictures else text
+    return golden_record(asked, spec, lambda _: None)
 
 
 def main() -> int:
     """Print the record of the reference named on the command line."""
     try:
         with output_is_ours():
-            record = reference_record(resolve(sys.argv[1]), json.loads(sys.argv[2]))
+            record = reference_record(resolve(sys.argv[1]), json.loads(sys.argv[2]), pictures=len(sys.argv) > 3)
     except SlmbenchError as error:
         sys.stderr.write(f"{ERROR_PREFIX}{one_line(str(error))}\n")
         return error.exit_code

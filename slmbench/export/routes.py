@@ -13,6 +13,7 @@ from typing import Literal, Protocol, cast
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError
 from slmbench.export.calibration_text import with_kept_text
+from slmbench.export.community import OPTIMUM_PICTURES, optimum_refusal
 from slmbench.export.failed_proofs import failed_proof
 from slmbench.export.recipes import PLAIN, check_recipe, check_used, with_recipe
 from slmbench.models.artifact import ArtifactSpec, Manifest, Role
@@ -182,7 +183,8 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     if spec.pictures and (reason := _pictures_refusal(checkpoint, spec)) is not None:
         return reason
     try:
-        return route(spec).refusal(checkpoint, spec)
+        # What an exporter says of an architecture is of text alone.
+        return None if spec.pictures and spec.exporter == "optimum" else route(spec).refusal(checkpoint, spec)
     except CannotRunError as error:
         return str(error)
 
@@ -195,6 +197,8 @@ def _pictures_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
         return checkpoint.vision.refusal
     if spec.exporter in ("generic", "none") and spec.layout == "dynamic":
         return None
+    if spec.exporter == "optimum" and checkpoint.vision.model_type in OPTIMUM_PICTURES:
+        return optimum_refusal(checkpoint.vision.model_type, pictures=True)
     return f"the exporter {spec.exporter} ({spec.layout}) is used for text alone; generic exports the vision part too"
 
 

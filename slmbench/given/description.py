@@ -11,6 +11,7 @@ from slmbench.errors import one_line
 from slmbench.models.artifact import inside
 from slmbench.models.geometry import Geometry
 from slmbench.models.given_record import GivenLayout, GivenRole
+from slmbench.models.vision_facts import VisionFacts
 from slmbench.terms import ComputePrecision, Family, Precision
 
 #: Texts that a producer wrote about itself, cut to this.
@@ -42,6 +43,8 @@ class Description:
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
     decoder_start_token_id: int | None = None
+    #: Of the part that reads pictures, where its graph is among these.
+    vision: VisionFacts | None = None
 
 
 def short(value: object) -> str:

@@ -9,6 +9,7 @@ from slmbench.errors import BadInputError
 from slmbench.given.description import short
 from slmbench.models.checkpoint import json_object, special_tokens
 from slmbench.models.geometry import Geometry, read_config
+from slmbench.models.vision_facts import VisionFacts
 from slmbench.terms import Family
 
 
@@ -22,6 +23,8 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     decoder_start_token_id: int | None
+    #: Of the part that reads pictures, where the whole model has one.
+    vision: VisionFacts | None = None
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -34,10 +37,13 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise BadInputError(f"{folder}: no config.json next to the graph, so nobody knows what model it is")
     config = json_object(path)
-    facts = read_config(config, str(path))
+    processor = folder / "preprocessor_config.json"
+    facts = read_config(config, str(path), processor=json_object(processor) if processor.is_file() else {})
     generation = folder / "generation_config.json"
-    tokens = special_tokens(config, json_object(generation) if generation.is_file() else {}, facts.family)
-    return ModelConfig(facts.family, short(facts.architecture), facts.geometry, **tokens)
+    tokens = special_tokens(
+        {**facts.values, **config}, json_object(generation) if generation.is_file() else {}, facts.family
+    )
+    return ModelConfig(facts.family, short(facts.architecture), facts.geometry, **tokens, vision=facts.vision)
 
 
 def check_vocabulary(folder: Path, configured: int, found: int | None) -> None:

@@ -7,14 +7,26 @@ from pathlib import Path
 
 from slmbench.errors import BadInputError
 from slmbench.given.description import Description, files_of, short
-from slmbench.given.hf_files import check_vocabulary, read_model_config, tokenizer_of
+from slmbench.given.hf_files import ModelConfig, check_vocabulary, read_model_config, tokenizer_of
 from slmbench.given.ir_xml import BITS, IrGraph, IrLayer, read_ir, small_integers
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, GivenRole
 from slmbench.terms import Precision
 
 MODEL, ENCODER, DECODER = "openvino_model.xml", "openvino_encoder_model.xml", "openvino_decoder_model.xml"
-#: What optimum-intel calls the text's graph of a model for pictures, which takes embeddings.
-_AFTER_EMBEDDINGS = "openvino_language_model.xml"
+#: optimum-intel's graphs of a model for pictures; the text's takes embeddings.
+_LANGUAGE = "openvino_language_model.xml"
+_OF_PICTURES: dict[GivenRole, str] = {
+    "vision": "openvino_vision_embeddings_model.xml",
+    "embedding": "openvino_text_embeddings_model.xml",
+    "model": _LANGUAGE,
+}
+#: Their inputs that a loop knows how to feed.
+_PICTURE_INPUTS: dict[GivenRole, frozenset[str]] = {
+    "vision": frozenset({"pixel_values"}),
+    "embedding": frozenset({"input", "input_ids"}),
+    "model": frozenset({"inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "beam_idx"}),
+}
+_TOKENIZERS = {"openvino_tokenizer.xml", "openvino_detokenizer.xml"}
 #: Other files that an engine opens by its name, or reads when it loads the folder.
 _ENDINGS = (".xml", ".bin", ".json", ".txt", ".jinja", ".model", ".spm")
 #: Inputs that a loop knows how to feed.
@@ -30,7 +42,7 @@ _TYPES: dict[str, Precision] = {"f32": "fp32", "f64": "fp32", "f16": "fp16", "bf
 
 def is_folder(folder: Path) -> bool:
     """Tell whether the folder is laid out like this."""
-    return any((folder / name).is_file() for name in (MODEL, DECODER, _AFTER_EMBEDDINGS))
+    return any((folder / name).is_file() for name in (MODEL, DECODER, _LANGUAGE))
 
 
 def describe(folder: Path) -> Description:
@@ -41,24 +53,16 @@ def describe(folder: Path) -> Description:
             config.json.
     """
     files = [name for name in files_of(folder) if name.endswith(_ENDINGS)]
-    if _AFTER_EMBEDDINGS in files and MODEL not in files:
-        raise BadInputError(
-            f"{folder}: an export for pictures, whose {_AFTER_EMBEDDINGS} takes embeddings; slmbench measures the "
-            "checkpoint that it was made of, with graphs of its own: --images 1"
-        )
     config = read_model_config(folder)
-    names: dict[GivenRole, str] = (
-        {"model": MODEL} if config.family == "decoder-only" else {"encoder": ENCODER, "decoder": DECODER}
-    )
+    names = _names(folder, files, config)
     for name in names.values():
         if name not in files or name.replace(".xml", ".bin") not in files:
-            raise BadInputError(
-                f"{folder}: has no {name} with its .bin; its config.json describes a {config.family} model"
-            )
+            kind = f"{config.family} model" + (" for pictures" if "vision" in names else "")
+            raise BadInputError(f"{folder}: has no {name} with its .bin; its config.json describes a {kind}")
     graphs = {role: read_ir(folder / name) for role, name in names.items()}
     stepped = graphs["decoder" if "decoder" in graphs else "model"]
     for role, graph in graphs.items():
-        unknown = graph.input_names() - _KNOWN_INPUTS
+        unknown = graph.input_names() - (_PICTURE_INPUTS[role] if "vision" in names else _KNOWN_INPUTS)
         if unknown and role != "encoder":
             raise BadInputError(f"{folder / names[role]}: has the input {short(min(unknown))}, which no loop can feed")
     check_vocabulary(folder, config.geometry.vocab_size, _vocabulary(stepped))
@@ -92,7 +96,25 @@ def describe(folder: Path) -> Description:
         eos_token_ids=config.eos_token_ids,
         pad_token_id=config.pad_token_id,
         decoder_start_token_id=config.decoder_start_token_id,
+        vision=config.vision if "vision" in names else None,
     )
+
+
+def _names(folder: Path, files: list[str], config: ModelConfig) -> dict[GivenRole, str]:
+    """Return the graphs that the folder should have.
+
+    Raises:
+        BadInputError: they are of a model whose pictures go in otherwise than by features in the place of tokens.
+    """
+    if _LANGUAGE not in files or MODEL in files:
+        return {"model": MODEL} if config.family == "decoder-only" else {"encoder": ENCODER, "decoder": DECODER}
+    refusal = config.vision.refusal if config.vision else "its config.json describes no part that reads pictures"
+    others = [one for one in files if one.endswith(".xml") and one not in {*_OF_PICTURES.values(), *_TOKENIZERS}]
+    if others and not refusal:
+        refusal = f"it has {short(others[0])} as well, which no loop here drives"
+    if refusal:
+        raise BadInputError(f"{folder}: an export for pictures that cannot be measured: {refusal}")
+    return dict(_OF_PICTURES)
 
 
 def _vocabulary(graph: IrGraph) -> int | None:

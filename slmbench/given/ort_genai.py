@@ -36,7 +36,10 @@ def describe(folder: Path) -> Description:
     decoder = _object(model, "decoder", path)
     refuse_libraries(config, path)
     if others := sorted(set(model) & {"encoder", "vision", "speech", "embedding", "encoder_decoder_init"}):
-        raise BadInputError(f"{path}: a model of several graphs ({', '.join(others)}); slmbench runs one decoder graph")
+        raise BadInputError(
+            f"{path}: a model of several graphs ({', '.join(others)}), of which slmbench runs one decoder graph alone; "
+            "with pictures it measures the checkpoint that the folder was made of: --backend onnxruntime --images 1"
+        )
     name = decoder.get("filename")
     if not isinstance(name, str) or not name or Path(name).name != name:
         raise BadInputError(f"{path}: model.decoder.filename is {short(repr(name))[:60]}, no file of this folder")

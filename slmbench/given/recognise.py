@@ -238,6 +238,7 @@ def _checkpoint(found: Description, folder: Path, name: str) -> Checkpoint:
         decoder_start_token_id=found.decoder_start_token_id,
         eos_token_ids=found.eos_token_ids,
         pad_token_id=found.pad_token_id,
+        vision=found.vision,
         given=given,
     )
 

@@ -10,7 +10,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from slmbench.backend import LoopSession, Session, Tokens
+from slmbench.backend import LoopSession, Session, TellsPhases, Tokens
 from slmbench.errors import CannotRunError
 
 
@@ -108,4 +108,5 @@ def _loop(session: LoopSession, input_ids: Tokens, output_tokens: int) -> Genera
     if tokens.shape != (len(input_ids), output_tokens) or len(stamps) != output_tokens:
         given = min(len(stamps), tokens.shape[-1])
         raise ShortGenerationError(f"{output_tokens} tokens asked, {given} given")
-    return Generation(tuple(stamp - begin for stamp in stamps), {}, tokens)
+    phases = session.phases_ns() if isinstance(session, TellsPhases) else {}
+    return Generation(tuple(stamp - begin for stamp in stamps), phases, tokens)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from slmbench.backend import LoopSession, Rereads, Session, TellsMargins
+from slmbench.backend import LoopSession, Rereads, Session, TakesPictures, TellsMargins
 from slmbench.case import Case
 from slmbench.measure.proof import Agreement, agreement, rounding_of
 from slmbench.models.artifact import GoldenPrompt, GoldenRecord
@@ -35,8 +35,10 @@ def own_agreement(
 ) -> Agreement:
     """Return how far the session agrees with itself, and with the load that wrote ``kept`` (this one, if none did).
 
-    It must be reserved for the longest prompt and twice ``TOKENS``.
+    It must be reserved for the longest prompt and twice ``TOKENS``. Only text is compared, with no pictures before it.
     """
+    if isinstance(session, TakesPictures):
+        session.take_pictures({})
     tolerance = own_tolerance(case)
     found = Agreement(0, 0)
     own = [_answer(session, ids) for ids in prompts]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Pixels
+from slmbench.backend import ENGINES_OWN, Pixels
 from slmbench.errors import BadInputError, CannotRunError, first_error_line
 from slmbench.measure.text_prompts import PROMPT_KEYS, is_json_lines, read_text
 from slmbench.models.artifact import GoldenPicture
@@ -234,12 +234,19 @@ class Processor:
         settings = f"resized to {size}x{size} (bicubic), CLIP's mean and standard deviation"
         return cls(facts, lambda pictures: {"pixel_values": _resized(pictures, size)}, settings)
 
+    @classmethod
+    def of_engine(cls, facts: VisionFacts) -> Processor:
+        """Return what leaves pictures to an engine that prepares them itself."""
+        return cls(facts, lambda pictures: {str(place): one for place, one in enumerate(pictures)}, ENGINES_OWN)
+
     def __call__(self, pictures: Sequence[Picture]) -> Pixels:
         """Return the pixel tensors of pictures by name, tiles first: ``pixel_values`` ``[tiles, 3, height, width]``."""
         return self._make(pictures)
 
     def image_tokens(self, pixels: Pixels) -> int:
         """Return how many image tokens the pictures become."""
+        if self.settings == ENGINES_OWN:
+            return len(pixels) * self._facts.tokens_per_tile
         return self._facts.image_tokens(pixels)
 
 

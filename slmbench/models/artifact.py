@@ -30,7 +30,8 @@ SCHEMA_VERSION = 1
 #: What a graph does. `model`: a decoder-only network, prompt and steps. `encoder`: input ids to all cross K/V.
 #: `decoder`: one decoder step over self and cross K/V. `decode`: the one-token graph of a static decoder-only.
 #: `vision`: pixels to `image_features` [rows, width], which `model` or `encoder` takes where ids are the image token.
-Role = Literal["model", "encoder", "decoder", "decode", "vision"]
+#: `embedding`: ids to the rows that `model` takes instead of ids, where an exporter makes that a graph of its own.
+Role = Literal["model", "encoder", "decoder", "decode", "vision", "embedding"]
 
 
 #: Tokens of a golden prompt, or of its answer; far more than is ever written, and few enough to be proven soon.

@@ -12,7 +12,7 @@ from slmbench.terms import ComputePrecision, Family, Format, Precision, StrictMo
 #: and ONNX files as optimum and transformers.js name them.
 GivenLayout = Literal["gguf", "openvino_ir", "ort_genai", "hf_onnx", "ctranslate2"]
 #: As an artifact's roles; ``decode`` is the graph of steps where the prompt's is another.
-GivenRole = Literal["model", "encoder", "decoder", "decode"]
+GivenRole = Literal["model", "encoder", "decoder", "decode", "vision", "embedding"]
 LAYOUTS: dict[GivenLayout, str] = {
     "gguf": "GGUF",
     "openvino_ir": "OpenVINO IR",

@@ -19,6 +19,8 @@ class VisionFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    #: transformers' model_type of the whole model: "llava". Empty in the catalog, and in records of older versions.
+    model_type: str = Field(default="", max_length=100)
     #: Stands in the prompt for each row of features.
     image_token_id: int = Field(ge=0)
     #: Pixels a side that the vision network reads (one tile).
@@ -146,6 +148,7 @@ def _of_tiles(whole: Config, vision: Config, text_width: int, tile: int | None) 
     if None in (token, patch, image, width, count) and refusal is None:
         refusal = "its config.json does not say how large the tiles are that its vision part reads, or by what tokens"
     made: dict[str, Any] = {
+        "model_type": str(whole.get("model_type") or "")[:100],
         "image_token_id": token if type(token) is int and token >= 0 else 0,
         "image_size": image or 1,
         "patch_size": patch or 1,
@@ -185,6 +188,7 @@ def _of_any_shape(whole: Config, vision: Config, processor: Config) -> VisionFac
     step = sizes["patch_size"] * sizes["spatial_merge_size"]
     limits = _pixel_limits(processor)
     return VisionFacts(
+        model_type=str(whole.get("model_type"))[:100],
         image_token_id=_whole_number(whole.get("image_token_id")) or 0,
         image_size=max(1, round(_COUNTED_PIXELS / step)) * step,
         patch_size=sizes["patch_size"],
@@ -221,6 +225,12 @@ def tile_size(processor: Config) -> int | None:
     sizes = [processor.get(name) for name in ("crop_size", "size")]
     found = [one for one in sizes if isinstance(one, Mapping) and one.get("height") == one.get("width")]
     return _whole_number(found[0].get("height")) if found else None
+
+
+def shorter_edge_and_crop(processor: Config) -> bool:
+    """Return whether a processor of these settings resizes the shorter edge and cuts the middle out, as CLIP's does."""
+    size, crop = processor.get("size"), processor.get("crop_size")
+    return isinstance(size, Mapping) and "shortest_edge" in size and isinstance(crop, Mapping | int)
 
 
 def _vision_section(whole: Config) -> Config | None:

@@ -138,6 +138,8 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     }
     routes = _routes(suite, backends, checkpoints, options)
     exporters = {key: route.exporter for key, route in routes.items()}
+    auto = suite.exporter == "auto"
+    seen_by = _picture_exporters(_cells(suite, options, checkpoints), backends, checkpoints) if auto else {}
     cells: list[PlannedCell] = []
     refusals: list[Refusal] = []
     for cell in _cells(suite, options, checkpoints):
@@ -156,7 +158,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
             or (length and suite.where("workloads") + length)
             or option_refusal(backend.options_type, dict(options.backend_options), others)
         )
-        spec = reason or _choose_spec(backend, checkpoint, cell, exporters, suite)
+        spec = reason or _choose_spec(backend, checkpoint, cell, seen_by if cell.workload.images else exporters, suite)
         if isinstance(spec, str) and checkpoint.given is not None and _others_take(checkpoint, cell, others):
             continue
         if isinstance(spec, str):
@@ -250,7 +252,7 @@ def _routes(
     for cell in suite.cells():
         backend, checkpoint = backends.get(cell.backend), checkpoints[cell.checkpoint]
         if cell.workload.images or options.pictures_digest:
-            # One route alone takes pictures: there is nothing to choose.
+            # Few routes take pictures: see `_picture_exporters`.
             continue
         for spec in specs_of(backend, checkpoint, cell.weight_precision, cell.device) if backend else ():
             if _has_routes(spec):
@@ -262,6 +264,26 @@ def _routes(
         key: ChosenRoute(asked[key]) if key in asked else choose_route(key[0], list(group.values()), key[1])
         for key, group in wanted.items()
     }
+
+
+def _picture_exporters(
+    cells: Sequence[Cell], backends: Mapping[str, Backend], checkpoints: Mapping[str, Checkpoint]
+) -> dict[tuple[Format, Precision], Exporter]:
+    """Return for each format and precision the first exporter that all cells with pictures can take, if there is one.
+
+    A cell that no exporter takes decides nothing.
+    """
+    able: dict[tuple[Format, Precision], list[list[Exporter]]] = {}
+    for cell in cells:
+        backend, checkpoint = backends.get(cell.backend), checkpoints[cell.checkpoint]
+        if backend is None or not cell.workload.images:
+            continue
+        specs = specs_of(backend, checkpoint, cell.weight_precision, cell.device, pictures=True)
+        taken = [one for one in specs if _has_routes(one) and export_refusal(checkpoint, one) is None]
+        if taken:
+            able.setdefault((taken[0].format, cell.weight_precision), []).append([one.exporter for one in taken])
+    shared = {key: [one for one in lists[0] if all(one in other for other in lists)] for key, lists in able.items()}
+    return {key: found[0] for key, found in shared.items() if found}
 
 
 def _has_routes(spec: ArtifactSpec) -> bool:
@@ -286,11 +308,10 @@ def _choose_spec(
         return specs[0]
     reasons = []
     for spec in specs:
-        routed = _has_routes(spec) and not pictures
-        chosen = exporters.get((spec.format, cell.weight_precision)) if routed else None
+        chosen = exporters.get((spec.format, cell.weight_precision)) if _has_routes(spec) else None
         if spec.layout == "dynamic" and (spec.target or pictures) and suite.exporter not in ("auto", spec.exporter):
             continue
-        if chosen is None or chosen == spec.exporter:
+        if chosen in (None, spec.exporter):
             bounded = with_recipe(_bounded(spec, cell), checkpoint, suite.recipe)
             reason = export_refusal(checkpoint, bounded)
             if reason is None:

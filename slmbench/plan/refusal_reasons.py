@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from slmbench.backend import Ability, Backend, SessionOptions, ShippedSettings, WorkloadAbilities
+from slmbench.backend import Ability, Backend, PictureLimits, SessionOptions, ShippedSettings, WorkloadAbilities
 from slmbench.case import Workload
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
@@ -27,6 +27,11 @@ def picture_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
     """Return why pictures do not go into this model, or None: also where there are none."""
     if not work.images:
         return None
+    if checkpoint.vision is None and checkpoint.given is not None:
+        return (
+            f"{checkpoint.name} takes no pictures: a file of text alone. If it was made of a model that does, measure "
+            "that checkpoint: --backend openvino, onnxruntime or torch"
+        )
     if checkpoint.vision is None:
         return f"{checkpoint.name} takes no pictures"
     refusal = checkpoint.vision.refusal
@@ -56,7 +61,8 @@ def format_refusal(
 ) -> str:
     """Return why a backend that names no artifact for a checkpoint in a precision has none."""
     if pictures and backend.artifact_specs(checkpoint, precision, device):
-        return f"{backend.name} {_MISSING['pictures']}"
+        reason = backend.picture_refusal(checkpoint) if isinstance(backend, PictureLimits) else None
+        return f"{backend.name} {_MISSING['pictures']}" + (f": {reason}" if reason else "")
     if checkpoint.given is not None:
         return f"{backend.name} does not run {LAYOUTS[checkpoint.given.layout]} files of {checkpoint.family} models"
     known = (*PRECISIONS, *(GGUF_PRECISIONS if precision in GGUF_PRECISIONS else ()))

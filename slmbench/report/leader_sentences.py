@@ -33,6 +33,17 @@ def _where(leader: Leader, leaders: Sequence[Leader]) -> str:
 
 
 def _lead(leader: Leader) -> str:
+    """Return who leads, and which of those named did more before the first token."""
+    best = leader.best
+    entries = [best.leader, *(rival.entry for rival in (*best.ties, *([best.runner_up] if best.runner_up else [])))]
+    cases = {one.found.case.backend: "preprocess" in one.found.evidence for one in entries}
+    inside = [name for name, apart in cases.items() if not apart]
+    if not leader.workload.images or best.leader.metric != "ttft" or len(inside) == len(cases) or not inside:
+        return _ahead(leader)
+    return f"{_ahead(leader)}; the time of {' and '.join(inside)} holds the preparation of the picture"
+
+
+def _ahead(leader: Leader) -> str:
     best = leader.best
     rivals = [*best.ties, *([best.runner_up] if best.runner_up else [])]
     entries = [best.leader, *(rival.entry for rival in rivals)]

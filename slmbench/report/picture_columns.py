@@ -9,12 +9,20 @@ from typing import Any
 from slmbench.analysis.metrics import METRICS, evidence_of, image_tokens_of
 from slmbench.analysis.seen_pictures import later_vision_s, vision_share
 from slmbench.analysis.stats import Interval
+from slmbench.backend import ENGINES_OWN
 from slmbench.records.sample_arrays import RunColumns
-from slmbench.records.schema import CaseInfo
+from slmbench.records.schema import CaseInfo, LoadRecord
 from slmbench.report.text_table import EMPTY, Column, bounded
 
 _TIMES = ("preprocess", "vision", "prefill")
+#: A flag of the table.
+HOLDS_PREPROCESS = "ttft holds preprocess"
 _NONE = Interval(math.nan, math.nan, math.nan)
+
+
+def picture_flags(loads: Sequence[LoadRecord]) -> list[str]:
+    """Return what a reader has to know of a case whose engine prepares pictures itself."""
+    return [HOLDS_PREPROCESS] if any(ENGINES_OWN in load.settings.values() for load in loads) else []
 
 
 def picture_figures(run: RunColumns, infos: Sequence[CaseInfo]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from slmbench.records.sample_arrays import RunColumns
 from slmbench.report.crossover_sentences import crossover_sentence
 from slmbench.report.text_table import number
 
+HOLDS_PREPARATION = "preparing the pixels is part of it"
 #: Cases that are no pair and that a sentence speaks of; the table has all.
 _MOST_CASES = 4
 
@@ -43,11 +44,11 @@ def _of_cases(run: RunColumns, cases: Sequence[SideCase]) -> str:
     case, work = cases[0].case, cases[0].case.workload
     figures = " and ".join(f"{_figure(run, found)} by {found.case.checkpoint}" for found in cases)
     before = _range([found.evidence["preprocess"].interval().mid for found in cases if "preprocess" in found.evidence])
-    prepared = f"; preparing the pixels comes before it and takes {before}" if before else ""
+    prepared = f"preparing the pixels comes before it and takes {before}" if before else HOLDS_PREPARATION
     tokens = cases[0].model.image_tokens
     return (
         f"With {work.seen} before {work.input_tokens} tokens of text the first token takes {figures} "
-        f"({case.backend} {precision_of(case)}, {tokens} image tokens{prepared})"
+        f"({case.backend} {precision_of(case)}, {tokens} image tokens; {prepared})"
     )
 
 

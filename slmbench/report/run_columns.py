@@ -14,7 +14,7 @@ from slmbench.errors import one_line
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER
 from slmbench.records.refusals import lines_of
 from slmbench.report.answers import score_text
-from slmbench.report.picture_columns import PICTURE_COLUMNS, PICTURES
+from slmbench.report.picture_columns import HOLDS_PREPROCESS, PICTURE_COLUMNS, PICTURES
 from slmbench.report.quality_columns import QUALITY_COLUMNS, quality_notes
 from slmbench.report.text_table import (
     DETAIL,
@@ -143,6 +143,7 @@ _LETTERS = {
     CROSS_KV_AGAIN: "G",
     NO_SHARED_BUFFER: "G",
     "beginning of": "B",
+    HOLDS_PREPROCESS: "P",
 }
 
 
@@ -157,6 +158,7 @@ _MEANINGS = {
     "R": "no reference: tokens were compared with the model's own",
     "G": "the graph computes or copies more than it has to (table.md says what)",
     "B": "the beginning of a longer generation with the same input: its first token is that one's",
+    "P": "ttft and vision hold the preparation of the picture, which the engine does itself",
     "F": "tensors whose rows do not fit the asked type are stored in one of more bits",
 }
 

@@ -22,7 +22,7 @@ from slmbench.records.sample_arrays import CaseFigures, RunColumns, columns_of
 from slmbench.records.sample_columns import Floats, SampleColumns
 from slmbench.records.schema import EMULATED_CPU, NOT_MEASURED, CaseInfo, LoadRecord, Run
 from slmbench.report.answers import score_columns
-from slmbench.report.picture_columns import picture_figures
+from slmbench.report.picture_columns import picture_figures, picture_flags
 from slmbench.report.quality_columns import QUALITY_FIGURES, quality_figures
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "refusal": None,
     }
     flags = _flags(row, made_of.samples, loads, simulated=run.simulated(key))
-    row["flags"] = ", ".join(dict.fromkeys([*given_flags(info, loads), *artifact_flags(info), *flags]))
+    row["flags"] = ", ".join(
+        dict.fromkeys([*given_flags(info, loads), *artifact_flags(info), *picture_flags(loads), *flags])
+    )
     return row
 
 

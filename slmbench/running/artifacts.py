@@ -73,11 +73,11 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
 
 def _get(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
     if checkpoint.given is not None:
-        return given_artifact(checkpoint, spec, _reference_record(checkpoint, request, say))
+        return given_artifact(checkpoint, spec, _reference_record(checkpoint, spec, request, say))
     return find_artifact(checkpoint, spec, note=say) or export_in_child(checkpoint, spec, request, say)
 
 
-def _reference_record(given: Checkpoint, request: RunRequest, say: Say) -> GoldenRecord | None:
+def _reference_record(given: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> GoldenRecord | None:
     """Return the tokens of the reference that the user names, made in a process of its own; None where none is.
 
     Raises:
@@ -88,7 +88,7 @@ def _reference_record(given: Checkpoint, request: RunRequest, say: Say) -> Golde
     reference = resolve(request.reference, offline=request.offline)
     say(f"running {reference.name} in torch, the reference of {given.name}")
     command = [sys.executable, "-P", "-m", "slmbench.export.reference", checkpoint_name(reference)]
-    command.append(json.dumps(list(given.eos_token_ids)))
+    command += [json.dumps(list(given.eos_token_ids)), *(["pictures"] if spec.pictures else [])]
     offline = {"HF_HUB_OFFLINE": "1"} if request.offline else {}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**child_environment(), **offline})
     if done.returncode != 0:

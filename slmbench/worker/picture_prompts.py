@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slmbench.backend import LoopSession, Pixels, Session, TakesPictures, Tokens
+from slmbench.backend import LoopSession, Pixels, Session, TakesPictures, TakesWholePictures, Tokens
 from slmbench.case import Workload
 from slmbench.errors import CannotRunError
 from slmbench.measure.pictures import Picture, PictureFile, Processor, drawn
@@ -31,8 +31,8 @@ class ShownPrompts:
 
     prompts: list[Tokens]
     image_tokens: int
-    #: Time that the processor took.
-    preprocess_ns: int
+    #: "preprocess", the time that the processor took; empty where the engine prepares pictures within its own loop.
+    phases_ns: dict[str, int]
 
 
 class PicturePrompts:
@@ -58,9 +58,11 @@ class PicturePrompts:
         if not isinstance(session, TakesPictures) or checkpoint.vision is None:
             raise CannotRunError("this engine's session takes no pictures")
         self._session, self._token = session, checkpoint.vision.image_token_id
-        self._elsewhere = ProcessorElsewhere(process) if process else None
+        self._by_engine = isinstance(session, TakesWholePictures)
+        self._elsewhere = ProcessorElsewhere(process) if process and not self._by_engine else None
         own = self._elsewhere.own_processor if self._elsewhere else own_processor
-        self._processor = Processor.of(checkpoint, artifact.home, own)
+        vision, home = checkpoint.vision, artifact.home
+        self._processor = Processor.of_engine(vision) if self._by_engine else Processor.of(checkpoint, home, own)
         self._seed, self._first = seed & 0xFFFFFFFFFFFFFFFF, first
         self._known: dict[tuple[int, tuple[int, int] | None], int] = {}
 
@@ -105,7 +107,8 @@ class PicturePrompts:
         kind = (work.images, work.image_size)
         self._known[kind] = max(count, self._known.get(kind, 0))
         self._session.take_pictures(pixels)
-        return ShownPrompts([self._with_places(prompts[0], count), *prompts[1:]], count, spent)
+        phases = {} if self._by_engine else {"preprocess": spent}
+        return ShownPrompts([self._with_places(prompts[0], count), *prompts[1:]], count, phases)
 
     def _pictures(
         self, work: Workload, stream: PromptStream, group: int, index: int, asked: AskedPicture | None

@@ -349,7 +349,7 @@ class _OpenCase:
             place = (PromptStream.SAMPLE, request.round, request.retake)
             shown = self._show(work, prompts, *place, request.picture)
             prompts, image_tokens = shown.prompts, shown.image_tokens
-            phases["preprocess"] = shown.preprocess_ns
+            phases |= shown.phases_ns
         before = self.energy.read_j() if self.energy else None
         made = self._carry_out(work, prompts, mask, request.round)
         after = self.energy.read_j() if self.energy else None

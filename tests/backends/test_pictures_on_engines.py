@@ -43,7 +43,7 @@ def proven(checkpoint: Checkpoint, engine: str, precision: str) -> tuple[float |
     from slmbench.export.build import ensure_artifact
 
     backend = load_backend(engine)
-    (spec,) = specs_of(backend, checkpoint, precision, "cpu", pictures=True)  # type: ignore[arg-type]  # by name
+    spec, *_ = specs_of(backend, checkpoint, precision, "cpu", pictures=True)  # type: ignore[arg-type]  # by name
     artifact = ensure_artifact(checkpoint, spec, progress=lambda _: None)
     compute = DEFAULT_COMPUTE[precision]  # type: ignore[index]  # by name
     if engine == "onnxruntime" and precision == "int8":
@@ -128,7 +128,7 @@ def opened(engine: str, name: str, attention: str | None = None) -> tuple[Any, A
     from slmbench.export.build import ensure_artifact
 
     backend, checkpoint = load_backend(engine), resolve(name)
-    (spec,) = specs_of(backend, checkpoint, "fp32", "cpu", pictures=True)
+    spec, *_ = specs_of(backend, checkpoint, "fp32", "cpu", pictures=True)
     artifact = ensure_artifact(checkpoint, spec, progress=lambda _: None)
     session: Any = backend.open(artifact, "cpu", backend.options_type(threads=1, attention=attention))
     prompt = artifact.golden().prompts[0]

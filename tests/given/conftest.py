@@ -95,3 +95,13 @@ def seq2seq_ir_folder(seq2seq_folder: Path, made: Path) -> Path:
     """Return an encoder-decoder's IR folder by optimum-cli."""
     more = ("--task", "text2text-generation-with-past", "--weight-format", "fp32")
     return optimum(seq2seq_folder, made / "t5-tiny-ov", *more)
+
+
+@pytest.fixture(scope="session")
+def llava_ir(made: Path) -> tuple[Path, Path]:
+    """Return a tiny LLaVA, and the folder that optimum-cli makes of it."""
+    pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+    import picture_folders
+
+    checkpoint = picture_folders.make("llava", made / "hf-llava")
+    return checkpoint, optimum(checkpoint, made / "llava-ov", "--task", "image-text-to-text", "--weight-format", "fp32")

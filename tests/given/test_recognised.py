@@ -138,17 +138,13 @@ def test_a_folder_of_no_known_layout(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no artifact slmbench knows" in refused(capsys, tmp_path / "readme.txt")
 
 
-def test_an_export_for_pictures_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """optimum-intel's three graphs and a genai folder with a vision graph: no loop of ours feeds embeddings."""
-    names = [f"openvino_{name}_model" for name in ("language", "text_embeddings", "vision_embeddings")]
-    files = {f"{name}{ending}": b"x" for name in (*names, "openvino_tokenizer") for ending in (".xml", ".bin")}
-    folder = write(tmp_path / "ir", files | {"config.json": b"{}"})
-    told = refused(capsys, folder)
-    assert "an export for pictures, whose openvino_language_model.xml takes embeddings" in told
-    assert told.strip().count("\n") == 0
+def test_a_genai_folder_of_several_graphs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = {"type": "phi3v", "vision": {}, "embedding": {}, "decoder": {"filename": "m.onnx"}}
     folder = write(tmp_path / "genai", {"genai_config.json": json.dumps({"model": model}).encode()})
-    assert "a model of several graphs (embedding, vision)" in refused(capsys, folder)
+    told = refused(capsys, folder)
+    assert "a model of several graphs (embedding, vision)" in told
+    assert "--backend onnxruntime --images 1" in told
+    assert told.strip().count("\n") == 0
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
