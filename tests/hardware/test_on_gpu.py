@@ -13,6 +13,7 @@ import pytest
 
 from slmbench import testing
 from slmbench.backend import Backend, Session, load_backend
+from slmbench.cli import run_main
 from slmbench.measure.energy import EnergyReader, find_energy
 from slmbench.measure.memory import device_bytes
 from slmbench.terms import Precision
@@ -42,11 +43,13 @@ def backend_with_gpu(name: str) -> Backend:
     return backend
 
 
-def subject_on(way: tuple[str, Precision, str, dict[str, Any]], checkpoint: str) -> testing.Subject:
+def subject_on(
+    way: tuple[str, Precision, str, dict[str, Any]], checkpoint: str, *, pictures: bool = False
+) -> testing.Subject:
     name, precision, compute, more = way
     backend = backend_with_gpu(name)
     options = backend.options_type.model_validate({"compute_precision": compute, **more})
-    return testing.subject(backend, checkpoint, device="gpu", precision=precision, options=options)
+    return testing.subject(backend, checkpoint, device="gpu", precision=precision, options=options, pictures=pictures)
 
 
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
@@ -54,6 +57,20 @@ def subject_on(way: tuple[str, Precision, str, dict[str, Any]], checkpoint: str)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join([way[0], way[1], *way[3]]))
 def test_contract_on_the_gpu(way: Any, checkpoint: str, check: Any) -> None:
     check(subject_on(way, checkpoint))
+
+
+@pytest.mark.parametrize("check", [testing.check_pictures, testing.check_tokens, testing.check_placement])
+@pytest.mark.parametrize("checkpoint", ["mu-vision-tiny", "dec-vision-tiny"])
+@pytest.mark.parametrize("way", WAYS[6:], ids=lambda way: "-".join([way[0], way[1], *way[3]]))
+def test_pictures_on_the_gpu(way: Any, checkpoint: str, check: Any) -> None:
+    check(subject_on(way, checkpoint, pictures=True))
+
+
+def test_graphs_for_cuda_are_refused_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    backend_with_gpu("onnxruntime")
+    asked = ["--model", "dec-vision-tiny", "--images", "1", "--backend", "onnxruntime", "--device", "gpu"]
+    assert run_main(["run", *asked, "--input-tokens", "8", "--output-tokens", "2", "--dry-run"]) == 5
+    assert "onnxruntime cannot take pictures" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("way", WAYS[:6], ids=lambda way: "-".join([way[0], way[1], *way[3]]))

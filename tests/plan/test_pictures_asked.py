@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from slmbench.backend import load_backend, specs_of
 from slmbench.case import Workload
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError
+from slmbench.models.checkpoint import resolve
 from slmbench.plan.suite import load_suite, parse_suite
 
 SHORT = ["--input-tokens", "16", "--output-tokens", "4", "--dry-run"]
@@ -129,3 +131,11 @@ def test_the_suite_of_pictures_measures_one_vision_part_in_both() -> None:
     found = load_suite("vision")
     assert all(work.images for sweep in found.workloads for work in sweep.workloads())
     assert found.scaled("small").all_checkpoints() == ["mu-vision-small", "dec-vision-small"]
+
+
+def test_graphs_for_cuda_take_no_pictures_and_those_for_cpus_do() -> None:
+    pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
+    backend, checkpoint = load_backend("onnxruntime"), resolve("dec-vision-tiny")
+    assert specs_of(backend, checkpoint, "fp32", "cpu", pictures=True)
+    assert not specs_of(backend, checkpoint, "fp32", "gpu", pictures=True)
+    assert specs_of(backend, checkpoint, "fp32", "gpu")
