@@ -44,4 +44,4 @@ def test_drawn_pictures_are_measured_by_a_machine_without_torch(
     assert "to prepare pictures as the checkpoint does" in failure.message
     assert "dec-vision-tiny openvino fp32 (generic, pictures): is there" in captured.err
     assert "Traceback" not in captured.err
-    assert "vision ms" in (out / "table.md").read_text(encoding="utf-8")
+    assert "vision ms" in (part.folder / "table.md").read_text(encoding="utf-8")
