@@ -86,12 +86,14 @@ class VisionSession(GenaiSession):
         self._paged = options.attention != "SDPA"
         self._images: list[Any] = []
         self._phases_ns: dict[str, int] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="slmbench-vlm-")
-        super().__init__(artifact, device, options)
+        # The pipeline reads it once, while it opens. On Windows what is mapped stays until the process ends.
+        with tempfile.TemporaryDirectory(prefix="slmbench-vlm-", ignore_cleanup_errors=True) as folder:
+            self._folder = Path(folder)
+            super().__init__(artifact, device, options)
 
     def _place(self, artifact: Artifact) -> Path:
         """Return a folder of links to the artifact's graphs and configs, and a tokenizer of ours."""
-        folder, checkpoint = Path(self._folder.name), artifact.manifest.checkpoint
+        folder, checkpoint = self._folder, artifact.manifest.checkpoint
         links = {f"{name}{end}": artifact.graph(role).with_suffix(end) for role, name in _FILES.items()
                  for end in (".xml", ".bin")}  # fmt: skip
         try:
@@ -168,8 +170,3 @@ class VisionSession(GenaiSession):
             count = sum(1 for _ in run)
             said += [PICTURE] * (count // self._tokens_each) if token == self._token else [word(token)] * count
         return " ".join(said)
-
-    def close(self) -> None:
-        """Free the pipeline."""
-        super().close()
-        self._folder.cleanup()

@@ -21,7 +21,8 @@ def write_tokenizer(folder: Path, vocabulary: int, image_token: int) -> None:
     from openvino_tokenizers import tokenizer_pipeline as steps
     from openvino_tokenizers.utils import change_inputs_type, change_outputs_type
 
-    words = [word(token) for token in range(vocabulary)]
+    # Some checkpoints have an image token beyond their vocabulary.
+    words = [word(token) for token in range(max(vocabulary, image_token + 1))]
     words[image_token] = PICTURE
     ids = _pipeline([
         steps.SpecialTokensSplit([steps.SpecialToken(PICTURE)]),
