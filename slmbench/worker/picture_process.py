@@ -20,6 +20,9 @@ from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, first_
 from slmbench.models.picture_processor import MakePixels, own_processor
 from slmbench.worker.protocol import PictureProcess
 
+#: What is raised here as it was raised there.
+_KINDS: dict[str, type[SlmbenchError]] = {"input": BadInputError, "cannot": CannotRunError}
+
 
 def listen(key: str) -> str | tuple[str, int]:
     """Prepare pictures for other processes that know the key, until this one ends; return where."""
@@ -64,8 +67,8 @@ def _serve(connection: Any) -> None:
 
 
 def _failure(error: Exception) -> dict[str, str]:
-    said = str(error) if isinstance(error, SlmbenchError) else f"preparing a picture: {first_error_line(error)}"
-    return {"failure": said, "kind": "input" if isinstance(error, BadInputError) else "other"}
+    kind = next((name for name, one in _KINDS.items() if isinstance(error, one)), "")
+    return {"failure": str(error) if kind else f"preparing a picture: {first_error_line(error)}", "kind": kind}
 
 
 def _send(connection: Any, arrays: Mapping[str, NDArray[Any]], **said: str | int) -> None:
@@ -100,7 +103,7 @@ class ProcessorElsewhere:
         """Return the same as :func:`slmbench.models.picture_processor.own_processor`; it raises the same.
 
         Raises:
-            CannotRunError: the process is gone.
+            ChildProcessError: the process is gone.
         """
         try:
             self._connection = Client(self._process.address, authkey=self._process.key.encode())
@@ -125,9 +128,10 @@ class ProcessorElsewhere:
         except (OSError, EOFError) as error:
             raise _gone(error) from error
         if "failure" in said:
-            raise (BadInputError if said["kind"] == "input" else CannotRunError)(said["failure"])
+            raise _KINDS.get(said["kind"], RuntimeError)(said["failure"])
         return said, arrays
 
 
-def _gone(error: Exception) -> CannotRunError:
-    return CannotRunError(f"the process that prepares pictures is gone ({type(error).__name__}); its log says why")
+def _gone(error: Exception) -> ChildProcessError:
+    # As when an engine dies: it says nothing of what was measured before.
+    return ChildProcessError(f"the process that prepares pictures is gone ({type(error).__name__}); its log says why")

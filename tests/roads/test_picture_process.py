@@ -15,7 +15,7 @@ import pytest
 from rotation import takes_turns
 
 from slmbench.cli import run_main
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import BadInputError
 from slmbench.measure.pictures import drawn
 from slmbench.records.schema import read_run
 from slmbench.running.worker_process import Worker
@@ -121,10 +121,10 @@ def test_pixels_and_refusals_are_those_of_the_processor(
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
     with pytest.raises(BadInputError, match="preprocessor_config.json: not a processor of pictures"):
         ProcessorElsewhere(there).own_processor(tmp_path)
-    with pytest.raises(CannotRunError, match="is gone"):
+    with pytest.raises(ChildProcessError, match="is gone"):
         ProcessorElsewhere(there.model_copy(update={"key": "another"})).own_processor(folders[0])
     # It serves others after both.
     assert make(pictures).keys() == wanted.keys()
     worker.kill()
-    with pytest.raises(CannotRunError, match="the process that prepares pictures is gone"):
+    with pytest.raises(ChildProcessError, match="the process that prepares pictures is gone"):
         make(pictures)
