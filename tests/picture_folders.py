@@ -181,3 +181,21 @@ def make(name: str, folder: Path) -> Path:
     text = json.dumps({"image_processor_type": kind, **settings}, indent=1)
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
     return folder
+
+
+def with_words(folder: Path) -> Path:
+    """Give a folder of SmolVLM's kind a tokenizer that has words for pictures of up to 3 x 3 tiles."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {word: place for place, word in enumerate([*letters, "ĊĊ"])}
+    vocabulary |= {f"unused{place}": place for place in range(len(vocabulary), 1000)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    cells = [f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)]
+    words = ["<fake_token_around_image>", "<global-img>", *cells]
+    more = [f"<unused{place}>" for place in range(_TOKEN - 1000 - len(words))]
+    tokenizer.add_special_tokens([*words, *more, "<image>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

@@ -126,7 +126,7 @@ def tiles_of(info: CaseInfo, image_tokens: int | None) -> int:
     vision, work = info.checkpoint.vision, info.case.workload
     if vision is None or not work.images or image_tokens is None:
         return work.images
-    return image_tokens // vision.for_picture(work.image_size).tokens_per_tile
+    return image_tokens // vision.for_picture(work.image_size).prompt_tokens_per_tile
 
 
 def costs_of(info: CaseInfo, loads: Sequence[LoadRecord], image_tokens: int | None = None) -> dict[str, float]:

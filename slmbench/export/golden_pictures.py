@@ -37,8 +37,7 @@ def golden_after_pictures(network: Any, checkpoint: Checkpoint, *, of_tiles: boo
     for picture in [one.model_copy(update=side) for one in PICTURES]:
         made = processor([drawn(picture.seed, picture.width, picture.height)])
         pixels = {name: made[name] for name in network.inputs}
-        places = np.full(processor.image_tokens(made), facts.image_token_id, np.int64)
-        ids = np.concatenate([places, text])
+        ids = np.concatenate([processor.prompt_of(made), text])
         tokens, margins = _generate(network.whole, checkpoint, ids, pixels)
         prompts.append(
             GoldenPrompt(

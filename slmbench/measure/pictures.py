@@ -243,11 +243,15 @@ class Processor:
         """Return the pixel tensors of pictures by name, tiles first: ``pixel_values`` ``[tiles, 3, height, width]``."""
         return self._make(pictures)
 
-    def image_tokens(self, pixels: Pixels) -> int:
-        """Return how many image tokens the pictures become."""
+    def prompt_of(self, pixels: Pixels) -> NDArray[np.int64]:
+        """Return the tokens that stand in a prompt for the pictures: image tokens, and words around them.
+
+        Raises:
+            BadInputError: a picture was cut into more tiles than the checkpoint has words for.
+        """
         if self.settings == ENGINES_OWN:
-            return len(pixels) * self._facts.tokens_per_tile
-        return self._facts.image_tokens(pixels)
+            return np.full(len(pixels) * self._facts.tokens_per_tile, self._facts.image_token_id, np.int64)
+        return np.array(self._facts.prompt_of(pixels), np.int64)
 
 
 def pixels_of(checkpoint: Checkpoint, folder: Path | None = None) -> Callable[[Sequence[GoldenPicture]], Pixels]:

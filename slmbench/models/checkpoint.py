@@ -19,7 +19,8 @@ from slmbench.models.cost_model import with_matrices
 from slmbench.models.dequantize import dequantized
 from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
-from slmbench.models.picture_processor import PROCESSOR_FILES
+from slmbench.models.picture_processor import PROCESSOR_FILES, has_own_processor
+from slmbench.models.picture_words import words_of_tiles
 from slmbench.models.safetensors import Weights, inspect, weight_files
 from slmbench.models.vision_facts import VisionFacts, read_vision
 from slmbench.system.files import read_regular
@@ -230,11 +231,18 @@ def checkpoint_of_folder(
         is_part=facts.is_part,
         parameter_count=weights.parameter_count,
         geometry=geometry.model_copy(update={"tied_embeddings": weights.tied_embeddings}),
-        vision=facts.vision,
+        vision=_with_words(facts.vision, folder),
         digest=digest,
         has_tokenizer=(folder / "tokenizer.json").is_file() or any(folder.glob("*.spm")),
         **special_tokens({**facts.values, **config}, _optional(folder / "generation_config.json"), facts.family),
     )
+
+
+def _with_words(vision: VisionFacts | None, folder: Path) -> VisionFacts | None:
+    """Return the facts with the words that the folder's tokenizer has for pictures that are cut into tiles."""
+    if vision is None or vision.words is not None or not has_own_processor(folder):
+        return vision
+    return vision.model_copy(update={"words": words_of_tiles(folder / "tokenizer.json", vision.image_token_id)})
 
 
 def _check_weights(facts: ConfigFacts, weights: Weights, where: str) -> None:

@@ -90,7 +90,7 @@ def phases(
 def with_image_tokens(checkpoint: Checkpoint, workload: Workload, tiles: int) -> Workload:
     """Return the workload with the image tokens of so many tiles among its input tokens."""
     facts = checkpoint.vision.for_picture(workload.image_size) if checkpoint.vision is not None else None
-    tokens = tiles * facts.tokens_per_tile if facts is not None else 0
+    tokens = tiles * facts.prompt_tokens_per_tile if facts is not None else 0
     return workload.model_copy(update={"input_tokens": workload.input_tokens + tokens})
 
 

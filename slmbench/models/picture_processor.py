@@ -41,8 +41,11 @@ def own_processor(folder: Path) -> tuple[MakePixels, str]:
     # Those that cut pictures into tiles take a list of pictures for each text.
     nests = hasattr(own, "do_image_splitting")
 
+    # Into how many rows and columns, which the prompt says too.
+    asked = {"return_row_col_info": True} if hasattr(own, "return_row_col_info") else {}
+
     def make(pictures: Sequence[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
-        found = own(images=[list(pictures)] if nests else list(pictures), return_tensors="np")
+        found = own(images=[list(pictures)] if nests else list(pictures), return_tensors="np", **asked)
         return {name: _tiles_first(name, np.asarray(value)) for name, value in found.items()}
 
     size = getattr(own, "size", None)

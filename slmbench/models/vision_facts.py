@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench.errors import BadInputError
+from slmbench.models.picture_words import PictureWords
 
 #: Bounds that no vision part reaches; a number beyond them is a damaged or hostile config.
 _Size = Annotated[int, Field(gt=0, le=2**24)]
@@ -55,6 +56,8 @@ class VisionFacts(BaseModel):
     added_layers: Annotated[int, Field(ge=0, le=64)] = 0
     #: All weights of the vision part, where they do not follow from the sizes of a ViT.
     all_weights: Annotated[int | None, Field(gt=0, le=2**50)] = None
+    #: What the checkpoint's own processor puts around image tokens; None: nothing, or nothing is known of it.
+    words: PictureWords | None = None
     #: Why FLOPs and bytes of the vision part do not follow from these sizes; None where they do.
     cost_unknown: str | None = None
     #: Why pictures do not go in here (one line), or None.
@@ -65,6 +68,26 @@ class VisionFacts(BaseModel):
         """Return how many patches a tile has."""
         rows, columns = self.grid or (self.image_size // self.patch_size,) * 2
         return rows * columns
+
+    @property
+    def prompt_tokens_per_tile(self) -> int:
+        """Return how many tokens of the prompt a tile becomes, words around it counted as two."""
+        return self.tokens_per_tile + (2 if self.words else 0)
+
+    def prompt_of(self, pixels: Mapping[str, Any]) -> list[int]:
+        """Return the tokens that stand in a prompt for these pictures, by their pixel tensors.
+
+        Raises:
+            BadInputError: a picture was cut into more tiles than the checkpoint has words for.
+        """
+        if self.words is None:
+            return [self.image_token_id] * self.image_tokens(pixels)
+        if self.merge_size:
+            counts = [int(one) // self.merge_size**2 for one in pixels[GRIDS].prod(-1)]
+            return [token for count in counts for token in self.words.around([self.image_token_id] * count, 0, 0)]
+        cuts = zip(pixels["rows"].reshape(-1).tolist(), pixels["cols"].reshape(-1).tolist(), strict=True)
+        image = [self.image_token_id] * self.tokens_per_tile
+        return [token for rows, columns in cuts for token in self.words.around(image, rows, columns)]
 
     def for_picture(self, size: tuple[int, int] | None) -> VisionFacts:
         """Return the facts for pictures of that width and height, where they keep their shape; else these."""
@@ -187,6 +210,8 @@ def _of_any_shape(whole: Config, vision: Config, processor: Config) -> VisionFac
     weights += merger + norm * width + added * (merger + 2 * merged)
     step = sizes["patch_size"] * sizes["spatial_merge_size"]
     limits = _pixel_limits(processor)
+    start, end = whole.get("vision_start_token_id"), whole.get("vision_end_token_id")
+    words = None if start is None or end is None else PictureWords(before=(start,), after=(end,))
     return VisionFacts(
         model_type=str(whole.get("model_type"))[:100],
         image_token_id=_whole_number(whole.get("image_token_id")) or 0,
@@ -207,6 +232,7 @@ def _of_any_shape(whole: Config, vision: Config, processor: Config) -> VisionFac
         window=(_whole_number(vision.get("window_size")) or 0) // sizes["patch_size"] if windowed else 0,
         added_layers=added,
         all_weights=weights,
+        words=words,
         refusal=None if processor else "no preprocessor_config.json says how its pictures become patches",
     )
 

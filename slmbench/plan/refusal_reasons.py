@@ -43,7 +43,7 @@ def length_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
     sizes, given, answered = checkpoint.geometry, work.longest_input, max(work.outputs())
     turns = f" after {work.turns} turns" if work.turns > 1 else ""
     if work.images and checkpoint.vision:
-        given += work.images * checkpoint.vision.for_picture(work.image_size).tokens_per_tile
+        given += work.images * checkpoint.vision.for_picture(work.image_size).prompt_tokens_per_tile
         turns += " with its picture" if work.images == 1 else f" with its {work.images} pictures"
     if sizes.max_input_tokens and given > sizes.max_input_tokens:
         return f"a prompt of {given} tokens{turns} is longer than {checkpoint.name} takes ({sizes.max_input_tokens})"

@@ -76,11 +76,11 @@ class PicturePrompts:
         return self._processor([drawn(one.seed, one.width, one.height) for one in pictures])
 
     def most_tokens(self, work: Workload) -> int:
-        """Return how many image tokens the workload's pictures become, as far as it has been seen."""
+        """Return how many tokens the workload's pictures become, as far as it has been seen."""
         kind = (work.images, work.image_size)
         if kind not in self._known:
             pixels = self._processor(self._pictures(work, PromptStream.MEMORY, 0, 0, None))
-            self._known[kind] = self._processor.image_tokens(pixels)
+            self._known[kind] = len(self._processor.prompt_of(pixels))
         return self._known[kind]
 
     def show(
@@ -103,12 +103,12 @@ class PicturePrompts:
         begin = time.perf_counter_ns()
         pixels = self._processor(pictures)
         spent = self._elsewhere.spent_ns if self._elsewhere else time.perf_counter_ns() - begin
-        count = self._processor.image_tokens(pixels)
+        tokens = self._processor.prompt_of(pixels)
         kind = (work.images, work.image_size)
-        self._known[kind] = max(count, self._known.get(kind, 0))
+        self._known[kind] = max(len(tokens), self._known.get(kind, 0))
         self._session.take_pictures(pixels)
         phases = {} if self._by_engine else {"preprocess": spent}
-        return ShownPrompts([self._with_places(prompts[0], count), *prompts[1:]], count, phases)
+        return ShownPrompts([self._with_pictures(prompts[0], tokens), *prompts[1:]], len(tokens), phases)
 
     def _pictures(
         self, work: Workload, stream: PromptStream, group: int, index: int, asked: AskedPicture | None
@@ -121,11 +121,8 @@ class PicturePrompts:
         numbers = (self._seed, _PIXELS, int(stream), group, index)
         return [drawn([*numbers, place], *work.image_size) for place in range(work.images)]
 
-    def _with_places(self, prompt: Tokens, count: int) -> Tokens:
-        """Return a prompt ``[1, n]`` with so many image tokens at its image token, or before it."""
+    def _with_pictures(self, prompt: Tokens, tokens: Tokens) -> Tokens:
+        """Return a prompt ``[1, n]`` with the tokens of its pictures at its image token, or before it."""
         places = np.flatnonzero(prompt[0] == self._token)
         before = int(places[0]) if len(places) else 0
-        row = np.concatenate([
-            prompt[0, :before], np.full(count, self._token, np.int64), prompt[0, before + len(places) :]
-        ])  # fmt: skip
-        return row[None]
+        return np.concatenate([prompt[0, :before], tokens, prompt[0, before + len(places) :]])[None]

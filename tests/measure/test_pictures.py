@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import picture_folders
 import pytest
 
 from slmbench.errors import BadInputError, SlmbenchError
@@ -132,7 +133,7 @@ def test_a_catalog_model_reads_a_square_normalised_as_clips() -> None:
     # A picture of the network's own size is not resampled.
     plain = (drawn(1, 64, 64) / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
     assert np.abs(found[1] - plain.transpose(2, 0, 1)).max() < 1e-5
-    assert processor.image_tokens(pixels) == 2 * 8
+    assert len(processor.prompt_of(pixels)) == 2 * 8
     assert "64x64" in processor.settings
     with pytest.raises(SlmbenchError, match="takes no pictures"):
         Processor.of(resolve("mu-tiny"))
@@ -151,8 +152,43 @@ def test_a_checkpoints_own_processor_cuts_a_large_picture_into_tiles(tmp_path: P
     for pixels in (small, large):
         tiles, *shape = pixels["pixel_values"].shape
         assert shape == [3, 64, 64]
-        assert processor.image_tokens(pixels) == tiles * checkpoint.vision.tokens_per_tile
+        assert len(processor.prompt_of(pixels)) == tiles * checkpoint.vision.tokens_per_tile
     assert processor.settings.startswith("SmolVLMImageProcessor")
     (tmp_path / "smolvlm" / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
     with pytest.raises(BadInputError, match="not a processor of pictures"):
         Processor.of(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
+def test_words_around_tiles_are_those_of_the_checkpoints_own_processor(name: str, tmp_path: Path) -> None:
+    """One picture that is cut up, two of different shapes in one prompt, and one that is not cut."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.models.idefics3.processing_idefics3 import get_image_prompt_string
+
+    folder = picture_folders.with_words(picture_folders.make(name, tmp_path / name))
+    checkpoint = resolve(str(folder))
+    assert checkpoint.vision is not None
+    words = ("<fake_token_around_image>", "<image>", "<global-img>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    processor = Processor.of(checkpoint)
+
+    def theirs(cuts: list[tuple[int, int]]) -> list[int]:
+        assert checkpoint.vision is not None
+        text = "".join(get_image_prompt_string(*cut, checkpoint.vision.tokens_per_tile, *words) for cut in cuts)
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    for sizes in ([(128, 100)], [(60, 60), (200, 20)]):
+        pixels = processor([drawn(1, *size) for size in sizes])
+        cuts = list(zip(pixels["rows"].ravel().tolist(), pixels["cols"].ravel().tolist(), strict=True))
+        assert cuts[0] == (2, 2)
+        ours = processor.prompt_of(pixels).tolist()
+        assert ours == theirs(cuts)
+        assert ours.count(checkpoint.vision.image_token_id) == checkpoint.vision.image_tokens(pixels)
+    whole = {"rows": np.array([[0]]), "cols": np.array([[0]])}
+    assert checkpoint.vision.prompt_of(whole) == theirs([(0, 0)])
+    with pytest.raises(BadInputError, match="no token for a picture of 4 x 1 tiles"):
+        checkpoint.vision.prompt_of({"rows": np.array([[4]]), "cols": np.array([[1]])})
+    (folder / "tokenizer.json").unlink()
+    alone = resolve(str(folder)).vision
+    assert alone is not None
+    assert alone.words is None
