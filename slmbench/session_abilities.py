@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -120,18 +120,22 @@ class GivesLogits(Protocol):
 
 @runtime_checkable
 class GivesChunkLogits(Protocol):
-    """What a decoder-only session may also have: the logits of every position of a text, read at once."""
+    """What a decoder-only session may also have: the logits of every position of a text, read in a few large pieces."""
 
-    def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
-        """Return the logits ``[n, vocabulary]`` of a text ``[1, n]``; the session must be started again afterwards."""
+    def chunk_logits(self, input_ids: Tokens) -> Iterable[NDArray[np.float32]]:
+        """Give the logits ``[vocabulary]`` of each position of a text ``[1, n]``, one after the other.
+
+        A row is valid until the next one: with a large vocabulary, the rows of a text are gigabytes. The text is
+        within what is reserved; the session must be started again afterwards.
+        """
 
 
 @runtime_checkable
 class GivesAnswerLogits(Protocol):
     """What an engine's own loop may also have: the logits behind each token of an answer that it is given."""
 
-    def answer_logits(self, input_ids: Tokens, answer: Tokens) -> NDArray[np.float32]:
-        """Return the logits ``[n, vocabulary]`` behind the tokens of an answer ``[1, n]`` to a prompt ``[1, m]``.
+    def answer_logits(self, input_ids: Tokens, answer: Tokens) -> Iterable[NDArray[np.float32]]:
+        """Give the logits ``[vocabulary]`` behind each token of an answer ``[1, n]`` to a prompt ``[1, m]``.
 
-        Those of tokens that are suppressed are -inf.
+        Those of tokens that are suppressed are -inf. A row is valid until the next one.
         """

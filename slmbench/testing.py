@@ -201,7 +201,7 @@ def check_logits(subject: Subject) -> None:
         if isinstance(session, LoopSession) and isinstance(session, GivesAnswerLogits):
             session.reserve(1, 2 * INPUT_TOKENS, OUTPUT_TOKENS)
             answer = session.generate(subject.prompt(10), OUTPUT_TOKENS)[0]
-            told = np.array(session.answer_logits(subject.prompt(10), answer))
+            told = np.array([np.array(row) for row in session.answer_logits(subject.prompt(10), answer)])
             # Beyond fp32 a token that hangs by a hair may fall differently.
             exact = subject.options.compute_precision == "fp32" or len(told) != OUTPUT_TOKENS
             same = told.argmax(-1).tolist() == answer[0].tolist()
@@ -220,7 +220,9 @@ def check_logits(subject: Subject) -> None:
             if place + 1 < OUTPUT_TOKENS:
                 tokens.append(session.step(fed[0, place : place + 1]))
         if isinstance(session, GivesChunkLogits) and subject.artifact.manifest.checkpoint.family == "decoder-only":
-            whole = np.array(session.chunk_logits(np.concatenate([prompt, fed[:, : OUTPUT_TOKENS - 1]], axis=1)))
+            text = np.concatenate([prompt, fed[:, : OUTPUT_TOKENS - 1]], axis=1)
+            # A row is valid until the next one.
+            whole = np.array([np.array(row) for row in session.chunk_logits(text)])
             whole[:, ends] = -np.inf
             expect(len(whole) == INPUT_TOKENS + OUTPUT_TOKENS - 1, f"a chunk has logits at every place: {whole.shape}")
             spread = float(np.std(rows[0][np.isfinite(rows[0])]))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from slmbench.backend import Checkpoint, Tokens
 from slmbench.errors import BadInputError
 
+#: Positions of a text whose logits are held at once: with a vocabulary of 256,000 they are 33 MB.
+PIECE_TOKENS = 32
+
 
 class Reserved:
     """The shape that ``reserve`` was called with, and the place of the current generation in it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns
 from typing import Any
 
@@ -126,10 +126,10 @@ class Ctranslate2Session:
             length = {"min_length": output_tokens, "max_length": output_tokens}
             self._engine.generate_batch(prompts, include_prompt_in_result=False, **length, **greedy)
 
-    def answer_logits(self, input_ids: Tokens, answer: Tokens) -> NDArray[np.float32]:
-        """Return the logits ``[n, vocabulary]`` behind each token of an answer ``[1, n]`` to a prompt ``[1, m]``.
+    def answer_logits(self, input_ids: Tokens, answer: Tokens) -> Iterator[NDArray[np.float32]]:
+        """Give the logits ``[vocabulary]`` behind each token of an answer ``[1, n]`` to a prompt ``[1, m]``.
 
-        Those of ends of sequence are -inf.
+        Those of ends of sequence are -inf. The engine reads a text in one piece and gives all its logits together.
 
         Raises:
             BadInputError: the shape is beyond what is reserved.
@@ -142,19 +142,21 @@ class Ctranslate2Session:
             if self._family == "decoder-only":
                 self._reserved.start(np.concatenate([input_ids, answer[:, :-1]], axis=1))
                 found = self._engine.forward_batch([prompt + fed[0]])
-                return self._without_ends(np.array(found, np.float32)[0, input_ids.shape[1] - 1 :])
+                return self._without_ends(np.asarray(found)[0, input_ids.shape[1] - 1 :])
             self._reserved.start(input_ids, output_tokens=count)
             length = {"min_decoding_length": count, "max_decoding_length": count, "max_input_length": 0}
             told = self._engine.translate_batch(
                 [prompt], target_prefix=fed, beam_size=1, return_logits_vocab=True, **length, **self._ends()
             )
-            return self._without_ends(np.stack([np.asarray(row, np.float32) for row in told[0].logits[0]]))
+            return self._without_ends(np.asarray(row) for row in told[0].logits[0])
         except (RuntimeError, ValueError) as error:
             raise CannotRunError(f"ctranslate2 fails: {last_error_line(error)}") from error
 
-    def _without_ends(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits[:, self._reserved.end_tokens] = -np.inf
-        return logits
+    def _without_ends(self, rows: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        for given in rows:
+            row = np.array(given, np.float32)
+            row[self._reserved.end_tokens] = -np.inf
+            yield row
 
     def _ends(self) -> dict[str, Any]:
         ends = self._reserved.end_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import perf_counter_ns
 from typing import Literal
 
@@ -17,7 +18,7 @@ from slmbench.terms import ComputePrecision, Device
 from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
 from ..common.openmp import OpenMp
-from ..common.reserved import Reserved
+from ..common.reserved import PIECE_TOKENS, Reserved
 from .bindings import Batch, Context, GgufModel
 from .gguf_header import compute_of_given, matrix_types
 
@@ -175,16 +176,21 @@ class LlamaCppSession:
         self._step.places[rows] += lengths
         return logits
 
-    def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
-        """Return the logits ``[n, V]`` of a text ``[1, n]``, from a context of its own with room for all of them."""
-        count = input_ids.shape[1]
-        context = self._model.context(1, count, self._threads, kv_type=self._kv_cache, flash=self._flash, outputs=count)
-        batch = Batch(self._model.engine, count)
-        batch.tokens[:], batch.places[:], batch.rows[:] = input_ids[0], np.arange(count), 0
-        batch.wanted[:] = 1
-        logits = context.decode(batch, count).copy()
-        context.close()
-        return logits
+    def chunk_logits(self, input_ids: Tokens) -> Iterator[NDArray[np.float32]]:
+        """Give the logits ``[V]`` of each position of a text ``[1, n]``, from a context of its own, piece by piece."""
+        count, size = input_ids.shape[1], min(input_ids.shape[1], PIECE_TOKENS)
+        context = self._model.context(1, count, self._threads, kv_type=self._kv_cache, flash=self._flash, outputs=size)
+        try:
+            batch = Batch(self._model.engine, size)
+            for begin in range(0, count, size):
+                piece = input_ids[0, begin : begin + size]
+                batch.fill(piece.size)
+                batch.tokens[: piece.size], batch.rows[: piece.size] = piece, 0
+                batch.places[: piece.size] = np.arange(begin, begin + piece.size)
+                batch.wanted[: piece.size] = 1
+                yield from context.decode(batch, piece.size)
+        finally:
+            context.close()
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next.

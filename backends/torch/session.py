@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import perf_counter_ns
 from typing import Any
 
@@ -17,7 +18,7 @@ from slmbench.terms import Device
 from ..common.cpu_device import default_threads
 from ..common.next_token import TokenChooser
 from ..common.openmp import OpenMp
-from ..common.reserved import Reserved
+from ..common.reserved import PIECE_TOKENS, Reserved
 from .kv_cache import BufferedLayer
 from .networks import load_networks
 from .vision_part import TorchPictures
@@ -262,11 +263,22 @@ class TorchDecoderOnly(TorchSession):
         self._length += input_ids.shape[1]
         return self._reader.read(self._tensor(input_ids), **self._padding(input_ids.shape[1]))
 
-    def chunk_logits(self, input_ids: Tokens) -> NDArray[np.float32]:
-        """Return the logits ``[n, V]`` of a text ``[1, n]``."""
-        # Parameters ask for no gradients, so none are kept.
-        logits = self._model(input_ids=self._tensor(input_ids)).logits[0]
-        return np.asarray(logits.float().cpu().numpy(), np.float32)
+    def chunk_logits(self, input_ids: Tokens) -> Iterator[NDArray[np.float32]]:
+        """Give the logits ``[V]`` of each position of a text ``[1, n]``.
+
+        A network whose layers keep something else than K/V reads the text in one piece.
+        """
+        import torch
+
+        size = input_ids.shape[1] if self._past is None or self._compiles else PIECE_TOKENS
+        if self._past is not None:
+            self._past.reset()
+        self._reader.begin(self._past)
+        for begin in range(0, input_ids.shape[1], size):
+            with torch.inference_mode():
+                logits = self._reader.read_all(self._tensor(input_ids[:, begin : begin + size]))[0]
+                rows = np.asarray(logits.float().cpu().numpy(), np.float32)
+            yield from rows
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next.

@@ -2,13 +2,15 @@
 
 A row takes two bytes a token: log-probabilities are rounded to 65,536 steps between the row's largest and its smallest
 (or 60 nats below the largest, which no sum notices). A step is some 0.0005 to 0.0009 nats, so that rounding adds less
-than 4e-8 to a KL. Rows are mapped, and read one at a time: no array of positions by vocabulary is ever in memory.
+than 4e-8 to a KL. Rows are read one at a time: no array of positions by vocabulary is ever in memory. Nor is the file
+mapped: its pages would count as memory of the process that judges.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,14 +108,17 @@ class StoredReference:
         try:
             self.meta = ReferenceMeta.model_validate_json((folder / META_NAME).read_bytes())
             rows = sum(len(one.target) for one in self.meta.windows)
-            kind = row_type(self.meta.vocabulary)
-            self._rows = np.memmap(folder / ROWS_NAME, dtype=kind, mode="r", shape=(rows,))
+            self._kind = row_type(self.meta.vocabulary)
+            self._file = (folder / ROWS_NAME).open("rb", buffering=0)
+            if (held := os.fstat(self._file.fileno()).st_size) < rows * self._kind.itemsize:
+                raise ValueError(f"{ROWS_NAME} has {held} bytes, {rows * self._kind.itemsize} are expected")
         except (OSError, ValueError, ValidationError) as error:
             raise BadInputError(f"{folder}: not a whole reference; remove it: {str(error).splitlines()[0]}") from error
 
     def row(self, number: int) -> Prediction:
         """Return a row, its probabilities scaled to a sum of 1."""
-        stored = self._rows[number]
+        self._file.seek(number * self._kind.itemsize)
+        stored = np.fromfile(self._file, self._kind, 1)[0]
         logp = stored["levels"].astype(np.float64)
         logp *= float(stored["step"])
         logp += float(stored["low"])
@@ -137,7 +142,7 @@ def references_dir() -> Path:
 def remove_references() -> tuple[int, int]:
     """Remove every reference from the cache; return how many there were, and their bytes.
 
-    A run that measures with one keeps its mapped file, or makes it again.
+    A run that measures with one keeps its open file, or makes it again.
     """
     folders = [one for one in references_dir().glob("*") if one.is_dir()]
     size = sum(path.stat().st_size for one in folders for path in one.rglob("*") if path.is_file())

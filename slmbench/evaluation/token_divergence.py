@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def judge_window(
         return _judge_loop(session, stored, window, judged, family)
     elif isinstance(session, GivesChunkLogits) and chunked:
         first = len(window.given) - 1
-        logits = session.chunk_logits(_ids(window, judged))[first : first + len(judged.target)]
+        logits = islice(session.chunk_logits(_ids(window, judged, len(judged.target) - 1)), first, None)
     elif isinstance(session, GivesLogits):
         logits = (session.logits()[0] for _ in _forced(session, window, judged))
     else:

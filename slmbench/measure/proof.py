@@ -221,8 +221,8 @@ def _best_of_logits(session: LoopSession, prompt: GoldenPrompt) -> list[bool]:
     if not isinstance(session, GivesAnswerLogits):
         return []
     ids, answer = np.array([prompt.input_ids], np.int64), np.array([prompt.tokens], np.int64)
-    found: list[bool] = (session.answer_logits(ids, answer).argmax(-1) == answer[0]).tolist()
-    return found
+    rows = session.answer_logits(ids, answer)
+    return [int(row.argmax()) == token for row, token in zip(rows, prompt.tokens, strict=True)]
 
 
 def tolerance_of(case: Case) -> float:

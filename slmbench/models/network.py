@@ -148,6 +148,13 @@ class Reader:
 
         ``call`` stands for the network, as its compiled form does; ``more`` is passed where the network takes it.
         """
+        return self._read(ids, call, {**self._last, **more})[:, -1:]
+
+    def read_all(self, ids: Any) -> Any:
+        """Return the logits after each of ``ids`` [B, n], shape [B, n, vocabulary]."""
+        return self._read(ids, None, {})[:, -ids.shape[1] :]
+
+    def _read(self, ids: Any, call: Any, more: dict[str, Any]) -> Any:
         import torch
 
         more = {name: value for name, value in more.items() if name in self._accepted}
@@ -156,13 +163,11 @@ class Reader:
             self._seen = ids = ids if self._seen is None else torch.cat([self._seen, ids], dim=1)
         elif self.kept is not None:
             passed[self._name] = self.kept
-        result = (self._model if call is None else call)(
-            **{self._tokens: ids}, **self.fixed, **self._last, **passed, **more
-        )
+        result = (self._model if call is None else call)(**{self._tokens: ids}, **self.fixed, **passed, **more)
         self.kept = next((result[name] for name in _KEPT if result.get(name) is not None), None)
         if self.kept is None:
             self._seen = ids
-        return result.logits[:, -1:]
+        return result.logits
 
 
 def cache_of(layers: Sequence[CacheLayer]) -> Any:

@@ -25,7 +25,7 @@ ANSWER = [17, 99, 23, 41]
 def logits_of(session: Any, prompt: NDArray[np.int64], answer: list[int]) -> NDArray[np.float32]:
     """Return the logits ``[n, vocabulary]`` behind each token of an answer that is forced."""
     if isinstance(session, GivesAnswerLogits):
-        return np.array(session.answer_logits(prompt, np.array([answer], np.int64)))
+        return np.array([np.array(row) for row in session.answer_logits(prompt, np.array([answer], np.int64))])
     session.start(prompt)
     found = [np.array(session.logits()[0])]
     for token in answer[:-1]:
