@@ -315,8 +315,9 @@ def read_config(
     if not isinstance(kind, str):
         raise BadInputError(f"{where}: no 'model_type'; slmbench reads transformers configs")
     values, text = dict(config), None
-    if known_types.knows(kind):
-        values, text = known_types.completed(config, where)
+    found = known_types.completed(config, where)
+    if found is not None:
+        values, text = found
         for name in ("tie_word_embeddings", "architectures"):
             # transformers 5 ties every T5 and says so in its configs; a config.json knows better.
             if name in config:

@@ -1,21 +1,34 @@
 """What the installed transformers knows: its model types, and the values that a config.json leaves out.
 
-Without torch: the names of model types are read from transformers' source (importing them would import torch, seconds
-and 300 MB), configs are made by its config classes, which need no torch.
+Without torch: the names of model types are read from transformers' source, configs are made by its config classes in a
+process where it finds no torch (with it they take seconds and half a gigabyte, and give the same).
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.system.extras import needed
+from slmbench.system.processes import child_environment, follow_host
+from slmbench.system.telemetry import output_is_ours, silence_telemetry
+from slmbench.terms import StrictModel
 
+#: Seconds without a question after which the process that answers ends.
+_IDLE_S = 10.0
 #: Layers that no text model reaches; transformers makes lists of them before anybody looks at their number.
 _MOST_LAYERS = 4096
 #: Nothing to measure, and things that transformers would make large or read from elsewhere.
@@ -71,20 +84,7 @@ def _name(node: ast.Assign) -> str:
 
 def knows(model_type: str) -> bool:
     """Return whether transformers has a config class for that model type."""
-    return is_installed() and model_type in _configs()
-
-
-def _configs() -> Any:
-    """Return transformers' table of config classes by model type.
-
-    Raises:
-        CannotRunError: transformers is installed and cannot be imported; the text has the cause.
-    """
-    try:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    except ImportError as error:
-        raise CannotRunError(needed(error, "to read a checkpoint's config")) from error
-    return CONFIG_MAPPING
+    return is_installed() and _answer({"model_type": model_type}).known
 
 
 def names() -> list[str]:
@@ -92,23 +92,134 @@ def names() -> list[str]:
     return sorted(of_task("causal") | of_task("seq2seq"))
 
 
-def completed(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def completed(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
     """Return a config with transformers' values for what it leaves out, and that of its text part if it nests one.
+
+    None where transformers is not installed, or does not know the model type.
 
     Raises:
         BadInputError: transformers does not take the config; an absurd number of layers.
+        CannotRunError: transformers is installed and cannot be imported.
     """
-    classes = _configs()
-    import transformers
-
+    if not is_installed():
+        return None
     _check_layers(config, where)
+    try:
+        found = _answer(config)
+    except RecursionError as error:
+        raise BadInputError(f"{where}: nested too deep") from error
+    if found.refusal:
+        raise BadInputError(f"{where}: transformers does not take it: {found.refusal}")
+    return (dict(found.values), found.text) if found.known else None
+
+
+class _Answer(StrictModel):
+    """What transformers makes of a config."""
+
+    known: bool
+    values: dict[str, Any] = Field(default_factory=dict)
+    text: dict[str, Any] | None = None
+    refusal: str = ""
+    #: Why transformers cannot be imported.
+    broken: str = ""
+
+
+def _answer(config: Mapping[str, Any]) -> _Answer:
+    """Ask transformers: here where this process has torch anyway, else in a process that hides torch from it.
+
+    transformers imports torch with its first config class, where it finds one: half a gigabyte that nobody else in the
+    host needs.
+
+    Raises:
+        CannotRunError: transformers cannot be imported.
+    """
+    asked = json.dumps(_plain(config))
+    found = _asked(asked) if "torch" in sys.modules else _asked_elsewhere(asked)
+    if found.broken:
+        raise CannotRunError(found.broken)
+    return found
+
+
+def _asked(config: str) -> _Answer:
+    try:
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    except ImportError as error:
+        return _Answer(known=False, broken=needed(error, "to read a checkpoint's config"))
     transformers.utils.logging.set_verbosity_error()
     try:
-        found = classes[config["model_type"]].from_dict(_plain(config))
+        values = json.loads(config)
+        if values["model_type"] not in CONFIG_MAPPING:
+            return _Answer(known=False)
+        found = CONFIG_MAPPING[values["model_type"]].from_dict(values)
         text = text_part(found)
-        return _values(found), None if text is found else _values(text)
+        return _Answer(known=True, values=_values(found), text=None if text is found else _values(text))
     except Exception as error:  # each config class has checks of its own
-        raise BadInputError(f"{where}: transformers does not take it: {_short(error)}") from error
+        return _Answer(known=True, refusal=_short(error))
+
+
+@functools.lru_cache(maxsize=256)
+def _asked_elsewhere(config: str) -> _Answer:
+    """Ask the process that answers; it ends when nobody asks for a while, and is started again then.
+
+    Raises:
+        CannotRunError: it says nothing.
+    """
+    with _ASKING:
+        for _ in range(2):
+            asker = _running_asker()
+            assert asker.stdin is not None
+            assert asker.stdout is not None
+            with contextlib.suppress(OSError):
+                asker.stdin.write(config.encode() + b"\n")
+                asker.stdin.flush()
+            if line := asker.stdout.readline():
+                return _Answer.model_validate_json(line)
+            # It had just ended.
+            asker.kill()
+            asker.wait()
+    raise CannotRunError("transformers cannot be asked about a config: the process that asks it ended")
+
+
+_ASKING = threading.Lock()
+_askers: list[subprocess.Popen[bytes]] = []
+
+
+def _running_asker() -> subprocess.Popen[bytes]:
+    """Return the one process that answers: its start takes a second."""
+    if not _askers or _askers[0].poll() is not None:
+        command = [sys.executable, "-P", "-m", "slmbench.models.known_types"]
+        _askers[:] = [
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=child_environment(),
+            )
+        ]
+    return _askers[0]
+
+
+def _main() -> None:
+    """Answer about configs, one in a line of standard input; end when none comes for a while."""
+    follow_host()
+    silence_telemetry()
+    # None is Python's own way to say that a module must not be imported.
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as said above
+    with os.fdopen(os.dup(1), "wb", buffering=0) as replies, output_is_ours():
+        idle = _idle_timer()
+        for line in sys.stdin.buffer:
+            idle.cancel()
+            replies.write(json.dumps(_asked(line.decode()).model_dump(), default=str).encode() + b"\n")
+            idle = _idle_timer()
+
+
+def _idle_timer() -> threading.Timer:
+    timer = threading.Timer(_IDLE_S, os._exit, [0])
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def text_part(config: Any) -> Any:
@@ -151,3 +262,7 @@ def _check_layers(config: Mapping[str, Any], where: str) -> None:
 
 def _short(error: Exception) -> str:
     return one_line(str(error))[:160] or type(error).__name__
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,60 @@
+"""What judging holds in memory does not grow with the text, nor with the vocabulary more than a few rows of it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rotation import in_turn
+
+import slmbench
+
+pytest.importorskip("torch", reason="needs slmbench[torch]")
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "quality_memory.py"
+VOCABULARY = 150_000
+#: Bytes of the fp32 logits of one window of 128 tokens; those of all eight windows are 614 MB.
+WINDOW_BYTES = 128 * VOCABULARY * 4
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = spec_from_file_location("quality_memory", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "quality_memory", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkpoint(folder: Path) -> Path:
+    """Save a network of two narrow layers that knows 150,000 tokens, with a tokenizer of bytes."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=True, eos_token_id=2, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={text: place + 4 for place, text in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("backend", in_turn(("torch", "llama_cpp", "onnxruntime"), 1))
+@pytest.mark.slow
+def test_no_array_of_tokens_by_vocabulary_is_held(benchmark: Any, backend: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{number} herons. " for number in range(90))[:1024], encoding="utf-8")
+    with benchmark.watched() as watch:
+        found = slmbench.quality(str(checkpoint(tmp_path / "model")), text=text, backend=backend)
+    assert found.windows == len(watch.windows) == 8
+    assert max(watch.windows) - watch.held < 0.75 * WINDOW_BYTES
+    # The second half of the text adds nothing: the reference's predictions of it alone are 153 MB.
+    assert max(watch.windows[4:]) - max(watch.windows[:4]) < 0.25 * WINDOW_BYTES
