@@ -240,7 +240,11 @@ def check_one_machine(request: RunRequest) -> None:
         BadInputError: an option or a key of the suite asks for it.
     """
     suite = requested_suite(request)
-    why = "is for one machine; a fleet sends no texts, pictures, references or answers from one machine to another"
+    why = (
+        "is for one machine; a fleet sends no texts, pictures, references or answers from one machine to another. "
+        "Give the same command on that machine without --fleet and copy its run's folder back: `slmbench table` and "
+        "`compare` take it"
+    )
     typed = {"quality": request.quality, "quality_text": request.quality_text, "tasks": request.tasks}
     if request.image is not None:
         raise BadInputError(f"--image {why}")

@@ -222,7 +222,9 @@ def test_a_fleet_does_not_get_the_tasks(tmp_path: Path, capsys: pytest.CaptureFi
     path = tmp_path / "tasks.jsonl"
     path.write_text('{"prompt": "a", "answer": "b"}\n')
     assert run_main(["run", "--model", "dec-tiny", "--tasks", str(path), "--fleet", "local"]) == 2
-    assert "--tasks is for one machine" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--tasks is for one machine" in said
+    assert "without --fleet and copy its run's folder back" in said
 
 
 @pytest.mark.parametrize("key", ["tasks: tasks.jsonl", "quality: true", "quality_text: [mail.txt]"])

@@ -194,7 +194,7 @@ def test_what_cannot_be_judged_is_refused_at_once(place: Path) -> None:
         (("--model", "llama-tiny", "--quality"), "llama-tiny has random weights: it has a speed and no quality"),
         (
             ("--model", "my-llama", "--quality", "--fleet", "local"),
-            "--quality is for one machine; a fleet sends no texts",
+            "--quality is for one machine; a fleet sends no texts.*without --fleet and copy its run's folder back",
         ),
     ):
         said = typed(place, *asked, *words, "--out", "refused", code=2)
