@@ -19,6 +19,9 @@ LEAST_WINDOWS = 10
 MOST_T = 30
 #: A p99 needs as many tokens as a p99 of times (see slmbench.analysis.metrics).
 LEAST_TOKENS_P99 = 368
+#: The upper bound of a KL reaches further, the more the windows lean. Chosen by benchmarks/quality_coverage.py: without
+#: it the true KL was above the interval in 5 to 7 % of very skewed texts.
+_FOR_SKEW = 0.2
 _RESAMPLES = 4000
 _SEED = 20260125
 
@@ -96,8 +99,9 @@ def per_token(sums: NDArray[np.float64] | NDArray[np.int64], tokens: NDArray[np.
     if count < MOST_T:
         reach = t_quantile(0.975, count - 1) * error
         if values.min() > 0:
-            # On the scale of logarithms: a KL leans to one side, and the plain interval held it in 91 % of texts.
-            return Interval(mid * math.exp(-reach / mid), mid, mid * math.exp(reach / mid))
+            # On the scale of logarithms: a KL leans to one side, and the plain interval held it in 89 to 91 % of texts.
+            up = reach * (1 + _FOR_SKEW * max(0.0, _skewness(values, weights, mid)))
+            return Interval(mid * math.exp(-reach / mid), mid, mid * math.exp(up / mid))
         return Interval(mid - reach, mid, mid + reach)
     low, high = _studentized(values, weights, mid)
     return Interval(mid - high * error, mid, mid - low * error)
@@ -108,6 +112,12 @@ def _error(values: Floats, weights: Floats) -> float:
     count = values.size
     rest = values - weights * (values.sum() / weights.sum())
     return float(math.sqrt(count / (count - 1) * (rest**2).sum()) / weights.sum())
+
+
+def _skewness(values: Floats, weights: Floats, mid: float) -> float:
+    """Return how far windows lean towards large values: their third moment over the cube of their spread."""
+    rest = values - weights * mid
+    return float((rest**3).mean() / (rest**2).mean() ** 1.5)
 
 
 def _studentized(values: Floats, weights: Floats, mid: float) -> tuple[float, float]:
