@@ -135,6 +135,9 @@ def _answer(config: Mapping[str, Any]) -> _Answer:
     """
     asked = json.dumps(_plain(config))
     found = _asked(asked) if "torch" in sys.modules else _asked_elsewhere(asked)
+    if found.broken or found.refusal:
+        # Perhaps for want of torch alone.
+        found = _asked(asked)
     if found.broken:
         raise CannotRunError(found.broken)
     return found
@@ -160,11 +163,7 @@ def _asked(config: str) -> _Answer:
 
 @functools.lru_cache(maxsize=256)
 def _asked_elsewhere(config: str) -> _Answer:
-    """Ask the process that answers; it ends when nobody asks for a while, and is started again then.
-
-    Raises:
-        CannotRunError: it says nothing.
-    """
+    """Ask the process that answers; it ends when nobody asks for a while, and is started again then."""
     with _ASKING:
         for _ in range(2):
             asker = _running_asker()
@@ -178,7 +177,7 @@ def _asked_elsewhere(config: str) -> _Answer:
             # It had just ended.
             asker.kill()
             asker.wait()
-    raise CannotRunError("transformers cannot be asked about a config: the process that asks it ended")
+    return _Answer(known=False, broken="the process that asks transformers ended")
 
 
 _ASKING = threading.Lock()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,17 @@ def refused(folder: Path | str, *parts: str) -> None:
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     for part in parts:
         assert part in text
+
+
+def test_reading_a_folder_does_not_import_torch(tmp_path: Path) -> None:
+    """The process that measures stays small: transformers, which imports torch, is asked elsewhere."""
+    folder = make_folder(tmp_path / "my-model")
+    said = "import sys; from slmbench.models.checkpoint import resolve; print(resolve(sys.argv[1]).family, *sys.modules)"
+    command = [sys.executable, "-P", "-c", said, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    family, *modules = done.stdout.split()
+    assert family == "decoder-only"
+    assert not {"torch", "transformers"} & set(modules)
 
 
 def test_a_folder_is_read(tmp_path: Path) -> None:
