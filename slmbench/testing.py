@@ -221,7 +221,6 @@ def check_logits(subject: Subject) -> None:
                 tokens.append(session.step(fed[0, place : place + 1]))
         if isinstance(session, GivesChunkLogits) and subject.artifact.manifest.checkpoint.family == "decoder-only":
             text = np.concatenate([prompt, fed[:, : OUTPUT_TOKENS - 1]], axis=1)
-            # A row is valid until the next one.
             whole = np.array([np.array(row) for row in session.chunk_logits(text)])
             whole[:, ends] = -np.inf
             expect(len(whole) == INPUT_TOKENS + OUTPUT_TOKENS - 1, f"a chunk has logits at every place: {whole.shape}")

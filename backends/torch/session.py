@@ -264,21 +264,9 @@ class TorchDecoderOnly(TorchSession):
         return self._reader.read(self._tensor(input_ids), **self._padding(input_ids.shape[1]))
 
     def chunk_logits(self, input_ids: Tokens) -> Iterator[NDArray[np.float32]]:
-        """Give the logits ``[V]`` of each position of a text ``[1, n]``.
-
-        A network whose layers keep something else than K/V reads the text in one piece.
-        """
-        import torch
-
-        size = input_ids.shape[1] if self._past is None or self._compiles else PIECE_TOKENS
-        if self._past is not None:
-            self._past.reset()
-        self._reader.begin(self._past)
-        for begin in range(0, input_ids.shape[1], size):
-            with torch.inference_mode():
-                logits = self._reader.read_all(self._tensor(input_ids[:, begin : begin + size]))[0]
-                rows = np.asarray(logits.float().cpu().numpy(), np.float32)
-            yield from rows
+        """Give the logits ``[V]`` of each position of a text ``[1, n]``, in one piece where layers keep no K/V."""
+        whole = self._past is None or self._compiles
+        yield from self._reader.rows(self._tensor(input_ids), self._past, input_ids.shape[1] if whole else PIECE_TOKENS)
 
     def step(self, tokens: Tokens) -> Tokens:
         """Feed ``[B]`` tokens, return the next.

@@ -113,7 +113,7 @@ def completed(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], di
     return (dict(found.values), found.text) if found.known else None
 
 
-class _Answer(StrictModel):
+class _CompletedConfig(StrictModel):
     """What transformers makes of a config."""
 
     known: bool
@@ -124,7 +124,7 @@ class _Answer(StrictModel):
     broken: str = ""
 
 
-def _answer(config: Mapping[str, Any]) -> _Answer:
+def _answer(config: Mapping[str, Any]) -> _CompletedConfig:
     """Ask transformers: here where this process has torch anyway, else in a process that hides torch from it.
 
     transformers imports torch with its first config class, where it finds one: half a gigabyte that nobody else in the
@@ -143,26 +143,26 @@ def _answer(config: Mapping[str, Any]) -> _Answer:
     return found
 
 
-def _asked(config: str) -> _Answer:
+def _asked(config: str) -> _CompletedConfig:
     try:
         import transformers
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     except ImportError as error:
-        return _Answer(known=False, broken=needed(error, "to read a checkpoint's config"))
+        return _CompletedConfig(known=False, broken=needed(error, "to read a checkpoint's config"))
     transformers.utils.logging.set_verbosity_error()
     try:
         values = json.loads(config)
         if values["model_type"] not in CONFIG_MAPPING:
-            return _Answer(known=False)
+            return _CompletedConfig(known=False)
         found = CONFIG_MAPPING[values["model_type"]].from_dict(values)
         text = text_part(found)
-        return _Answer(known=True, values=_values(found), text=None if text is found else _values(text))
+        return _CompletedConfig(known=True, values=_values(found), text=None if text is found else _values(text))
     except Exception as error:  # each config class has checks of its own
-        return _Answer(known=True, refusal=_short(error))
+        return _CompletedConfig(known=True, refusal=_short(error))
 
 
 @functools.lru_cache(maxsize=256)
-def _asked_elsewhere(config: str) -> _Answer:
+def _asked_elsewhere(config: str) -> _CompletedConfig:
     """Ask the process that answers; it ends when nobody asks for a while, and is started again then."""
     with _ASKING:
         for _ in range(2):
@@ -173,11 +173,11 @@ def _asked_elsewhere(config: str) -> _Answer:
                 asker.stdin.write(config.encode() + b"\n")
                 asker.stdin.flush()
             if line := asker.stdout.readline():
-                return _Answer.model_validate_json(line)
+                return _CompletedConfig.model_validate_json(line)
             # It had just ended.
             asker.kill()
             asker.wait()
-    return _Answer(known=False, broken="the process that asks transformers ended")
+    return _CompletedConfig(known=False, broken="the process that asks transformers ended")
 
 
 _ASKING = threading.Lock()

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slmbench.models.known_types import HEADED, text_part
 from slmbench.terms import Family
@@ -150,9 +153,20 @@ class Reader:
         """
         return self._read(ids, call, {**self._last, **more})[:, -1:]
 
-    def read_all(self, ids: Any) -> Any:
-        """Return the logits after each of ``ids`` [B, n], shape [B, n, vocabulary]."""
-        return self._read(ids, None, {})[:, -ids.shape[1] :]
+    def rows(self, ids: Any, kept: Any, size: int) -> Iterator[NDArray[np.float32]]:
+        """Give the logits ``[vocabulary]`` after each of ``ids`` [1, n], ``size`` of them read at once.
+
+        It begins again, with ``kept`` emptied (None: what the network makes itself).
+        """
+        import torch
+
+        if kept is not None:
+            kept.reset()
+        self.begin(kept)
+        for piece in ids.split(size, dim=1):
+            with torch.inference_mode():
+                rows = self._read(piece, None, {})[0, -piece.shape[1] :].float().cpu().numpy()
+            yield from rows
 
     def _read(self, ids: Any, call: Any, more: dict[str, Any]) -> Any:
         import torch
