@@ -38,12 +38,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
-def proven(checkpoint: Checkpoint, engine: str, precision: str) -> tuple[float | None, int]:
+def proven(
+    checkpoint: Checkpoint, engine: str, precision: str, exporter: str | None = None
+) -> tuple[float | None, int]:
     """Return the share of golden tokens that come out, and of how many."""
     from slmbench.export.build import ensure_artifact
 
     backend = load_backend(engine)
-    spec, *_ = specs_of(backend, checkpoint, precision, "cpu", pictures=True)  # type: ignore[arg-type]  # by name
+    specs = specs_of(backend, checkpoint, precision, "cpu", pictures=True)  # type: ignore[arg-type]  # by name
+    spec = next(one for one in specs if exporter in (None, one.exporter))
     artifact = ensure_artifact(checkpoint, spec, progress=lambda _: None)
     compute = DEFAULT_COMPUTE[precision]  # type: ignore[index]  # by name
     if engine == "onnxruntime" and precision == "int8":
@@ -67,6 +70,14 @@ def test_tokens_after_a_picture_agree(name: str, engine: str, folders: Any) -> N
     share, compared = proven(folders(name), engine, "fp32")
     assert share == 1.0
     assert compared >= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_turn(["llava.siglip", "gemma3"], 2))
+def test_graphs_of_embeddings_are_joined(name: str, folders: Any) -> None:
+    """optimum-intel's text graph takes embeddings, Gemma 3's also where its image tokens are."""
+    pytest.importorskip("optimum.intel", reason="needs slmbench[optimum]")
+    assert proven(folders(name), "openvino", "fp32", "optimum") == (1.0, 48)
 
 
 @pytest.mark.slow

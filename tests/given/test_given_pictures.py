@@ -8,6 +8,7 @@ from pathlib import Path
 
 import given_files as good
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 from slmbench.records.schema import read_run
@@ -23,6 +24,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
+@takes_turns(2, 4)
 @pytest.mark.slow
 def test_an_export_by_optimum_is_measured_with_pictures(
     llava_ir: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -42,6 +44,7 @@ def test_an_export_by_optimum_is_measured_with_pictures(
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+@takes_turns(1, 4)
 @pytest.mark.slow
 def test_without_a_reference_the_text_is_compared_and_the_table_says_so(
     llava_ir: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -52,6 +55,7 @@ def test_without_a_reference_the_text_is_compared_and_the_table_says_so(
     assert "no reference" in " ".join(capsys.readouterr().out.split())
 
 
+@takes_turns(1, 4)
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [".xml", ".bin"])
 def test_a_graph_is_missing(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import picture_folders
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 from slmbench.records.schema import read_run
@@ -18,6 +19,7 @@ pytest.importorskip("optimum.intel", reason="needs slmbench[optimum]")
 PICTURE = ["--images", "1", "--image-size", "96x80", "--input-tokens", "12", "--output-tokens", "3", "--repeat", "2"]
 
 
+@takes_turns(3, 4)
 @pytest.mark.slow
 def test_the_engines_own_loop_and_ours_run_one_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seer, out = picture_folders.make("llava", tmp_path / "seer"), tmp_path / "run"
@@ -43,6 +45,7 @@ def test_the_engines_own_loop_and_ours_run_one_artifact(tmp_path: Path, capsys: 
     assert "P ttft and vision hold the preparation of the picture" in shown
 
 
+@takes_turns(0, 4)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
