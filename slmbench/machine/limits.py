@@ -95,16 +95,7 @@ def measure_limits(
     request = ProbeRequest(backend=prober.name, device=device, threads=threads, tasks=(*squares, *vectors))
     results = _run(request)
     used = max((result.foreign_load for result in results if result.foreign_load is not None), default=None)
-    matrix: dict[ComputePrecision, MatrixRate] = {}
-    refused: dict[ComputePrecision, str] = {}
-    for task, result in zip(squares, results, strict=False):
-        precision = task.compute_precision
-        if result.step_ns is None:
-            refused[precision] = result.refusal or "not measured"
-            continue
-        rate = task.shape().flops / result.step_ns * 1e9
-        if precision not in matrix or rate > matrix[precision].flops_per_s:
-            matrix[precision] = MatrixRate(flops_per_s=rate, effective=result.compute_precision or "")
+    matrix, refused = _matrix_rates(squares, results)
     points = [
         BandwidthPoint(footprint_bytes=size, bytes_per_s=size / result.step_ns * 1e9)
         for task, result in zip(vectors, results[len(squares) :], strict=True)
@@ -121,7 +112,7 @@ def measure_limits(
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         bandwidth=tuple(points),
         matrix=matrix,
-        refused={precision: why for precision, why in refused.items() if precision not in matrix},
+        refused=refused,
         foreign_load=used,
         disturbed=used is not None and used > QUIET_CORES,
     )
@@ -131,6 +122,23 @@ def measure_limits(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, best.model_dump_json(indent=1) + "\n")
     return best
+
+
+def _matrix_rates(
+    squares: list[ProbeTask], results: list[ProbeResult]
+) -> tuple[dict[ComputePrecision, MatrixRate], dict[ComputePrecision, str]]:
+    """Return the best rate of each precision, and why there is none of the others."""
+    matrix: dict[ComputePrecision, MatrixRate] = {}
+    refused: dict[ComputePrecision, str] = {}
+    for task, result in zip(squares, results, strict=False):
+        precision = task.compute_precision
+        if result.step_ns is None:
+            refused[precision] = result.refusal or "not measured"
+            continue
+        rate = task.shape().flops / result.step_ns * 1e9
+        if precision not in matrix or rate > matrix[precision].flops_per_s:
+            matrix[precision] = MatrixRate(flops_per_s=rate, effective=result.compute_precision or "")
+    return matrix, {precision: why for precision, why in refused.items() if precision not in matrix}
 
 
 def limits_of(backend_name: str, device: Device, threads: int | None = None, *, again: bool = False) -> Limits:
