@@ -167,6 +167,8 @@ class Reader:
             with torch.inference_mode():
                 rows = self._read(piece, None, {})[0, -piece.shape[1] :].float().cpu().numpy()
             yield from rows
+            # Not two pieces at a time.
+            del rows
 
     def _read(self, ids: Any, call: Any, more: dict[str, Any]) -> Any:
         import torch
