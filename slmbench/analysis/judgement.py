@@ -112,19 +112,20 @@ def verdict_of(found: Judgement) -> tuple[Verdict, str]:
 
     A change needs a p-value of at most ``alpha`` and an effect above the gate. No change is a statement of its own: the
     95 % interval lies within the gate. The shift between runs is part of the error in both. Everything else is
-    inconclusive; so are separate runs without a calibration at a gate below :data:`DEFAULT_FLOOR`.
+    inconclusive; so is what separate runs without a calibration differ by below :data:`DEFAULT_FLOOR`.
     """
     estimate, gate, shift = found.estimate, found.gate, found.shift
     if not math.isfinite(estimate.error):
         return "inconclusive", "one load on a side: nothing is known of how loads differ"
-    if shift and shift.assumed and gate < DEFAULT_FLOOR:
+    uncalibrated = shift is not None and bool(shift.assumed) and gate < DEFAULT_FLOOR
+    threshold = math.log1p(DEFAULT_FLOOR if uncalibrated else gate)
+    if found.p_value <= found.alpha and abs(estimate.value) > threshold:
+        return ("regressed" if estimate.value > 0 else "improved"), ""
+    if shift and uncalibrated:
         return "inconclusive", (
             f"{shift.assumed}, and separate runs are not judged below {DEFAULT_FLOOR:.0%} without one: "
             "use arms, or calibrate this machine for these cases"
         )
-    threshold = math.log1p(gate)
-    if found.p_value <= found.alpha and abs(estimate.value) > threshold:
-        return ("regressed" if estimate.value > 0 else "improved"), ""
     if stats.is_equivalent(estimate.interval(1 - EQUIVALENCE_ALPHA * found.look), gate):
         return "unchanged", ""
     if shift and found.blind:

@@ -30,6 +30,8 @@ from slmbench.terms import Family
 __all__ = ["Checkpoint", "Geometry", "checkpoint_of_folder", "resolve"]
 
 #: "org/name" or "org/name@revision", as the Hub allows them.
+#: Ends of files that models come in: no id of the Hub ends so.
+_FILES = {".gguf", ".onnx", ".xml", ".bin", ".safetensors", ".pt", ".pth", ".zip"}
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -121,7 +123,15 @@ def resolve(
         # Too long for a file name, or with a NUL in it: no path, so a name.
         is_folder = exists = False
     if exists:
-        return _of_local(folder, how) if is_folder else recognise.of_file(folder)
+        try:
+            return _of_local(folder, how) if is_folder else recognise.of_file(folder)
+        except BadInputError as error:
+            if origin := _exported_from(folder if is_folder else folder.parent):
+                own = f"slmbench exported it from {origin} and makes it again by itself: `--model {origin}`"
+                raise BadInputError(f"{folder}: {own}") from error
+            raise
+    if reference.startswith((".", "/", "~")) or folder.suffix.lower() in _FILES:
+        raise BadInputError(f"{one_line(reference)[:120]}: no such file or folder")
     place, name = recognise.split_name(reference)
     if name is not None and Path(place).expanduser().is_dir():
         return recognise.named_in(Path(place).expanduser(), name)
@@ -153,6 +163,17 @@ def _of_local(folder: Path, how: dict[str, bool]) -> Checkpoint:
     has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
     given = None if has_weights else recognise.of_folder(folder)
     return given or checkpoint_of_folder(folder, **how)
+
+
+def _exported_from(folder: Path) -> str | None:
+    """Return the checkpoint that slmbench exported the folder's graphs from; None where they are not its own."""
+    from slmbench.models.artifact import read_artifact
+
+    try:
+        found = read_artifact(folder).manifest.checkpoint
+    except BadInputError:
+        return None
+    return str(found.path) if found.source == "folder" and found.path else found.name
 
 
 def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:

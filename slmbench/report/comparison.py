@@ -206,8 +206,19 @@ def seen(judgement: JudgedFigure) -> str:
     return f"a slowdown of {number(judgement.detectable * 100, 2)} % or more would have been seen"
 
 
+def beyond_sight(judgement: JudgedFigure) -> bool:
+    """Return whether a figure differs by more than what would have been seen: noise is not why it has no verdict."""
+    return isinstance(judgement, Judgement) and abs(judgement.estimate.value) > math.log1p(judgement.detectable)
+
+
 def seen_in(group: Sequence[JudgedFigure]) -> str:
-    """Return the same for several: what would have been seen in the clearest and in the noisiest of them."""
+    """Return the same for several: what would have been seen in the clearest and in the noisiest of them.
+
+    Empty where all differ by more than that: then it is not the noise that hides a change.
+    """
+    group = [one for one in group if not beyond_sight(one)]
+    if not group:
+        return ""
     clearest, noisiest = (choose(group, key=lambda one: one.detectable) for choose in (min, max))
     if seen(clearest) == seen(noisiest):
         return seen(clearest)

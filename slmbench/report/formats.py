@@ -15,7 +15,7 @@ from slmbench.analysis.quality_metrics import unit_of, written_gate
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import one_line
-from slmbench.report.comparison import missing_cases, other_refusals, seen
+from slmbench.report.comparison import missing_cases, other_refusals, seen_in
 from slmbench.report.comparison_columns import also_for
 from slmbench.report.text_table import bounds
 
@@ -156,8 +156,8 @@ def judged_sentence(judgement: JudgedFigure) -> str:
     text = f"{_figures(judgement)}, gate {written_gate(judgement.gate, judgement.metric)}"
     if judgement.reason:
         text += f"; {judgement.reason}"
-    if judgement.verdict == "inconclusive":
-        text += f"; {seen(judgement)}"
+    if judgement.verdict == "inconclusive" and (sight := seen_in([judgement])):
+        text += f"; {sight}"
     return f"{judgement.verdict}: {text}{also_for(judgement)}"
 
 

@@ -1,0 +1,32 @@
+"""A folder that `slmbench export` wrote, given as a model: it is no checkpoint, and its user is told what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slmbench.cli import run_main
+from slmbench.errors import ExitCode
+
+pytest.importorskip("openvino", reason="needs slmbench[cpu]")
+
+
+def test_the_export_of_a_model_names_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path))
+    assert run_main(["export", "mu-tiny", "--format", "openvino"]) == 0
+    (out,) = (tmp_path / "artifacts").iterdir()
+    for given in (out, next(out.glob("*.xml"))):
+        capsys.readouterr()
+        assert run_main(["run", "--model", str(given), "--dry-run"]) == ExitCode.BAD_INPUT
+        said = capsys.readouterr().err
+        assert f"{given}: slmbench exported it from mu-tiny" in said
+        assert "`--model mu-tiny`" in said
+
+
+@pytest.mark.parametrize("name", ["models/nope.gguf", "./nope", "/nope/model.onnx"])
+def test_a_path_to_nothing_is_no_id_of_the_hub(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["run", "--model", name, "--dry-run"]) == ExitCode.BAD_INPUT
+    assert f"{name}: no such file or folder" in capsys.readouterr().err
