@@ -118,30 +118,21 @@ def resolve(
         return _of_entry(entry)
     folder = Path(reference).expanduser()
     try:
-        is_folder, exists = folder.is_dir(), folder.exists()
+        exists = folder.exists()
     except (OSError, ValueError):
         # Too long for a file name, or with a NUL in it: no path, so a name.
-        is_folder = exists = False
+        exists = False
     if exists:
-        try:
-            return _of_local(folder, how) if is_folder else recognise.of_file(folder)
-        except BadInputError as error:
-            if origin := _exported_from(folder if is_folder else folder.parent):
-                own = f"slmbench exported it from {origin} and makes it again by itself: `--model {origin}`"
-                raise BadInputError(f"{folder}: {own}") from error
-            raise
-    if reference.startswith((".", "/", "~")) or folder.suffix.lower() in _FILES:
-        raise BadInputError(f"{one_line(reference)[:120]}: no such file or folder")
+        return _of_local(folder, how)
     place, name = recognise.split_name(reference)
     if name is not None and Path(place).expanduser().is_dir():
         return recognise.named_in(Path(place).expanduser(), name)
+    if place.startswith((".", "/", "~")) or Path(place).suffix.lower() in _FILES:
+        raise BadInputError(f"{one_line(reference)[:120]}: no such file or folder")
     match = _HUB_ID.fullmatch(place)
     if match is None:
-        near = nearest(reference, catalog.names())
-        raise BadInputError(
-            f"unknown model '{one_line(reference)[:120]}': no catalog name, no folder, no Hub id (org/name).{near} "
-            "`slmbench models` lists the catalog"
-        )
+        unknown = f"unknown model '{one_line(reference)[:120]}': no catalog name, no folder, no Hub id (org/name)."
+        raise BadInputError(f"{unknown}{nearest(reference, catalog.names())} `slmbench models` lists the catalog")
     asked = revision or match["revision"]
     if name is not None:
         return recognise.of_hub(match["id"], name, revision=asked, offline=offline)
@@ -156,13 +147,22 @@ def resolve(
     return checkpoint_of_folder(path, **how).model_copy(update=found)
 
 
-def _of_local(folder: Path, how: dict[str, bool]) -> Checkpoint:
-    """Return the checkpoint in a folder, or the artifact where it holds no weights of a checkpoint."""
+def _of_local(path: Path, how: dict[str, bool]) -> Checkpoint:
+    """Return the checkpoint in a folder, or the artifact where it holds no weights of a checkpoint or is a file."""
     from slmbench.given import recognise
 
-    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json"))
-    given = None if has_weights else recognise.of_folder(folder)
-    return given or checkpoint_of_folder(folder, **how)
+    try:
+        if not path.is_dir():
+            return recognise.of_file(path)
+        has_weights = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
+        given = None if has_weights else recognise.of_folder(path)
+        return given or checkpoint_of_folder(path, **how)
+    except BadInputError as error:
+        origin = _exported_from(path if path.is_dir() else path.parent)
+        if origin is None:
+            raise
+        own = f"slmbench exported it from {origin} and makes it again by itself: `--model {origin}`"
+        raise BadInputError(f"{path}: {own}") from error
 
 
 def _exported_from(folder: Path) -> str | None:

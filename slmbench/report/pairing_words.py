@@ -52,7 +52,10 @@ def _held(pair: Pair) -> str:
     loads = [one.evidence["load"].interval() for one in sides if "load" in one.evidence]
     if len(loads) == len(sides):
         parts.append(f"loading takes {_seconds(loads[0])} s against {_seconds(loads[1])} s")
-    return f"; {', '.join(parts)}" if parts else ""
+    # The decoder-only model's figures can be of several backends, each the fastest at something.
+    backend = pair.decoder.case.backend
+    whose = f" (the second by {backend})" if backend != pair.encoder.case.backend else ""
+    return f"; {', '.join(parts)}{whose}" if parts else ""
 
 
 def _seconds(found: Interval) -> str:

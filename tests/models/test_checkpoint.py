@@ -122,7 +122,7 @@ def test_the_generation_config_names_special_tokens(tmp_path: Path) -> None:
 
 def test_unknown_models_get_the_nearest_names() -> None:
     refused("mu-330n", "mu-330m")
-    refused("./no/such/folder", "no folder")
+    refused("./no/such/folder", "no such file or folder")
     refused("bad name\x1b[31m", "unknown model")
 
 

@@ -22,7 +22,10 @@ def test_a_line_a_reason_in_the_order_they_come() -> None:
     assert said_once("failed", [("a", ": x"), ("b", ": y"), ("c", ": x")]) == ["failed: a, c: x", "failed: b: y"]
 
 
-def test_a_comparison_says_why_it_is_inconclusive_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_says_why_it_is_inconclusive_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
     for name in ("old", "new"):
         make_run(PAIR, run_id=name).write(tmp_path / name)
     assert run_main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
