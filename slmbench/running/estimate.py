@@ -133,8 +133,8 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
         return lines
     if not costs.strict:
         ends = f"Measuring ends when the intervals are narrow enough, or after {duration(costs.budget_s)}"
-        longer = f"; {amount(costs.loads, 'load')} of each case come first, even if they take longer"
-        return [*lines, f"{ends}{longer if least > costs.budget_s else ''}."]
+        longer = f"about {duration(least)} here" if least > costs.budget_s else "even if they take longer"
+        return [*lines, f"{ends}; {amount(costs.loads, 'load')} of each case come first, {longer}."]
     budget = "--quick" if quick else f"--budget {costs.budget_s:g}"
     lines.append(f"Measuring ends after {duration(costs.budget_s)} ({budget}).")
     if quick:

@@ -65,7 +65,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds measured, and what is left at most."""
+    """Seconds measured, and what is left of the budget."""
 
     spent_s: float
     left_s: float
