@@ -11,6 +11,8 @@ from slmbench.analysis.stats import Interval
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.report.text_table import EMPTY, Column, number
 
+#: Share of the vocabulary's size from which a perplexity is that of a guess.
+_CHANCE = 0.8
 _BOUNDED = ("kl", "same_top1", "perplexity_change")
 #: Figures of quality in a row: KL in nats per token, shares, and on how much text they rest.
 QUALITY_FIGURES = (
@@ -32,16 +34,21 @@ def quality_figures(run: RunColumns, key: str) -> dict[str, Any]:
     one |= {"free_same_tokens": found.free_same}
     row |= {name: math.nan if value is None else value for name, value in one.items()}
     row |= {"quality_windows": found.windows or math.nan, "quality_tokens": found.tokens or math.nan}
-    return row | {"quality_note": _note(found)}
+    return row | {"quality_note": _note(found, run.cases[key].checkpoint.geometry.vocab_size)}
 
 
-def _note(found: Divergence) -> str | None:
+def _note(found: Divergence, vocab_size: int) -> str | None:
     if not found.windows:
         return f"no quality: {found.reason}" if found.reason else None
     what = (
         f"{found.windows} windows, {found.tokens:,} tokens, text {found.text_digest}, against {found.reference} in fp32"
     )
-    return what if found.kl else f"{what}; the engine gives tokens alone: no KL, no perplexity"
+    if found.reference_perplexity is None:
+        return f"{what}; the engine gives tokens alone: no KL, no perplexity"
+    what += f", whose perplexity is {number(found.reference_perplexity)}"
+    if found.reference_perplexity > _CHANCE * vocab_size:
+        what += f": no better than a guess among {vocab_size:,} tokens, as with weights that were never trained"
+    return what
 
 
 def _small(value: float) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import Speed, make_run
+from synthetic import Speed, checkpoint, make_run
 
 from slmbench.analysis.front import Front, fronts_of
 from slmbench.analysis.pairs import sides_of
@@ -34,7 +35,7 @@ BEHIND = replace(INT8, backend="llama_cpp", engine="llama_cpp", tpot_ms=8)
 KL = [(FP32, 1e-9), (INT8, 0.002), (INT4, 0.08), (LIKE_INT8, 0.00203), (BEHIND, 0.05)]
 
 
-def made(folder: Path, speeds: list[tuple[Speed, float]], *, count: int = 24) -> Path:
+def made(folder: Path, speeds: list[tuple[Speed, float]], *, count: int = 24, loss: float = 96.0) -> Path:
     """Write a run with the quality of each case: KL differs from window to window, and a little between cases."""
     make_run([speed for speed, _ in speeds]).write(folder)
     texts, own = np.random.default_rng(7), np.random.default_rng(1)
@@ -46,7 +47,7 @@ def made(folder: Path, speeds: list[tuple[Speed, float]], *, count: int = 24) ->
             lines.append(
                 WindowRecord(
                     cases=(speed.case.key,), reference="dec-small", reference_digest="r", text_digest="t", document=0,
-                    window=number, tokens=32, kl=tuple(values), same_top1=31, artifact_loss=96.1, reference_loss=96.0,
+                    window=number, tokens=32, kl=tuple(values), same_top1=31, artifact_loss=loss + 0.1, reference_loss=loss,
                     read="chunks",
                 )
             )  # fmt: skip
@@ -62,6 +63,18 @@ def front_of(folder: Path, metric: str = "tpot") -> Front:
 def places(front: Front) -> dict[str, str]:
     names = labels_of(front)
     return {names[id(point)]: point.place for point in front.points}
+
+
+def test_a_reference_that_guesses_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A user's folder can hold weights that were never trained: its KL is a number, its quality is none."""
+    vocabulary = checkpoint(FP32.model, FP32.family).geometry.vocab_size
+    for name, loss, guesses in (("trained", 96.0, False), ("drawn", 32 * math.log(vocabulary), True)):
+        folder = made(tmp_path / name, KL[:2], loss=loss)
+        capsys.readouterr()
+        assert run_main(["table", str(folder)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "whose perplexity is" in said
+        assert (f"no better than a guess among {vocabulary:,} tokens" in said) == guesses
 
 
 def test_the_front_the_undecided_and_those_behind(tmp_path: Path) -> None:
