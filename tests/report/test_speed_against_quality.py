@@ -47,8 +47,8 @@ def made(folder: Path, speeds: list[tuple[Speed, float]], *, count: int = 24, lo
             lines.append(
                 WindowRecord(
                     cases=(speed.case.key,), reference="dec-small", reference_digest="r", text_digest="t", document=0,
-                    window=number, tokens=32, kl=tuple(values), same_top1=31, artifact_loss=loss + 0.1, reference_loss=loss,
-                    read="chunks",
+                    window=number, tokens=32, kl=tuple(values), same_top1=31, artifact_loss=loss + 0.1,
+                    reference_loss=loss, read="chunks",
                 )
             )  # fmt: skip
     (folder / QUALITY_NAME).write_text("".join(line.model_dump_json() + "\n" for line in lines), encoding="utf-8")
