@@ -16,8 +16,9 @@ Decoder-only, with L = N + K
 
 A step attends to the past and to its own token, gives that token's K/V as ``new``, and the host writes them into
 its ``past`` afterwards: no K/V is copied in the graph. ``self_mask`` therefore shows the tokens before this one.
-Networks with attention code of their own (T5) need one tensor: there is ``slot_mask[1,1,K,1]`` too, 1 in the row
-that the new token belongs to, the graph merges ``past·(1 − slot) + new·slot``, and ``self_mask`` shows that row.
+Networks with a bias for each place (T5) or attention code of their own need one tensor: there is
+``slot_mask[1,1,K,1]`` too, 1 in the row that the new token belongs to, the graph merges ``past·(1 − slot) + new·slot``,
+and ``self_mask`` shows that row.
 Where layers look back over a window shorter than the sequence, ``window_mask`` comes in addition to ``self_mask``, with
 the same shape.
 """

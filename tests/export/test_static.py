@@ -78,7 +78,7 @@ def test_bytes_of_a_step_are_those_of_its_matrices() -> None:
     assert make("mu-tiny").manifest.decode_weight_bytes < 4 * checkpoint.parameter_count / 2
 
 
-def test_only_networks_with_attention_of_their_own_merge_kv() -> None:
+def test_only_networks_that_need_one_tensor_merge_kv() -> None:
     """A merge copies all K/V at every step; it is there where nothing else fits, and nowhere else."""
     assert "slot_mask" in Graphs(make("t5-tiny")).inputs("decoder")
     assert "slot_mask" not in Graphs(make("mu-tiny")).inputs("decoder")
@@ -128,6 +128,20 @@ def test_what_has_no_static_graph_is_refused(
         reason = static.refusal(resolve(name), ArtifactSpec.model_validate(spec))
         assert reason is not None
         assert text in reason
+
+
+def test_attention_that_is_given_more_than_the_layout_has_is_refused(tmp_path: Path) -> None:
+    """GPT-OSS hands its sinks to the attention function: left out, tokens would be wrong."""
+    import transformers
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"head_dim": 16, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    ends = {"vocab_size": 512, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = transformers.GptOssConfig(**sizes, **more, **ends, sliding_window=16, rope_scaling=None)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "folder")
+    spec = {"format": "onnx", "layout": "static", "input_tokens": 16, "output_tokens": 8}
+    with pytest.raises(CannotRunError, match="s_aux"):
+        static.write(resolve(str(tmp_path / "folder")), ArtifactSpec.model_validate(spec), tmp_path, lambda _: None)
 
 
 class Graphs:

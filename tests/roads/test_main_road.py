@@ -51,6 +51,15 @@ def test_from_a_run_to_its_verdict(tmp_path: Path) -> None:
     assert "check INCONCLUSIVE" in slmbench(tmp_path, "check", "--baseline", "base.json", "run", codes=(4,))
 
 
+def test_static_graphs_give_the_reference_tokens(tmp_path: Path) -> None:
+    """T5's attention is the one that transformers has rewritten most often; the graphs are made for NPUs."""
+    words = ["run", "--device", "npu", "--simulate", "--backend", "openvino", "--model", "t5-tiny", "--out", "run"]
+    told = slmbench(tmp_path, *words, "--input-tokens", "64", "--output-tokens", "8")
+    assert "all tokens agree" in told
+    (row,) = json.loads(slmbench(tmp_path, "table", "run", "--json"))
+    assert (row["model"], row["agreement"], row["ttft_s"], row["failure"]) == ("t5-tiny", 1.0, None, None)
+
+
 def test_what_needs_no_measuring(tmp_path: Path) -> None:
     assert "mu-small" in slmbench(tmp_path, "run", "--dry-run")
     assert json.loads(slmbench(tmp_path, "doctor", "--json", codes=(0, 5)))

@@ -217,12 +217,21 @@ def _step_inputs(plan: _StaticSizes) -> dict[str, Any]:
         layout.POSITION: torch.zeros(1, dtype=torch.int64),
         layout.SELF_MASK: torch.zeros(1, 1, 1, plan.length),
     }
-    if not getattr(plan.network, "_supports_sdpa", False):
-        # It has attention code of its own, which wants K/V in one tensor.
+    if _wants_one_tensor(plan.network):
         inputs[layout.SLOT_MASK] = torch.zeros(1, 1, plan.length, 1)
     if plan.window:
         inputs[layout.WINDOW_MASK] = torch.zeros(1, 1, 1, plan.length)
     return inputs
+
+
+def _wants_one_tensor(network: Any) -> bool:
+    """Return whether past and new K/V must be one tensor: for attention code of its own, or a bias for each place.
+
+    Asked so that a network gets the same graphs with every version of transformers: T5 has the bias in all of them and
+    code of its own in older ones, and T5Gemma, whose scores are capped, names SDPA in older ones alone.
+    """
+    ours = any(getattr(network, name, False) for name in ("_supports_attention_backend", "_supports_sdpa"))
+    return not ours or any(getattr(module, "has_relative_attention_bias", False) for module in network.modules())
 
 
 def _step_outputs(plan: _StaticSizes) -> list[str]:

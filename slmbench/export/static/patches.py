@@ -79,14 +79,25 @@ def _attention(trace: Trace) -> Callable[..., tuple[Any, None]]:
         scaling: float | None = None,
         softcap: float | None = None,
         sliding_window: int | None = None,
-        **_: Any,
+        position_bias: Any = None,
+        **more: Any,
     ) -> tuple[Any, None]:
+        # Places and lengths are integers, and are in the masks already.
+        unknown = [name for name, value in more.items() if torch.is_tensor(value) and value.is_floating_point()]
         windowed = layout.effective_window(sliding_window, trace.length) is not None
         mask = trace.window if windowed and trace.window is not None else attention_mask
         new, trace.new = trace.new, None
         batch, heads, queries, size = query.shape
         groups = heads // key.shape[1]
-        query = query * (size**-0.5 if scaling is None else scaling)
+        if position_bias is not None and new is None and groups == 1:
+            mask = mask + position_bias
+        elif position_bias is not None:
+            unknown.append("position_bias")
+        if unknown:
+            raise CannotRunError(f"attention with {unknown[0]} has no static layout")
+        scale = size**-0.5 if scaling is None else scaling
+        if scale != 1:
+            query = query * scale
         if groups > 1 and queries == 1:
             query = query.reshape(batch, heads // groups, groups, size)
         elif groups > 1:
@@ -200,8 +211,8 @@ def fixed_layer(key: Any, value: Any) -> Any:
 def step_layers(past: Sequence[Any], trace: Trace, slot_mask: Any, position: Any) -> list[Any]:
     """Return layers that keep the new K/V alone, and attend to the past and to them.
 
-    Without ``slot_mask`` the attention function separates the two. Networks with attention code of their own
-    need them in one tensor: the new ones are put into the slot that the mask names.
+    Without ``slot_mask`` the attention function separates the two. Networks with a bias for each place or
+    attention code of their own need them in one tensor: the new ones are put into the slot that the mask names.
     """
     free = None if slot_mask is None else 1 - slot_mask
 
