@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_lines import in_text, parse
 from rotation import takes_turns
+from scripts_by_path import load_script
 
 from slmbench.plan.suite import parse_suite, suite_names
 
@@ -78,11 +78,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_the_reliability_table_has_a_row_for_every_attack() -> None:
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| .*`(\w+\.py)::(\w+)` \| (\d+) \| (\d+) \| (\d+) \|", text, re.MULTILINE)
-    spec = importlib.util.spec_from_file_location("reliability_table", DOCS / "reliability_table.py")
-    assert spec
-    assert spec.loader
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+    maker = load_script("docs/reliability_table.py")
     attacks = {
         (Path(file).name, name)
         for file in maker.AREAS

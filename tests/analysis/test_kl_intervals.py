@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts_by_path import load_script
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "quality_coverage.py"
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = spec_from_file_location("quality_coverage", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quality_coverage", module)
-    spec.loader.exec_module(module)
-    return module
+def benchmark() -> Any:
+    return load_script("benchmarks/quality_coverage.py")
 
 
 @pytest.mark.parametrize("kind", ["even", "skewed", "very skewed"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rotation import in_turn
+from scripts_by_path import load_script
 
 import slmbench
 
@@ -20,14 +19,8 @@ WINDOW_BYTES = 128 * VOCABULARY * 4
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = spec_from_file_location("quality_memory", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quality_memory", module)
-    spec.loader.exec_module(module)
-    return module
+def benchmark() -> Any:
+    return load_script("benchmarks/quality_memory.py")
 
 
 def checkpoint(folder: Path) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rotation import in_turn
+from scripts_by_path import load_script
 
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 ROOT = Path(__file__).parents[2]
@@ -16,12 +16,7 @@ if not (ROOT / "tests" / "architectures.py").exists():
 
 
 def _table() -> Any:
-    spec = importlib.util.spec_from_file_location("architectures_table", ROOT / "docs" / "architectures_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/architectures_table.py")
 
 
 table = _table()

@@ -6,12 +6,12 @@ import itertools
 import json
 import os
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from scripts_by_path import load_script
 
 pytest.importorskip("distributed", reason="the extra slmbench[fleet] is not installed")
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "fleet_overhead.py"
@@ -38,14 +38,8 @@ for _ in range(int(sys.argv[1])):
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = spec_from_file_location("fleet_overhead", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "fleet_overhead", module)
-    spec.loader.exec_module(module)
-    return module
+def benchmark() -> Any:
+    return load_script("benchmarks/fleet_overhead.py")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no state of a suspended process")

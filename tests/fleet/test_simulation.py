@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts_by_path import load_script
 
 from slmbench.fleet import coordinator as shift
 from slmbench.fleet import follow_part as stream
@@ -20,12 +19,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "fleet_simulation.py"
 
 @pytest.fixture
 def simulation(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = spec_from_file_location("fleet_simulation", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "fleet_simulation", module)
-    spec.loader.exec_module(module)
+    module = load_script("benchmarks/fleet_simulation.py")
     monkeypatch.setattr(stream, "LOOK_S", 0.2)
     monkeypatch.setattr(shift, "COME_S", 1.0)
     return module

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts_by_path import load_script
 
 from slmbench.models import catalog
 from slmbench.models.checkpoint import resolve
@@ -18,12 +18,7 @@ STORED = json.loads((ROOT / "slmbench" / "models" / FILE).read_text(encoding="ut
 
 
 def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_records", ROOT / "docs" / "golden_records.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/golden_records.py")
 
 
 @pytest.mark.parametrize("name", ["mu-tiny", "dec-tiny", pytest.param("mu-small", marks=pytest.mark.slow)])

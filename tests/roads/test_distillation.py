@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import statistics
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from rotation import takes_turns
+from scripts_by_path import load_script
 
 import slmbench
 
@@ -23,13 +23,7 @@ RECIPE = Path(__file__).parents[2] / "examples" / "distillation" / "distil.py"
 
 @pytest.fixture(scope="module")
 def recipe() -> Any:
-    spec = importlib.util.spec_from_file_location("distil", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["distil"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/distillation/distil.py")
 
 
 def test_answers_are_the_most_frequent_topics(recipe: Any) -> None:
