@@ -158,7 +158,8 @@ def _of_local(path: Path, how: dict[str, bool]) -> Checkpoint:
         given = None if has_weights else recognise.of_folder(path)
         return given or checkpoint_of_folder(path, **how)
     except BadInputError as error:
-        origin = _exported_from(path if path.is_dir() else path.parent)
+        folder = path if path.is_dir() else path.parent
+        origin = None if (folder / "config.json").is_file() else _exported_from(folder)
         if origin is None:
             raise
         own = f"slmbench exported it from {origin} and makes it again by itself: `--model {origin}`"

@@ -66,6 +66,14 @@ def test_memory_is_the_engines_alone(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def words(process: psutil.Process) -> str:
+    """Return a process's command line; nothing of one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 @pytest.mark.parametrize(
     "how", [pytest.param(one, marks=takes_turns(place, 2)) for place, one in enumerate((signal.SIGINT, signal.SIGKILL))]
 )
@@ -85,7 +93,7 @@ def test_no_process_is_left_over(how: signal.Signals, folders: tuple[Path, Path]
             time.sleep(0.05)
     ours = psutil.Process(process.pid).children(recursive=True)
     # The worker, and the process that prepares its pictures: torch's own helpers may be there as well.
-    assert len([child for child in ours if "slmbench.worker" in " ".join(child.cmdline())]) == 2
+    assert len([child for child in ours if "slmbench.worker" in words(child)]) == 2
     process.send_signal(how)
     assert process.wait(60) == (130 if how == signal.SIGINT else -signal.SIGKILL)
     _, alive = psutil.wait_procs(ours, timeout=30)
