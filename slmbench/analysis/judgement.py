@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -23,7 +24,7 @@ POWER = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedFigure:
+class JudgedFigure(ABC):
     """One figure of one case on two sides. All figures are better when smaller."""
 
     key: str
@@ -49,9 +50,9 @@ class JudgedFigure:
     stands_for: tuple[str, ...] = ()
 
     @property
+    @abstractmethod
     def detectable(self) -> float:
         """Return the smallest slowdown or loss that the next such comparison calls one with 80 % chance."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
