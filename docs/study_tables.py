@@ -11,6 +11,8 @@ there is time. Each run has its own section with its CPU, engines and settings: 
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import math
 import sys
 import tarfile
@@ -32,8 +34,6 @@ from slmbench.report.run_table import run_table
 from slmbench.report.text_table import escape_markdown, markdown_table, size
 
 HERE = Path(__file__).parent
-#: The raw files of a run: everything else is made from them.
-RAW = (RUN_NAME, SAMPLES_NAME)
 HEAD = """\
 # The study's tables
 
@@ -43,12 +43,35 @@ Made by `docs/study_tables.py` from the raw samples in `results/study/`; not wri
 """
 
 
+#: The chart that a page shows of each run which has it; the others are in the report that `slmbench table` writes.
+PLOTTED = "Encoder-decoder against decoder-only"
+
+
 def pack(folder: Path, target: Path) -> None:
-    """Write the raw files of a run into a compressed archive."""
+    """Write the raw files of a run into a compressed archive, without the place where they were.
+
+    Everything else is made from these two.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    record = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
+    record["command"] = _without_place(record["command"])
+    record["options"]["out"] = None
+    inside = target.name.partition(".")[0]
     with tarfile.open(target, "w:xz") as archive:
-        for name in RAW:
-            archive.add(folder / name, arcname=f"{target.name.partition('.')[0]}/{name}")
+        packed = json.dumps(record, indent=1).encode()
+        entry = tarfile.TarInfo(f"{inside}/{RUN_NAME}")
+        entry.size = len(packed)
+        archive.addfile(entry, io.BytesIO(packed))
+        archive.add(folder / SAMPLES_NAME, arcname=f"{inside}/{SAMPLES_NAME}")
+
+
+def _without_place(command: Sequence[str]) -> list[str]:
+    """Return a command without the folder that it wrote into."""
+    return [
+        word
+        for before, word in zip(["", *command], command, strict=False)
+        if before != "--out" and word != "--out" and not word.startswith("--out=")
+    ]
 
 
 def unpacked(path: Path, into: Path) -> Path:
@@ -162,7 +185,8 @@ def make(paths: Sequence[Path], out: Path) -> Path:
         for number, path in enumerate(paths):
             name = path.name.partition(".")[0]
             run = read_columns(unpacked(path, Path(temporary) / str(number)))
-            plots = write_pictures(out / "study" / name, run_charts(run))
+            charts = {title: chart for title, chart in run_charts(run).items() if title == PLOTTED}
+            plots = write_pictures(out / "study" / name, charts) if charts else []
             parts.append(section(name, run, plots, out))
     page.write_text("".join(parts), encoding="utf-8", newline="\n")
     return page

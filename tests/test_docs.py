@@ -88,6 +88,17 @@ def test_the_reliability_table_has_a_row_for_every_attack() -> None:
     assert all(int(held) + int(skipped) == int(of) for _, _, held, of, skipped in told)
 
 
+@takes_turns(3, 4)
+@pytest.mark.slow
+def test_the_studys_page_is_what_its_samples_give(tmp_path: Path) -> None:
+    packed = sorted((DOCS.parent / "results" / "study").glob("*.tar.xz"))
+    command = [sys.executable, str(DOCS / "study_tables.py"), "--out", str(tmp_path), *map(str, packed)]
+    subprocess.run(command, check=True)
+    made = (tmp_path / "study_tables.md").read_text(encoding="utf-8")
+    assert made == (DOCS / "study_tables.md").read_text(encoding="utf-8"), "run docs/study_tables.py"
+    assert packed
+
+
 def test_the_studys_tables_come_from_raw_samples(tmp_path: Path) -> None:
     """From a folder and from the archive that is committed: the same figures, with the machine and every reason."""
     reference = DOCS.parent / "results" / "reference" / "330m"
@@ -95,6 +106,8 @@ def test_the_studys_tables_come_from_raw_samples(tmp_path: Path) -> None:
     subprocess.run([*command, "--pack", str(reference), str(tmp_path / "330m.tar.xz")], check=True)
     subprocess.run([*command, "--out", str(tmp_path), str(tmp_path / "330m.tar.xz")], check=True)
     page = (tmp_path / "study_tables.md").read_text(encoding="utf-8")
+    assert "`slmbench run " in page
+    assert "--out " not in page, "the place of a run is nobody's business"
     assert "**AMD EPYC (26 2 1), 2 cores**" in page
     assert "| mu-330m / dec-330m | equal parameters | openvino | fp32 | 512 | 16 | 1.48x [1.40, 1.58] |" in page
     assert "not reached: ttft ±7.9%, tpot ±32.7% (the time for it was spent after 3 loads)" in page

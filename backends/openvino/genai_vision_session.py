@@ -24,8 +24,8 @@ from slmbench.backend import (
     SessionOptions,
     Tokens,
 )
-from slmbench.models.checkpoint import json_object
 from slmbench.models.vision_facts import shorter_edge_and_crop
+from slmbench.system.files import json_object
 
 from .genai_npu_session import make_stamper
 from .genai_session import GenaiSession, whole_prompts

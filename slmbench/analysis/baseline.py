@@ -216,7 +216,7 @@ def read_baseline(path: Path) -> Side:
         raise BadInputError(f"{path}: {error}") from error
     return Side(
         name=path.name,
-        run_id=_run_id(baseline),
+        run_id=baseline.run_id,
         arm=None,
         cases=cases,
         machine=baseline.machine,
@@ -225,10 +225,6 @@ def read_baseline(path: Path) -> Side:
         pairs=tuple(baseline.pairs),
         options=baseline.options,
     )
-
-
-def _run_id(baseline: Baseline) -> str:
-    return f"baseline of {baseline.run_id}"
 
 
 def _side_case(baseline: Baseline, entry: _StoredCase) -> SideCase:
@@ -268,5 +264,5 @@ def _evidence(baseline: Baseline, entry: _StoredCase, name: str) -> Evidence:
         inner,
         np.array(kept.counts, dtype=np.int64),
         loads=None if kept.loads is None else np.array(kept.loads, dtype=np.int64),
-        shared_loads=loads_id(_run_id(baseline), None, entry.configuration) if kept.loads else None,
+        shared_loads=loads_id(baseline.run_id, None, entry.configuration) if kept.loads else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from slmbench.analysis.metrics import Side
 from slmbench.case import Case
@@ -62,6 +63,39 @@ def asked_of(case: Case) -> str:
     weights = "" if case.exporter == "given" else case.weight_precision
     parts = [case.checkpoint, case.backend, case.device, weights, case.workload.label(), case.attention or ""]
     return "|".join([*parts, str(case.threads or ""), str(case.simulate), case.settings])
+
+
+def how_nearest_differ(base: Side, new: Side) -> str:
+    """Return in what the two most alike cases of sides without a common case differ: a sentence, or nothing to say."""
+    alike = min(
+        (
+            _differences(ours.case, theirs.case)
+            for ours in islice(base.cases.values(), _LOOKED_AT)
+            for theirs in islice(new.cases.values(), _LOOKED_AT)
+        ),
+        key=len,
+        default={},
+    )
+    if not alike:
+        return ""
+    said = (f"{name} ({ours} in {base.name}, {theirs} in {new.name})" for name, (ours, theirs) in alike.items())
+    return f". The two most alike differ in {', '.join(said)}"
+
+
+#: Cases of each side that are held against each other for the sake of a message.
+_LOOKED_AT = 50
+
+
+def _differences(ours: Case, theirs: Case) -> dict[str, tuple[str, str]]:
+    before, after = _fields_of(ours), _fields_of(theirs)
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+
+
+def _fields_of(case: Case) -> dict[str, str]:
+    raw = case.model_dump(mode="json", exclude={"arm", "checkpoint", "options"})
+    options = " ".join(map("=".join, case.options))
+    fields = {"model": case.checkpoint, **raw.pop("workload"), **raw, "options": options or None}
+    return {name.replace("_", " "): "not set" if value is None else str(value) for name, value in fields.items()}
 
 
 def _by_what_was_asked(side: Side, keys: Iterable[str]) -> dict[str, list[str]]:

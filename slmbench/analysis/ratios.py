@@ -76,11 +76,18 @@ def _within_loads(base: Evidence, new: Evidence) -> Summand | None:
 
     What a load does to both cancels.
     """
-    if base.shared_loads is None or base.shared_loads != new.shared_loads:
+    if base.shared_loads != new.shared_loads:
         return None
-    if base.loads is None or new.loads is None:
+    if base.shared_loads is None:
+        # A baseline keeps no rounds. Held against the run that it was made of, its loads are that run's, in order.
+        if (base.rounds is None) == (new.rounds is None):
+            return None
+        before, after = np.arange(base.logs.size), np.arange(new.logs.size)
+    elif base.loads is None or new.loads is None:
         return None
-    common, old, young = np.intersect1d(base.loads, new.loads, return_indices=True)
+    else:
+        before, after = base.loads, new.loads
+    common, old, young = np.intersect1d(before, after, return_indices=True)
     if common.size < MINIMUM_PAIRS:
         return None
     errors = np.hypot(base.inner_errors[old], new.inner_errors[young])

@@ -79,8 +79,8 @@ def bandwidth_use(decode_step_bytes: float, tpot_ns: float, limits: Limits) -> U
     notes = []
     if local > _CACHED * memory:
         notes.append(
-            f"{decode_step_bytes / 1e6:.3g} MB a step stay in the cache, at least in part: held against the "
-            f"{local / 1e9:.3g} GB/s measured at that size, not memory's {memory / 1e9:.3g} GB/s"
+            "a step's bytes stay in the cache, at least in part: held against what was measured at that size, not "
+            "against the memory's bandwidth"
         )
     notes += _doubts(limits, share)
     return Use(share, local, "; ".join(notes) or None)

@@ -13,14 +13,14 @@ from slmbench.analysis.comparison_warnings import comparison_warnings
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.judged_once import groups_of_one_figure
 from slmbench.analysis.judgement import JudgedFigure, Judgement, verdict_of
-from slmbench.analysis.matching import with_matched_cases
+from slmbench.analysis.matching import how_nearest_differ, with_matched_cases
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.noise import Floor
 from slmbench.analysis.not_judged import NotJudged, newly_failed, not_judged
 from slmbench.analysis.quality import QualityJudgement, quality_judgements, with_worse_speedups
 from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.analysis.ratios import log_ratio, mean_ratio
-from slmbench.errors import NotComparableError, nearest
+from slmbench.errors import NotComparableError
 from slmbench.machine.fingerprint import Difference, Fingerprint, differences
 
 #: Sides measured at different times, one of them with more than this share of samples disturbed by other
@@ -102,7 +102,7 @@ def compare_sides(
     base, new = with_matched_cases(base, new, match)
     common = [key for key in base.cases if key in new.cases]
     if not common:
-        raise NotComparableError(f"{base.name} and {new.name} have no case in common{_example(base, new)}")
+        raise NotComparableError(f"{base.name} and {new.name} have no case in common{how_nearest_differ(base, new)}")
     found = machine_differences(base, new, [base.cases[key] for key in common])
     unjudged = _refusal(base, new, found)
     if unjudged and not allow_different_machine:
@@ -285,10 +285,3 @@ def _mean(judgements: Sequence[Judgement], metric: str, floor: Floor | None) -> 
     sides = [(judgement.base_case.evidence[metric], judgement.new_case.evidence[metric]) for judgement in chosen]
     mean = mean_ratio(sides, interleaved=floor is None)
     return floor.shift([judgement.key for judgement in chosen], metric).added_to(mean) if floor else mean
-
-
-def _example(base: Side, new: Side) -> str:
-    if not base.cases or not new.cases:
-        return ""
-    first = next(iter(base.cases))
-    return f" (for example {first} of {base.name}; {new.name} has none like it.{nearest(first, list(new.cases))})"

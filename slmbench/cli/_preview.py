@@ -35,7 +35,10 @@ def print_estimate(costs: PlanCosts, more: EvaluationCosts, *, quick: bool = Fal
         console.print(Text(f"to export: {one_line(line)}"))
     for line in (*forecast_lines(costs, quick=quick), *more.lines):
         console.print(Text(one_line(line)))
-    console.print(
-        f"{(costs.disk_bytes + more.reference_bytes) / 1e9:.2f} GB of disk; up to {costs.memory_bytes / 1e9:.1f} GB of "
-        f"memory with all {costs.opened} models loaded, {costs.export_memory_bytes / 1e9:.1f} GB while exporting."
-    )
+    one = "with the model" if costs.opened == 1 else f"with all {costs.opened} models"
+    parts = [f"up to {costs.memory_bytes / 1e9:.1f} GB of memory {one} loaded"]
+    if costs.exports:
+        parts.append(f"{costs.export_memory_bytes / 1e9:.1f} GB while exporting")
+    if written := costs.disk_bytes + more.reference_bytes:
+        parts.append(f"{written / 1e9:.2f} GB of disk")
+    console.print(f"Needs {', '.join(parts)}.")

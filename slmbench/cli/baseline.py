@@ -72,5 +72,5 @@ def _show(file: Path) -> None:
         figures = [f"{e.interval().mid * 1e3:.4g}" if e else "-" for e in (ttft, tpot)]
         table.add_row(Text(one_line(key)), str(ttft.logs.size if ttft else 0), *figures)
     console = make_console()
-    console.print(Text(f"from {side.run_id.removeprefix('baseline of ')}, {side.created}"))
+    console.print(Text(f"from {side.run_id}, {side.created}"))
     console.print(table)

@@ -25,7 +25,10 @@ Counts: TypeAlias = list[str]
 
 
 _what: Callable[..., Any] = partial(typer.Option, rich_help_panel="What to measure")
+_pictures: Callable[..., Any] = partial(typer.Option, rich_help_panel="Pictures")
+_quality: Callable[..., Any] = partial(typer.Option, rich_help_panel="Quality and tasks")
 _how: Callable[..., Any] = partial(typer.Option, rich_help_panel="How to measure")
+_until: Callable[..., Any] = partial(typer.Option, rich_help_panel="How long to measure")
 _where: Callable[..., Any] = partial(typer.Option, rich_help_panel="Where things come from and go")
 _fleet: Callable[..., Any] = partial(typer.Option, rich_help_panel="On many machines")
 
@@ -35,9 +38,9 @@ Answers = Annotated[
 ]
 IntervalTarget = Annotated[
     float | None,
-    _how(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
+    _until(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
 ]
-Quick = Annotated[bool, _how("--quick", help="Measure for 40 s at most: figures within a minute, wide intervals.")]
+Quick = Annotated[bool, _until("--quick", help="Measure for 40 s at most: figures within a minute, wide intervals.")]
 TrustRemoteCode = Annotated[bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")]
 ConvertPickles = Annotated[
     bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
@@ -76,23 +79,23 @@ Pairs = Annotated[
     _what(help="ENCODER-DECODER,DECODER-ONLY: two models to compare (docs/suites.md: also ,decoder or ,quality)."),
 ]
 PromptFile = Annotated[Path | None, _what(help="File of text prompts: one per line, or JSON lines. Adds ttft_text.")]
-Images = Annotated[Counts | None, _what(help="Pictures before each text, drawn at random.", **COUNTS)]
+Images = Annotated[Counts | None, _pictures(help="Pictures before each text, drawn at random.", **COUNTS)]
 ImageSize = Annotated[
-    Names | None, _what(help="WIDTHxHEIGHT of drawn pictures.", show_default="512x512", metavar="WxH", **NAMES)
+    Names | None, _pictures(help="WIDTHxHEIGHT of drawn pictures.", show_default="512x512", metavar="WxH", **NAMES)
 ]
 Image = Annotated[
     Path | None,
-    _what(help="A picture, a folder of pictures, or JSON lines with a prompt and an image each."),
+    _pictures(help="A picture, a folder of pictures, or JSON lines with a prompt and an image each."),
 ]
 QualityText = Annotated[
     list[Path] | None,
-    _what(help="Measure quality too, on this text (.txt, or .jsonl with a document a line). Repeatable."),
+    _quality(help="Measure quality too, on this text (.txt, or .jsonl with a document a line). Repeatable."),
 ]
-Quality = Annotated[bool, _what("--quality", help="Measure quality too, on the text that comes with slmbench.")]
+Quality = Annotated[bool, _quality("--quality", help="Measure quality too, on the text that comes with slmbench.")]
 TaskFile = Annotated[
-    Path | None, _what(help="File of tasks to answer and score, one JSON object per line (docs/tasks.md).")
+    Path | None, _quality(help="File of tasks to answer and score, one JSON object per line (docs/tasks.md).")
 ]
-MaxNewTokens = Annotated[int | None, _what(min=1, help="Longest answer to a task.", show_default="256")]
+MaxNewTokens = Annotated[int | None, _quality(min=1, help="Longest answer to a task.", show_default="256")]
 Verbose = Annotated[
     bool, _where("--verbose", "-v", help="Print each step as a line: choices, proofs, intervals so far.")
 ]
@@ -128,8 +131,8 @@ def run(
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
     settings: Settings = None,
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend.", **SETTINGS)] = None,
-    repeat: Annotated[int | None, _how(min=1, help="A fixed number of samples per case.")] = None,
-    budget: Annotated[float | None, _how(help="Stop measuring after this time: 90, 20s, 5m, 1h.", **SECONDS)] = None,
+    repeat: Annotated[int | None, _until(min=1, help="A fixed number of samples per case.")] = None,
+    budget: Annotated[float | None, _until(help="Stop measuring after this time: 90, 20s, 5m, 1h.", **SECONDS)] = None,
     quick: Quick = False,
     interval_target: IntervalTarget = None,
     seed: Annotated[int, _how(help="Random seed: prompts and the order of cases.")] = 0,

@@ -11,9 +11,9 @@ from slmbench.errors import BadInputError
 from slmbench.given.ctranslate2_file import Ctranslate2Header, read_model
 from slmbench.given.description import Description, files_of, short
 from slmbench.models.artifact import inside
-from slmbench.models.checkpoint import json_object
 from slmbench.models.ctranslate2_vocabulary import VOCABULARIES, read_vocabulary
 from slmbench.models.geometry import Geometry
+from slmbench.system.files import json_object
 from slmbench.terms import Family, Precision
 
 MODEL, CONFIG = "model.bin", "config.json"

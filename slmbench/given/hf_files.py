@@ -7,9 +7,11 @@ from pathlib import Path
 
 from slmbench.errors import BadInputError
 from slmbench.given.description import short
-from slmbench.models.checkpoint import json_object, special_tokens
+from slmbench.models.checkpoint import special_tokens
 from slmbench.models.geometry import Geometry, read_config
+from slmbench.models.picture_processor import processor_settings
 from slmbench.models.vision_facts import VisionFacts
+from slmbench.system.files import json_object
 from slmbench.terms import Family
 
 
@@ -37,8 +39,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise BadInputError(f"{folder}: no config.json next to the graph, so nobody knows what model it is")
     config = json_object(path)
-    processor = folder / "preprocessor_config.json"
-    facts = read_config(config, str(path), processor=json_object(processor) if processor.is_file() else {})
+    facts = read_config(config, str(path), processor=processor_settings(folder))
     generation = folder / "generation_config.json"
     tokens = special_tokens(
         {**facts.values, **config}, json_object(generation) if generation.is_file() else {}, facts.family

@@ -11,9 +11,9 @@ from slmbench.given.hf_files import tokenizer_of
 from slmbench.given.onnx_file import OnnxHeader, cuts_before_head, read_onnx
 from slmbench.given.onnx_precision import compute_of, decode_bytes, precision_of
 from slmbench.models.artifact import inside
-from slmbench.models.checkpoint import json_object
 from slmbench.models.geometry import Geometry
 from slmbench.models.given_record import ALL_LOGITS, NO_SHARED_BUFFER
+from slmbench.system.files import json_object
 
 CONFIG = "genai_config.json"
 _ENDINGS = (".onnx", ".data", ".json", ".txt", ".jinja", ".model", ".onnx_data")

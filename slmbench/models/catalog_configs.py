@@ -363,6 +363,24 @@ def smolvlm(text: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def florence2(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a Florence-2: a DaViT over 768 pixels a side, whose features stand in a BART's input."""
+    return {
+        "model_type": "florence2",
+        "image_token_id": 51289,
+        "tie_word_embeddings": True,
+        **{name: text[name] for name in text if name.endswith("_token_id") and not name.startswith("forced")},
+        "is_encoder_decoder": True,
+        "text_config": dict(text),
+        "vision_config": {
+            "model_type": "florence_vision", "depths": [1, 1, 9, 1], "embed_dim": [128, 256, 512, 1024],
+            "num_heads": [4, 8, 16, 32], "num_groups": [4, 8, 16, 32], "window_size": 12, "patch_size": [7, 3, 3, 3],
+            "patch_stride": [4, 2, 2, 2], "patch_padding": [3, 1, 1, 1],
+            "patch_prenorm": [False, True, True, True], "projection_dim": text["d_model"], "image_size": 768,
+        },
+    }  # fmt: skip
+
+
 def t5gemma2_vision(**sizes: Any) -> dict[str, Any]:
     """Return the config of a T5Gemma 2 with the vision part of Gemma 3: SigLIP so400m, 256 image tokens."""
     config = t5gemma2(**sizes)

@@ -21,6 +21,7 @@ PARAMETER_COUNTS: Mapping[str, int] = {
     "mu-vision-small": 57_373_696,
     "dec-vision-small": 57_357_824,
     "smolvlm-256m": 162_974_016,
+    "florence-2-base": 140_236_800,
     "t5gemma2-270m-270m-vision": 368_424_832,
     "mu-330m-thin": 326_764_544,
     "mu-small-thin": 56_978_432,
@@ -73,5 +74,6 @@ VISION_PARAMETER_COUNTS: Mapping[str, int] = {
     "mu-vision-small": 25_426_688,
     "dec-vision-small": 25_426_688,
     "smolvlm-256m": 93_510_912,
+    "florence-2-base": 91_207_168,
     "t5gemma2-270m-270m-vision": 417_604_464,
 }

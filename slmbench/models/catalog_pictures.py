@@ -47,9 +47,17 @@ def with_pictures(pairs: Iterable[CatalogEntry], gemma3: Mapping[str, Any]) -> l
     )  # fmt: skip
     t5gemma2 = catalog_configs.t5gemma2_vision(**gemma3)
     siglip = "arXiv 2512.14856 and Gemma 3's config.json: SigLIP so400m/14 at 896, 256 image tokens"
+    # BART-base's; after its own tokens come those of places, tasks and pictures, up to a multiple of 64.
+    bart = catalog_configs.bart(width=768, layers=6, heads=12, ffn=3072, vocab=51328)
+    florence2 = CatalogEntry(
+        "florence-2-base", "encoder-decoder", "bart", bart, "microsoft/Florence-2-base",
+        "arXiv 2311.06242 (its 0.23B parameters are those of BART-base's text part) and transformers' conversion",
+        whole=catalog_configs.florence2(bart),
+    )  # fmt: skip
     return [
         *(behind(f"{kind}-{size}") for size in sizes for kind in ("mu", "dec")),
         smolvlm,
+        florence2,
         CatalogEntry(
             "t5gemma2-270m-270m-vision", "encoder-decoder", "t5gemma2", t5gemma2, "google/t5gemma-2-270m-270m", siglip,
             whole=t5gemma2,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,11 @@ from slmbench.models.cost_model import with_matrices
 from slmbench.models.dequantize import dequantized
 from slmbench.models.geometry import ConfigFacts, Geometry, geometry_of, read_config
 from slmbench.models.given_record import GivenRecord
-from slmbench.models.picture_processor import PROCESSOR_FILES, has_own_processor
+from slmbench.models.picture_processor import PROCESSOR_FILES, has_own_processor, processor_settings
 from slmbench.models.picture_words import words_of_tiles
 from slmbench.models.safetensors import Weights, inspect, weight_files
 from slmbench.models.vision_facts import VisionFacts, read_vision
-from slmbench.system.files import read_regular
+from slmbench.system.files import json_object
 from slmbench.system.paths import plain_path, plain_text
 from slmbench.terms import Family
 
@@ -230,7 +229,7 @@ def checkpoint_of_folder(
     config = json_object(config_path)
     facts = _read_checkpoint_config(
         config, str(config_path), trust_remote_code=trust_remote_code, dequantize=dequantize,
-        processor=_optional(folder / PROCESSOR_FILES[0]),
+        processor=processor_settings(folder),
     )  # fmt: skip
     if (method := quantisation(config)) is not None:
         whole, origin = dequantized(folder, method, facts.family, trust_remote_code=trust_remote_code)
@@ -357,18 +356,3 @@ def special_tokens(config: dict[str, Any], generation: dict[str, Any], family: F
 
 def _optional(path: Path) -> dict[str, Any]:
     return json_object(path) if path.is_file() else {}
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
-
-    Raises:
-        BadInputError: it is not JSON, no object, or cannot be read.
-    """
-    try:
-        value = json.loads(read_regular(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: not JSON: {one_line(str(error))[:120]}") from error
-    if not isinstance(value, dict):
-        raise BadInputError(f"{path}: not a JSON object")
-    return value

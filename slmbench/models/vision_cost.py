@@ -15,6 +15,8 @@ _CHANNELS = 3
 
 def vision_flops(facts: VisionFacts, tiles: int) -> int:
     """Return the FLOPs of the vision part over so many tiles; they do not see each other."""
+    if facts.all_macs is not None:
+        return tiles * 2 * (facts.all_macs + facts.projector_macs)
     width, seen = facts.width, facts.patches + facts.class_tokens
     patches = 2 * facts.patches * _CHANNELS * facts.frames * facts.patch_size**2 * width
     layer = 2 * seen * (4 * width * width + facts.ffn_matrices * width * facts.ffn_width)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slmbench.errors import BadInputError
+from slmbench.models.davit_sizes import davit_macs, davit_side, davit_weights, is_davit
 from slmbench.models.picture_words import PictureWords
 
 #: Bounds that no vision part reaches; a number beyond them is a damaged or hostile config.
@@ -56,6 +57,8 @@ class VisionFacts(BaseModel):
     added_layers: Annotated[int, Field(ge=0, le=64)] = 0
     #: All weights of the vision part, where they do not follow from the sizes of a ViT.
     all_weights: Annotated[int | None, Field(gt=0, le=2**50)] = None
+    #: Multiply-adds of the vision network for one tile, where they do not follow from them; without the projector.
+    all_macs: Annotated[int | None, Field(gt=0, le=2**60)] = None
     #: What the checkpoint's own processor puts around image tokens; None: nothing, or nothing is known of it.
     words: PictureWords | None = None
     #: Why FLOPs and bytes of the vision part do not follow from these sizes; None where they do.
@@ -182,6 +185,9 @@ def _of_tiles(whole: Config, vision: Config, text_width: int, tile: int | None) 
         "class_tokens": int("clip" in str(vision.get("model_type"))),
         "cost_unknown": "its vision part has stages of several widths" if stages else None,
     }
+    if stages and image and is_davit(vision):
+        costs = {"all_macs": davit_macs(vision, image), "all_weights": davit_weights(vision)}
+        made |= costs | {"cost_unknown": None}
     projector = None if refusal else _projector(whole, vision, made, text_width)
     if projector is None and refusal is None:
         refusal = "how many image tokens a picture takes does not follow from its config.json"
@@ -322,12 +328,9 @@ def _projector(whole: Config, vision: Config, made: Mapping[str, Any], text_widt
         return _linear(patches // shuffled**2, width * shuffled**2, text_width, biased=False)
     if "vision_feature_layer" in whole and "projector_hidden_act" in whole:
         return _of_llava(whole, made, patches, text_width)
-    if "max_temporal_embeddings" in vision:
+    if is_davit(vision):
         # Florence-2: all patches of the last stage, and their mean.
-        side = made["image_size"]
-        for stride in vision["patch_stride"]:
-            side = -(-side // stride)
-        return _linear(side**2 + 1, width, text_width, biased=False)
+        return _linear(davit_side(vision, made["image_size"]) ** 2 + 1, width, text_width, biased=False)
     return None
 
 

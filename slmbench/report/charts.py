@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,14 @@ def _token_step(gaps: int, cases: int) -> int:
     return max(1, math.ceil(gaps * min(cases, MOST_ROWS) / MOST_OF_A_CHART))
 
 
+def _line_colors(rows: Rows) -> dict[str, str]:
+    """Return a colour for each case: the first of a family has the family's, as in the other charts."""
+    families = {row["case"]: row["family"] for row in rows}
+    first = {family: case for case, family in reversed(families.items())}
+    others = cycle((GREEN, PURPLE, ORANGE, SKY))
+    return {case: FAMILIES[one] if first[one] == case else next(others) for case, one in families.items()}
+
+
 def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> Spec | None:
     """Return the gap before each token over its position: the median of all samples' turns, one line a case.
 
@@ -174,7 +182,7 @@ def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> S
             y=alt.Y("gap:Q", title="gap to the token before, ms", scale=alt.Scale(zero=True)),
             color=alt.Color(
                 "case:N",
-                scale=alt.Scale(range=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY]),
+                scale=scale(_line_colors(rows)),
                 legend=alt.Legend(orient="bottom", columns=2, labelLimit=420, title="click to single out"),
             ),
             strokeDash=alt.StrokeDash(

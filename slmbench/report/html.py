@@ -35,6 +35,7 @@ from slmbench.report.comparison import (
 )
 from slmbench.report.comparison_columns import MARKS, columns_named
 from slmbench.report.comparison_rows import rows_of
+from slmbench.report.html_text import with_code, without_control
 from slmbench.report.phase_chart import first_token_phases
 from slmbench.report.run_columns import DETAILS, text_table
 from slmbench.report.run_conditions import conditions, facts
@@ -85,8 +86,9 @@ class Page:
 
         folder = files("slmbench.report")
         environment = Environment(
-            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_control
+            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=without_control
         )
+        environment.filters["code"] = with_code
         template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
         specs = json.dumps(
             {chart["id"]: packed(chart["spec"]) for chart in self.charts}, allow_nan=False, separators=(",", ":")
@@ -391,10 +393,3 @@ def _mood(comparisons: Sequence[Comparison]) -> str:
     if found & set(FAILING) or any(comparison.failed for comparison in comparisons):
         return "regressed"
     return "inconclusive" if found & {"inconclusive", "not judged"} else "unchanged"
-
-
-def _without_control(value: object) -> object:
-    """Return text from a run without characters that steer a terminal: pages are also shown with ``cat``."""
-    if type(value) is not str:
-        return value
-    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in value)

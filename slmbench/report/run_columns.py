@@ -188,15 +188,23 @@ def text_table(frame: pd.DataFrame, width: int | None = None, shows_all: str = "
         notes += [f"Flags: {'; '.join(f'{letter} {_MEANINGS[letter]}' for letter in used)}"] if used else []
     for header, key in (("bandwidth use", "bandwidth_note"), ("compute use", "compute_note")):
         if header in [*table.headers, *table.common]:
-            # One example a model and engine explains the others.
-            explained = {f"{row['model']} on {row['engine']}{_of_arm(row)}": row[key] for row in rows if row[key]}
-            notes += [f"{header}, {which}: {note}" for which, note in sorted(explained.items())]
+            notes += _explained(header, key, rows)
     notes += quality_notes(rows)
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
 
 
-#: Cases that failed for one reason and are named.
+#: Cases that failed for one reason, or share an explanation, and are named.
 _MOST_NAMED = 3
+
+
+def _explained(header: str, key: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield each explanation of a column once, with the models and engines that it is about."""
+    # One example a model and engine stands for the others.
+    found = {f"{row['model']} on {row['engine']}{_of_arm(row)}": row[key] for row in rows if row[key]}
+    for note in dict.fromkeys(found.values()):
+        who = sorted(name for name, why in found.items() if why == note)
+        more = f" and {len(who) - _MOST_NAMED} more" if len(who) > _MOST_NAMED else ""
+        yield f"{header}, {', '.join(who[:_MOST_NAMED])}{more}: {note}"
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from slmbench.analysis.front import Front, FrontPoint
+from slmbench.analysis.front import ROUNDING_KL, Front, FrontPoint
 from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.pairs import precision_of
 from slmbench.analysis.quality_metrics import written
@@ -41,13 +41,16 @@ def _sentence(front: Front) -> str:
         if point is not yardstick:
             ratio = front.speedup(point)
             speed = f"{ratio.mid:.2f}x the speed of {names[id(yardstick)]}{bounds(ratio, 2)}, "
-        parts.append(f"{names[id(point)]}: {speed}{_quality(point, front)}")
+        parts.append(f"{names[id(point)]} ({speed}{_quality(point, front)})")
     more = f"; {len(best) - len(shown)} more between them" if len(shown) < len(best) else ""
-    undecided = [names[id(point)] for point in front.at("undecided")]
+    undecided = front.at("undecided")
     if undecided:
-        who = ", ".join(undecided) if len(undecided) < MOST_NAMED else f"{len(undecided)} more"
-        more += f"; intervals overlap with: {who}"
-    return f"{title_of(front)}, nothing else is better on both: {'; '.join(parts)}{more}."
+        few = len(undecided) < MOST_NAMED
+        who = ", ".join(names[id(point)] for point in undecided) if few else f"{len(undecided)} more"
+        tiny = front.axis == "kl" and any(point.loss.mid < ROUNDING_KL for point in undecided)
+        rounding = f" (KL below {ROUNDING_KL:g} is rounding)" if tiny else ""
+        more += f"; not told apart from these: {who}{rounding}"
+    return f"{title_of(front)}: nothing measured is better on both than {'; '.join(parts)}{more}."
 
 
 def _quality(point: FrontPoint, front: Front) -> str:

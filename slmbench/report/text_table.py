@@ -107,7 +107,8 @@ def folded(
     """Return rows as text, with columns that are empty or the same throughout left out of the table.
 
     Where they are too wide for ``width``, those that say which case a row is become one, and the least important others
-    are left out and named in the notes, with the command that ``shows_all``.
+    are left out and named in the notes, with the command that ``shows_all``; of a single row they are told apart from
+    the table.
     """
     shown: Shown = []
     common: dict[str, str] = {}
@@ -118,7 +119,12 @@ def folded(
                 common[column.header] = cells[0]
         else:
             shown.append((column, cells))
+    whole = {column.header: cells for column, cells in shown}
     dropped = _narrow(shown, width) if width else []
+    if len(rows) == 1:
+        # What the only row has stands above the table as well as in it, so nothing has to be left out.
+        common |= {header: whole[header][0] for header in dropped if whole[header][0] != EMPTY}
+        dropped = []
     hint = f"; {shows_all} shows them" if shows_all else ""
     return TextTable(
         headers=[column.header for column, _ in shown],

@@ -88,17 +88,22 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
     samples = loads * settings.rounds if settings.repeat is None else settings.repeat
     opened: dict[str, int] = {}
     start_s: dict[str, float] = {}
+    timed: set[str] = set()
     lanes: dict[tuple[str, str], float] = {}
     for cell, case in zip(plan.cells, cases, strict=True):
         load_key, lane = cell.configuration or case.key, lane_of(cell.case.workload)
         opened[load_key] = max(opened.get(load_key, 0), case.memory_bytes)
         start_s[load_key] = past.open_s(kind_of(cell.case), START_S)
+        if cell.case.simulate:
+            # Proven in the survey and never timed.
+            continue
+        timed.add(load_key)
         # Shorter outputs come out of the longest.
         lanes[load_key, lane] = max(lanes.get((load_key, lane), 0.0), case.sample_s)
     one_sample_s = sum(lanes.values())
-    opening_s = sum(start_s.values()) + WARM_UPS * one_sample_s
+    opening_s = sum(start_s[key] for key in timed) + WARM_UPS * one_sample_s
     # The survey is a load of its own: proven in full, and every case generates once for its memory.
-    survey_s = opening_s + sum(case.sample_s for case in cases)
+    survey_s = sum(start_s.values()) + WARM_UPS * one_sample_s + sum(case.sample_s for case in cases)
     return PlanCosts(
         cases=cases,
         refusals=tuple(refusal_lines(plan.refusals)),
@@ -108,7 +113,7 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         load_s=survey_s + loads * opening_s,
         sampling_s=samples * one_sample_s,
         loads=loads,
-        budget_s=0 if settings.repeat and settings.budget_s is None else settings.budget_for(len(lanes)),
+        budget_s=0 if not lanes or (settings.repeat and settings.budget_s is None) else settings.budget_for(len(lanes)),
         strict=settings.strict_budget,
         least_s=survey_s + opening_s + one_sample_s,
         memory_bytes=sum(opened.values()),
@@ -124,11 +129,11 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
     With ``quick`` nobody chose the budget: whether it is too small is seen in the intervals.
     """
     least = costs.load_s + costs.sampling_s
-    exports = amount(len(costs.exports), "artifact")
-    lines = [
-        f"{amount(len(costs.cases), 'case')}. About {duration(costs.export_s)} of exports ({exports}), "
-        f"{duration(costs.load_s)} of loads and {duration(costs.sampling_s)} of sampling at least."
-    ]
+    exports = ""
+    if costs.exports:
+        exports = f"{duration(costs.export_s)} of exports ({amount(len(costs.exports), 'artifact')}), "
+    sampling = f" and {duration(costs.sampling_s)} of sampling at least" if costs.sampling_s else "; nothing is timed"
+    lines = [f"{amount(len(costs.cases), 'case')}. About {exports}{duration(costs.load_s)} of loads{sampling}."]
     if not costs.budget_s:
         return lines
     if not costs.strict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from slmbench.analysis.metrics import arms_of, side_of
@@ -13,33 +14,37 @@ from slmbench.machine.limits import cached_limits, limits_of
 from slmbench.plan.planner import Plan
 from slmbench.records.limits import Limits
 from slmbench.records.sample_arrays import RunColumns
+from slmbench.records.schema import Outcome
 from slmbench.running.artifacts import Say
 
 
-def run_limits(plan: Plan, say: Say, *, only_known: bool) -> dict[str, dict[str, Any]]:
-    """Return what each engine can do at best on its devices, measured now where it is not known yet, if at all.
+def run_limits(
+    plan: Plan, outcomes: Mapping[str, Outcome], say: Say, *, known: Mapping[str, dict[str, Any]], only_cached: bool
+) -> dict[str, dict[str, Any]]:
+    """Return what each engine of which there are figures can do at best on its devices, measured where need be.
 
-    Without them the table lacks a column; so an engine whose limits cannot be measured stops nothing.
+    ``known`` are those that the run has already. Without limits the table lacks a column; so an engine whose limits
+    cannot be measured stops nothing.
     """
-    found = {}
+    found = dict(known)
     wanted = {
         (cell.engine, cell.case.device, cell.case.backend, cell.case.threads)
         for cell in plan.cells
-        if not (cell.case.simulate or emulator())
+        if not (cell.case.simulate or emulator()) and cell.case.key in outcomes and outcomes[cell.case.key].loads
     }
     for engine, device, backend, threads in sorted(wanted, key=str):
         if f"{engine}|{device}" in found:
             continue
         try:
-            known = cached_limits(load_backend(backend), device, threads)
-            if only_known and known is None:
+            cached = cached_limits(load_backend(backend), device, threads)
+            if only_cached and cached is None:
                 continue
-            if known is None:
+            if cached is None:
                 say(f"measuring what {engine} can do at best on the {device}")
-            limits = known if only_known and known else limits_of(backend, device, threads)
+            limits = cached if only_cached and cached else limits_of(backend, device, threads)
         except SlmbenchError as error:
-            # An engine without a probe has no limits: nothing to say of it where none are measured.
-            if not only_known:
+            # An engine without a probe has no limits: nothing to say of it where none are measured, and said once.
+            if not only_cached and not known:
                 say(f"not measured: {error}")
             continue
         found[f"{engine}|{device}"] = limits.model_dump(mode="json")

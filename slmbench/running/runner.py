@@ -178,7 +178,7 @@ def _measure(
     if quality is not None:
         measure_quality(quality, cases, folder, settings, say)
     # After the samples: they take up to 20 s an engine, and whoever waits, waits for figures.
-    limits = record.limits or run_limits(plan, say, only_known=request.quick)
+    limits = run_limits(plan, measured.outcomes, say, known=record.limits, only_cached=request.quick)
     ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks, "limits": limits}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))

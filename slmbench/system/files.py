@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import BadInputError, CannotRunError, one_line
 
 #: More than any JSON file of slmbench's; a run of thousands of cases takes some megabytes.
 MOST_BYTES = 100_000_000
@@ -49,6 +49,21 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     if len(found) > most_bytes:
         raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes", str(path))
     return found
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        BadInputError: it is not JSON, no object, or cannot be read.
+    """
+    try:
+        value = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: not JSON: {one_line(str(error))[:120]}") from error
+    if not isinstance(value, dict):
+        raise BadInputError(f"{path}: not a JSON object")
+    return value
 
 
 def numbered_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:

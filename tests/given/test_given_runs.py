@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.cli import run_main
 from slmbench.export.build import ensure_artifact
@@ -83,6 +84,7 @@ def test_a_file_with_other_weights_fails_its_reference(q4_gguf: Path, tmp_path: 
     assert made.failures
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_a_t5_gguf_says_what_its_steps_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
@@ -97,6 +99,7 @@ def test_a_t5_gguf_says_what_its_steps_cost(tmp_path: Path, capsys: pytest.Captu
     assert row["flags"].split(", ").count("cross K/V computed at every step") == 1
 
 
+@takes_turns(0, 2)
 def test_a_genai_folder(genai_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = run(genai_folder, tmp_path / "a", "--backend", "onnxruntime_genai,onnxruntime", "--reference", "llama-tiny")
     assert {info.case.backend for info in made.record.cases} == {"onnxruntime_genai", "onnxruntime"}
@@ -107,6 +110,7 @@ def test_a_genai_folder(genai_folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert all("logits of all positions" in row["flags"] for row in found)
 
 
+@takes_turns(1, 2)
 def test_an_ir_folder(ir_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = run(ir_folder, tmp_path / "a", "--backend", "openvino_genai,openvino", "--reference", "llama-tiny")
     assert {info.case.weight_precision for info in made.record.cases} == {"int8"}
@@ -119,6 +123,7 @@ def test_an_ir_folder(ir_folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert [info.case.backend for info in alone.record.cases] == ["openvino_genai"]
 
 
+@takes_turns(0, 2)
 def test_an_encoder_decoders_ir_folder(
     seq2seq_ir_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +132,7 @@ def test_an_encoder_decoders_ir_folder(
     assert (row["family"], row["failure"], row["agreement"]) == ("encoder-decoder", None, 1.0)
 
 
+@takes_turns(1, 2)
 def test_transformers_js_names(genai_folder: Path, decoder_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "hub" / "js"
     (folder / "onnx").mkdir(parents=True)

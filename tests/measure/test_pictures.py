@@ -154,6 +154,16 @@ def test_a_checkpoints_own_processor_cuts_a_large_picture_into_tiles(tmp_path: P
         assert shape == [3, 64, 64]
         assert len(processor.prompt_of(pixels)) == tiles * checkpoint.vision.tokens_per_tile
     assert processor.settings.startswith("SmolVLMImageProcessor")
+    # As transformers 5 saves it: inside the settings of the whole processor, and nowhere else.
+    alone = tmp_path / "smolvlm" / "preprocessor_config.json"
+    whole = {"processor_class": "SmolVLMProcessor", "image_processor": json.loads(alone.read_text(encoding="utf-8"))}
+    alone.with_name("processor_config.json").write_text(json.dumps(whole), encoding="utf-8")
+    alone.unlink()
+    nested = resolve(str(tmp_path / "smolvlm"))
+    assert nested.vision == checkpoint.vision
+    assert Processor.of(nested).settings == processor.settings
+    assert (Processor.of(nested)([drawn(1, 256, 256)])["pixel_values"] == large["pixel_values"]).all()
+    alone.with_name("processor_config.json").unlink()
     (tmp_path / "smolvlm" / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
     with pytest.raises(BadInputError, match="not a processor of pictures"):
         Processor.of(checkpoint)

@@ -57,6 +57,8 @@ def test_real_shapes_have_the_published_number_of_parameters(name: str) -> None:
 def test_a_shape_with_pictures_has_the_published_number_of_parameters() -> None:
     # Both parts together: the safetensors header of HuggingFaceTB/SmolVLM-256M-Instruct.
     assert catalog.get("smolvlm-256m").total_parameters == 256_484_928
+    # arXiv 2311.06242 says 0.23B; it is BART-base's text part, and no other, that gives this.
+    assert round(catalog.get("florence-2-base").total_parameters / 1e9, 2) == 0.23
 
 
 def test_both_of_a_pair_with_pictures_have_one_vision_part() -> None:

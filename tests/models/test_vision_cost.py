@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,24 @@ def test_image_tokens_are_read_before_the_text() -> None:
     assert rest == phases(checkpoint, longer)
 
 
-def test_what_takes_no_pictures_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pixels", [64, 60])
+def test_flops_and_weights_of_a_davit(pixels: int, tmp_path: Path) -> None:
+    """Also where the last window of a row is filled up: at 60 pixels the first stage has 15 patches a side."""
+    folder = picture_folders.make("florence2", tmp_path / "florence")
+    whole = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    facts = read_vision(whole, 128, "here", {"size": {"height": pixels, "width": pixels}})
+    assert facts is not None
+    vision = _vision(whole, 128)
+    assert vision_flops(facts, 2) == _counted(vision, facts, 2)
+    assert vision_weights(facts) == sum(one.numel() for one in vision.parameters())
+
+
+def test_what_takes_no_pictures_is_refused() -> None:
     workload = Workload(input_tokens=20, output_tokens=4)
     with pytest.raises(BadInputError, match="mu-tiny: it takes no pictures"):
         phase_rows(resolve("mu-tiny"), workload, tiles=1)
-    folder = picture_folders.make("florence2", tmp_path / "florence")
+    known = resolve("mu-vision-tiny")
+    assert known.vision is not None
+    strange = known.vision.model_copy(update={"cost_unknown": "its vision part has stages of several widths"})
     with pytest.raises(BadInputError, match="its vision part has stages of several widths"):
-        phase_rows(resolve(str(folder)), workload, tiles=1)
+        phase_rows(known.model_copy(update={"vision": strange}), workload, tiles=1)

@@ -24,6 +24,7 @@ from slmbench.analysis.verdicts import compare_sides
 from slmbench.errors import ExitCode
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import FailureRecord
+from slmbench.report.chart_parts import FAMILIES
 from slmbench.report.html import comparison_report, run_charts, run_report
 from slmbench.report.machines_formats import shelf_page
 from slmbench.report.run_table import run_table
@@ -103,6 +104,15 @@ def test_an_arm_that_failed_does_not_hide_the_other(tmp_path: Path) -> None:
     assert "dec-small on openvino in fp32 (512 / 32), arm new: failed: killed: out of memory" in table
     old, new = read_sides([str(folder)])
     assert exit_code([compare_sides(old, new)]) == ExitCode.FAILED
+
+
+def test_a_family_has_one_colour_in_all_charts(tmp_path: Path) -> None:
+    folder = make_run([Speed(), Speed(model="mu-small", family="encoder-decoder")]).write(tmp_path / "run")
+    chart = run_charts(read_columns(folder))["Gap before each token"]
+    drawn = chart["encoding"]["color"]["scale"]
+    colors = dict(zip(drawn["domain"], drawn["range"], strict=True))
+    families = {row["case"]: row["family"] for row in chart["datasets"]["gaps"]}
+    assert {families[case]: color for case, color in colors.items()} == FAMILIES
 
 
 def test_an_empty_run_has_a_report(tmp_path: Path) -> None:

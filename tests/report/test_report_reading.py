@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import in_turn
 from synthetic import LIMITS, Speed, edit_json, make_run
 from test_html import ENGINES, SPEEDS, browser, opened, report_of, without_scripts  # noqa: F401 (browser: a fixture)
 from test_speed_against_quality import KL
@@ -42,7 +43,7 @@ def pages(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", in_turn(["light", "dark"], 2))
 def test_axe_finds_nothing_serious(tmp_path: Path, browser: Any, scheme: str) -> None:  # noqa: F811
     spec = find_spec("axe_playwright_python")
     if spec is None or spec.submodule_search_locations is None:

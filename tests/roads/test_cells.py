@@ -137,6 +137,7 @@ KNOWN = {
 }
 
 
+@takes_turns(0, 2)
 @pytest.mark.slow
 def test_all_precisions_on_all_backends_for_both_families(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for module in ("openvino_genai", "onnxruntime_genai", "llama_cpp", "torch"):

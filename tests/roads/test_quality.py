@@ -18,7 +18,7 @@ import slmbench
 
 SECRET = "the heron waded through quicksilver"
 #: Of the engines that are stepped token by token, one is in turn.
-SHOWN = ("torch", *in_turn(("openvino", "onnxruntime", "ctranslate2"), 2), "llama_cpp")
+SHOWN = ("torch", *in_turn(("openvino", "onnxruntime", "ctranslate2"), 3), "llama_cpp")
 
 
 def checkpoint(folder: Path, name: str) -> Path:

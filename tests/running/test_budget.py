@@ -33,14 +33,23 @@ def forecast(capsys: pytest.CaptureFixture[str], *more: str) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+def test_what_is_simulated_takes_no_sampling(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--device", "npu", "--simulate", "--backend", "openvino", "--model", "t5-tiny", "--output-tokens", "4"]
+    assert run_main(["run", *asked, "--dry-run"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "of loads; nothing is timed." in text
+    assert "sampling" not in text
+    assert "Measuring ends" not in text
+
+
 def test_the_forecast_gives_exports_loads_and_sampling_apart(capsys: pytest.CaptureFixture[str]) -> None:
     text = forecast(capsys)
-    assert "of exports" in text
     assert "of loads and" in text
     assert "of sampling" in text
     assert "too small" not in text
     assert run_main(["run", *GRID, "--dry-run", "--json"]) == 0
     costs = json.loads(capsys.readouterr().out)
+    assert ("of exports" in text) == ("while exporting" in text) == bool(costs["exports"])
     assert costs["load_s"] > costs["sampling_s"] > 0
     assert costs["budget_s"] > costs["least_s"]
 

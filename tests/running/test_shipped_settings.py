@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotation import takes_turns
 
 from slmbench.backend import UNASKED, load_backend
 from slmbench.case import Case
@@ -108,6 +109,7 @@ def loads_of(folder: Path) -> dict[tuple[str, str], LoadRecord]:
     return {(cases[load.case].backend, cases[load.case].settings): load for load in run.loads}
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_the_engines_own_defaults_are_read_back(both: Path) -> None:
     loads = loads_of(both)
@@ -121,6 +123,7 @@ def test_the_engines_own_defaults_are_read_back(both: Path) -> None:
     assert all(load.threads >= 1 and load.agreement == 1.0 for load in loads.values())
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_llama_cpp_says_what_it_runs_with(both: Path) -> None:
     pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
@@ -131,6 +134,7 @@ def test_llama_cpp_says_what_it_runs_with(both: Path) -> None:
     assert all(load.settings["mmap"] == "on" and int(load.settings["n_ubatch"]) > 0 for load in (fair, shipped))
 
 
+@takes_turns(1, 2)
 @pytest.mark.slow
 def test_tables_and_comparisons_name_the_settings(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["table", str(both), "--json"]) == 0
