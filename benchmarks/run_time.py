@@ -34,6 +34,8 @@ GRID = ["--model", "mu-tiny", "--model", "dec-tiny", "--backend", "openvino", "-
 INPUTS, OUTPUTS = (16, 32, 64, 128, 256), (4, 8, 16, 32, 64, 96)
 
 
+#: How far memory in a shared process may be from that in one of its own.
+WANTED = 0.02
 PARTS = ("one", "arms", "grid", "memory")
 
 
@@ -100,8 +102,12 @@ def memory(python: str, folder: Path) -> None:
         records = map(json.loads, (folder / name / "samples.jsonl").read_text().splitlines())
         found.append({r["case"]: r["peak_rss_bytes"] for r in records if r["type"] == "memory"})
     for engine in ("openvino", "onnxruntime"):
-        ratios = sorted(found[0][key] / found[1][key] for key in found[1] if f"|{engine}|" in key)
-        print(f"memory {engine}: shared / alone {ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} cases", flush=True)
+        ratios = {key: found[0][key] / found[1][key] for key in found[1] if f"|{engine}|" in key}
+        least, most = min(ratios.values()), max(ratios.values())
+        print(f"memory {engine}: shared / alone {least:.3f} to {most:.3f}, {len(ratios)} cases", flush=True)
+        for key, ratio in ratios.items():
+            if abs(ratio - 1) > WANTED:
+                print(f"  {key}: {ratio:.3f}, {found[1][key] / 2**20:.0f} MiB alone", flush=True)
 
 
 def show(what: str, side: str, turns: Sequence[Turn]) -> None:

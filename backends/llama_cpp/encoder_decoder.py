@@ -8,6 +8,7 @@ from __future__ import annotations
 from time import perf_counter_ns
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slmbench.backend import SessionOptions, Tokens
 from slmbench.models.artifact import Artifact
@@ -27,8 +28,15 @@ class LlamaCppEncoderDecoderSession(LlamaCppSession):
             CannotRunError: it is not what slmbench's exporter writes, or llama.cpp refuses it.
         """
         super().__init__(artifact, device, options)
-        self._start_token = artifact.manifest.checkpoint.decoder_start_token_id or 0
+        checkpoint = artifact.manifest.checkpoint
+        self._start_token = checkpoint.decoder_start_token_id or 0
+        # A T5 whose head is its embedding divides its logits (arXiv 1910.10683's code), and llama.cpp does not.
+        self._scale = checkpoint.geometry.width**-0.5 if checkpoint.geometry.tied_embeddings else 1.0
         self._phases_ns: dict[str, int] = {}
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits behind the tokens given last, ``[B, V]``, as the model defines them."""
+        return super().logits() * np.float32(self._scale)
 
     def reserve(self, batch: int, input_tokens: int, output_tokens: int) -> None:
         """Make the context, with K/V for the answers, and the batches of encoder and steps.

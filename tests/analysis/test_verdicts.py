@@ -257,6 +257,24 @@ def test_nothing_in_common_and_empty_runs_are_not_comparable(tmp_path: Path) -> 
         read_side(str(make_run([Speed(simulate=True)]).write(tmp_path / "d")))
 
 
+def test_a_match_by_hand_looks_past_the_exporter(tmp_path: Path) -> None:
+    """Which exporter makes 4 bits is often chosen for the user, and another one than makes 8."""
+    base = side(tmp_path, "a", [Speed(weights="int8", compute="int8")])
+    made = side(tmp_path, "b", [Speed(weights="int4", compute="int8")], seed=1)
+    by_genai = {
+        case.key: replace(found, case=case)
+        for found in made.cases.values()
+        for case in [found.case.model_copy(update={"exporter": "genai"})]
+    }
+    new = replace(made, cases=by_genai)
+    assert {judgement.metric for judgement in judged(base, new, match=["int8-int8=int4-int8"]).judgements} == {
+        "ttft",
+        "tpot",
+    }
+    with pytest.raises(BadInputError, match="has no case"):
+        judged(base, new, match=["int8-int8=fp16-fp16"])
+
+
 def test_simulated_cases_are_left_out(tmp_path: Path) -> None:
     mixed = side(tmp_path, "a", [Speed(), Speed(model="npu", simulate=True)])
     assert [case.case.checkpoint for case in mixed.cases.values()] == ["dec-small"]

@@ -19,7 +19,7 @@ from synthetic import Speed, make_run
 
 from slmbench.case import Case, Workload
 from slmbench.models.artifact import MANIFEST_NAME, ArtifactSpec, Manifest
-from slmbench.models.checkpoint import checkpoint_of_folder
+from slmbench.models.checkpoint import Checkpoint, checkpoint_of_folder
 
 Path_ = tuple[str | int, ...]
 
@@ -133,7 +133,7 @@ TABLE = ("table", "{}/run", "--json")
 _RUN_FREE = frozenset({"machines", "versions", "options", "limits", "outcomes", "command"})
 _CASE_OPTIONAL = frozenset(
     name
-    for model in (Workload, Case, ArtifactSpec)
+    for model in (Workload, Case, ArtifactSpec, Checkpoint)
     for name, field in model.model_fields.items()
     if not field.is_required()
 )
