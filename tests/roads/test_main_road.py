@@ -47,8 +47,8 @@ def test_from_a_run_to_its_verdict(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
     assert "mu-tiny" in slmbench(tmp_path, "compare", "run", "run")
     slmbench(tmp_path, "baseline", "save", "run", "base.json")
-    # Without a calibration separate runs are no pass at a gate of 5 %.
-    assert "check INCONCLUSIVE" in slmbench(tmp_path, "check", "--baseline", "base.json", "run", codes=(4,))
+    # A run does not differ from itself, also where no noise is calibrated.
+    assert "check passed" in slmbench(tmp_path, "check", "--baseline", "base.json", "run")
 
 
 def test_static_graphs_give_the_reference_tokens(tmp_path: Path) -> None:
