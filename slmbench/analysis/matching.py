@@ -105,19 +105,6 @@ def _by_what_was_asked(side: Side, keys: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _but_for_the_exporter(base: Side, new: Side, ours: str, theirs: str) -> list[tuple[str, str]]:
-    """Return the pairs that ``A=B`` names where exporters, which are often chosen for the user, may differ."""
-    places: dict[str, list[str]] = defaultdict(list)
-    for key, found in new.cases.items():
-        places[_without_exporter(key, found.case)].append(key)
-    named = {
-        key: _without_exporter(key, found.case).replace(ours, theirs)
-        for key, found in base.cases.items()
-        if ours in key
-    }
-    return [(key, places[place][0]) for key, place in named.items() if len(places.get(place, ())) == 1]
-
-
 def _without_exporter(key: str, case: Case) -> str:
     return key.replace(f"|{case.format}-{case.layout}-{case.exporter}|", f"|{case.format}-{case.layout}|")
 
@@ -126,13 +113,22 @@ def _named(base: Side, new: Side, text: str) -> list[tuple[str, str]]:
     """Return the pairs of keys that ``A=B`` names; keys have ``=`` in them, so every one may be the one between."""
     if "=" not in text.strip("="):
         raise BadInputError(f"--match {text}: A=B is expected: A of a key of the base, B in its place in the new")
+    loosely: dict[str, list[str]] = defaultdict(list)
+    for key, found in new.cases.items():
+        loosely[_without_exporter(key, found.case)].append(key)
     for place in (index for index, letter in enumerate(text) if letter == "="):
         ours, theirs = text[:place], text[place + 1 :]
         if not ours or not theirs:
             continue
-        pairs = [(key, key.replace(ours, theirs)) for key in base.cases if ours in key]
-        if found := [pair for pair in pairs if pair[1] in new.cases] or _but_for_the_exporter(base, new, ours, theirs):
-            return found
+        pairs: list[tuple[str, str]] = []
+        for key in (key for key in base.cases if ours in key):
+            named = key.replace(ours, theirs)
+            # Which exporter makes an artifact is often chosen for the user, so it may be another one there.
+            alike = loosely.get(_without_exporter(key, base.cases[key].case).replace(ours, theirs), [])
+            if named in new.cases or len(alike) == 1:
+                pairs.append((key, named if named in new.cases else alike[0]))
+        if pairs:
+            return pairs
     ours, _, theirs = text.partition("=")
     if not any(ours in key for key in base.cases):
         raise BadInputError(f"--match {text}: {base.name} has no case with '{ours}'.{nearest(ours, list(base.cases))}")
