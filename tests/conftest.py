@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 import rotation
+from hypothesis import HealthCheck, settings
 from known_limits import keep_limits
+
+# How fast this machine is on a busy day decides no test. Folders that examples share are written by name.
+IGNORED = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
+settings.register_profile("any machine", deadline=None, suppress_health_check=IGNORED)
+settings.load_profile("any machine")
 
 #: Files that take longest, the longest first: two processes end at about the same time when these begin early.
 LONGEST = (

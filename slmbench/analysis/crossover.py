@@ -21,9 +21,10 @@ class Curve:
     """Time to first token of one model on one engine over the input length; of several paths the fastest."""
 
     label: str
+    model: str
     family: Family
-    #: What curves must share to be compared: engine, device, precision, output length, batch.
-    group: tuple[str, ...]
+    #: Engine and precision, as a :class:`Lead` names them.
+    where: str
     #: Input tokens to the time in s.
     points: dict[int, Interval]
 
@@ -59,8 +60,9 @@ def curves_of(side: Side) -> list[Curve]:
     return [
         Curve(
             label=(f"{side.arm}: " if side.arm else "") + f"{name}, {group[0]} {group[2]}",
+            model=name,
             family=next(iter(points.values()))[1].model.family,
-            group=group,
+            where=f"{group[0]} {group[2]}" + (f", arm {side.arm}" if side.arm else ""),
             points={length: points[length][0] for length in sorted(points)},
         )
         for (name, group), points in found.items()

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, with a shape for each as well; they work on white a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 from slmbench.analysis.metrics import SideCase
@@ -15,6 +16,8 @@ Rows = list[dict[str, Any]]
 
 BLUE, VERMILLION, GREEN, SKY, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7"
 FAMILIES = {"encoder-decoder": BLUE, "decoder-only": VERMILLION}
+#: Lines that are not the first of their family.
+OTHER_LINES = (GREEN, PURPLE, ORANGE, SKY)
 ROW_HEIGHT = 26
 
 
@@ -23,6 +26,26 @@ def family_shape() -> Any:
     import altair as alt
 
     return alt.Shape("family:N", scale=alt.Scale(domain=list(FAMILIES), range=["circle", "square"]), legend=legend())
+
+
+def family_dash() -> Any:
+    """Return a family's kind of line: through, or dashed."""
+    import altair as alt
+
+    dashes = alt.Scale(domain=list(FAMILIES), range=[[1, 0], [6, 3]])
+    return alt.StrokeDash("family:N", scale=dashes, legend=legend())
+
+
+def line_color(rows: Rows) -> Any:
+    """Return a colour for each case, named below the chart: the first of a family has the family's."""
+    import altair as alt
+
+    families = {row["case"]: row["family"] for row in rows}
+    first = {family: case for case, family in reversed(families.items())}
+    others = cycle(OTHER_LINES)
+    colors = {case: FAMILIES[one] if first[one] == case else next(others) for case, one in families.items()}
+    named = alt.Legend(orient="bottom", columns=2, labelLimit=420, title="click to single out")
+    return alt.Color("case:N", scale=scale(colors), legend=named)
 
 
 def legend() -> Any:

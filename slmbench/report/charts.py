@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
-from typing import Any
+from itertools import islice
 
 import numpy as np
 
-from slmbench.analysis.crossover import Crossover, Curve
 from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.pairs import Pair
 from slmbench.analysis.verdicts import Comparison
@@ -26,9 +24,11 @@ from slmbench.report.chart_parts import (
     VERMILLION,
     Rows,
     Spec,
+    family_dash,
     family_shape,
     legend,
     lengths_of,
+    line_color,
     picker,
     scale,
     spec,
@@ -137,14 +137,6 @@ def _token_step(gaps: int, cases: int) -> int:
     return max(1, math.ceil(gaps * min(cases, MOST_ROWS) / MOST_OF_A_CHART))
 
 
-def _line_colors(rows: Rows) -> dict[str, str]:
-    """Return a colour for each case: the first of a family has the family's, as in the other charts."""
-    families = {row["case"]: row["family"] for row in rows}
-    first = {family: case for case, family in reversed(families.items())}
-    others = cycle((GREEN, PURPLE, ORANGE, SKY))
-    return {case: FAMILIES[one] if first[one] == case else next(others) for case, one in families.items()}
-
-
 def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> Spec | None:
     """Return the gap before each token over its position: the median of all samples' turns, one line a case.
 
@@ -180,80 +172,14 @@ def token_gaps(run: RunColumns, side_cases: Sequence[tuple[str, SideCase]]) -> S
         .encode(
             x=alt.X("position:Q", title="token", scale=alt.Scale(nice=False)),
             y=alt.Y("gap:Q", title="gap to the token before, ms", scale=alt.Scale(zero=True)),
-            color=alt.Color(
-                "case:N",
-                scale=scale(_line_colors(rows)),
-                legend=alt.Legend(orient="bottom", columns=2, labelLimit=420, title="click to single out"),
-            ),
-            strokeDash=alt.StrokeDash(
-                "family:N",
-                scale=alt.Scale(domain=list(FAMILIES), range=[[1, 0], [6, 3]]),
-                legend=legend(),
-            ),
+            color=line_color(rows),
+            strokeDash=family_dash(),
             opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
             tooltip=["case:N", "position:Q", alt.Tooltip("gap:Q", format=".4g", title="ms")],
         )
         .add_params(chosen, picker(rows))
     )
     return spec(chart, height=300, data={"gaps": rows})
-
-
-def ttft_over_input(curves: Sequence[Curve], crossovers: Sequence[Crossover]) -> Spec | None:
-    """Return the time to first token against the input length, one line a model, with where pairs cross.
-
-    None where no model was measured at two lengths.
-    """
-    import altair as alt
-
-    long = [curve for curve in curves if len(curve.points) > 1]
-    if not long:
-        return None
-    rows = [
-        {
-            "line": curve.label,
-            "family": curve.family,
-            "engine": curve.group[0],
-            "input": length,
-            "mid": interval.mid * 1e3,
-            "low": (interval.low if interval.telling else interval.mid) * 1e3,
-            "high": (interval.high if interval.telling else interval.mid) * 1e3,
-        }
-        for curve in long
-        for length, interval in curve.points.items()
-    ]
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X(
-            "input:Q", title="tokens in (logarithmic)", scale=alt.Scale(type="log", base=2, nice=False, padding=20)
-        ),
-        color=alt.Color("family:N", scale=scale(FAMILIES), legend=legend()),
-        detail="line:N",
-    )
-    y = alt.Y(
-        "mid:Q", title="time to first token, ms (logarithmic)", scale=alt.Scale(type="log", nice=False, padding=20)
-    )
-    line = base.mark_line().encode(y=y, strokeDash=alt.StrokeDash("engine:N", legend=legend()))
-    dots = base.mark_point(filled=True, size=55, opacity=1).encode(
-        y=y,
-        shape=family_shape(),
-        tooltip=["line:N", "input:Q", alt.Tooltip("mid:Q", format=".4g", title="ms")],
-    )
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=""), y2="high:Q")
-    layers = [line, bars, dots]
-    for index, found in enumerate(crossovers):
-        marked = alt.Chart(alt.Data(values=[_crossing_mark(found)]))
-        layers.append(marked.mark_rect(color=GREEN, opacity=0.12).encode(x="low:Q", x2="high:Q"))
-        layers.append(marked.mark_rule(strokeDash=[4, 4], color=GREEN, strokeWidth=2).encode(x="input:Q"))
-        text = marked.mark_text(align="left", dx=6, dy=4 + 15 * index, baseline="top", fontSize=12)
-        layers.append(text.encode(x="input:Q", y=alt.value(0), text="text:N"))
-    return spec(alt.layer(*layers), height=340)
-
-
-def _crossing_mark(found: Crossover) -> dict[str, Any]:
-    """Return where to draw a crossover and its interval; an open side has none."""
-    length = found.length
-    low, high = (length.low, length.high) if length.known else (length.mid, length.mid)
-    between = f" [{low:.0f}, {high:.0f}]" if length.known else ""
-    return {"input": length.mid, "low": low, "high": high, "text": f"{length.mid:.0f} tokens{between}, {found.where}"}
 
 
 def against_limits(rows: Rows) -> Spec | None:

@@ -36,6 +36,7 @@ from slmbench.report.comparison import (
 from slmbench.report.comparison_columns import MARKS, columns_named
 from slmbench.report.comparison_rows import rows_of
 from slmbench.report.html_text import with_code, without_control
+from slmbench.report.over_input_chart import ttft_over_input
 from slmbench.report.phase_chart import first_token_phases
 from slmbench.report.run_columns import DETAILS, text_table
 from slmbench.report.run_conditions import conditions, facts
@@ -275,12 +276,11 @@ def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: S
         + _left_out(sum(len(pair.ratios) for _, pair in pairs), "ratios"),
         charts.pair_forest(pairs),
     )
+    crossing = crossovers([pair for _, pair in pairs])
     page.add_chart(
         "Time to first token against input length",
-        "Both axes logarithmic; a dashed line is where the sooner family of a pair changes.",
-        charts.ttft_over_input(
-            [curve for side in sides for curve in curves_of(side)], crossovers([pair for _, pair in pairs])
-        ),
+        "Both axes logarithmic." + (" At an upright line the sooner family of a pair changes." if crossing else ""),
+        ttft_over_input([curve for side in sides for curve in curves_of(side)], crossing),
         first=True,
     )
     left_out = _left_out(len(named), "cases")

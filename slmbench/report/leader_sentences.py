@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from slmbench.analysis.best import BestPath, Rival
+from slmbench.analysis.best import Best, BestPath, Rival
 from slmbench.analysis.leaders import Leader, Leaders
 from slmbench.analysis.stats import Interval
+from slmbench.models.catalog import PAIR_TOLERANCE
 from slmbench.report.case_labels import full_names
-from slmbench.report.text_table import bounds, number
+from slmbench.report.text_table import bounds, number, parameters
 
 _TITLES = {"ttft": "First token soonest", "tpot": "Decodes fastest"}
 
 
 def leader_sentences(leaders: Iterable[Leaders]) -> list[str]:
-    """Return a sentence for each arm and metric: who leads at each workload."""
-    return [_sentence(group) for group in leaders]
+    """Return a sentence for each arm and metric: who leads at each workload; and how large those models are."""
+    groups = list(leaders)
+    return [*map(_sentence, groups), *_sizes(groups)]
+
+
+def _sizes(groups: Iterable[Leaders]) -> list[str]:
+    """Return what tells models apart that are not of one size: nobody should read a lead of a smaller one as more."""
+    named = [one.found for group in groups for leader in group.first for one in _entries(leader.best)]
+    sizes = {found.case.checkpoint: found.model.parameter_count for found in named}
+    if not sizes or max(sizes.values()) <= min(sizes.values()) * (1 + PAIR_TOLERANCE):
+        return []
+    listed = ", ".join(f"{name} {parameters(sizes[name])}" for name in sorted(sizes, key=lambda one: sizes[one]))
+    return [f"These models are not of one size: {listed} parameters"]
+
+
+def _entries(best: Best) -> list[BestPath]:
+    """Return whom a sentence may name: the leader, who is not separated from it, and who is behind."""
+    return [best.leader, *(rival.entry for rival in (*best.ties[:1], *([best.runner_up] if best.runner_up else [])))]
 
 
 def _sentence(leaders: Leaders) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from slmbench.analysis import noise
@@ -75,7 +75,6 @@ def test_what_cases_share_of_a_shift_does_not_average_out() -> None:
     assert apart.variance == pytest.approx(2 * 0.02**2 / 20, rel=0.2)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(-5, 5), min_size=3, max_size=8),
     st.floats(-1, 1), st.floats(0, 10), st.floats(0.5, 100),

@@ -35,7 +35,7 @@ def restore(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     return restored
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     bits=st.sampled_from([4, 8]),
     rows=st.integers(1, 5),

@@ -151,7 +151,7 @@ def test_a_step_reads_the_weights_but_not_an_embedding_that_is_only_looked_up() 
     assert artifact.manifest.decode_weight_bytes == pytest.approx(expected, rel=0.01)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_bf16_rounds_to_the_nearest(value: float) -> None:
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from artifact_files import checkpoint_elsewhere, write_artifact
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError
@@ -75,7 +75,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_whatever_is_sent_ends_in_one_line_or_stays_in_its_folder(data: st.DataObject, artifact: Artifact) -> None:
     raw = {"manifest": json.loads(parcel_of(artifact).manifest), "carried": None}

@@ -143,7 +143,7 @@ _COMMANDS = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(which=st.sampled_from(_FILES), content=_JSON.map(corpus.text) | st.binary(max_size=60))
 def test_what_nobody_thought_of(
     which: str,

@@ -167,7 +167,7 @@ def spoil(value: Any, data: st.DataObject) -> Any:
     return value
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), op=st.sampled_from(OPS), once=st.booleans())
 def test_an_answer_with_something_else_in_it(
     data: st.DataObject, op: str, once: bool, tmp_path_factory: pytest.TempPathFactory
@@ -176,7 +176,7 @@ def test_an_answer_with_something_else_in_it(
     hold(tmp_path_factory.mktemp("drawn"), Remote(op, {ADDRESS: {"json": text}}, once=once))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), part=st.sampled_from(["run", "line", "bytes"]))
 def test_a_record_with_something_else_in_it(
     data: st.DataObject, part: str, tmp_path_factory: pytest.TempPathFactory
@@ -194,7 +194,7 @@ def test_a_record_with_something_else_in_it(
     hold(tmp_path_factory.mktemp("drawn"), Remote("read", {ADDRESS: {"json": json.dumps(answer)}}, once=True))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), kind=st.sampled_from([Holding, Receiving]))
 def test_a_machine_that_is_sent_an_artifact_answers_anything(
     data: st.DataObject, kind: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

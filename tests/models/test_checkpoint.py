@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from folders import CONFIG, make_folder, tensors, write_safetensors
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmbench.errors import BadInputError, ExitCode
@@ -193,7 +193,7 @@ def test_headers_that_lie(tmp_path: Path, content: bytes) -> None:
     refused(folder, "model.safetensors")
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(position=st.integers(0, 300), value=st.integers(0, 255))
 def test_any_changed_byte_of_a_header_is_read_or_refused(tmp_path: Path, position: int, value: int) -> None:
     path = tmp_path / "model.safetensors"

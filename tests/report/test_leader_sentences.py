@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from synthetic import PAIR, Speed, make_run
@@ -60,3 +61,10 @@ def test_one_model_alone_and_a_pair_have_no_leader(tmp_path: Path) -> None:
     assert said(tmp_path, QUICK) == []
     pair = run_sentences(read_columns(make_run([*PAIR]).write(tmp_path / "pair")))
     assert not any(line.startswith(("First token soonest", "Decodes fastest")) for line in pair)
+
+
+def test_models_of_unlike_size_are_named_with_their_sizes(tmp_path: Path) -> None:
+    *both, sizes = said(tmp_path, SLOW, replace(QUICK, parameters=SLOW.parameters * 2))
+    assert len(both) == 2
+    assert sizes == "These models are not of one size: slow 60.0M, quick 120.0M parameters"
+    assert len(said(tmp_path, SLOW, replace(QUICK, parameters=int(SLOW.parameters * 1.015)))) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import MACHINE, PAIR, Speed, edit_json, make_run
 
@@ -229,7 +229,7 @@ def stands(tmp_path_factory: pytest.TempPathFactory) -> list[Stand]:
     ]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(data=st.data())
 def test_no_order_changes_anything(stands: list[Stand], data: st.DataObject) -> None:
     """Neither the order of machines and runs nor that of the cases within a run."""
@@ -246,7 +246,7 @@ def test_no_order_changes_anything(stands: list[Stand], data: st.DataObject) -> 
     assert sorted(found["notes"]) == sorted(wanted["notes"])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(left=st.sets(st.integers(0, 11), min_size=1, max_size=11))
 def test_a_figure_is_of_one_machine_alone(stands: list[Stand], left: set[int]) -> None:
     """What other machines measured changes no figure: each cell is what its own machine's runs say by themselves."""
