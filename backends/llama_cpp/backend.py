@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from slmbench.backend import Ability, DeviceStatus, Session, SessionOptions
 from slmbench.errors import CannotRunError
 from slmbench.models import gguf_layout as layout
+from slmbench.models import projector_layout
 from slmbench.models.artifact import Artifact, ArtifactSpec, given_specs
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import ComputePrecision, Device, Precision
 
 from ..common.cpu_device import cpu_status, require
+from ..common.held_pictures import picture_abilities
 from .encoder_decoder import LlamaCppEncoderDecoderSession
+from .picture_session import LlamaCppPictureSession
 from .session import FLASH, UNFUSED, LlamaCppOptions, LlamaCppSession, attention_refusal
 
 _DISTRIBUTION = "llama-cpp-python"
@@ -74,16 +77,16 @@ class LlamaCppBackend:
         return layout.compute_of(weights)
 
     def picture_refusal(self, checkpoint: Checkpoint) -> str | None:
-        """Return why, and what takes pictures."""
-        return (
-            "no exporter here writes the projector file (mmproj) that llama.cpp reads pictures with; "
-            "use --backend openvino, onnxruntime or torch"
-        )
+        """Return why there is no projector file of the checkpoint's vision part and what takes pictures, or None."""
+        reason = projector_layout.refusal(checkpoint)
+        return reason and f"{reason}; use --backend openvino, onnxruntime or torch"
 
     def abilities(self, checkpoint: Checkpoint, spec: ArtifactSpec) -> frozenset[Ability]:
         """Return what our loop does. An encoder-decoder encodes each prompt for one row."""
         if checkpoint.family == "decoder-only":
-            return frozenset(("turns", "answers", "random", "uncached", "ends"))
+            seen = picture_abilities(checkpoint, spec, also=("slmbench",))
+            seen = seen if self.picture_refusal(checkpoint) is None else frozenset()
+            return seen | frozenset(("turns", "answers", "random", "uncached", "ends"))
         # A tied T5 divides its logits, llama.cpp does not: the best token is the same, the others' shares are not.
         untied: tuple[Ability, ...] = () if checkpoint.geometry.tied_embeddings else ("random",)
         return frozenset((*untied, "turns", "uncached", "ends"))
@@ -101,4 +104,5 @@ class LlamaCppBackend:
             raise CannotRunError(reason)
         if manifest.checkpoint.family == "encoder-decoder":
             return LlamaCppEncoderDecoderSession(artifact, device, options)
-        return LlamaCppSession(artifact, device, options)
+        kind = LlamaCppPictureSession if "vision" in manifest.graphs else LlamaCppSession
+        return kind(artifact, device, options)

@@ -41,8 +41,9 @@ class Log:
     def __init__(self, engine: Any) -> None:
         """Take the log over."""
         self._lines: list[tuple[int, str]] | None = None
-        self._callback = engine.llama_log_callback(self._take)
-        engine.llama_log_set(self._callback, ctypes.c_void_p(0))
+        #: For a library of llama.cpp's that has a log of its own.
+        self.callback = engine.llama_log_callback(self._take)
+        engine.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
         if self._lines is not None:
@@ -109,7 +110,7 @@ class GgufModel:
         with self._log.kept() as lines:
             self.handle = self.engine.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
-            raise CannotRunError(f"{path}: llama.cpp does not load it: {_reported(lines)}")
+            raise CannotRunError(f"{path}: llama.cpp does not load it: {reported(lines)}")
         self._path = path
         self.buffers = _buffers(lines)
         self._contexts: list[Any] = []
@@ -137,11 +138,12 @@ class GgufModel:
         flash: bool | None,
         encoded: int = 0,
         outputs: int = 0,
+        together: int = 0,
     ) -> Context:
         """Make a context for ``rows`` sequences of ``length`` tokens each; an encoder reads ``encoded`` tokens at once.
 
-        ``outputs`` is for how many places logits may be asked at once; 0: for one a row. ``kv_type``, ``flash``: None
-        for llama.cpp's own choice.
+        ``outputs`` is for how many places logits may be asked at once; 0: for one a row. ``together``: so many tokens
+        may have to be read at once, as they see each other. ``kv_type``, ``flash``: None for llama.cpp's own choice.
 
         Raises:
             CannotRunError: llama.cpp refuses it.
@@ -158,6 +160,7 @@ class GgufModel:
             # llama.cpp ends the process where an encoder's input is larger than this, and where a T5's sequences have
             # cells of their own (its table of relative positions does not fit them).
             params.n_ubatch, params.kv_unified = encoded, True
+        params.n_ubatch = max(params.n_ubatch, together)
         params.n_threads = params.n_threads_batch = threads
         if kv_type is not None:
             params.type_k = params.type_v = KV_TYPES[kv_type]
@@ -170,7 +173,7 @@ class GgufModel:
             handle = engine.llama_init_from_model(self.handle, params)
         if not handle:
             raise CannotRunError(
-                f"{self._path}: llama.cpp makes no context for {rows}x{length} tokens: {_reported(lines)}"
+                f"{self._path}: llama.cpp makes no context for {rows}x{length} tokens: {reported(lines)}"
             )
         self._contexts.append(handle)
         return Context(self, handle, "".join(text for _, text in lines), _buffers(lines))
@@ -225,17 +228,29 @@ class Context:
         Raises:
             CannotRunError: llama.cpp refuses it.
         """
-        code = self._engine.llama_decode(self._handle, batch.struct)
-        if code:
-            raise CannotRunError(
-                f"llama.cpp reads no batch of {batch.struct.n_tokens} tokens: llama_decode gave {code}"
-            )
+        self.feed(batch)
         # It waits for the result as well.
         logits = self._engine.llama_get_logits(self._handle)
         address = ctypes.addressof(logits.contents)
         if address != self._address or len(self._view) != rows:
             self._address, self._view = address, np.ctypeslib.as_array(logits, (rows, self._vocabulary))
         return self._view
+
+    def feed(self, batch: Batch) -> None:
+        """Read a batch that asks for no logits.
+
+        Raises:
+            CannotRunError: llama.cpp refuses it.
+        """
+        code = self._engine.llama_decode(self._handle, batch.struct)
+        if code:
+            raise CannotRunError(
+                f"llama.cpp reads no batch of {batch.struct.n_tokens} tokens: llama_decode gave {code}"
+            )
+
+    def see_each_other(self, on: bool) -> None:
+        """Let the tokens of the batches from now on see those behind them as well, or those before them alone."""
+        self._engine.llama_set_causal_attn(self._handle, not on)
 
     def encode(self, batch: Batch) -> None:
         """Let the encoder read a batch; its output stays in the context until the next call.
@@ -280,6 +295,20 @@ class Batch:
         self.wanted[:count] = 0
 
 
+class FeatureBatch(Batch):
+    """A ``llama_batch`` of rows of features in the places of tokens."""
+
+    def __init__(self, engine: Any, size: int) -> None:
+        """Make room for ``size`` rows' places."""
+        super().__init__(engine, size)
+        self.struct.token = None
+        self._kind = type(self.struct.embd)
+
+    def point_at(self, address: int) -> None:
+        """Take the rows that are at this address, where they are."""
+        self.struct.embd = ctypes.cast(address, self._kind)
+
+
 def _free(engine: Any, model: Any, contexts: list[Any]) -> None:
     """Free the contexts, then the model that they read."""
     for context in contexts:
@@ -288,7 +317,7 @@ def _free(engine: Any, model: Any, contexts: list[Any]) -> None:
     engine.llama_model_free(model)
 
 
-def _reported(lines: list[tuple[int, str]]) -> str:
+def reported(lines: list[tuple[int, str]]) -> str:
     """Return the first error that was said; those after it say what could not be done for it."""
     errors = [text for level, text in lines if level == _ERROR]
     return one_line(errors[0])[:300] if errors else "it does not say why"

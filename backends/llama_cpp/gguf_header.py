@@ -15,6 +15,7 @@ from typing import Any
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.given import gguf_reader
 from slmbench.models import gguf_layout as layout
+from slmbench.models import projector_layout
 from slmbench.models.artifact import Artifact
 from slmbench.terms import ComputePrecision
 
@@ -35,6 +36,35 @@ def matrix_types(artifact: Artifact) -> set[str]:
     except (OSError, ValueError) as error:
         raise CannotRunError(
             f"{path}: not a GGUF file of slmbench's: {one_line(str(error))[:200]}; `slmbench export` writes a new one"
+        ) from error
+
+
+def projector_header(artifact: Artifact) -> gguf_reader.GgufHeader:
+    """Return the header of the projector file, when all that it says is known and its tensors have the right shapes.
+
+    Raises:
+        CannotRunError: it is cut, is no GGUF file, or says something else than slmbench's exporter does.
+    """
+    path, checkpoint = artifact.graph("vision"), artifact.manifest.checkpoint
+    try:
+        header = gguf_reader.parse_header(path)
+        _check_values(header.values, projector_layout.header(checkpoint))
+        for name in ("clip.vision.image_mean", "clip.vision.image_std"):
+            if len(header.values[name]) != 3 or not all(math.isfinite(one) for one in header.values[name]):
+                raise ValueError(f"its {name} is {header.values[name]!r:.60}, expected are three numbers")
+        shapes = {one.name: one.shape for one in header.tensors}
+        required = projector_layout.required_shapes(checkpoint)
+        known = {**required, **projector_layout.optional_shapes(checkpoint)}
+        for name in sorted({*required, *shapes}):
+            if shapes.get(name) != known.get(name):
+                raise ValueError(f"'{name}' is {shapes.get(name)}, expected is {known.get(name)}")
+        if strange := [one for one in header.tensors if one.type not in layout.TENSOR_TYPES]:
+            raise ValueError(f"'{strange[0].name}' is of ggml's type {strange[0].type}")
+        return header
+    except (OSError, ValueError) as error:
+        raise CannotRunError(
+            f"{path}: not a projector file of slmbench's: {one_line(str(error))[:200]}; `slmbench export --pictures` "
+            "writes a new one"
         ) from error
 
 

@@ -93,6 +93,8 @@ class LlamaCppSession:
         self._choice = TokenChooser()
         self._context: Context | None = None
         self._shape = (0, 0)
+        #: Tokens of a prompt that see each other, and so must be read at once.
+        self._together = 0
         began = perf_counter_ns()
         self._model = GgufModel(artifact.graph("model"), repack=asked.repack, shipped=options.settings == "shipped")
         self._load_ns = perf_counter_ns() - began
@@ -124,11 +126,16 @@ class LlamaCppSession:
             return
         self._close_context()
         self._shape = batch, total
-        self._context = self._model.context(batch, total, self._threads, kv_type=self._kv_cache, flash=self._flash)
+        self._context = self._make_context()
         self._prompt, self._step = Batch(self._model.engine, batch * total), Batch(self._model.engine, batch)
         self._step.rows[:] = np.arange(batch)
         self._step.wanted[:] = 1
         self._padded = False
+
+    def _make_context(self) -> Context:
+        return self._model.context(
+            *self._shape, self._threads, kv_type=self._kv_cache, flash=self._flash, together=self._together
+        )
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Read the prompts ``[B, S]``; of prompts padded on the left only the tokens are read.

@@ -41,13 +41,13 @@ class RouteEntry:
         """Return why the route cannot write this artifact (one line), or None."""
         return cast("str | None", import_module(self.module).refusal(checkpoint, spec))
 
-    def draws(self, checkpoint: Checkpoint) -> bool:
+    def draws(self, spec: ArtifactSpec, checkpoint: Checkpoint) -> bool:
         """Return whether it takes the checkpoint's network and golden record as they come with slmbench."""
-        return self.builds and not needs_torch(checkpoint)
+        return self.builds and not spec.pictures and not needs_torch(checkpoint)
 
     def deciding(self, spec: ArtifactSpec, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Return the distributions whose versions decide the bytes of this artifact."""
-        libraries = [name for name in self.libraries if name not in _TORCH or not self.draws(checkpoint)]
+        libraries = [name for name in self.libraries if name not in _TORCH or not self.draws(spec, checkpoint)]
         return (*libraries, *(self.quantisers if spec.weight_precision in MIXTURES else ()))
 
     def writer(self) -> Route:
@@ -89,6 +89,8 @@ _ORDER: dict[Format, tuple[Exporter, ...]] = {
 }
 
 
+#: Who exports the vision part too, where that is not the generic exporter.
+_FOR_PICTURES: dict[Format, Exporter] = {"torch": "none", "gguf": "slmbench"}
 #: The engine that proves a format's artifacts in docs/architectures.md.
 _ENGINES: dict[Format, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 
@@ -122,7 +124,7 @@ def make_spec(
 ) -> ArtifactSpec:
     """Return the spec of one checkpoint's export, its exporter chosen where "auto" is asked.
 
-    Pictures go by one exporter alone: the generic one, or none for torch.
+    Pictures go by one exporter alone: the generic one, none for torch, slmbench's for GGUF.
 
     Raises:
         BadInputError: an unknown exporter, bounds missing or out of place, a chip without its target.
@@ -138,7 +140,7 @@ def make_spec(
     if soc is not None and target != "qnn":
         raise BadInputError(f"--soc {soc} needs --target qnn")
     if pictures and exporter == "auto":
-        chosen: Exporter = "none" if format == "torch" else "generic"
+        chosen = _FOR_PICTURES.get(format, "generic")
     elif format == "torch" or (layout == "dynamic" and target is None):
         chosen = choose_route(format, [checkpoint], precision, cast("Exporter", exporter)).exporter
     else:
@@ -195,7 +197,7 @@ def _pictures_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
         return f"{checkpoint.name} takes no pictures"
     if checkpoint.vision.refusal is not None:
         return checkpoint.vision.refusal
-    if spec.exporter in ("generic", "none") and spec.layout == "dynamic":
+    if spec.exporter == _FOR_PICTURES.get(spec.format, "generic") and spec.layout == "dynamic":
         return None
     if spec.exporter == "optimum" and checkpoint.vision.model_type in OPTIMUM_PICTURES:
         return optimum_refusal(checkpoint.vision.model_type, pictures=True)
@@ -282,7 +284,7 @@ def missing_libraries(spec: ArtifactSpec, checkpoint: Checkpoint) -> list[str]:
     """Return the distributions that an export needs, for its golden record too, and that are not installed."""
     now = installed_versions()
     entry = route(spec)
-    needed = [*(() if entry.draws(checkpoint) else _TORCH), *entry.deciding(spec, checkpoint)]
+    needed = [*(() if entry.draws(spec, checkpoint) else _TORCH), *entry.deciding(spec, checkpoint)]
     return [name for name in dict.fromkeys(needed) if name not in now]
 
 

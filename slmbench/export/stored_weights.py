@@ -41,7 +41,8 @@ def stored_weights(spec: ArtifactSpec, folder: Path, graphs: Mapping[Role, str])
         kind, bits = _TORCH[spec.weight_precision]
         return StoredWeights(bits=bits, types={kind: 1.0})
     read = {"gguf": _of_gguf, "openvino": _of_openvino, "onnx": _of_onnx, "ctranslate2": _of_ctranslate2}[spec.format]
-    stored = [one for graph in graphs.values() for one in read(folder / graph)]
+    by_role = {role: list(read(folder / graph)) for role, graph in graphs.items()}
+    stored = [one for tensors in by_role.values() for one in tensors]
     weights, bits = Counter[str](), 0
     for one in stored:
         weights[one.kind] += one.weights
@@ -50,7 +51,7 @@ def stored_weights(spec: ArtifactSpec, folder: Path, graphs: Mapping[Role, str])
     if not total:
         return None
     types = {kind: round(count / total, 6) for kind, count in weights.items() if count}
-    return StoredWeights(bits=round(bits / total, 4), types=types, fallbacks=_fallbacks(spec, stored))
+    return StoredWeights(bits=round(bits / total, 4), types=types, fallbacks=_fallbacks(spec, by_role.get("model", [])))
 
 
 def _fallbacks(spec: ArtifactSpec, stored: list[_StoredTensor]) -> int:

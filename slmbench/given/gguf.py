@@ -31,7 +31,9 @@ def family_of(header: GgufHeader, where: str) -> Family:
     kind, architecture = header.values.get("general.type", "model"), header.architecture
     if not architecture:
         raise BadInputError(f"{where}: its header names no architecture (general.architecture)")
-    if kind != "model" or architecture == "clip":
+    if kind == "mmproj" or architecture == "clip":
+        raise BadInputError(f"{where}: is a projector that reads pictures or sound for a model; name the model's file")
+    if kind != "model":
         raise BadInputError(f"{where}: is of the kind '{one_line(str(kind))[:40]}', no model that generates text")
     if architecture in _ENCODERS:
         raise BadInputError(f"{where}: '{one_line(architecture)}' is an encoder-only model and generates no text")
@@ -119,14 +121,18 @@ def named(names: Iterable[str]) -> list[tuple[str, str]]:
     found = []
     for name in names:
         match = SPLIT.fullmatch(name)
-        # A projector of pictures comes along with a model and is none.
-        projector = PurePosixPath(name).name.lower().startswith("mmproj")
-        if not name.lower().endswith(".gguf") or projector or (match and int(match["part"]) != 1):
+        if not name.lower().endswith(".gguf") or is_projector(name) or (match and int(match["part"]) != 1):
             continue
         stem = stem_of(PurePosixPath(name))
         kind = _KIND.search(stem)
         found.append((kind[0] if kind else stem, name))
     return found
+
+
+def is_projector(name: str) -> bool:
+    """Return whether a file is one of pictures by its name: it comes along with a model and is none."""
+    plain = PurePosixPath(name).name.lower()
+    return plain.startswith("mmproj") and plain.endswith(".gguf")
 
 
 def describe(path: Path) -> Description:

@@ -114,14 +114,26 @@ def of_folder(folder: Path, name: str | None = None, *, called: str | None = Non
         BadInputError: it holds several and none is named, or none of that name; or what is there is damaged.
     """
     found = candidates(folder)
-    if not found:
-        return None
     called = called or str(folder)
+    if not found:
+        _check_projectors(folder, called)
+        return None
     one = choose(found, name, called)
     base = folder.resolve().name if called == str(folder) else called
     alone = len(found) == 1 and one.name in ("model", "openvino", "genai", "ctranslate2")
     title = gguf.stem_of(Path(one.shown)) if one.shown.endswith(".gguf") and called == str(folder) else base
     return _checkpoint(one.describe(), folder, title if alone or title != base else f"{base}:{one.name}")
+
+
+def _check_projectors(folder: Path, called: str) -> None:
+    """Refuse a folder that holds nothing but what reads pictures for a model.
+
+    Raises:
+        BadInputError: with the file's name.
+    """
+    alone = [name for name in files_of(folder) if gguf.is_projector(name)]
+    if alone and not (folder / "config.json").is_file():
+        raise BadInputError(f"{called}: holds a projector for pictures ({alone[0]}) and no model")
 
 
 def named_in(folder: Path, name: str) -> Checkpoint:

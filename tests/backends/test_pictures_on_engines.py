@@ -22,7 +22,10 @@ pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 pytest.importorskip("PIL", reason="pictures need Pillow")
 
 ENGINES = ("openvino", "onnxruntime", "torch")
+#: Types that llama.cpp's projector files have.
+WITH_PROJECTOR = ("llava", "llava.siglip", "smolvlm", "idefics3", "gemma3")
 EVERY = [(name, engine) for name in picture_folders.NAMES for engine in ENGINES]
+EVERY += [(name, "llama_cpp") for name in WITH_PROJECTOR]
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +47,15 @@ def proven(
     """Return the share of golden tokens that come out, and of how many."""
     from slmbench.export.build import ensure_artifact
 
+    if engine == "llama_cpp":
+        pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+        pytest.importorskip("gguf", reason="needs slmbench[llama]")
     backend = load_backend(engine)
     specs = specs_of(backend, checkpoint, precision, "cpu", pictures=True)  # type: ignore[arg-type]  # by name
     spec = next(one for one in specs if exporter in (None, one.exporter))
     artifact = ensure_artifact(checkpoint, spec, progress=lambda _: None)
     compute = DEFAULT_COMPUTE[precision]  # type: ignore[index]  # by name
-    if engine == "onnxruntime" and precision == "int8":
+    if engine in ("onnxruntime", "llama_cpp") and precision == "int8":
         compute = "int8"
     session: Any = backend.open(artifact, "cpu", backend.options_type(compute_precision=compute, threads=1))
     try:

@@ -104,6 +104,12 @@ def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert inspected(capsys, hf / "onnx" / "model_q4f16.onnx")["name"] == "hf:q4f16"
 
 
+def test_a_projector_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, write(tmp_path, {"mmproj-a.gguf": good.gguf_bytes({"general.architecture": "clip"}, {})}))
+    assert "holds a projector for pictures (mmproj-a.gguf) and no model" in said
+    assert "name the model's file" in refused(capsys, tmp_path / "mmproj-a.gguf")
+
+
 def test_a_split_file(tmp_path: Path) -> None:
     values = {**good.VALUES, "split.count": 2, "split.tensors.count": 3}
     tensors = list(good.TENSORS.items())

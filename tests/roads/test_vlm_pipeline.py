@@ -67,7 +67,11 @@ def test_what_the_pipeline_cannot_take_is_refused_before_anything_is_exported(
 @pytest.mark.parametrize(
     ("engine", "package", "reason"),
     [
-        ("llama_cpp", "llama_cpp", "the projector file (mmproj)"),
+        (
+            "llama_cpp",
+            "llama_cpp",
+            "projector file (mmproj) of llava, smolvlm, idefics3, gemma3, not of the catalog's own resampler",
+        ),
         ("onnxruntime_genai", "onnxruntime_genai", "makes of a checkpoint here is its text alone"),
     ],
 )

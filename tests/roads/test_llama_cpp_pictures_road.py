@@ -1,0 +1,59 @@
+"""Pictures on llama.cpp from the typed command to files, screen and exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import picture_folders
+import pytest
+
+from slmbench.cli import run_main
+from slmbench.records.schema import read_run
+
+pytest.importorskip("torch", reason="exporting needs slmbench[export]")
+pytest.importorskip("llama_cpp", reason="needs slmbench[llama]")
+pytest.importorskip("gguf", reason="needs slmbench[llama]")
+
+PICTURE = ["--images", "1", "--image-size", "96x80", "--input-tokens", "12", "--output-tokens", "3", "--repeat", "2"]
+
+
+@pytest.mark.slow
+def test_llama_cpp_reads_the_pictures_that_torch_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seer, out = picture_folders.make("llava", tmp_path / "seer"), tmp_path / "run"
+    asked = ["--model", str(seer), "--backend", "llama_cpp,torch", *PICTURE]
+    assert run_main(["run", *asked, "--out", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    run = read_run(out)
+    assert {load.agreement for load in run.loads} == {1.0}
+    assert {load.executed_on for load in run.loads} == {"cpu"}
+    for sample in run.samples:
+        assert (sample.input_tokens, sample.image_tokens) == (12 + 16, 16)
+        assert 0 < sample.phases_ns["vision"] < sample.token_ns[0]
+        assert 0 < sample.phases_ns["prefill"] < sample.token_ns[0]
+        # Both get their pixels from the checkpoint's own processor.
+        assert sample.phases_ns["preprocess"] > 0
+    rows = {row["backend"]: row for row in csv.DictReader((out / "table.csv").read_text().splitlines())}
+    assert rows["llama_cpp"]["exporter"] == "slmbench"
+    assert "ttft holds preprocess" not in rows["llama_cpp"]["flags"]
+    assert {row["image_tokens"] for row in rows.values()} == {"16"}
+    assert all(float(row["vision_s"]) > 0 and float(row["prefill_s"]) > 0 for row in rows.values())
+    settings = next(load.settings for load in run.loads if "llama_cpp" in load.case)
+    assert settings["vision weights"] == "F32"
+    assert "CLIPImageProcessor" in settings["picture processor"]
+    assert "vision ms" in shown
+
+
+def test_a_vision_part_without_a_projector_file_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seer, out = picture_folders.make("llava", tmp_path / "seer"), tmp_path / "run"
+    config = json.loads((seer / "config.json").read_text())
+    (seer / "config.json").write_text(json.dumps(config | {"vision_feature_select_strategy": "full"}))
+    asked = ["run", "--model", str(seer), "--backend", "llama_cpp", *PICTURE, "--out", str(out)]
+    assert run_main(asked) == 5
+    told = capsys.readouterr().err
+    assert "llama_cpp cannot take pictures: llama.cpp leaves out CLIP's class token" in told
+    assert "use --backend openvino, onnxruntime or torch" in told
+    assert not out.exists()
