@@ -47,7 +47,9 @@ class LlamaCppPictureSession(LlamaCppSession):
         self._token, self._tokens_each = checkpoint.vision.image_token_id, checkpoint.vision.tokens_per_tile
         self._side, self._width = checkpoint.vision.image_size, checkpoint.geometry.width
         self._mean, self._std = header.values["clip.vision.image_mean"], header.values["clip.vision.image_std"]
-        self._vision_types = sorted({one.type for one in header.tensors if len(one.shape) == 2})
+        # Positions are added, not multiplied with.
+        matrices = (one for one in header.tensors if len(one.shape) == 2 and "position" not in one.name)
+        self._vision_types = sorted({one.type for one in matrices})
         words = header.values["clip.projector_type"] != "mlp"
         self._projector = Projector(artifact.graph("vision"), self._threads, flash=self._flash, words=words)
         self._load_ns += self._projector.load_ns

@@ -23,7 +23,7 @@ pytest.importorskip("PIL", reason="pictures need Pillow")
 
 ENGINES = ("openvino", "onnxruntime", "torch")
 #: Types that llama.cpp's projector files have.
-WITH_PROJECTOR = ("llava", "llava.siglip", "smolvlm", "idefics3", "gemma3")
+WITH_PROJECTOR = ("llava.siglip", "smolvlm", "idefics3", "gemma3")
 EVERY = [(name, engine) for name in picture_folders.NAMES for engine in ENGINES]
 EVERY += [(name, "llama_cpp") for name in WITH_PROJECTOR]
 

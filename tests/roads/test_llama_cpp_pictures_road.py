@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import picture_folders
@@ -21,7 +20,7 @@ PICTURE = ["--images", "1", "--image-size", "96x80", "--input-tokens", "12", "--
 
 @pytest.mark.slow
 def test_llama_cpp_reads_the_pictures_that_torch_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seer, out = picture_folders.make("llava", tmp_path / "seer"), tmp_path / "run"
+    seer, out = picture_folders.make("llava.siglip", tmp_path / "seer"), tmp_path / "run"
     asked = ["--model", str(seer), "--backend", "llama_cpp,torch", *PICTURE]
     assert run_main(["run", *asked, "--out", str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -41,19 +40,17 @@ def test_llama_cpp_reads_the_pictures_that_torch_reads(tmp_path: Path, capsys: p
     assert all(float(row["vision_s"]) > 0 and float(row["prefill_s"]) > 0 for row in rows.values())
     settings = next(load.settings for load in run.loads if "llama_cpp" in load.case)
     assert settings["vision weights"] == "F32"
-    assert "CLIPImageProcessor" in settings["picture processor"]
+    assert "SiglipImageProcessor" in settings["picture processor"]
     assert "vision ms" in shown
 
 
-def test_a_vision_part_without_a_projector_file_is_refused_in_one_line(
+def test_a_vision_part_that_llama_cpp_gets_wrong_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seer, out = picture_folders.make("llava", tmp_path / "seer"), tmp_path / "run"
-    config = json.loads((seer / "config.json").read_text())
-    (seer / "config.json").write_text(json.dumps(config | {"vision_feature_select_strategy": "full"}))
     asked = ["run", "--model", str(seer), "--backend", "llama_cpp", *PICTURE, "--out", str(out)]
     assert run_main(asked) == 5
     told = capsys.readouterr().err
-    assert "llama_cpp cannot take pictures: llama.cpp leaves out CLIP's class token" in told
+    assert "llama_cpp cannot take pictures: llama.cpp mixes up the rows of CLIP's vision part" in told
     assert "use --backend openvino, onnxruntime or torch" in told
     assert not out.exists()
