@@ -24,6 +24,7 @@ from slmbench.session_abilities import (
     UNASKED,
     Draws,
     Extends,
+    FreesMemory,
     GivesAnswerLogits,
     GivesChunkLogits,
     GivesLogits,
@@ -43,11 +44,11 @@ from slmbench.terms import ComputePrecision, Device, Precision, Settings
 __all__ = [
     "ENGINES_OWN", "ENTRY_POINT_GROUP", "UNASKED", "Ability", "Artifact", "ArtifactSpec", "AttentionDefault", "Backend",
     "BadInputError", "CannotRunError", "Checkpoint", "ComputeDefault", "ComputePrecision", "Device", "DeviceStatus",
-    "Draws", "Extends", "Geometry", "GivesAnswerLogits", "GivesChunkLogits", "GivesLogits", "LimitsProbe",
-    "LoopSession", "PictureLimits", "Pixels", "Placement", "Precision", "ProbeGraph", "ProbeShape", "Rereads", "Role",
-    "Session", "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings", "TakesPictures",
-    "TakesWholePictures", "TellsMargins", "TellsPhases", "TellsSettings", "Tokens", "WeightCopies", "Workload",
-    "WorkloadAbilities", "backend_names", "load_backend", "load_backends", "specs_of",
+    "Draws", "Extends", "FreesMemory", "Geometry", "GivesAnswerLogits", "GivesChunkLogits", "GivesLogits",
+    "LimitsProbe", "LoopSession", "PictureLimits", "Pixels", "Placement", "Precision", "ProbeGraph", "ProbeShape",
+    "Rereads", "Role", "Session", "SessionBase", "SessionOptions", "Settings", "SharesLoads", "ShippedSettings",
+    "TakesPictures", "TakesWholePictures", "TellsMargins", "TellsPhases", "TellsSettings", "Tokens", "WeightCopies",
+    "Workload", "WorkloadAbilities", "backend_names", "load_backend", "load_backends", "specs_of",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "slmbench.backends"

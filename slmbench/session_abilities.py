@@ -139,3 +139,14 @@ class GivesAnswerLogits(Protocol):
 
         Those of tokens that are suppressed are -inf. A row is valid until the next one.
         """
+
+
+@runtime_checkable
+class FreesMemory(Protocol):
+    """What a session may also have: memory that it can do without once nothing is timed any more."""
+
+    def free_memory(self, input_tokens: int) -> None:
+        """Give back what prompts of up to ``input_tokens`` tokens and steps do not need, whatever that costs in time.
+
+        Tokens and logits are the same afterwards. Longer prompts can be reserved again.
+        """

@@ -28,9 +28,12 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         import openvino as ov
 
         super().reserve(batch, input_tokens, output_tokens)
-        whole, step = self._graphs["model"], self._graphs[self._step_role]
+        step = self._graphs[self._step_role]
+        if "model" not in self._graphs and input_tokens > 1:
+            self._graphs["model"] = self._read_graphs["model"].compile()
+        whole = self._graphs.get("model", step)
         self._prompt, self._steps = whole.request, step.request
-        self._first_logits = whole.bind_logits(batch, self._vocabulary) if self._apart else self._logits
+        self._first_logits = whole.bind_logits(batch, self._vocabulary) if whole is not step else self._logits
         self._has_positions, self._has_beams = "position_ids" in whole.names, "beam_idx" in whole.names
         total = input_tokens + output_tokens
         self._positions = StepIds(batch)
@@ -46,6 +49,13 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
             self._take_rows(request, np.arange(batch))
         self._holder: Any = self._prompt
         self._mask: Tokens | None = None
+
+    def free_memory(self, input_tokens: int) -> None:
+        """Give back the graph that reads prompts where all have one token, as a step has; and what compiling left."""
+        if self._apart and input_tokens == 1 and "vision" not in self._graphs:
+            del self._graphs["model"]
+            self._prompt = self._steps = self._holder = self._first_logits = None
+        super().free_memory(input_tokens)
 
     def _take_rows(self, request: Any, rows: Tokens) -> None:
         """Say which rows of the state the next rows go on from."""

@@ -18,6 +18,7 @@ from slmbench.models.artifact import Artifact, Role
 from slmbench.system.telemetry import silence_telemetry
 from slmbench.terms import Device
 
+from ..common.given_back import give_back
 from ..common.held_pictures import FEATURES, POSITIONS
 from ..common.next_token import StepLogits, TokenChooser
 from ..common.reserved import Reserved
@@ -84,6 +85,10 @@ class OpenVinoSession:
         if self._pictures.positions is not None:
             for reader in {request, self._graphs[self._step_role].request}:
                 reader.set_tensor(POSITIONS, self._pictures.positions)
+
+    def free_memory(self, input_tokens: int) -> None:
+        """Give back what compiling has left: weights that are laid out anew are mapped from the file as well."""
+        give_back(self._artifact.folder)
 
     def _whole(self) -> list[Role]:
         """Return the artifact's graphs that are compiled as they are."""

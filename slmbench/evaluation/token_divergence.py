@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmbench.backend import Draws, GivesAnswerLogits, GivesChunkLogits, GivesLogits, LoopSession, Session, Tokens
+from slmbench.backend import (
+    Draws,
+    FreesMemory,
+    GivesAnswerLogits,
+    GivesChunkLogits,
+    GivesLogits,
+    LoopSession,
+    Session,
+    Tokens,
+)
 from slmbench.errors import CannotRunError
 from slmbench.evaluation.stored_reference import Floats, JudgedWindow, Prediction, StoredReference, log_probabilities
 from slmbench.evaluation.text import WINDOWS, Window
@@ -27,6 +36,17 @@ _LEAST_LOGP = -100.0
 @lru_cache(maxsize=1)
 def _opened(reference: Path, windows: Path) -> tuple[StoredReference, list[Window]]:
     return StoredReference(reference), WINDOWS.validate_json(windows.read_bytes())
+
+
+def start_judging(session: Session | LoopSession, reference: Path, windows_file: Path) -> None:
+    """Have a session give back what the windows do not need: a text that is fed token by token has no long prompt.
+
+    Raises:
+        CannotRunError: the engine fails.
+    """
+    if isinstance(session, FreesMemory):
+        _, windows = _opened(reference, windows_file)
+        session.free_memory(max(len(window.given) for window in windows))
 
 
 def judge_window(

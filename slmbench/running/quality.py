@@ -122,6 +122,8 @@ class _Group:
             with start_worker(first, self._folder) as worker:
                 open_load(worker, first, 0, self._settings, avoid, survey=False)
                 opened = time.monotonic()
+                start = p.StartJudging(reference=self._place, windows=self._windows_file)
+                worker.ask(start, p.JudgingStarted, self._settings.open_timeout_s)
                 for window in left:
                     request = p.JudgeWindow(reference=self._place, windows=self._windows_file, window=window.window)
                     found = worker.ask(request, p.WindowJudged, _WINDOW_TIMEOUT_S)

@@ -101,6 +101,14 @@ class TakeSample(StrictModel):
     picture: tuple[Path, str] | None = None
 
 
+class StartJudging(StrictModel):
+    """Windows of text will be judged and nothing be timed from here on: give back what they do not need."""
+
+    do: Literal["start_judging"] = "start_judging"
+    reference: Path
+    windows: Path
+
+
 class JudgeWindow(StrictModel):
     """Compare one window of text with the reference that is stored in a folder; nothing is timed."""
 
@@ -212,6 +220,12 @@ class Sampled(StrictModel):
     energy_j: float | None = None
 
 
+class JudgingStarted(StrictModel):
+    """Windows can be judged."""
+
+    re: Literal["start_judging"] = "start_judging"
+
+
 class WindowJudged(WindowFigures):
     """The window was compared."""
 
@@ -251,7 +265,19 @@ class Failed(StrictModel):
     message: str
 
 
-Request = Describe | PreparePictures | Open | Prove | WarmUp | TakeSample | Answer | JudgeWindow | Exercise | Close
+Request = (
+    Describe
+    | PreparePictures
+    | Open
+    | Prove
+    | WarmUp
+    | TakeSample
+    | Answer
+    | StartJudging
+    | JudgeWindow
+    | Exercise
+    | Close
+)
 Reply = (
     Hello
     | Described
@@ -261,6 +287,7 @@ Reply = (
     | Warm
     | Sampled
     | Answered
+    | JudgingStarted
     | WindowJudged
     | Exercised
     | Closed

@@ -29,7 +29,7 @@ from slmbench.backend import (
 from slmbench.case import Case, Workload
 from slmbench.errors import BadInputError, CannotRunError, first_error_line, one_line
 from slmbench.evaluation.task_answer import answer
-from slmbench.evaluation.token_divergence import judge_window
+from slmbench.evaluation.token_divergence import judge_window, start_judging
 from slmbench.export.golden_record import golden_prompts
 from slmbench.measure import own_proof
 from slmbench.measure.energy import EnergyReader
@@ -194,7 +194,9 @@ class _OpenCase:
             load_ns=phases.get("load", whole), compile_ns=phases.get("compile"), first_inference_ns=first.token_ns[0]
         )
 
-    def answer(self, request: p.Prove | p.WarmUp | p.TakeSample | p.Answer | p.JudgeWindow | p.Exercise) -> p.Reply:
+    def answer(
+        self, request: p.Prove | p.WarmUp | p.TakeSample | p.Answer | p.StartJudging | p.JudgeWindow | p.Exercise
+    ) -> p.Reply:
         """Do what the request asks of an open case."""
         if isinstance(request, p.Answer):
             return self._answer(request)
@@ -204,6 +206,9 @@ class _OpenCase:
             return self._warm_up(request)
         if isinstance(request, p.TakeSample):
             return self._sample(request)
+        if isinstance(request, p.StartJudging):
+            start_judging(self.session, request.reference, request.windows)
+            return p.JudgingStarted()
         if isinstance(request, p.JudgeWindow):
             judged = judge_window(self.session, request.reference, request.windows, request.window, self.family)
             return p.WindowJudged(**judged.model_dump())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmbench.backend import Extends, Rereads, Session, load_backend
+from slmbench.backend import BadInputError, Extends, FreesMemory, Rereads, Session, load_backend
 from slmbench.models.artifact import Artifact, ArtifactSpec, Role
 from slmbench.models.checkpoint import resolve
 
@@ -154,3 +154,39 @@ def test_where_a_path_is_not_to_be_had_it_is_said() -> None:
     assert "for CPUs" in str(refused("gpu", "SDPA+step"))
     assert "static and have one path" in str(refused("npu", "SDPA"))
     assert "openvino has SDPA+step, SDPA" in str(refused("cpu", "paged"))
+
+
+def test_memory_of_prompts_is_freed_for_a_text_that_is_fed_token_by_token() -> None:
+    """Tokens and logits stay what they were; a longer prompt that is reserved has its graph again."""
+    text = PROMPT[:1]
+    session: Any = open_session("llama-tiny", "SDPA+step")
+    assert isinstance(session, FreesMemory)
+
+    def fed(session: Any) -> tuple[list[int], Any]:
+        session.reserve(1, 1, 24)
+        tokens, rows = [int(session.start(text[:, :1])[0])], [np.array(session.logits())]
+        for place in range(1, text.shape[1]):
+            tokens.append(int(session.step(text[:, place])[0]))
+            rows.append(np.array(session.logits()))
+        return tokens, np.concatenate(rows)
+
+    whole = session.start(text).tolist()
+    tokens, rows = fed(session)
+    session.free_memory(2)
+    assert set(session._graphs) == {"model", "decode"}, "a prompt of two tokens is none that a step reads"
+    session.free_memory(1)
+    assert set(session._graphs) == {"decode"}
+    for _ in range(2):
+        again, again_rows = fed(session)
+        assert again == tokens
+        finite = np.isfinite(rows)
+        assert np.abs(again_rows[finite] - rows[finite]).max() < 1e-4
+    assert session.attention_path() == "SDPA+step"
+    assert session.compute_precision() == "fp32"
+    with pytest.raises(BadInputError):
+        session.start(text)
+    session.reserve(1, 64, 24)
+    assert session.start(text).tolist() == whole
+    plain: Any = open_session("llama-tiny", "SDPA")
+    plain.free_memory(1)
+    assert fed(plain)[0] == tokens, "where one graph reads prompts and steps, it stays"
