@@ -148,5 +148,5 @@ class FreesMemory(Protocol):
     def free_memory(self, input_tokens: int) -> None:
         """Give back what prompts of up to ``input_tokens`` tokens and steps do not need, whatever that costs in time.
 
-        Tokens and logits are the same afterwards. Longer prompts can be reserved again.
+        Tokens and logits stay the same, to rounding. Longer prompts can be reserved again.
         """

@@ -29,15 +29,13 @@ import numpy as np
 
 from slmbench.backend import (
     Backend,
-    GivesAnswerLogits,
-    GivesChunkLogits,
-    GivesLogits,
     LoopSession,
     Session,
     SessionOptions,
     Tokens,
     WorkloadAbilities,
 )
+from slmbench.conformance_logits import check_freed_memory, check_logits
 from slmbench.conformance_pictures import check_pictures, pixels_for
 from slmbench.conformance_subject import INPUT_TOKENS, OUTPUT_TOKENS, ConformanceError, Subject, expect, subject
 from slmbench.errors import BadInputError, SlmbenchError
@@ -194,44 +192,6 @@ def check_teacher_forcing(subject: Subject) -> None:
     expect(runs[0] != runs[1], "tokens that are fed change what comes next")
 
 
-def check_logits(subject: Subject) -> None:
-    """A session that gives logits gives those of its tokens: the best of them is the token, whoever chose the last."""
-    ends = list(subject.artifact.manifest.checkpoint.eos_token_ids)
-    with subject.session() as session:
-        if isinstance(session, LoopSession) and isinstance(session, GivesAnswerLogits):
-            session.reserve(1, 2 * INPUT_TOKENS, OUTPUT_TOKENS)
-            answer = session.generate(subject.prompt(10), OUTPUT_TOKENS)[0]
-            told = np.array([np.array(row) for row in session.answer_logits(subject.prompt(10), answer)])
-            # Beyond fp32 a token that hangs by a hair may fall differently.
-            exact = subject.options.compute_precision == "fp32" or len(told) != OUTPUT_TOKENS
-            same = told.argmax(-1).tolist() == answer[0].tolist()
-            expect(same or not exact, "the best of an answer's logits are its tokens")
-        if not (isinstance(session, Session) and isinstance(session, GivesLogits)):
-            return
-        prompt, fed = subject.prompt(10), subject.prompt(11)
-        session.reserve(1, 2 * INPUT_TOKENS, OUTPUT_TOKENS)
-        tokens, rows = [session.start(prompt)], []
-        for place in range(OUTPUT_TOKENS):
-            row = np.array(session.logits(), np.float64)
-            expect(row.shape[0] == 1 and row.ndim == 2, f"logits are [1, vocabulary]: {row.shape}")
-            row[:, ends] = -np.inf
-            expect(int(row[0].argmax()) == int(tokens[-1][0]), "the best of the logits is the token that was given")
-            rows.append(row[0])
-            if place + 1 < OUTPUT_TOKENS:
-                tokens.append(session.step(fed[0, place : place + 1]))
-        if isinstance(session, GivesChunkLogits) and subject.artifact.manifest.checkpoint.family == "decoder-only":
-            text = np.concatenate([prompt, fed[:, : OUTPUT_TOKENS - 1]], axis=1)
-            whole = np.array([np.array(row) for row in session.chunk_logits(text)])
-            whole[:, ends] = -np.inf
-            expect(len(whole) == INPUT_TOKENS + OUTPUT_TOKENS - 1, f"a chunk has logits at every place: {whole.shape}")
-            spread = float(np.std(rows[0][np.isfinite(rows[0])]))
-            for row, one in zip(rows, whole[INPUT_TOKENS - 1 :], strict=True):
-                known = np.isfinite(row)
-                apart = float(np.abs(row[known] - one[known]).max())
-                tolerance = 10 * max(MARGIN_TOLERANCE.get(subject.options.compute_precision, 0.25), 1e-3) * spread
-                expect(apart <= tolerance, f"a chunk gives the logits of steps, to {tolerance:.2g}: {apart:.2g} apart")
-
-
 def check_batch(subject: Subject) -> None:
     """Prompts of a batch are answered as each by itself; a backend that takes no batch says so when reserving."""
     prompts = subject.prompt(5, batch=2)
@@ -385,6 +345,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_reset,
     check_teacher_forcing,
     check_logits,
+    check_freed_memory,
     check_batch,
     check_more_than_reserved,
     check_placement,

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from slmbench.backends.common.given_back import give_back
 
 PAGES = 64 * mmap.PAGESIZE
