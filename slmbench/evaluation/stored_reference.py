@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ from pydantic import ValidationError
 from slmbench.errors import BadInputError
 from slmbench.evaluation.text import Window
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.locks import in_use, is_used
 from slmbench.system.paths import cache_dir
 from slmbench.terms import StrictModel
 
 META_NAME, ROWS_NAME = "reference.json", "rows.bin"
+_UNFINISHED = ".unfinished-"
 _LEVELS = 65535
 #: Log-probabilities this far below the largest are stored as this far below.
 _DEPTH = 60.0
@@ -137,6 +141,28 @@ def place_of(checkpoint: Checkpoint, windows: Sequence[Window], versions: dict[s
 def references_dir() -> Path:
     """Return the folder of all references in the cache."""
     return cache_dir() / "references"
+
+
+@contextmanager
+def unfinished_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder for a reference that is being written; what is left of it at the end is removed.
+
+    Nobody else may look into it: what is said of a text is as private as the text.
+    """
+    folder = parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
+    with in_use([folder.name]):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove what processes that were killed have left of the references that they wrote."""
+    for folder in parent.glob(f"{_UNFINISHED}*"):
+        if not is_used(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_references() -> tuple[int, int]:

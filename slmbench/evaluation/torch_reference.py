@@ -21,14 +21,16 @@ from slmbench.evaluation.stored_reference import (
     JudgedWindow,
     ReferenceMeta,
     log_probabilities,
+    remove_abandoned,
     row_type,
     store_row,
+    unfinished_folder,
 )
 from slmbench.evaluation.text import ANSWER_TOKENS, FREE_TOKENS, WINDOWS, Window
 from slmbench.export.golden_record import reference_versions
 from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.network import Reader, load_folder
-from slmbench.system.files import make_folder, write_whole
+from slmbench.system.files import write_whole
 from slmbench.system.telemetry import output_is_ours
 
 
@@ -39,6 +41,7 @@ def make_reference(checkpoint: Checkpoint, windows: Sequence[Window], place: Pat
         CannotRunError: torch does not load the checkpoint, or the disk has no room.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(place.parent)
     ends = tuple(one for one in checkpoint.eos_token_ids if one < checkpoint.geometry.vocab_size)
     kind = row_type(checkpoint.geometry.vocab_size)
     most = sum(ANSWER_TOKENS if one.target is None else len(one.target) for one in windows)
@@ -48,10 +51,7 @@ def make_reference(checkpoint: Checkpoint, windows: Sequence[Window], place: Pat
             f"the reference of {checkpoint.name} takes {most * kind.itemsize / 1e9:.1f} GB, {place.parent} has "
             f"{free / 1e9:.1f} GB free; `slmbench cache clean --references` frees some"
         )
-    unfinished = make_folder(place.parent, ".unfinished-")
-    # What it says of a text is as private as the text.
-    unfinished.chmod(0o700)
-    try:
+    with unfinished_folder(place.parent) as unfinished:
         judged = _write_rows(_TorchReference(checkpoint, ends), windows, unfinished / ROWS_NAME, kind)
         vocabulary = checkpoint.geometry.vocab_size
         meta = ReferenceMeta(vocabulary=vocabulary, ends=ends, windows=judged, versions=reference_versions())
@@ -62,8 +62,6 @@ def make_reference(checkpoint: Checkpoint, windows: Sequence[Window], place: Pat
             # Another process was faster, with the same content.
             if not (place / META_NAME).exists():
                 raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from slmbench.evaluation.stored_reference import (
     ReferenceMeta,
     StoredReference,
     log_probabilities,
+    remove_abandoned,
     row_type,
     store_row,
+    unfinished_folder,
 )
 from slmbench.evaluation.token_divergence import divergence
 
@@ -71,3 +74,22 @@ def test_half_a_reference_is_refused(tmp_path: Path) -> None:
     (tmp_path / ROWS_NAME).write_bytes((tmp_path / ROWS_NAME).read_bytes()[:-100])
     with pytest.raises(BadInputError, match="not a whole reference"):
         StoredReference(tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    """Predictions reveal the text and take 100 kB a token: they must not stay where nobody finds them."""
+    killed = tmp_path / ".unfinished-0123456789abcdef"
+    killed.mkdir()
+    (killed / ROWS_NAME).write_bytes(b"rows")
+    finished = tmp_path / "0123"
+    finished.mkdir()
+    with unfinished_folder(tmp_path) as folder:
+        (folder / ROWS_NAME).write_bytes(b"rows")
+        assert folder.stat().st_mode & 0o077 == 0 or os.name == "nt"
+        remove_abandoned(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([folder, finished])
+        folder.rename(tmp_path / "4567")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["0123", "4567"]
+    with pytest.raises(RuntimeError), unfinished_folder(tmp_path):
+        raise RuntimeError("no room")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["0123", "4567"]
