@@ -134,7 +134,7 @@ def _pair_row(run: RunColumns, pair: Pair) -> list[str]:
 
 
 _CASE_HEADERS = (
-    "model", "engine", "weights / compute", "in", "out", "ttft ms", "ms a token", "memory", "load s", "loads",
+    "model", "engine", "weights / compute", "in", "out", "ttft ms", "ms a token", "memory", "ready s", "loads",
     "agreement", "within", "flags",
 )  # fmt: skip
 
@@ -144,7 +144,7 @@ def _case_row(run: RunColumns, row: dict[str, Any]) -> list[str]:
     return [
         row["model"], row["backend"], precision, str(row["input_tokens"]), str(row["output_tokens"]),
         _milliseconds(row, "ttft"), _milliseconds(row, "tpot"), size(row["peak_memory_bytes"]),
-        f"{row['load_s']:.2f}", str(row["loads"]), f"{row['agreement']:.3g}", _within(run, row["case"]),
+        f"{row['ready_s']:.2f}", str(row["loads"]), f"{row['agreement']:.3g}", _within(run, row["case"]),
         row["flags"] or "",
     ]  # fmt: skip
 

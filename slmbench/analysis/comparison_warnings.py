@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from slmbench.analysis.gates import Gates
+from slmbench.analysis.judgement import Judgement
 from slmbench.analysis.metrics import Side
 from slmbench.analysis.not_judged import failure_notes
 
@@ -15,6 +16,8 @@ def comparison_warnings(base: Side, new: Side, keys: Sequence[str], gates: Gates
     yield from new.warnings
     yield from failure_notes(base, new, keys)
     yield from _ways_of_loading(base, new, keys)
+    if base.run_id == new.run_id and base.arm == new.arm and base.name != new.name:
+        yield f"{base.name} and {new.name} are the same samples"
     for key in keys:
         if base.cases[key].model.digest != new.cases[key].model.digest:
             yield f"{key}: the checkpoints of that name differ (other config or weights)"
@@ -23,6 +26,16 @@ def comparison_warnings(base: Side, new: Side, keys: Sequence[str], gates: Gates
             yield f"{key}: another attention path ran: {paths[0]} / {paths[1]}"
     for pattern in gates.idle_rules(list(keys)):
         yield f"the gates for '{pattern}' fit no case of this comparison"
+
+
+def wider_gate(judgements: Iterable[Judgement], gates: Gates) -> Iterable[str]:
+    """Yield that nobody asked for a gate, and that separate runs are judged at a wider one than interleaved ones."""
+    for one in judgements:
+        if one.shift and one.shift.assumed and one.gate != gates.gate(one.metric, one.key):
+            yield (
+                f"the gate is {one.gate:.0%}, not {gates.gate(one.metric, one.key):.0%}, as {one.shift.assumed}: "
+                "`slmbench calibrate --like` the baseline, once, or --arm in one run lets smaller changes be judged"
+            )
 
 
 def _ways_of_loading(base: Side, new: Side, keys: Sequence[str]) -> Iterable[str]:

@@ -101,6 +101,16 @@ class Lead:
         last = max(self.speedups)
         return points | {last: self.speedups[last]}
 
+    def crossings(self) -> list[Interval]:
+        """Return the lengths at which the sooner model changes, each with its 95 % interval.
+
+        Only where the change is shown: one model is sooner at a measured length below, the other at one above, each
+        with an interval that excludes 1. Medians that pass 1 between intervals that hold it show nothing.
+        """
+        sure = [(x, y.mid > 1) for x, y in self.speedups.items() if y.low > 1 or y.high < 1]
+        changes = [(x0, x1) for (x0, first), (x1, second) in pairwise(sure) if first != second]
+        return [found for found in crossings(self.line()) if any(x0 < found.mid < x1 for x0, x1 in changes)]
+
 
 #: Points between two lengths.
 _STEPS = 16
@@ -145,7 +155,7 @@ def leads_of(pairs: Iterable[Pair], metric: str) -> list[Lead]:
 
 def crossovers(pairs: Iterable[Pair]) -> list[Crossover]:
     """Return the input lengths at which a pair's first tokens come equally soon."""
-    return [Crossover(length, lead.where) for lead in leads_of(pairs, "ttft") for length in crossings(lead.line())]
+    return [Crossover(length, lead.where) for lead in leads_of(pairs, "ttft") for length in lead.crossings()]
 
 
 def crossings(speedups: Mapping[float, Interval]) -> list[Interval]:

@@ -23,11 +23,13 @@ from pathlib import Path
 import yaml
 
 from slmbench.analysis.metrics import DEFAULT_METRICS, METRICS
+from slmbench.analysis.noise import DEFAULT_FLOOR, Shift
 from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.errors import BadInputError, nearest
 from slmbench.system.files import read_regular
 from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml
 
+#: Where nobody asked for another. Separate runs on a machine without a calibration have DEFAULT_FLOOR.
 DEFAULT_GATE = 0.05
 DEFAULT_ALPHA = 0.01
 _KEYS = ("gate", "alpha", "metrics", "cases")
@@ -50,7 +52,8 @@ class Rule:
 class Gates:
     """What a check lets pass."""
 
-    default: float = DEFAULT_GATE
+    #: None where nobody asked for one.
+    default: float | None = None
     #: Family-wise error rate of a whole check, two-sided.
     alpha: float = DEFAULT_ALPHA
     rules: tuple[Rule, ...] = ()
@@ -60,10 +63,25 @@ class Gates:
 
         A share of a time says nothing of nats: rules for all metrics are not about quality.
         """
+        if (asked := self._asked(metric, case_key)) is not None:
+            return asked
         quality = QUALITY_METRICS.get(metric)
-        rules = [rule for rule in self.rules if quality is None or rule.metric != "*"]
+        return quality.gate if quality else DEFAULT_GATE
+
+    def gate_over(self, shift: Shift | None, metric: str, case_key: str) -> float:
+        """Return the gate of a time, where it is held against that shift between runs.
+
+        Where nobody asked for a gate and the shift is not known, it is the smallest that such runs are judged at.
+        """
+        asked = self._asked(metric, case_key)
+        assumed = shift is not None and bool(shift.assumed)
+        return asked if asked is not None else DEFAULT_FLOOR if assumed else DEFAULT_GATE
+
+    def _asked(self, metric: str, case_key: str) -> float | None:
+        quality = metric in QUALITY_METRICS
+        rules = [rule for rule in self.rules if not quality or rule.metric != "*"]
         fitting = [rule.gate for rule in rules if rule.fits(metric, case_key)]
-        return fitting[-1] if fitting else quality.gate if quality else self.default
+        return fitting[-1] if fitting else None if quality else self.default
 
     def metrics(self) -> list[str]:
         """Return what is judged: the default metrics and every one that a rule names."""

@@ -122,19 +122,31 @@ def verdict_of(found: Judgement) -> tuple[Verdict, str]:
     threshold = math.log1p(DEFAULT_FLOOR if uncalibrated else gate)
     if found.p_value <= found.alpha and abs(estimate.value) > threshold:
         return ("regressed" if estimate.value > 0 else "improved"), ""
-    if shift and uncalibrated:
+    ratio = estimate.interval()
+    if shift and uncalibrated and _shown_by_loads(found):
         return "inconclusive", (
             f"{shift.assumed}, and separate runs are not judged below {DEFAULT_FLOOR:.0%} without one: "
             "use arms, or calibrate this machine for these cases"
         )
     if stats.is_equivalent(estimate.interval(1 - EQUIVALENCE_ALPHA * found.look), gate):
         return "unchanged", ""
-    if shift and found.blind:
+    if shift and found.blind and not uncalibrated:
         return "inconclusive", _blindness(shift, gate)
-    ratio = estimate.interval()
     if ratio.low > 1:
-        return "inconclusive", f"slower by {ratio.low - 1:.1%} to {ratio.high - 1:.1%}: on either side of the gate"
+        size = f"slower by {ratio.low - 1:.1%} to {ratio.high - 1:.1%}"
+        if ratio.mid - 1 > gate:
+            chance = f"p {found.p_value:.2g}, and it fails from {found.alpha:.2g} on"
+            return "inconclusive", f"{size}, but that may be chance ({chance})"
+        return "inconclusive", f"{size}: less than the gate by its estimate, and more is not excluded"
     return "inconclusive", "the interval is too wide for the gate"
+
+
+def _shown_by_loads(found: Judgement) -> bool:
+    """Return whether the loads alone would give a verdict, so that only the shift between runs stands in its way."""
+    within = found.within
+    return stats.is_equivalent(within.interval(1 - EQUIVALENCE_ALPHA * found.look), found.gate) or (
+        within.p_value() <= found.alpha / found.step and abs(within.value) > math.log1p(found.gate)
+    )
 
 
 def _blindness(shift: Shift, gate: float) -> str:

@@ -82,15 +82,16 @@ def _within_loads(base: Evidence, new: Evidence) -> Summand | None:
         # A baseline keeps no rounds. Held against the run that it was made of, its loads are that run's, in order.
         if (base.rounds is None) == (new.rounds is None):
             return None
-        before, after = np.arange(base.logs.size), np.arange(new.logs.size)
+        # They are the same samples: what they scatter by is in both.
+        common, old, young = np.intersect1d(np.arange(base.logs.size), np.arange(new.logs.size), return_indices=True)
+        errors = np.zeros(common.size)
     elif base.loads is None or new.loads is None:
         return None
     else:
-        before, after = base.loads, new.loads
-    common, old, young = np.intersect1d(before, after, return_indices=True)
+        common, old, young = np.intersect1d(base.loads, new.loads, return_indices=True)
+        errors = np.hypot(base.inner_errors[old], new.inner_errors[young])
     if common.size < MINIMUM_PAIRS:
         return None
-    errors = np.hypot(base.inner_errors[old], new.inner_errors[young])
     owner = ("within", base.shared_loads, id(base), id(new))
     return Summand(owner, tuple(common.tolist()), new.logs[young] - base.logs[old], errors)
 

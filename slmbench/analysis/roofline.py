@@ -78,10 +78,9 @@ def bandwidth_use(decode_step_bytes: float, tpot_ns: float, limits: Limits) -> U
     share = decode_step_bytes / tpot_ns * 1e9 / local
     notes = []
     if local > _CACHED * memory:
-        notes.append(
-            "a step's bytes stay in the cache, at least in part: held against what was measured at that size, not "
-            "against the memory's bandwidth"
-        )
+        # A measurement that others disturbed differs by as much between two sizes that are both in memory.
+        cached = "" if limits.disturbed else ": they stay in the cache, at least in part"
+        notes.append(f"held against what was measured at the size of a step's bytes, more than at larger sizes{cached}")
     notes += _doubts(limits, share)
     return Use(share, local, "; ".join(notes) or None)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from slmbench.analysis import stats
 from slmbench.analysis.changes import Changed, changes
-from slmbench.analysis.comparison_warnings import comparison_warnings
+from slmbench.analysis.comparison_warnings import comparison_warnings, wider_gate
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.judged_once import groups_of_one_figure
 from slmbench.analysis.judgement import JudgedFigure, Judgement, verdict_of
@@ -133,7 +133,7 @@ def compare_sides(
         changed=changed,
         not_judged=left,
         unjudged=unjudged,
-        warnings=tuple(dict.fromkeys(comparison_warnings(base, new, common, gates))),
+        warnings=tuple(dict.fromkeys((*comparison_warnings(base, new, common, gates), *wider_gate(judgements, gates)))),
         means={metric: mean for metric in wanted if (mean := _mean(raw, metric, apart)) is not None},
     )
 
@@ -211,7 +211,7 @@ def _raw_judgements(
                     estimate=shift.added_to(within) if shift else within,
                     shift=shift,
                     # One figure has one gate: the strictest that was asked of the cases that have it.
-                    gate=min(gates.gate(metric, one) for one in (owner, *others.get((owner, metric), ()))),
+                    gate=min(gates.gate_over(shift, metric, one) for one in (owner, *others.get((owner, metric), ()))),
                     base_case=base.cases[key],
                     new_case=new.cases[key],
                     alpha=gates.alpha * look,

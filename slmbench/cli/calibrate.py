@@ -100,9 +100,10 @@ def _gates(found: Calibration) -> Table:
     for gate in GATES if judged else ():
         worst = max(judged, key=lambda shift: shift.variance)
         runs = runs_needed(worst, gate, judgements=len(judged), alpha=DEFAULT_ALPHA)
-        answer = f"cannot be judged, not with {MOST_RUNS} runs either; use arms"
+        answer = f"a slowdown of that size cannot be seen, not with {MOST_RUNS} runs either; use arms"
         if runs is not None:
-            more = f"{runs} identical runs are needed" if runs > found.runs else f"{runs} are enough"
-            answer = f"can be judged: {more} ({found.runs} were measured)"
+            few = runs > found.runs
+            more = f"not with {found.runs} identical runs, but with {runs}" if few else f"yes ({runs} runs are enough)"
+            answer = f"a slowdown of that size can be seen: {more}"
         table.add_row(f"{gate:.0%}", answer)
     return table

@@ -40,7 +40,7 @@ IntervalTarget = Annotated[
     float | None,
     _until(help="Stop when every 95 % interval is within +/- this many percent.", show_default="ttft 3, tpot 2"),
 ]
-Quick = Annotated[bool, _until("--quick", help="Measure for 40 s at most: figures within a minute, wide intervals.")]
+Quick = Annotated[bool, _until("--quick", help="Measure for 40 s, or until each case has a figure: wide intervals.")]
 TrustRemoteCode = Annotated[bool, _where("--trust-remote-code", help="Run Python code that comes with the checkpoint.")]
 ConvertPickles = Annotated[
     bool, _where("--convert-pickles", help="Turn weights that are pickles into safetensors, once.")
@@ -249,7 +249,7 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
     else:
         print_run(make_console(), columns)
         if request.quick:
-            say("--quick: few loads, so intervals are wide; the same command without it narrows them")
+            say("--quick: few loads, so intervals are wide or missing; the same command without it narrows them")
         say(f"everything is in {columns.folder}")
     # What has no figures because its budget was spent is named there, too.
     tasks = columns.record.tasks

@@ -63,7 +63,7 @@ class SampleColumns:
     def counted(self) -> NDArray[np.bool_]:
         """Return which samples count: of a sample and its retake in one round, the one with less foreign activity.
 
-        Where that is equal or unknown the later one counts. The other stays on disk and in what is drawn.
+        Where that is equal or unknown the later one counts. The other stays on disk.
         """
         return self._counted
 

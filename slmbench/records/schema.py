@@ -111,7 +111,7 @@ class SampleRecord(StrictModel):
     phases_ns: dict[str, Natural] = Field(default_factory=dict)
     energy_j: float | None = None
     conditions: Conditions = Conditions()
-    #: "foreign_load", "retaken": labels only, nothing is dropped.
+    #: "foreign_load", "retaken": labels; of a sample and its retake the less disturbed counts.
     flags: tuple[str, ...] = ()
     #: Key of the case whose longer generation this one is the beginning of; None: generated for this case.
     derived_from: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from slmbench.analysis.crossover import Lead, crossings, leads_of
+from slmbench.analysis.crossover import Lead, leads_of
 from slmbench.analysis.pairs import Pair
 from slmbench.analysis.stats import Interval
 from slmbench.report.pairing_words import PAIRING_NAMES
@@ -33,7 +33,7 @@ def crossover_sentence(lead: Lead, unit: str = "tokens in") -> str:
     encoder, decoder, speedups = lead.encoder, lead.decoder, lead.speedups
     where = f"{lead.where}; {PAIRING_NAMES[lead.pairing]}"
     together, alone = _QUESTIONS[lead.metric]
-    found = crossings(lead.line())
+    found = lead.crossings()
     first, last = min(speedups), max(speedups)
     if not found:
         unsure = [str(x) for x, y in speedups.items() if not (y.low > 1 or y.high < 1)]
@@ -48,7 +48,8 @@ def crossover_sentence(lead: Lead, unit: str = "tokens in") -> str:
             f"{sooner} {alone} sooner throughout"
         )
     places = ", ".join(_place(length, first, last, unit) for length in found)
-    before, after = (decoder, encoder) if speedups[first].mid < 1 else (encoder, decoder)
+    below = [y for x, y in speedups.items() if x < found[0].mid and (y.low > 1 or y.high < 1)]
+    before, after = (decoder, encoder) if below[-1].high < 1 else (encoder, decoder)
     then = f": below, {before} is sooner, above, {after}" if len(found) == 1 else ""
     return f"{encoder} and {decoder} {together} equally soon at {places} ({where}){then}"
 

@@ -66,7 +66,7 @@ def github_json(side: Side, *, bigger: bool) -> str:
             entry = {"name": f"{key} {name}", "unit": "tokens/s" if bigger else "ms", "value": interval.mid}
             if interval.known:
                 entry["range"] = f"[{interval.low:.6g}, {interval.high:.6g}]"
-            entry["extra"] = f"median over {found.logs.size} loads"
+            entry["extra"] = f"mean of the medians of {found.logs.size} loads"
             raw.append(entry)
     return json.dumps(raw, indent=1, allow_nan=False)
 

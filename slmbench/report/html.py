@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEGEND = (
-    "Medians over loads with 95 % intervals: a model is loaded several times, in processes of its own, because loads "
-    "of the same model differ for as long as they live. Everything here follows from samples.jsonl."
+    "A figure is the geometric mean over loads of each load's median, with its 95 % interval: a model is loaded "
+    "several times, in processes of its own, because loads of the same model differ for as long as they live. "
+    "Everything here follows from samples.jsonl."
 )
 
 
@@ -162,7 +163,8 @@ def _add_charts(page: Page, run: RunColumns) -> None:
 def _run_subtitle(run: RunColumns) -> str:
     record = run.record
     state = "" if record.finished else " (not finished)"
-    counts = f"{amount(len(record.cases), 'case')}, {amount(run.sample_count, 'sample')}"
+    samples = sum(int(columns.counted().sum()) for columns in run.recorded.values())
+    counts = f"{amount(len(record.cases), 'case')}, {amount(samples, 'sample')}"
     return f"{record.run_id}, {record.created}{state}: {counts}"
 
 
@@ -224,8 +226,8 @@ def _cell_class(cell: str) -> str:
 
 def _add_distributions(page: Page, labelled: Sequence[tuple[str, SideCase]]) -> None:
     caption = (
-        "Every point is one generation; in each row every load has a line of its own. The bar is the 95 % interval "
-        "over loads; one load has none. Click a family to single it out."
+        "Every point is one generation (of one that was taken again, the less disturbed); in each row every load has a "
+        "line of its own. The bar is the 95 % interval over loads; one load has none. Click a family to single it out."
     )
     caption += _left_out(len(labelled), "cases")
     for metric in ("ttft", "tpot"):
@@ -265,7 +267,7 @@ def _add_run_charts(page: Page, run: RunColumns, sides: Sequence[Side], named: S
     _add_fronts(page, sides)
     page.add_chart(
         "What the first token takes",
-        "Medians over loads of each part. Preparing text and pixels comes before it and is not in it."
+        "Means over loads of each part. Preparing text and pixels comes before it and is not in it."
         + _left_out(len(named), "cases"),
         first_token_phases(named[: charts.MOST_ROWS]), first=True,
     )  # fmt: skip

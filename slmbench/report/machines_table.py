@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 BEST, TIE = "*", "~"
 LEGEND = (
-    f"Medians; in brackets the 95 % interval over loads. {BEST} best of the table; {TIE} not distinguishable "
+    f"A figure is the mean over loads of each load's median, in brackets its 95 % interval. "
+    f"{BEST} best of the table; {TIE} not distinguishable "
     f"from the best: judged by ratios per round within one run; between machines and runs, if intervals overlap or "
     f"figures differ by less than {FAR:.0%}. No figure mixes samples of two machines."
 )

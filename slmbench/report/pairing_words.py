@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from slmbench.analysis.pairs import QUALITY_MARGIN, Pair
 from slmbench.analysis.stats import Interval
@@ -17,10 +18,13 @@ PAIRING_NAMES: dict[Pairing, str] = {
 }
 
 
-def pairing_words(pair: Pair) -> str:
-    """Return what the two of a pair have in common and what was not compared, then memory and load time of both."""
-    words = {"total": _total, "decoder": _decoder, "quality": _quality}[pair.pairing](pair)
-    return f"Pairing {pair.pairing}: {words}{_held(pair)}"
+def pairing_words(pairs: Sequence[Pair]) -> str:
+    """Return what the two of a pair have in common and what was not compared, then memory and load time.
+
+    ``pairs`` are the same two models on one engine, at several lengths.
+    """
+    words = {"total": _total, "decoder": _decoder, "quality": _quality}[pairs[0].pairing](pairs[0])
+    return f"Pairing {pairs[0].pairing}: {words}{_held(pairs)}"
 
 
 def _total(_pair: Pair) -> str:
@@ -43,19 +47,22 @@ def _quality(pair: Pair) -> str:
     )
 
 
-def _held(pair: Pair) -> str:
-    """Return memory and load time of both, where they were measured."""
-    sides, parts = (pair.encoder, pair.decoder), []
-    memory = [one.peak_memory_bytes for one in sides]
-    if all(map(math.isfinite, memory)):
-        parts.append(f"memory {size(memory[0])} against {size(memory[1])}")
-    loads = [one.evidence["load"].interval() for one in sides if "load" in one.evidence]
-    if len(loads) == len(sides):
-        parts.append(f"loading takes {_seconds(loads[0])} s against {_seconds(loads[1])} s")
+def _held(pairs: Sequence[Pair]) -> str:
+    """Return the memory of both, at most over the lengths, and the time until they are ready, where both are known."""
+    parts = []
+    held = [(pair.encoder.peak_memory_bytes, pair.decoder.peak_memory_bytes) for pair in pairs]
+    known = [both for both in held if all(map(math.isfinite, both))]
+    if known:
+        first, second = (max(values) for values in zip(*known, strict=True))
+        parts.append(f"memory {'up to ' if len(known) > 1 else ''}{size(first)} against {size(second)}")
+    sides = (pairs[0].encoder, pairs[0].decoder)
+    ready = [one.evidence["ready"].interval() for one in sides if "ready" in one.evidence]
+    if len(ready) == len(sides):
+        parts.append(f"ready after {_seconds(ready[0])} s against {_seconds(ready[1])} s")
     # The decoder-only model's figures can be of several backends, each the fastest at something.
-    backend = pair.decoder.case.backend
-    whose = f" (the second by {backend})" if backend != pair.encoder.case.backend else ""
-    return f"; {', '.join(parts)}{whose}" if parts else ""
+    backends = dict.fromkeys(pair.decoder.case.backend for pair in pairs)
+    whose = f"of the second by {' and '.join(backends)}: " if [*backends] != [pairs[0].encoder.case.backend] else ""
+    return f"; {whose}{', '.join(parts)}" if parts else ""
 
 
 def _seconds(found: Interval) -> str:

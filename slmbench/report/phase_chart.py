@@ -31,7 +31,7 @@ PHASES = {
     "first_step": ("first decoder step", GREEN),
 }
 _REST = ("other", "#8C8C8C")
-#: A rest that is smaller, as a share of the first token, is what medians of parts leave over.
+#: A rest that is smaller, as a share of the first token, is what means of parts leave over.
 _REST_FROM = 0.03
 #: Segments that are shorter, as a share of the longest bar, have no room for their value.
 _LABELLED_FROM = 0.045
@@ -44,7 +44,7 @@ _STEP, _BAR = 46, 18
 def phase_rows(side_cases: Sequence[tuple[str, SideCase]]) -> Rows:
     """Return a row for each phase of each case whose phases are known, with where it begins and ends in ms.
 
-    Times are medians over loads. A decoder-only model reads its prompt in one go: all of its first token is prefill,
+    Times are means over loads. A decoder-only model reads its prompt in one go: all of its first token is prefill,
     which is shown next to cases that have phases to compare with.
     """
     if not any({"vision", "encode"} & set(found.evidence) for _, found in side_cases):

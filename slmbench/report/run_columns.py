@@ -114,7 +114,7 @@ COLUMNS: tuple[Column, ...] = (
     *QUALITY_COLUMNS,
     Column("encode + first step ms", _phases, weight=5, foldable=True),
     Column("itl p50 / p90 ms", _gaps, weight=2, foldable=True),
-    Column("load s", lambda r: number(r["load_s"], 2), weight=2, foldable=True),
+    Column("ready s", lambda r: number(r["ready_s"], 2), weight=2, foldable=True),
     Column("memory", lambda r: size(r["peak_memory_bytes"]), weight=4, foldable=True),
     Column("mJ / token", lambda r: number(r["energy_per_token_j"] * 1e3), weight=4, foldable=True),
     Column("bandwidth use", lambda r: share(r["bandwidth_use"]), weight=3, foldable=True),

@@ -50,9 +50,10 @@ def _asked(run: RunColumns) -> Iterator[str]:
     settings = dict.fromkeys(info.case.settings for info in record.cases)
     shipped = "each engine's own defaults" if set(settings) == {"shipped"} else "the asked precision on every engine"
     both = " and ".join(settings) if len(settings) > 1 else ""
-    stop = f"a fixed number of {options['repeat']} samples" if options.get("repeat") else "intervals narrow enough"
-    budget = f", or {options['budget_s']:g} s" if options.get("budget_s") else ""
-    yield f"Settings: {both or shipped}. Each case was measured until: {stop}{budget}. Seed {record.seed}."
+    time = f"{options['budget_s']:g} s were over" if options.get("budget_s") else "the time for it was over"
+    stop = f"until its intervals were narrow enough, or {time}"
+    stop = f"{options['repeat']} times" if options.get("repeat") else stop
+    yield f"Settings: {both or shipped}. Each case was measured {stop}. Seed {record.seed}."
     if len(record.blocks) > 1:
         yield f"Not all cases fitted into memory at once: they were measured in {len(record.blocks)} groups."
 

@@ -100,7 +100,8 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
     row = {
         **_identity(info, loads),
         "loads": len(np.unique(samples.load)) if samples is not None else 0,
-        "samples": len(samples) if samples is not None else 0,
+        # A sample that was taken again counts once.
+        "samples": int(samples.counted().sum()) if samples is not None else 0,
         **figures,
         "derived": run.sources.get(key) is not None,
         "peak_memory_bytes": peak_memory_of(made_of),
@@ -218,6 +219,7 @@ def _figures(made_of: CaseFigures, work: Workload) -> dict[str, Any]:
     row |= _bounded("prefill_tps", intervals["ttft"].inverse().scaled(work.batch * work.input_tokens))
     row |= _gap_percentiles(samples)
     row["load_s"] = intervals["load"].mid
+    row["ready_s"] = intervals["ready"].mid
     row["first_load_s"] = loads[0].load_ns * NANO if loads else math.nan
     # A load that took its blob from the engine's cache did not compile.
     cold = [load.compile_ns for load in loads if load.compile_ns is not None and not load.engine_cache]

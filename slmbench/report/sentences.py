@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from slmbench.analysis.front import fronts_of
 from slmbench.analysis.leaders import leaders_of
@@ -95,7 +96,11 @@ def pair_verdict(ratio: PairRatio) -> str:
 
 
 def pair_sentence(pair: Pair) -> str:
-    """Return the answer as one sentence, from the figures, whichever way round it is."""
+    """Return the answer as one sentence, from the figures, whichever way round it is; then what its pairing is."""
+    return f"{_answer(pair)}. {pairing_words([pair])}"
+
+
+def _answer(pair: Pair) -> str:
     work = pair.encoder.case.workload
     # Of one prompt and one answer the whole follows from the two others.
     whole = work.turns > 1 or work.answers > 1
@@ -109,7 +114,7 @@ def pair_sentence(pair: Pair) -> str:
     return (
         f"{_sized(pair.encoder)} {_joined(map(_phrase, spoken))} than {_sized(pair.decoder)} at "
         f"{work.input_tokens} in / {work.output_tokens} out{more} on {where}{device} "
-        f"({_against(spoken)}{_limits_alone(spoken)}{_more_work(spoken, pair)}). {pairing_words(pair)}"
+        f"({_against(spoken)}{_limits_alone(spoken)}{_more_work(spoken, pair)})"
     )
 
 
@@ -124,12 +129,24 @@ def pair_sentences(run: Run | RunColumns) -> list[str]:
     sides = sides_of(columns)
     pairs = [pair for side in sides for pair in pairs_of(side)]
     unequal = [one for side in sides for one in unequal_of(side)]
-    sentences = [pair_sentence(pair) for pair in pairs] + [_unequal(pair, reason) for pair, reason in unequal]
+    sentences = [*_answers(pairs), *(_unequal(pair, reason) for pair, reason in unequal)]
     spoken_for = {_names(pair) for pair in [*pairs, *(pair for pair, _ in unequal)]}
     silent = [names for names in columns.record.pairs if (names[0], names[1], pairing_of(names)) not in spoken_for]
     return sentences + [
         f"{names[0]} against {names[1]}: no case of both has figures, so there is nothing to say" for names in silent
     ]
+
+
+def _answers(pairs: Sequence[Pair]) -> Iterator[str]:
+    """Yield a sentence for each pair; what its pairing is comes once for two models on one engine, after the last."""
+    groups: dict[tuple[Any, ...], list[Pair]] = {}
+    for pair in pairs:
+        one = (*_names(pair), pair.engine, precision_of(pair.encoder.case), pair.encoder.case.device, pair.arm)
+        groups.setdefault(one, []).append(pair)
+    for group in groups.values():
+        *most, last = map(_answer, group)
+        yield from most
+        yield f"{last}. {pairing_words(group)}"
 
 
 def _names(pair: Pair) -> tuple[str, str, Pairing]:

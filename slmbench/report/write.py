@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LEGEND = (
-    "Medians; in brackets the 95 % interval over loads (a model is loaded several times, in processes of its own). "
+    "A figure is the mean over loads of each load's median; in brackets its 95 % interval (a model is loaded several "
+    "times, in processes of its own; means are geometric). "
     "ttft: time to first token. tok/s: tokens per second after the first, batch included. "
     "Times in ms unless said otherwise."
 )

@@ -104,7 +104,7 @@ def run(
     """Measure and return the result; the same as ``slmbench run``, whose ``--help`` explains each option.
 
     What is left out comes from the suite. ``budget_s`` is in seconds, ``interval_target`` a share (0.03 for 3 %).
-    ``quick`` measures for 40 s at most.
+    ``quick`` measures for 40 s, or until each case has a figure.
     ``observer`` is called with each event of the run.
 
     Raises:

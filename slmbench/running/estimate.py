@@ -126,7 +126,7 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
 def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
     """Return what the run will take, exports, loads and sampling apart, and whether its budget is too small.
 
-    With ``quick`` nobody chose the budget: whether it is too small is seen in the intervals.
+    With ``quick`` nobody chose the budget, and each case gets a load in any case.
     """
     least = costs.load_s + costs.sampling_s
     exports = ""
@@ -136,14 +136,16 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
     lines = [f"{amount(len(costs.cases), 'case')}. About {exports}{duration(costs.load_s)} of loads{sampling}."]
     if not costs.budget_s:
         return lines
+    if quick:
+        more = f"; each case gets a sample first, about {duration(costs.least_s)} here"
+        more = more if costs.least_s > costs.budget_s else ""
+        return [*lines, f"Measuring ends after {duration(costs.budget_s)} (--quick){more}."]
     if not costs.strict:
         ends = f"Measuring ends when the intervals are narrow enough, or after {duration(costs.budget_s)}"
         longer = f"about {duration(least)} here" if least > costs.budget_s else "even if they take longer"
         return [*lines, f"{ends}; {amount(costs.loads, 'load')} of each case come first, {longer}."]
-    budget = "--quick" if quick else f"--budget {costs.budget_s:g}"
+    budget = f"--budget {costs.budget_s:g}"
     lines.append(f"Measuring ends after {duration(costs.budget_s)} ({budget}).")
-    if quick:
-        return lines
     if costs.least_s > costs.budget_s:
         fit = int(len(costs.cases) * costs.budget_s / costs.least_s)
         few = f"it is enough for about {fit}" if fit else "only one will be measured, and it may take longer"

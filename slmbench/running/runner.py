@@ -260,7 +260,9 @@ def measure_settings(request: RunRequest, suite: Suite, loads: int | None = None
     settings = MeasureSettings(
         seed=request.seed,
         budget_s=suite.budget_s,
-        strict_budget=request.budget_s is not None or request.quick,
+        strict_budget=request.budget_s is not None,
+        # Figures within a minute, or at least figures.
+        first_loads=1 if request.quick else MeasureSettings.first_loads,
         repeat=None if request.quick else suite.repeat,
     )
     if loads is not None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from slmbench.measure.conditions import ConditionsReader
+from slmbench.measure.stop_rule import counted
 from slmbench.plan.configuration import merged
 from slmbench.records.sample_writer import SampleWriter
 from slmbench.records.schema import FailureRecord
@@ -184,8 +185,8 @@ class _Scheduler:
         return [state for state in live if state.key in chosen]
 
     def _loads_owed(self, live: Sequence[CaseState]) -> int:
-        """Return how many more loads the case with the fewest needs before its interval is believed."""
-        least = self._settings.min_loads
+        """Return how many more loads the case with the fewest gets, however long they take."""
+        least = self._settings.first_loads
         if self._settings.repeat is not None:
             least = min(least, self._settings.repeat)
         return max(0, least - min(state.sampled_loads for state in live))
@@ -213,7 +214,7 @@ class _Scheduler:
         found = state.converged(self._settings)
         sure = self._settings.repeat is not None or (bool(found) and all(found.values()))
         figures = dict(state.intervals)
-        self._journal.tell(e.Judged(state.key, state.sampled_loads, len(state.samples), figures, done, sure))
+        self._journal.tell(e.Judged(state.key, state.sampled_loads, len(counted(state.samples)), figures, done, sure))
 
     def _rounds_of(self, state: CaseState) -> int:
         """Return how many samples the next load is to take of a case: as many of each that is judged with it."""

@@ -97,8 +97,9 @@ class MeasureSettings:
     #: Seconds to measure at most, all cases together; None for ``default_budget_s`` each.
     budget_s: float | None = None
     #: Whether the budget is kept also where a case then has too few loads for an interval, or is not measured at all.
-    #: Otherwise every case gets ``min_loads`` loads.
+    #: Otherwise every case gets ``first_loads`` loads.
     strict_budget: bool = False
+    first_loads: int = 3
     #: A fixed number of samples a case instead of the stop rule.
     repeat: int | None = None
     #: Loads before an interval is believed, and where a case ends even without one.

@@ -135,17 +135,27 @@ def test_separate_runs_without_a_calibration_are_judged_from_the_default_floor_o
     base = side(tmp_path, "a", [Speed(loads=20, between=0.005)], seed=1)
     same = side(tmp_path, "b", [Speed(loads=20, between=0.005)], seed=2)
     slow = side(tmp_path, "c", [Speed(loads=20, between=0.005, ttft_ms=200, tpot_ms=20)], seed=3)
-    found = compare_sides(base, same)
+    strict = Gates(default=0.05)
+    found = compare_sides(base, same, gates=strict)
     assert set(verdicts(found).values()) == {"inconclusive"}
     assert "never calibrated" in found.judgements[0].reason
     assert "10%" in found.judgements[0].reason
+    # Nobody asked for a gate: it is the smallest that separate runs are judged at, and the comparison says so.
+    found = compare_sides(base, same)
+    assert set(verdicts(found).values()) == {"unchanged"}
+    assert {one.gate for one in found.judgements} == {0.10}
+    (warning,) = [text for text in found.warnings if "never calibrated" in text]
+    assert warning.startswith("the gate is 10%, not 5%")
+    # Loads that differ too much are named first: a calibration would not help.
+    restless = [side(tmp_path, f"r{n}", [Speed(loads=3, between=0.3)], seed=n) for n in (4, 5)]
+    assert "too wide" in compare_sides(*restless, gates=strict).judgements[0].reason
     # Twice as slow is beyond what an uncalibrated machine is taken to hide.
     assert set(verdicts(compare_sides(base, slow)).values()) == {"regressed"}
     loose = Gates(default=0.10)
     assert set(verdicts(compare_sides(base, same, gates=loose)).values()) == {"unchanged"}
     assert set(verdicts(compare_sides(base, slow, gates=loose)).values()) == {"regressed"}
     # Of other cases: named, not used.
-    found = compare_sides(base, same, floor=floor_of(["another"]))
+    found = compare_sides(base, same, floor=floor_of(["another"]), gates=strict)
     assert "1 other case" in found.judgements[0].reason
 
 

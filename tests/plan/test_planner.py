@@ -147,10 +147,11 @@ def test_models_of_the_users_run_on_all_common_engines_with_each_metrics_own_tar
     assert measure_settings(one, requested_suite(one)).targets() == {"ttft": 0.1, "tpot": 0.1}
 
 
-def test_quick_is_a_budget_that_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_is_a_budget_after_a_load_of_each_case(capsys: pytest.CaptureFixture[str]) -> None:
     request = RunRequest(quick=True, suite="smoke")
     settings = measure_settings(request, requested_suite(request))
-    assert (settings.budget_s, settings.strict_budget, settings.repeat) == (QUICK_BUDGET_S, True, None)
+    assert (settings.budget_s, settings.strict_budget, settings.repeat) == (QUICK_BUDGET_S, False, None)
+    assert settings.first_loads == 1
     with pytest.raises(BadInputError, match="does not go with --budget or --repeat"):
         requested_suite(RunRequest(quick=True, budget_s=9))
     assert run_main(["run", "--quick", "--model", "mu-tiny", "--backend", "openvino", "--dry-run"]) == 0

@@ -211,7 +211,7 @@ def test_junit_counts_regressions_as_failures_and_the_untold_as_errors(compariso
     suite = root[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "1", "0")
     assert suite.find("testcase/failure").get("type") == "regressed"  # type: ignore[union-attr]
-    few = Speed(loads=2, between=0.05)
+    few = Speed(loads=2, between=0.3)
     unclear = compare_sides(
         read_side(str(make_run([few], seed=1).write(tmp_path / "a"))),
         read_side(str(make_run([few], seed=2).write(tmp_path / "b"))),

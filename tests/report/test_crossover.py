@@ -93,5 +93,12 @@ def test_what_the_intervals_do_not_exclude_is_not_denied(tmp_path: Path) -> None
     assert not [s for s in said if "sooner throughout" in s]
 
 
+def test_medians_that_cross_within_their_intervals_are_no_crossover(tmp_path: Path) -> None:
+    said = sentences(tmp_path, {32: (7, 5), 128: (17, 20), 512: (55, 160)}, between=0.3)
+    assert not [s for s in said if "reach their first token equally soon" in s]
+    (line,) = [s for s in said if "none is excluded: which reaches its first token" in s]
+    assert "no crossover was seen between 32 and 512 tokens in" in line
+
+
 def test_two_lengths_are_no_crossover(tmp_path: Path) -> None:
     assert not [s for s in sentences(tmp_path, {32: (7, 5), 128: (17, 20)}) if "equally" in s or "cross" in s]

@@ -80,7 +80,7 @@ def test_a_sentence_names_its_pairing_with_memory_and_load_time(tmp_path: Path) 
     (line,) = [one for one in run_sentences(run) if "than dec-small" in one]
     assert "Pairing total: equal parameters, not equal decoders; nothing is said of quality" in line
     assert "; memory " in line
-    assert ", loading takes " in line
+    assert ", ready after " in line
     larger = replace(encoder, parameters=90_000_000)
     made = paired(make_run([larger, decoder]), "mu-small", "dec-small", "decoder")
     (line,) = [one for one in run_sentences(read_columns(made.write(tmp_path / "decoder"))) if "than dec-small" in one]

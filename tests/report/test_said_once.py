@@ -28,7 +28,7 @@ def test_a_comparison_says_why_it_is_inconclusive_once(
     monkeypatch.setenv("SLMBENCH_CACHE", str(tmp_path / "cache"))
     for name in ("old", "new"):
         make_run(PAIR, run_id=name).write(tmp_path / name)
-    assert run_main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert run_main(["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--gate", "5%"]) == 0
     screen = " ".join(capsys.readouterr().out.split())
     assert screen.count("? inconclusive") == 4
     assert screen.count("this machine was never calibrated") == 1
