@@ -158,8 +158,10 @@ def _measured(side: Side, keys: Sequence[str], metric: str) -> _Measured | None:
 def _check_comparable(key: str, old: Units, young: Units) -> None:
     for (name, digest), (other_name, other) in zip(old.subject.items(), young.subject.items(), strict=True):
         if digest != other:
-            names = f"{name} ({digest[:12]}) / {other_name} ({other[:12]})"
-            raise NotComparableError(f"{key}: quality was measured with another {names}; {_SPEED_ALONE}")
+            now, before = f"another {other_name} ({other[:12]})", f"{name} ({digest[:12]})"
+            raise NotComparableError(
+                f"{key}: the new run's quality was measured with {now}; the base has {before}; {_SPEED_ALONE}"
+            )
     if not np.array_equal(old.weights, young.weights):
         raise NotComparableError(f"{key}: quality was measured on another share of the text or tasks; {_SPEED_ALONE}")
 
