@@ -8,6 +8,7 @@ decides an exit code.
 from __future__ import annotations
 
 from enum import IntEnum
+from pathlib import Path
 
 __all__ = [
     "BadInputError",
@@ -74,6 +75,11 @@ class StoppedError(SlmbenchError):
 
 class RunInterruptedError(KeyboardInterrupt):
     """A run was interrupted; the text says what is kept and how to go on."""
+
+    def __init__(self, text: str, folder: Path | None = None) -> None:
+        super().__init__(text)
+        #: Where the samples are; None where there are none yet.
+        self.folder = folder
 
 
 def nearest(name: str, known: list[str], *, count: int = 3) -> str:

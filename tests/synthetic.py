@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from slmbench.analysis.metrics import METRICS, matching_key
 from slmbench.analysis.noise import Calibration, Floor, save_calibration
@@ -339,6 +340,12 @@ def calibrate(*folders: Path) -> None:
     found = floor_of(keys).calibration
     assert found is not None
     save_calibration(found)
+
+
+def measured_here(monkeypatch: pytest.MonkeyPatch, **software: Any) -> None:
+    """Let a check that measures find itself on the machine of synthetic runs, with other software if given."""
+    here = {**MACHINE, "software": {**MACHINE["software"], **software}}
+    monkeypatch.setattr("slmbench.running.more_samples.collect", lambda: Fingerprint.model_validate(here))
 
 
 def append(folder: Path, record: Any) -> None:

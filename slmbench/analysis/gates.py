@@ -125,6 +125,8 @@ def parse_share(text: str, where: str) -> float:
         value = float(raw.removesuffix("%")) / (100 if raw.endswith("%") else 1)
     except ValueError:
         value = math.nan
+    if not raw.endswith("%") and 10 <= value < 1000:
+        raise BadInputError(f"{where}: '{raw}' is not a valid gate; write {raw}% or {value / 100:g}")
     if not 0 < value < 10:
         raise BadInputError(f"{where}: '{raw}' is not a valid gate; write 5% or 0.05")
     if not raw.endswith("%") and value >= 1:

@@ -47,6 +47,8 @@ def read_side(name: str, *, runs: dict[Path, RunColumns] | None = None, keep_tok
     """
     path, arm = _split_arm(name)
     if path.is_file() and path.name not in (RUN_NAME, SAMPLES_NAME):
+        if arm is not None:
+            raise BadInputError(f"{name}: {path.name} is a file, and only runs have arms; leave out @{arm}")
         return read_baseline(path)
     if not path.exists():
         raise BadInputError(f"{path}: no such run, file or baseline")
@@ -127,10 +129,21 @@ def where(sides: Sequence[Side], conditions: Sequence[str]) -> list[Side]:
     """Return the sides with only the cases that fulfil every ``FIELD=GLOB`` or ``FIELD!=GLOB``; GLOB,GLOB means either.
 
     Raises:
+        BadInputError: no such field, a condition that is none, or no case of any side fulfils them all.
+    """
+    found = chosen(sides, conditions)
+    if any(side.cases for side in sides) and not any(side.cases for side in found):
+        raise BadInputError(_no_match(sides, conditions))
+    return found
+
+
+def chosen(sides: Sequence[Side], conditions: Sequence[str]) -> list[Side]:
+    """Return the sides as :func:`where` does, also where nothing is left: other sides may have what is asked for.
+
+    Raises:
         BadInputError: no such field, or a condition that is none.
     """
-    for condition in conditions:
-        name, unequal, patterns = _condition(condition)
+    for name, unequal, patterns in map(_condition, conditions):
         sides = [
             replace(
                 side,
@@ -143,6 +156,22 @@ def where(sides: Sequence[Side], conditions: Sequence[str]) -> list[Side]:
             for side in sides
         ]
     return list(sides)
+
+
+def _no_match(sides: Sequence[Side], conditions: Sequence[str]) -> str:
+    """Return that no case fulfils the conditions: the one to blame with the nearest value that there is."""
+    for condition in conditions:
+        if any(side.cases for side in chosen(sides, [condition])):
+            continue
+        name, _, patterns = _condition(condition)
+        values = list(dict.fromkeys(str(FIELDS[name](case)) for side in sides for case in side.cases.values()))
+        hint = nearest(patterns[-1], values) or f" {name} is {', '.join(values[:_SHOWN_VALUES])} here."
+        return f"no case matches --where {condition}.{hint}"
+    return f"no case matches --where {' --where '.join(conditions)} together"
+
+
+#: Values of a field that a message about a wrong one names.
+_SHOWN_VALUES = 5
 
 
 def _condition(text: str) -> tuple[str, bool, list[str]]:

@@ -21,7 +21,7 @@ from slmbench.analysis.quality import QualityJudgement, quality_judgements, with
 from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.analysis.ratios import log_ratio, mean_ratio
 from slmbench.errors import NotComparableError
-from slmbench.machine.fingerprint import Difference, Fingerprint, differences
+from slmbench.machine.fingerprint import ENGINE_FIELDS, Difference, Fingerprint, differences
 
 #: Sides measured at different times, one of them with more than this share of samples disturbed by other
 #: processes, do not show a change: what changed may be the neighbours.
@@ -155,6 +155,16 @@ def machine_differences(base: Side, new: Side, cases: Sequence[SideCase]) -> lis
     ]
 
 
+def check_machines(base: Side, new: Side, cases: Sequence[SideCase]) -> None:
+    """Check that the machines of two sides allow a verdict on these cases.
+
+    Raises:
+        NotComparableError: they do not; the text says why.
+    """
+    if refusal := _refusal(base, new, machine_differences(base, new, cases)):
+        raise NotComparableError(refusal)
+
+
 def fingerprint_of(side: Side) -> Fingerprint | None:
     """Return the machine a side ran on, None where the run kept none that can be read."""
     try:
@@ -164,20 +174,27 @@ def fingerprint_of(side: Side) -> Fingerprint | None:
 
 
 def _is_used(difference: Difference, engines: set[str]) -> bool:
-    if not difference.field.startswith("engines."):
+    if not difference.field.startswith(ENGINE_FIELDS):
         return True
-    return any(difference.field.removeprefix("engines.").startswith(engine) for engine in engines)
+    return any(difference.field.removeprefix(ENGINE_FIELDS).startswith(engine) for engine in engines)
 
 
 def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
     for side in (base, new):
         if fingerprint_of(side) is None:
             return f"{side.name}: the machine it ran on is not recorded (or not readably), so it cannot be compared"
-    hard = [str(difference) for difference in found if difference.hard]
+    hard = [difference for difference in found if difference.hard]
     if not hard:
         return None
+    if all(difference.field.startswith(ENGINE_FIELDS) for difference in hard):
+        versions = "; ".join(str(difference).removeprefix(ENGINE_FIELDS) for difference in hard)
+        return (
+            f"{base.name} and {new.name} were measured with different versions of an engine ({versions}): save a new "
+            "baseline, or compare both versions in one run with --arm "
+            "(--allow-different-machine shows them without a verdict)"
+        )
     return (
-        f"{base.name} and {new.name} are from machines that differ in {'; '.join(hard)} "
+        f"{base.name} and {new.name} are from machines that differ in {'; '.join(map(str, hard))} "
         "(`compare --by-machine` groups them by machine, --allow-different-machine shows them without a verdict)"
     )
 

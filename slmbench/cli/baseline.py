@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from slmbench.analysis import sides
-from slmbench.analysis.baseline import read_baseline, save_baseline
+from slmbench.analysis.baseline import save_baseline
 from slmbench.cli._typed import SETTINGS
-from slmbench.errors import BadInputError, amount, one_line
+from slmbench.errors import amount, one_line
 from slmbench.report.text_table import make_console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -35,7 +35,7 @@ def save(
 
 
 @app.command()
-def show(file: Annotated[Path, typer.Argument(help="A baseline file.")]) -> None:
+def show(file: Annotated[str, typer.Argument(help="A baseline file, or a run that may become one.")]) -> None:
     """Print what a baseline holds."""
     _show(file)
 
@@ -48,22 +48,21 @@ def save_named(name: str, out: Path, conditions: Sequence[str]) -> str:
         NotComparableError: nothing in it could be judged against.
     """
     (side,) = sides.where([sides.read_side(name)], conditions)
-    if not side.cases:
-        raise BadInputError(f"{name}: no case matches --where {' '.join(conditions)}")
     save_baseline(side, out)
     return f"{out}: {amount(len(side.cases), 'case')}, {out.stat().st_size / 1000:.1f} kB"
 
 
-def _show(file: Path) -> None:
-    """Print the cases of a baseline with their figures.
+def _show(file: str) -> None:
+    """Print the cases of a baseline, or of a run, with their figures.
 
     Raises:
-        BadInputError: not a baseline.
+        BadInputError: neither.
+        NotComparableError: an empty run.
     """
     from rich.table import Table
     from rich.text import Text
 
-    side = read_baseline(file)
+    side = sides.read_side(file)
     table = Table(box=None, header_style="bold")
     for header in ("case", "loads", "ttft ms", "tpot ms"):
         table.add_column(header, justify="left" if header == "case" else "right")
@@ -72,5 +71,6 @@ def _show(file: Path) -> None:
         figures = [f"{e.interval().mid * 1e3:.4g}" if e else "-" for e in (ttft, tpot)]
         table.add_row(Text(one_line(key)), str(ttft.logs.size if ttft else 0), *figures)
     console = make_console()
-    console.print(Text(f"from {side.run_id}, {side.created}"))
+    # The name of a run's data has its time in it.
+    console.print(Text(one_line(f"from {side.run_id.removesuffix(f' of {side.created}')}, measured {side.created}")))
     console.print(table)

@@ -47,12 +47,15 @@ def calibrate(
     for name in backend or ():
         load_backend(name)
     progress = Console(stderr=True)
+
+    def say(text: str) -> None:
+        # A case's name stays in one piece, however narrow the terminal is.
+        progress.print(text, markup=False, highlight=False, soft_wrap=True)
+
     if folders:
-        found = measuring.calibrate_from(folders)
+        found = measuring.calibrate_from(folders, say)
     else:
-        found = measuring.calibrate(
-            runs=runs, backends=backend or (), like=like, say=lambda text: progress.print(text, markup=False)
-        )
+        found = measuring.calibrate(runs=runs, backends=backend or (), like=like, say=say)
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmbench.analysis.exit_code import exit_code
-from slmbench.analysis.sides import is_fleet, read_sides
+from slmbench.analysis.sides import is_fleet, read_sides, where
 from slmbench.analysis.verdicts import Comparison
 from slmbench.cli._typed import NAMES, SECONDS, SETTINGS
-from slmbench.cli.compare import JudgeRequest, Match, judging, warn
+from slmbench.cli.compare import JudgeRequest, Match, fleets_with, judging, warn
 from slmbench.cli.run import key_value
-from slmbench.errors import BadInputError, CannotRunError, ExitCode, SlmbenchError, one_line
+from slmbench.errors import ERROR_PREFIX, BadInputError, CannotRunError, ExitCode, SlmbenchError, one_line
 from slmbench.report.check_summary import (
     Sampler,
     failing_words,
@@ -29,6 +29,7 @@ from slmbench.report.check_summary import (
 from slmbench.report.comparison import comparisons_json, print_comparison
 from slmbench.report.github import annotation_lines
 from slmbench.report.text_table import make_console
+from slmbench.system.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,10 +148,18 @@ def _refusals_told(request: CheckRequest) -> Iterator[None]:
 
 
 def _carried_out(request: CheckRequest, typed: RunRequest) -> ExitCode:
+    # What is wrong with the command is said before minutes of measuring, not after them.
+    judging(request)
+    if request.junit is not None:
+        check_writable(request.junit)
+    if request.summary is not None:
+        check_writable(request.summary, append=True)
     if not request.new:
         from slmbench.running.more_samples import run_again
 
-        request = replace(request, new=str(run_again(request.baseline, typed)))
+        any_machine = request.allow_different_machine
+        folder = run_again(request.baseline, typed, conditions=request.where, any_machine=any_machine)
+        request = replace(request, new=str(folder))
     if is_fleet(request.baseline) or is_fleet(request.new):
         return run_fleet_check(request)
     if request.budget_s is None:
@@ -182,7 +191,7 @@ def run_check(request: CheckRequest, more: Sampler | None = None) -> ExitCode:
     judge_sides = judging(request)
 
     def judge(look: float) -> Comparison:
-        base, new = read_sides([request.baseline, request.new])
+        base, new = where(read_sides([request.baseline, request.new]), request.where)
         return judge_sides(base, new, 1.0, look)
 
     if request.budget_s is None:
@@ -194,9 +203,18 @@ def run_check(request: CheckRequest, more: Sampler | None = None) -> ExitCode:
     else:
         comparison = judge_until_conclusive(judge, more, request.budget_s, say=lambda text: typer.echo(text, err=True))
     code = exit_code([comparison], allow_missing=request.allow_missing)
-    write_outputs([comparison], junit=request.junit, summary=request.summary)
+    unwritten = write_outputs([comparison], junit=request.junit, summary=request.summary)
     _print_check(comparison, code, request)
-    return code
+    return _told(unwritten, request) if unwritten else code
+
+
+def _told(unwritten: SlmbenchError, request: CheckRequest) -> ExitCode:
+    """Say after the verdict which file is missing, and that nothing has to be measured again for it.
+
+    Not raised: with ``--json`` that would print a second document.
+    """
+    typer.echo(one_line(f"{ERROR_PREFIX}{unwritten}; the run that was judged is in {request.new}"), err=True)
+    return unwritten.exit_code
 
 
 #: What prints the columns that a check leaves out of a narrow table.
@@ -231,20 +249,20 @@ def run_fleet_check(request: CheckRequest) -> ExitCode:
     from slmbench.fleet.read import read_fleets
 
     judge = judging(request)
-    base, new = read_fleets([request.baseline, request.new])
+    base, new = fleets_with(read_fleets([request.baseline, request.new]), request.where)
     found = judge_fleets(base, new, judge)
     problems = [] if request.allow_missing else found.problems
     codes = [exit_code([comparison], allow_missing=request.allow_missing) for comparison in found.comparisons]
     worst = min([*codes, *([ExitCode.NOT_COMPARABLE] if problems or not codes else [])], key=_WORST.index)
-    write_outputs(found.comparisons, junit=request.junit, summary=request.summary, problems=found.problems)
+    unwritten = write_outputs(found.comparisons, junit=request.junit, summary=request.summary, problems=found.problems)
     if request.as_json:
         print(comparisons_json(found.comparisons, found.problems))
         warn(found.problems)
-        return worst
-    _print_fleet_check(make_console(), found, codes, worst)
-    if request.annotations:
-        print("\n".join(annotation_lines(found.comparisons, problems=found.problems)))
-    return worst
+    else:
+        _print_fleet_check(make_console(), found, codes, worst)
+        if request.annotations:
+            print("\n".join(annotation_lines(found.comparisons, problems=found.problems)))
+    return _told(unwritten, request) if unwritten else worst
 
 
 def _print_fleet_check(console: Console, found: FleetVerdicts, codes: Sequence[ExitCode], worst: ExitCode) -> None:

@@ -29,10 +29,11 @@ from slmbench.report.comparison import (
 from slmbench.report.comparison_columns import columns_named
 from slmbench.report.text_table import escape_markdown, make_console
 from slmbench.system.collector import collector_paused
-from slmbench.system.files import write_output
+from slmbench.system.files import check_writable, write_output
 
 if TYPE_CHECKING:
     from slmbench.analysis.machines import Shelf
+    from slmbench.fleet.read import Machines
     from slmbench.report.text_table import Column
 
 app = typer.Typer(add_completion=False)
@@ -141,7 +142,7 @@ def judging(request: JudgeRequest) -> JudgeSides:
     gates = gates_of(request.gates, request.gate)
 
     def judge(base: Side, new: Side, share: float, look: float) -> Comparison:
-        base, new = named.where([base, new], request.where)
+        base, new = named.chosen([base, new], request.where)
         return compare_sides(
             base,
             new,
@@ -169,7 +170,8 @@ def run_compare(request: CompareRequest) -> None:
         _compare_machines(request)
         return
     judge = judging(request)
-    base, *others = named.read_sides(request.sides, arms=request.arms, keep_tokens=request.format == "html")
+    sides = named.read_sides(request.sides, arms=request.arms, keep_tokens=request.format == "html")
+    base, *others = named.where(sides, request.where)
     _show([judge(base, other, 1.0, 1.0) for other in others], request)
 
 
@@ -177,10 +179,12 @@ def check_output(request: CompareRequest) -> None:
     """Check what is asked of the output, before minutes of samples are read.
 
     Raises:
-        BadInputError: a format, column, order or group is unknown.
+        BadInputError: a format, column, order or group is unknown, or the file cannot be written.
     """
     if request.format not in FORMATS:
         raise BadInputError(f"--format {request.format}: unknown. Known: {', '.join(FORMATS)}.")
+    if request.out is not None:
+        check_writable(request.out)
     columns_named(request.columns)
     sorted_rows([], request.sort)
     grouped_rows([], request.group)
@@ -310,7 +314,7 @@ def _compare_fleets(request: CompareRequest) -> None:
     from slmbench.fleet.read import read_fleets
 
     judge = judging(request)
-    base, *others = read_fleets(request.sides)
+    base, *others = fleets_with(read_fleets(request.sides), request.where)
     found = [judge_fleets(base, other, judge) for other in others]
     comparisons = [comparison for one in found for comparison in one.comparisons]
     problems = list(dict.fromkeys(problem for one in found for problem in one.problems))
@@ -318,6 +322,16 @@ def _compare_fleets(request: CompareRequest) -> None:
         raise NotComparableError("\n".join(["no machine of both can be compared:", *problems]))
     _show(comparisons, request)
     warn(problems)
+
+
+def fleets_with(fleets: list[Machines], conditions: Sequence[str]) -> list[Machines]:
+    """Return the fleets as they are, if any machine of any has a case that is asked for.
+
+    Raises:
+        BadInputError: none has.
+    """
+    named.where([side for fleet in fleets for sides in fleet.sides.values() for side in sides], conditions)
+    return fleets
 
 
 def warn(problems: Sequence[str]) -> None:

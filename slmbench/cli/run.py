@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from slmbench.cli._typed import COUNTS, NAMES, SECONDS, SETTINGS
-from slmbench.errors import BadInputError, ExitCode, RunInterruptedError, StoppedError, one_line
+from slmbench.errors import BadInputError, ExitCode, one_line
 
 if TYPE_CHECKING:
     from slmbench.plan.request import RunRequest
@@ -230,27 +230,20 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
     from slmbench.report.run_table import run_table
     from slmbench.report.text_table import make_console
     from slmbench.report.write import print_run
-    from slmbench.running import runner
-    from slmbench.running.progress import show_progress
+    from slmbench.running.watched import execute_watched
 
-    def say(text: str) -> None:
-        if not quiet:
-            # Not by typer: that would write past the live table, into its last line.
-            print(one_line(text), file=sys.stderr, flush=True)
-
-    try:
-        with show_progress(sys.stderr, verbose=verbose, quiet=quiet) as observer:
-            explain = say if verbose else None
-            columns = runner.execute(request, observer=observer, say=say, explain=explain)
-    except RunInterruptedError as error:
-        raise StoppedError(str(error)) from error
+    columns = execute_watched(request, quiet=quiet, verbose=verbose)
     if as_json:
         typer.echo(run_table(columns).to_json(orient="records", indent=1))
     else:
         print_run(make_console(), columns)
+        said = [f"everything is in {columns.folder}"]
         if request.quick:
-            say("--quick: few loads, so intervals are wide or missing; the same command without it narrows them")
-        say(f"everything is in {columns.folder}")
+            said[:0] = [
+                "--quick: few loads, so intervals are wide or missing; the same command without it narrows them"
+            ]
+        for line in () if quiet else said:
+            print(one_line(line), file=sys.stderr, flush=True)
     # What has no figures because its budget was spent is named there, too.
     tasks = columns.record.tasks
     refused = columns.record.refusals or (tasks and tasks.refused)

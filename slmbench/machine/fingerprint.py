@@ -90,6 +90,8 @@ THREAD_VARIABLES = (
 )
 
 Kind = Literal["hardware", "software", "soft"]
+#: What fields of engines' versions begin with.
+ENGINE_FIELDS = "engines."
 
 
 class _FingerprintPart(BaseModel):
@@ -193,7 +195,7 @@ def differences(a: Fingerprint, b: Fingerprint) -> list[Difference]:
         for name in [*flat_a, *(n for n in flat_b if n not in flat_a)]:
             x, y = flat_a.get(name), flat_b.get(name)
             if x != y and not (name == "memory_gib" and _same_memory(a.hardware.memory_gib, b.hardware.memory_gib)):
-                one_sided = name.startswith("engines.") and None in (x, y)
+                one_sided = name.startswith(ENGINE_FIELDS) and None in (x, y)
                 found.append(Difference(name, _text(x), _text(y), kind, hard=kind != "soft" and not one_sided))
     return found
 

@@ -306,6 +306,17 @@ def folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def _runs_below(folder: Path) -> str:
+    """Return which runs a folder has in it, the first few: whoever names it may mean one of them."""
+    found = sorted(place.parent for place in folder.glob(f"*/{RUN_NAME}"))
+    more = f", and {len(found) - _NAMED_RUNS} more" if len(found) > _NAMED_RUNS else ""
+    return f"; name one of those in it: {', '.join(map(str, found[:_NAMED_RUNS]))}{more}" if found else ""
+
+
+#: Runs in a folder that a message names.
+_NAMED_RUNS = 3
+
+
 def read_run(path: Path) -> Run:
     """Read a run from its folder or from either of its files.
 
@@ -349,6 +360,8 @@ def read_run_record(path: Path) -> RunRecord:
     """
     try:
         raw = json.loads(read_regular(path))
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path.parent}: holds no run (no {RUN_NAME}){_runs_below(path.parent)}") from error
     except OSError as error:
         raise BadInputError(f"{path}: not a run: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

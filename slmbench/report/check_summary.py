@@ -140,18 +140,25 @@ def write_outputs(
     junit: Path | None = None,
     summary: Path | None = None,
     problems: Sequence[str] = (),
-) -> None:
+) -> SlmbenchError | None:
     """Write what other tools read; a job summary is appended to, as GitHub wants it.
 
-    ``problems`` are machines that could not be judged, with the reasons.
-
-    Raises:
-        BadInputError: a file cannot be written.
+    ``problems`` are machines that could not be judged, with the reasons. What cannot be written is returned as an
+    error, the first of them: it costs neither the other file nor the verdict on the screen.
     """
-    if junit:
-        write_output(junit, junit_xml(comparisons, problems))
-    if summary:
-        append_text(summary, lambda there: job_summary(comparisons, problems, room_bytes=MOST_SUMMARY_BYTES - there))
+    failures: list[SlmbenchError] = []
+    try:
+        if junit:
+            write_output(junit, junit_xml(comparisons, problems))
+    except SlmbenchError as error:
+        failures.append(error)
+    try:
+        if summary:
+            room = MOST_SUMMARY_BYTES
+            append_text(summary, lambda there: job_summary(comparisons, problems, room_bytes=room - there))
+    except SlmbenchError as error:
+        failures.append(error)
+    return failures[0] if failures else None
 
 
 #: What a check that could not judge is called, by its exit code.

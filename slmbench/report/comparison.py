@@ -168,14 +168,15 @@ def judged_once(comparison: Comparison) -> list[str]:
 
 
 def missing_cases(comparison: Comparison) -> dict[str, str]:
-    """Return the base's cases that the new side lacks, with the reason, or the first few with the nearest ones."""
-    known = comparison.only_new or tuple(comparison.new.cases)
+    """Return the base's cases that the new side lacks, with the reason, or the first few with the nearest left over."""
     hinted = comparison.only_base[:HINTED_CASES]
     hints = {}
     for key in comparison.only_base:
         case = comparison.base.cases[key].case
         reason = next((refusal.reason for refusal in comparison.new.refusals if refusal.covers(case)), None)
-        hints[key] = f": cannot run: {reason}" if reason else _nearest_cases(key, known) if key in hinted else ""
+        hints[key] = (
+            f": cannot run: {reason}" if reason else _nearest_cases(key, comparison.only_new) if key in hinted else ""
+        )
     return hints
 
 

@@ -16,19 +16,22 @@ from slmbench.analysis.metrics import METRICS, Side, metric_named
 from slmbench.analysis.sides import read_side, where
 from slmbench.analysis.stats import Floats, Interval
 from slmbench.analysis.verdicts import machine_differences
-from slmbench.errors import BadInputError, CannotRunError, NotComparableError, one_line
+from slmbench.errors import BadInputError, CannotRunError, NotComparableError, amount, one_line
 from slmbench.report import charts
 from slmbench.report.case_labels import side_labels
 from slmbench.report.chart_files import KINDS, write_picture
 from slmbench.report.chart_parts import Spec
-from slmbench.report.text_table import TextTable, make_console, markdown_table, number, print_table
+from slmbench.report.text_table import TextTable, escape_markdown, make_console, markdown_table, number, print_table
 from slmbench.system.extras import needed
-from slmbench.system.files import write_output
+from slmbench.system.files import check_writable, write_output
 
 #: With fewer runs than this no change is looked for.
 RUNS_NEEDED = 6
 #: A level lasts at least so many runs: one run alone is an outlier, not a change.
 SHORTEST_LEVEL = 2
+#: Of more runs than this a line names the first and the last few.
+_LISTED_RUNS = 8
+_AT_AN_END = 3
 #: Price of a change in units of the noise times log(runs). By simulation, at 12, 20 and 40 runs: a change reported
 #: in less than 1 % of unchanged histories, also with one wild run in them; one of 5 sigma found in 97 to 100 %.
 _PENALTY = 3.0
@@ -62,8 +65,24 @@ class History:
 
     metric: str
     runs: list[str]
+    #: When each run was measured.
+    dates: list[str]
     tracks: list[Track]
+    #: Cases that one run alone has: nothing can be followed.
+    once: list[str]
     warnings: list[str]
+
+    def notes(self) -> list[str]:
+        """Return in which order the runs are, which cases are left out and why, and what was warned of."""
+        named = [f"{run} ({date[:16].replace('T', ' ')})" for run, date in zip(self.runs, self.dates, strict=True)]
+        if len(named) > _LISTED_RUNS:
+            named = [*named[:_AT_AN_END], "...", *named[-_AT_AN_END:]]
+        lines = [f"{amount(len(self.runs), 'run')}, oldest first: {', '.join(named)}"]
+        if self.once:
+            count, verb = amount(len(self.once), "case"), "is" if len(self.once) == 1 else "are"
+            more = f", and {len(self.once) - 1} more" if len(self.once) > 1 else ""
+            lines.append(f"left out: {count} that {verb} in one run only: {self.once[0]}{more}")
+        return [one_line(line) for line in [*lines, *self.warnings]]
 
 
 def read_history(names: Sequence[str], metric: str, conditions: Sequence[str] = ()) -> History:
@@ -85,10 +104,19 @@ def read_history(names: Sequence[str], metric: str, conditions: Sequence[str] = 
             "a history takes two runs or more from the same hardware" + "".join(f"; {w}" for w in warnings)
         )
     labels = [side_labels(side) for side in kept]
-    tracks = [track for key in _keys(kept, metric) if (track := _track(key, kept, labels, metric)) is not None]
+    keys = _keys(kept, metric)
+    tracks = [track for key in keys if (track := _track(key, kept, labels, metric)) is not None]
+    followed = {track.key for track in tracks}
     if len(kept) < RUNS_NEEDED:
         warnings.append(f"{len(kept)} runs; {RUNS_NEEDED} are needed to look for changes")
-    return History(metric, [side.name for side in kept], tracks, warnings)
+    return History(
+        metric,
+        runs=[side.name for side in kept],
+        dates=[side.created for side in kept],
+        tracks=tracks,
+        once=[key for key in keys if key not in followed],
+        warnings=warnings,
+    )
 
 
 def _sides(names: Sequence[str], warnings: list[str]) -> list[Side]:
@@ -168,7 +196,7 @@ def history_table(history: History) -> TextTable:
              _figure(last, history.metric), f"{last / first:.3f}", changes or "none")]
         )  # fmt: skip
     headers = ["case", "runs", "first", "last", "last / first", "changes"]
-    return TextTable(headers, rows, [False, True, True, True, True, False], notes=list(history.warnings))
+    return TextTable(headers, rows, [False, True, True, True, True, False], notes=history.notes())
 
 
 def _figure(value: float, metric: str) -> str:
@@ -213,14 +241,17 @@ def run_history(
         BadInputError: not a run, an unknown metric, fewer than two runs, or a plot of another kind.
         CannotRunError: ruptures is not installed.
     """
-    if plot is not None and plot.suffix not in (*KINDS, ".html"):
-        raise BadInputError(f"--plot {plot}: .png, .svg or .html is expected")
+    if plot is not None:
+        if plot.suffix not in (*KINDS, ".html"):
+            raise BadInputError(f"--plot {plot}: .png, .svg or .html is expected")
+        check_writable(plot)
     history = read_history(names, metric, conditions)
     table = history_table(history)
     if as_json:
         print(json.dumps(_raw(history), indent=1))
     elif markdown:
         print(markdown_table(table.headers, table.rows, table.numeric))
+        print("\n".join(["", *(f"- {escape_markdown(note)}" for note in table.notes)]))
     else:
         print_table(make_console(), table)
     if plot is not None:
@@ -231,6 +262,8 @@ def _raw(history: History) -> dict[str, object]:
     return {
         "metric": history.metric,
         "runs": history.runs,
+        "dates": history.dates,
+        "once": history.once,
         "warnings": history.warnings,
         "cases": [
             {

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from slmbench.analysis.metrics import Side
-from slmbench.analysis.noise import MINIMUM_RUNS, Calibration, save_calibration
-from slmbench.analysis.sides import read_side
+from slmbench.analysis.noise import MINIMUM_RUNS, Calibration, read_floor, save_calibration
+from slmbench.analysis.sides import distinct, read_side
 from slmbench.analysis.verdicts import fingerprint_of
-from slmbench.errors import BadInputError, CannotRunError, NotComparableError
+from slmbench.errors import BadInputError, CannotRunError, NotComparableError, amount, one_line
 from slmbench.plan.request import RunRequest
 from slmbench.running.more_samples import request_of
 from slmbench.running.runner import execute
@@ -61,23 +61,25 @@ def calibrate(
         for key, case in side.cases.items():
             if case.failure:
                 raise CannotRunError(f"{key}: {case.failure}")
-    return _kept(sides)
+    return _kept(sides, say)
 
 
-def calibrate_from(names: Sequence[str]) -> Calibration:
+def calibrate_from(names: Sequence[str], say: Say | None = None) -> Calibration:
     """Keep the levels of identical runs that were measured before, for the machine they ran on.
+
+    ``say`` gets what is left out, and which calibration is replaced.
 
     Raises:
         BadInputError: fewer than three, one of them twice, or not runs.
         NotComparableError: they are of several machines, or have no case in common.
     """
-    sides = [read_side(name) for name in names]
+    sides = distinct([read_side(name) for name in names])
     if len({side.run_id for side in sides}) < max(MINIMUM_RUNS, len(sides)):
         raise BadInputError(f"{len(sides)} runs were given; {MINIMUM_RUNS} or more different ones are needed")
-    return _kept(sides)
+    return _kept(sides, say)
 
 
-def _kept(sides: Sequence[Side]) -> Calibration:
+def _kept(sides: Sequence[Side], say: Say | None) -> Calibration:
     """Keep what is in every run, loaded twice or more, for the machine they ran on.
 
     Raises:
@@ -92,6 +94,7 @@ def _kept(sides: Sequence[Side]) -> Calibration:
     for side, machine in zip(sides, machines, strict=True):
         if machine.digest() not in machines[0].digests():
             raise NotComparableError(f"{sides[0].name} and {side.name} ran on different machines")
+    lacking = _not_in_every_run(sides)
     cases: dict[str, dict[str, tuple[float, ...]]] = {}
     variances: dict[str, dict[str, float]] = {}
     for key in sides[0].cases:
@@ -103,6 +106,8 @@ def _kept(sides: Sequence[Side]) -> Calibration:
                 errors = [one.estimate.error for one in figures]
                 variances.setdefault(key, {})[metric] = sum(error**2 for error in errors) / len(errors)
     if not cases:
+        if lacking:
+            raise NotComparableError(f"the runs have no case in common that they all measured: {lacking[0]}")
         raise NotComparableError("no metric of a case was measured with two loads or more in every run")
     disturbed = [side.cases[key].disturbed for side in sides for key in cases]
     calibration = Calibration(
@@ -113,5 +118,27 @@ def _kept(sides: Sequence[Side]) -> Calibration:
         load_variances=variances,
         disturbed=sum(disturbed) / len(disturbed),
     )
+    earlier = read_floor(machines[0]).calibration
     save_calibration(calibration)
+    if say is not None:
+        for line in lacking:
+            say(one_line(f"left out: {line}"))
+        if earlier:
+            cases_then = amount(len(earlier.cases), "case")
+            say(f"replaced the calibration of {earlier.measured} ({earlier.runs} runs of {cases_then})")
     return calibration
+
+
+def _not_in_every_run(sides: Sequence[Side]) -> list[str]:
+    """Return a line for each case that not every run measured: where it is missing or failed."""
+    lines = []
+    for key in dict.fromkeys(key for side in sides for key in side.cases):
+        having = next(side for side in sides if key in side.cases)
+        for side in sides:
+            if key not in side.cases:
+                lines.append(f"{key} is in {having.name} and not in {side.name}")
+                break
+            if failure := side.cases[key].failure:
+                lines.append(f"{key} failed in {side.name}: {failure}")
+                break
+    return lines

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from slmbench.analysis.sides import read_side
-from slmbench.errors import BadInputError
+from slmbench.analysis.sides import read_side, where
+from slmbench.analysis.verdicts import check_machines
+from slmbench.errors import BadInputError, one_line
+from slmbench.machine.fingerprint import collect
 from slmbench.plan.request import RunRequest, request_from_file
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import RUN_NAME, LoadRecord, read_run_record, write_run
 from slmbench.report.check_summary import Sampler
-from slmbench.running.runner import execute
+from slmbench.running.watched import execute_watched
 
 #: Seconds that a round of loads is taken to last where a run has no two of them.
 _UNKNOWN_LOAD_S = 10.0
 
 
-def run_again(baseline: str, typed: RunRequest | None = None) -> Path:
-    """Measure what a baseline measured, here and now; return the run's folder.
+def run_again(
+    baseline: str, typed: RunRequest | None = None, *, conditions: Sequence[str] = (), any_machine: bool = False
+) -> Path:
+    """Measure what a baseline measured, here and now, and say so on stderr; return the run's folder.
+
+    ``conditions`` are those of ``--where``. Without ``any_machine`` a baseline of another machine, or of another
+    version of an engine, is refused: that is known before minutes of measuring.
 
     Raises:
-        BadInputError: as :func:`request_of`.
+        BadInputError: as :func:`request_of`, or no case fulfils the conditions.
         CannotRunError: nothing of it can run here.
+        NotComparableError: what is measured here could not be judged against it.
+        StoppedError: it was interrupted.
     """
-    return execute(request_of(baseline, typed)).folder
+    request = request_of(baseline, typed)
+    (base,) = where([read_side(baseline)], conditions)
+    if not any_machine:
+        here = replace(base, name="a run made now", run_id="", machine=collect().model_dump(mode="json"))
+        check_machines(base, here, list(base.cases.values()))
+    print(one_line(f"measuring what {base.name} measured"), file=sys.stderr, flush=True)
+    folder = execute_watched(request, then=f"slmbench check --baseline {shlex.quote(baseline)}").folder
+    print(one_line(f"everything is in {folder}"), file=sys.stderr, flush=True)
+    return folder
 
 
 def request_of(name: str, typed: RunRequest | None = None) -> RunRequest:
@@ -77,7 +98,7 @@ def sampler(name: str, typed: RunRequest | None = None) -> Sampler | None:
         write_run(folder, before.record.model_copy(update={"finished": None}))
         options = {**before.record.options, "budget_s": seconds}
         loads = count + max((int(np.unique(columns.load).size) for columns in before.recorded.values()), default=0)
-        execute(request_from_file(options, str(folder / RUN_NAME), given), loads=loads)
+        execute_watched(request_from_file(options, str(folder / RUN_NAME), given), loads=loads)
         return read_columns(folder, keep_tokens=False).sample_count > before.sample_count
 
     return Sampler(more_loads, lambda: seconds_a_load(read_columns(folder, keep_tokens=False)))

@@ -221,7 +221,8 @@ def _told_where_interrupted(folder: Path, request: RunRequest) -> Iterator[None]
         cases = Counter(record.case for record in read_samples(folder / SAMPLES_NAME, []) if record.type == "sample")
         raise RunInterruptedError(
             f"interrupted; {amount(cases.total(), 'sample')} of {amount(len(cases), 'case')} kept in {folder}; "
-            f"to continue: {resume_command(folder, request)}"
+            f"to continue: {resume_command(folder, request)}",
+            folder,
         ) from error
 
 

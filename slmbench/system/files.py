@@ -129,6 +129,48 @@ def write_output(path: Path, content: str | bytes) -> None:
         raise _refusal(path, error) from error
 
 
+def check_writable(path: Path, *, append: bool = False) -> None:
+    """Check that :func:`write_output`, or :func:`append_text`, can write there, before the work for it is done.
+
+    What is there is not touched, and nothing new stays.
+
+    Raises:
+        BadInputError: it cannot be written.
+        CannotRunError: the disk is full.
+    """
+    try:
+        try:
+            there = path.stat()
+        except FileNotFoundError:
+            _probe(Path(os.path.realpath(path)))
+            return
+        if stat.S_ISDIR(there.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(there.st_mode):
+            # Not opened: whoever reads a pipe would see its end.
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        try:
+            if not append:
+                _probe(Path(os.path.realpath(path)))
+                return
+        except OSError as error:
+            if error.errno not in _NOT_REPLACEABLE:
+                raise
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def _probe(path: Path) -> None:
+    """Make a file in the folder of another, as :func:`_replace` does, and remove it."""
+    temporary = _temporary(path)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    temporary.unlink()
+
+
 class _Record(Protocol):
     def model_dump_json(self, *, indent: int | None = None) -> str: ...
 
@@ -207,9 +249,13 @@ def _refusal(path: Path, error: OSError) -> BadInputError | CannotRunError:
     return kind(f"{path}: cannot be written: {error.strerror}")
 
 
-def _replace(path: Path, data: bytes, before: os.stat_result | None) -> None:
+def _temporary(path: Path) -> Path:
     # Not tempfile's: its files are the owner's alone. The name is cut, for a long one has no room for more.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+
+
+def _replace(path: Path, data: bytes, before: os.stat_result | None) -> None:
+    temporary = _temporary(path)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         try:

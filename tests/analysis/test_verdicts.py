@@ -203,7 +203,7 @@ def changed_machine(part: str, **fields: Any) -> dict[str, Any]:
     [
         (changed_machine("hardware", cpu_model="Other 1"), "cpu_model: Example 9000 / Other 1"),
         (changed_machine("hardware", memory_gib=8), "memory_gib"),
-        (changed_machine("software", engines={"openvino": "2026.5"}), "engines.openvino"),
+        (changed_machine("software", engines={"openvino": "2026.5"}), "openvino: 2026.4.1 / 2026.5"),
         ({"hardware": "?"}, "not recorded"),
     ],
 )
@@ -325,6 +325,7 @@ def test_gates_choose_by_metric_and_case_and_the_last_that_fits_wins(tmp_path: P
         ("gate: 5\n", ":1: '5' would be 500%"),
         ("gate: -1%\n", "not a valid gate"),
         ("gate: nan\n", "not a valid gate"),
+        ("gate: 15\n", "'15' is not a valid gate; write 15% or 0.15"),
         ("cases:\n  mu-*: [1]\n", "a mapping is expected"),
         ("- gate\n", "a mapping is expected"),
         ("alpha: 50%\n", "the maximum is 20%"),

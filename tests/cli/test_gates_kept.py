@@ -166,7 +166,7 @@ def test_what_is_missing_burns_no_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("slmbench.running.more_samples.execute", asked.append)
+    monkeypatch.setattr("slmbench.running.more_samples.execute_watched", asked.append)
     base = with_energy(make_run(STEADY), DECODER).write(tmp_path / "base")
     new = make_run(STEADY[1:], run_id="other").write(tmp_path / "new")
     command = ["check", "--baseline", str(base), str(new), "--gate", "30%", "--metric", "ttft", "--metric", "energy"]

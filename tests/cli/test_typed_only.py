@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import Speed, edit_json, make_run
+from synthetic import Speed, edit_json, make_run, measured_here
 
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
@@ -113,11 +113,12 @@ def test_no_file_widens_trust(
     assert "asks to run a checkpoint's own code" in said
     assert said.rstrip().endswith("add --trust-remote-code")
 
-    def execute(request: RunRequest) -> Any:
+    def execute(request: RunRequest, *, then: str) -> Any:
         asked.append(request)
         return type("Result", (), {"folder": folder})
 
-    monkeypatch.setattr("slmbench.running.more_samples.execute", execute)
+    monkeypatch.setattr("slmbench.running.more_samples.execute_watched", execute)
+    measured_here(monkeypatch)
     assert run_main([*command, "--trust-remote-code"]) == ExitCode.OK
     assert [request.trust_remote_code for request in asked] == [True] * (file == "baseline")
 
@@ -140,11 +141,12 @@ def test_a_baseline_does_not_choose_where_to_write(tmp_path: Path, monkeypatch: 
     edit_json(baseline, options={**options(), "out": str(tmp_path / "elsewhere"), "resume": str(folder)})
     asked: list[RunRequest] = []
 
-    def execute(request: RunRequest) -> Any:
+    def execute(request: RunRequest, *, then: str) -> Any:
         asked.append(request)
         return type("Result", (), {"folder": folder})
 
-    monkeypatch.setattr("slmbench.running.more_samples.execute", execute)
+    monkeypatch.setattr("slmbench.running.more_samples.execute_watched", execute)
+    measured_here(monkeypatch)
     assert run_main(["check", "--baseline", str(baseline), "--gate", "30%"]) == ExitCode.OK
     assert (asked[0].out, asked[0].resume) == (None, None)
 

@@ -55,6 +55,25 @@ def test_history_as_table_json_and_plot(runs: Path, capsys: pytest.CaptureFixtur
     assert run_main(["history", str(runs), "--json"]) == ExitCode.OK
     raw = json.loads(capsys.readouterr().out)
     assert raw["cases"][0]["changes"][0]["run"] == "night-07"
+    assert (raw["dates"][0], raw["once"]) == ("2026-01-01T00:00:00+00:00", [])
+
+
+def test_the_order_of_the_runs_and_what_is_left_out_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    late = make_run([Speed(), Speed(model="b")], run_id="late", created="2026-02-01T09:30:00+00:00")
+    late.write(runs / "a-late-one")
+    order = (
+        "13 runs, oldest first: night-00 (2026-01-01 00:00), night-01 (2026-01-02 00:00), night-02 (2026-01-03 00:00), "
+        "..., night-10 (2026-01-11 00:00), night-11 (2026-01-12 00:00), a-late-one (2026-02-01 09:30)"
+    )
+    left = f"left out: 1 case that is in one run only: {Speed(model='b').case.key}"
+    assert run_main(["history", str(runs)]) == ExitCode.OK
+    said = " ".join(capsys.readouterr().out.split())
+    assert order in said
+    assert left in said
+    assert run_main(["history", str(runs), "--markdown"]) == ExitCode.OK
+    assert "13 runs, oldest first" in capsys.readouterr().out
+    assert run_main(["history", str(runs), "--plot", str(runs / "none" / "p.svg")]) == ExitCode.BAD_INPUT
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_other_hardware_is_left_out_and_other_software_is_not(runs: Path) -> None:

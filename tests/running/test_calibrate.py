@@ -77,15 +77,33 @@ def test_runs_that_exist_make_a_calibration_of_their_machine(
     shift = floor.shift([matching_key(Speed().case)], "ttft")
     assert shift.runs == 4
     assert not shift.assumed
+    c = str(make_run([Speed(model="c")], seed=9).write(own_cache / "c"))
+    once = str(make_run([Speed(loads=1), Speed(model="b", loads=1)], seed=7).write(own_cache / "once"))
     unknown = str(make_run([Speed()], seed=8, machine={"hardware": "?"}).write(own_cache / "unknown"))
     for names, message, code in [
         (runs[:2], "2 runs were given; 3 or more different ones", 2),
         ([runs[0]] * 3, "3 or more different ones", 2),
-        ([*runs[:2], str(make_run([Speed(model="c")], seed=9).write(own_cache / "c"))], "no metric of a case", 3),
+        ([*runs[:2], c], f"{matching_key(Speed().case)} is in 0 and not in c", 3),
+        ([*runs[:2], once], "with two loads or more in every run", 3),
         ([*runs[:2], unknown], "not recorded", 3),
     ]:
         assert run_main(["calibrate", *names]) == code
         assert message in capsys.readouterr().err
+
+
+def test_what_is_left_out_and_what_is_replaced_is_said(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both, one = [Speed(), Speed(model="b")], [Speed()]
+    runs = [str(make_run(both if n else one, seed=n).write(own_cache / f"{n}")) for n in range(4)]
+    assert run_main(["calibrate", *runs]) == 0
+    said = capsys.readouterr().err
+    assert f"left out: {matching_key(Speed(model='b').case)} is in 1 and not in 0" in said
+    assert "replaced" not in said
+    earlier = read_floor(fingerprint_of(read_side(runs[0]))).calibration
+    assert earlier is not None
+    assert run_main(["calibrate", *runs[1:]]) == 0
+    said = capsys.readouterr().err
+    assert f"replaced the calibration of {earlier.measured} (4 runs of 1 case)" in said
+    assert "left out" not in said
 
 
 def test_a_case_that_fails_ends_the_calibration(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import Speed, calibrate, edit_json, floor_of, make_run
+from synthetic import Speed, calibrate, edit_json, floor_of, make_run, measured_here
 
 from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.analysis.noise import save_calibration
@@ -51,11 +51,13 @@ def test_check_without_a_run_measures_what_the_baseline_did(
     class Result:
         folder = run
 
-    def execute(request: RunRequest) -> Any:
+    def execute(request: RunRequest, *, then: str) -> Any:
+        assert then == f"slmbench check --baseline {tmp_path / 'base.json'}"
         asked.append(request)
         return Result
 
-    monkeypatch.setattr(resample, "execute", execute)
+    monkeypatch.setattr(resample, "execute_watched", execute)
+    measured_here(monkeypatch)
     calibrate(run)
     save_baseline(read_side(str(run)), tmp_path / "base.json")
     assert run_main(["check", "--baseline", str(tmp_path / "base.json")]) == ExitCode.OK
@@ -92,9 +94,9 @@ def test_going_on_says_whether_there_was_more(run: Path, monkeypatch: pytest.Mon
 
     more = resample.sampler(str(run))
     assert more is not None
-    monkeypatch.setattr(resample, "execute", execute)
+    monkeypatch.setattr(resample, "execute_watched", execute)
     assert more.more_loads(4, 10.0)
-    monkeypatch.setattr(resample, "execute", lambda request, loads: None)
+    monkeypatch.setattr(resample, "execute_watched", lambda request, loads: None)
     assert not more.more_loads(4, 10.0)
     assert resample.sampler("nowhere") is None
 
