@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from time import perf_counter_ns
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from slmbench.backend import Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError, CannotRunError, last_error_line
 from slmbench.models.artifact import Artifact
-from slmbench.models.ctranslate2_vocabulary import read_vocabulary
+from slmbench.models.ctranslate2_vocabulary import read_vocabulary, unfed_ids
 from slmbench.terms import ComputePrecision, Device
 
 from ..common.cpu_device import default_threads
@@ -48,6 +49,7 @@ class Ctranslate2Session:
         self._threads = options.threads or default_threads()
         folder = artifact.graph("model").parent
         self._texts = read_vocabulary(folder, checkpoint.geometry.vocab_size)
+        self._unfed = frozenset(unfed_ids(self._texts, checkpoint.geometry.vocab_size))
         kind = ctranslate2.Translator if self._family == "encoder-decoder" else ctranslate2.Generator
         began = perf_counter_ns()
         try:
@@ -92,12 +94,11 @@ class Ctranslate2Session:
         """Generate greedily from prompts ``[batch, input]``; a stamp is when the last row had its token.
 
         Raises:
-            BadInputError: the shape is beyond what is reserved.
+            BadInputError: the shape is beyond what is reserved, or a token cannot be fed.
             CannotRunError: the engine fails.
         """
         self._reserved.start(input_ids, output_tokens=output_tokens)
-        texts = self._texts
-        prompts = [[texts[token] for token in row] for row in input_ids.tolist()]
+        prompts = self._texts_of(input_ids)
         rows: list[list[int]] = [[] for _ in prompts]
         stamps: list[int] = []
 
@@ -132,11 +133,10 @@ class Ctranslate2Session:
         Those of ends of sequence are -inf. The engine reads a text in one piece and gives all its logits together.
 
         Raises:
-            BadInputError: the shape is beyond what is reserved.
+            BadInputError: the shape is beyond what is reserved, or a token cannot be fed.
             CannotRunError: the engine fails.
         """
-        texts = self._texts
-        prompt, *fed = ([texts[token] for token in row] for row in (*input_ids.tolist(), answer[0, :-1].tolist()))
+        (prompt,), fed = self._texts_of(input_ids), self._texts_of(answer[:, :-1])
         count = answer.shape[1]
         try:
             if self._family == "decoder-only":
@@ -151,6 +151,18 @@ class Ctranslate2Session:
             return self._without_ends(np.asarray(row) for row in told[0].logits[0])
         except (RuntimeError, ValueError) as error:
             raise CannotRunError(f"ctranslate2 fails: {last_error_line(error)}") from error
+
+    def _texts_of(self, ids: Tokens) -> list[list[str]]:
+        """Return the texts of tokens ``[rows, n]``.
+
+        Raises:
+            BadInputError: the engine would read one of them as another.
+        """
+        rows = ids.tolist()
+        for token in self._unfed.intersection(chain.from_iterable(rows)):
+            first = self._texts.index(self._texts[token])
+            raise BadInputError(f"ctranslate2 cannot be fed token {token}: its text is also that of token {first}")
+        return [[self._texts[token] for token in row] for row in rows]
 
     def _without_ends(self, rows: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         for given in rows:

@@ -56,6 +56,7 @@ def golden_prompts(checkpoint: Checkpoint, input_tokens: int | None = None) -> l
     geometry = checkpoint.geometry
     bounds = [bound for bound in (input_tokens, geometry.max_input_tokens) if bound is not None]
     special = {*checkpoint.eos_token_ids, checkpoint.pad_token_id, checkpoint.decoder_start_token_id, 0, 1, 2, 3}
+    special.update(checkpoint.unfed_token_ids)
     if checkpoint.vision is not None:
         special.add(checkpoint.vision.image_token_id)
     allowed = np.array([i for i in range(geometry.vocab_size) if i not in special], dtype=np.int64)

@@ -11,7 +11,7 @@ from slmbench.errors import BadInputError
 from slmbench.given.ctranslate2_file import Ctranslate2Header, read_model
 from slmbench.given.description import Description, files_of, short
 from slmbench.models.artifact import inside
-from slmbench.models.ctranslate2_vocabulary import VOCABULARIES, read_vocabulary
+from slmbench.models.ctranslate2_vocabulary import VOCABULARIES, read_vocabulary, unfed_ids
 from slmbench.models.geometry import Geometry
 from slmbench.system.files import json_object
 from slmbench.terms import Family, Precision
@@ -52,6 +52,8 @@ def describe(folder: Path) -> Description:
         raise BadInputError(f"{path}: most of its weights are '{largest}'; slmbench runs {', '.join(_PRECISIONS)}")
     config = json_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     texts = read_vocabulary(folder, geometry.vocab_size)
+    unfed = unfed_ids(texts, geometry.vocab_size)
+    twice = f" ({len(unfed):,} cannot be fed: another token has the same text)" if unfed else ""
     start = _token(config, "decoder_start_token", texts) if family == "encoder-decoder" else None
     end = _token(config, "eos_token", texts)
     return Description(
@@ -70,8 +72,9 @@ def describe(folder: Path) -> Description:
             **{key: short(value) for key, value in config.items() if key.startswith("add_source_") and value},
         },
         context_length=geometry.max_total_tokens,
-        tokenizer=f"vocabulary, {len(texts):,} tokens",
+        tokenizer=f"vocabulary, {len(texts):,} tokens{twice}",
         attention="MultiHeadAttention",
+        unfed_token_ids=unfed,
         eos_token_ids=() if end is None else (end,),
         pad_token_id=0,
         decoder_start_token_id=start,

@@ -41,6 +41,7 @@ class Description:
     flags: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     eos_token_ids: tuple[int, ...] = ()
+    unfed_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
     decoder_start_token_id: int | None = None
     #: Of the part that reads pictures, where its graph is among these.

@@ -249,6 +249,7 @@ def _checkpoint(found: Description, folder: Path, name: str) -> Checkpoint:
         has_tokenizer=bool(found.tokenizer),
         decoder_start_token_id=found.decoder_start_token_id,
         eos_token_ids=found.eos_token_ids,
+        unfed_token_ids=found.unfed_token_ids,
         pad_token_id=found.pad_token_id,
         vision=found.vision,
         given=given,

@@ -68,6 +68,8 @@ class Checkpoint(BaseModel):
     decoder_start_token_id: int | None = None
     #: Never generated: a measured generation has exactly the asked length.
     eos_token_ids: tuple[int, ...] = ()
+    #: Never part of a drawn prompt: the artifact's vocabulary has no text that leads to them.
+    unfed_token_ids: tuple[int, ...] = ()
     #: Pads shorter prompts of a batch.
     pad_token_id: int = 0
     #: Of an artifact that the user brings (source "given"): what its files are.

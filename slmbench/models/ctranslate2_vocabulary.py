@@ -1,8 +1,9 @@
-"""The vocabulary of a CTranslate2 model: the text of each token id."""
+"""The vocabulary of a CTranslate2 model: the text of each token id, and the ids that no text leads to."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from slmbench.errors import BadInputError, last_error_line
@@ -24,7 +25,7 @@ def read_vocabulary(folder: Path, size: int) -> list[str]:
     """Return the texts of the token ids of a model's input.
 
     Raises:
-        BadInputError: there is no such file, it is damaged, has fewer than ``size`` texts, or one of them twice.
+        BadInputError: there is no such file, it is damaged, has fewer than ``size`` texts, or most of them twice.
     """
     path = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
     if path is None:
@@ -36,6 +37,21 @@ def read_vocabulary(folder: Path, size: int) -> list[str]:
         raise BadInputError(f"{path}: cannot be read: {last_error_line(error)}") from error
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise BadInputError(f"{path}: not a list of texts")
-    if len(set(texts)) != len(texts) or len(texts) < size:
-        raise BadInputError(f"{path}: {len(set(texts))} different texts for {size} token ids")
+    different = len(set(texts[:size]))
+    if len(texts) < size or 2 * different < size:
+        raise BadInputError(f"{path}: {different} different texts for {size} token ids")
     return texts
+
+
+def unfed_ids(texts: Sequence[str], size: int) -> tuple[int, ...]:
+    """Return the ids that the engine cannot be fed: it takes texts, and the first id of a text that occurs twice.
+
+    CTranslate2's converter fills a vocabulary up with ``<extra_id_0>``, ``<extra_id_1>``, ...; T5's has them already.
+    """
+    seen: set[str] = set()
+    unfed = []
+    for number, text in enumerate(texts[:size]):
+        if text in seen:
+            unfed.append(number)
+        seen.add(text)
+    return tuple(unfed)

@@ -88,7 +88,8 @@ def _reference_record(given: Checkpoint, spec: ArtifactSpec, request: RunRequest
     reference = resolve(request.reference, offline=request.offline)
     say(f"running {reference.name} in torch, the reference of {given.name}")
     command = [sys.executable, "-P", "-m", "slmbench.export.reference", checkpoint_name(reference)]
-    command += [json.dumps(list(given.eos_token_ids)), *(["pictures"] if spec.pictures else [])]
+    command += [json.dumps(given.eos_token_ids), json.dumps(given.unfed_token_ids)]
+    command += ["pictures"] if spec.pictures else []
     offline = {"HF_HUB_OFFLINE": "1"} if request.offline else {}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**child_environment(), **offline})
     if done.returncode != 0:

@@ -58,7 +58,7 @@ class PlannedCase:
         one = self.checkpoint
         start = set() if one.decoder_start_token_id is None else {one.decoder_start_token_id}
         image = set() if one.vision is None else {one.vision.image_token_id}
-        return {one.pad_token_id, *one.eos_token_ids, *start, *image}
+        return {one.pad_token_id, *one.eos_token_ids, *one.unfed_token_ids, *start, *image}
 
     def texts(self, index: int) -> tuple[str, ...]:
         """Return the texts of the sample with that index, one a row of the batch; empty for drawn ids."""

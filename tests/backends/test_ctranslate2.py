@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from slmbench.errors import BadInputError, CannotRunError
 from slmbench.measure.proof import agreement
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
+from slmbench.models.ctranslate2_vocabulary import unfed_ids
 from slmbench.running.api import read_run
 
 pytest.importorskip("ctranslate2", reason="needs slmbench[ct2]")
@@ -130,3 +132,33 @@ def test_a_pair_and_a_folder_of_ones_own_from_command_to_table(
     )
     (load,) = {(one.agreement, one.reference) for one in read_run(tmp_path / "one").run.loads}
     assert load == (1.0, True)
+
+
+@pytest.mark.slow
+def test_a_folder_whose_vocabulary_was_filled_up_with_texts_that_it_has(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(artifact_of("t5-tiny").graph("model").parent, mine)
+    (vocabulary,) = mine.glob("*vocabulary.json")
+    texts = json.loads(vocabulary.read_text())
+    half = len(texts) // 2
+    # So many that any prompt drawn without regard to them would hold some.
+    vocabulary.write_text(json.dumps(texts[:half] + texts[: len(texts) - half]))
+    options = ["--backend", "ctranslate2", "--input-tokens", "16", "--output-tokens", "4", "--repeat", "2"]
+    asked = ["run", "--model", str(mine), "--reference", "t5-tiny", *options, "--out", str(tmp_path / "run")]
+    assert run_main(asked) == 0
+    ((agreed, tokens),) = {(one.agreement, one.agreement_tokens > 20) for one in read_run(tmp_path / "run").run.loads}
+    assert (agreed, tokens) == (1.0, True)
+
+
+@pytest.mark.slow
+def test_a_token_that_the_engine_would_read_as_another_is_not_fed() -> None:
+    session = open_session(artifact_of("t5-tiny"))
+    session._texts[-1] = session._texts[50]
+    session._unfed = frozenset(unfed_ids(session._texts, len(session._texts)))
+    last = len(session._texts) - 1
+    session.reserve(1, 4, 4)
+    with pytest.raises(BadInputError, match=f"cannot be fed token {last}: its text is also that of token 50"):
+        session.generate(np.array([[60, 61, last, 62]], np.int64), 2)
+    with pytest.raises(BadInputError, match=f"cannot be fed token {last}"):
+        session.answer_logits(np.array([[60, 61]], np.int64), np.array([[last, 62]], np.int64))
+    assert session.generate(np.array([[60, 61, 50, 62]], np.int64), 2)[0].shape == (1, 2)

@@ -93,6 +93,17 @@ def test_a_folder_of_ctranslate2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert inspected(capsys, tmp_path / "ct2" / "model.bin")["digest"] == found["digest"]
 
 
+def test_texts_that_occur_twice_are_tokens_that_cannot_be_fed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"t{index}" for index in range(90)] + [f"t{index}" for index in range(40, 46)]
+    folder = write(tmp_path / "ct2", good.ct2_files(texts=texts))
+    assert resolve(str(folder)).unfed_token_ids == (90, 91, 92, 93, 94, 95)
+    assert "96 tokens (6 cannot be fed: another token has the same text)" in inspected(capsys, folder)["tokenizer"]
+    write(folder, good.ct2_files(texts=["t"] * 96))
+    assert "1 different texts for 96 token ids" in refused(capsys, folder)
+
+
 def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, {"a-Q4_0.gguf": good.gguf_bytes(), "a-Q8_0.gguf": good.gguf_bytes(), "mmproj-a.gguf": b"GGUF"})
     said = refused(capsys, tmp_path)
