@@ -100,16 +100,17 @@ def _clean_left(dry_run: bool) -> None:
 
 
 def _print_left(left: list[Left]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from slmbench.report.text_table import make_console
 
     table = Table(box=None)
     for column in ("from a fleet", "name", "MB", "days"):
         table.add_column(column, justify="right" if column in ("MB", "days") else "left")
     for one in left:
         table.add_row(one.kind, Text(one_line(one.name)), f"{one.size_bytes / 1e6:.1f}", f"{one.age_s / 86400:.0f}")
-    Console().print(table)
+    make_console().print(table)
     total = sum(one.size_bytes for one in left)
     typer.echo(f"{len(left)} from fleets, {total / 1e6:.1f} MB; `slmbench cache clean --fleet` removes them")
 
@@ -121,9 +122,10 @@ def _print(stored: list[Stored], left: list[Left], as_json: bool) -> None:
         rows = [*(item.summary() for item in stored), *(one.summary() for one in left)]
         typer.echo(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from slmbench.report.text_table import make_console
 
     table = Table(box=None)
     for column in ("id", "checkpoint", "artifact", "MB", "made", "state"):
@@ -133,7 +135,7 @@ def _print(stored: list[Stored], left: list[Left], as_json: bool) -> None:
         size = f"{item.size_bytes / 1e6:.1f}"
         cells = (item.folder.name[:12], row["checkpoint"], row["label"], size, row["created"], item.problem or "whole")
         table.add_row(*(Text(one_line(cell)) for cell in cells))
-    Console().print(table)
+    make_console().print(table)
     total = sum(item.size_bytes for item in stored)
     typer.echo(f"{len(stored)} artifacts, {total / 1e6:.1f} MB in {artifacts_dir()}")
     if left:

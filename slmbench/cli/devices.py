@@ -32,9 +32,9 @@ def devices(
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return
-    from rich.console import Console
+    from slmbench.report.text_table import make_console
 
-    _print(found, Console())
+    _print(found, make_console())
 
 
 def _print(found: Devices, console: Console) -> None:
@@ -43,7 +43,7 @@ def _print(found: Devices, console: Console) -> None:
 
     table = Table(box=None)
     for column in ("device", "backend", "engine's name", "what it is", "memory", "driver"):
-        table.add_column(column, justify="right" if column == "memory" else "left")
+        table.add_column(column, justify="right" if column == "memory" else "left", overflow="fold")
     for row in (row for row in found.rows if row.available):
         memory = f"{row.memory_bytes / 2**30:.0f} GiB" if row.memory_bytes else ""
         cells = (row.device, row.backend or "", row.engine_name, row.detail, memory, row.driver or "")

@@ -37,9 +37,9 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=1))
     else:
-        from rich.console import Console
+        from slmbench.report.text_table import make_console
 
-        _print(findings, Console())
+        _print(findings, make_console())
     disturbed = any(finding.severity != "note" for finding in findings)
     raise typer.Exit(ExitCode.FAILED if strict and disturbed else ExitCode.OK)
 

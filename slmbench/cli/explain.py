@@ -38,11 +38,11 @@ def explain(
         pictures = {"tiles": tiles, "image_tokens": tokens} if tiles else {}
         typer.echo(json.dumps(result | pictures | {"phases": rows}, indent=1))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from slmbench.models.vision_cost import vision_weights
+    from slmbench.report.text_table import make_console
 
     seen = f", {tiles} {'tile' if tiles == 1 else 'tiles'} of pictures ({tokens} image tokens)" if tiles else ""
     size = f"{checkpoint.parameter_count / 1e6:.1f}M"
@@ -60,4 +60,4 @@ def explain(
             *(f"{row[name] / 1e6:,.2f}" for name in ("weight_bytes", "kv_read_bytes", "kv_written_bytes")),
             f"{row['flops_per_byte']:,.1f}",
         )
-    Console().print(table)
+    make_console().print(table)

@@ -36,14 +36,15 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from slmbench.report.text_table import make_console
 
     table = Table(box=None, show_header=False)
     for name, text in _lines(found):
         table.add_row(name, escape(one_line(text)))
-    Console().print(table)
+    make_console().print(table)
 
 
 def _summary(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def limits(
-    backend: Annotated[str, typer.Option(help="The backend whose engine measures.")],
+    backend: Annotated[str, typer.Option(help="The backend whose engine measures.")] = "openvino",
     device: Annotated[str, typer.Option(help="cpu, gpu or npu.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine.", show_default="physical cores")
@@ -37,9 +37,9 @@ def limits(
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return
-    from rich.console import Console
+    from slmbench.report.text_table import make_console
 
-    _print(found, Console())
+    _print(found, make_console())
 
 
 def _device(name: str) -> Device:

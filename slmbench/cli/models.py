@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -28,19 +30,28 @@ def models(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from slmbench.report.text_table import Column, folded, make_console, print_table
 
-    table = Table(box=None, caption=CAPTION)
-    for column in ("name", "family", "parameters", "shape of", "pair", "fits"):
-        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column == "name")
-    for row in rows:
-        millions = f"{row['parameter_count'] / 1e6:,.1f}M"
-        fits = "run, export" if row["fits_export"] else "run" if row["fits_run"] else "no"
-        if row["vision_parameter_count"]:
-            millions += f" + {row['vision_parameter_count'] / 1e6:,.1f}M vision"
-        table.add_row(row["name"], row["family"], millions, row["shape_of"], row["pair"] or "", fits)
-    Console().print(table)
+    columns = (
+        Column("name", lambda row: str(row["name"]), numeric=False, identity=True),
+        Column("family", lambda row: str(row["family"]), numeric=False, weight=9),
+        Column("parameters", _parameters, weight=9),
+        Column("shape of", lambda row: str(row["shape_of"]), numeric=False, weight=3),
+        Column("pair", lambda row: row["pair"] or "-", numeric=False, weight=4),
+        Column("fits", _fits, numeric=False, weight=9),
+    )
+    console = make_console()
+    table = folded(columns, rows, console.width, "--json")
+    print_table(console, replace(table, notes=[*table.notes, CAPTION]))
+
+
+def _parameters(row: Mapping[str, Any]) -> str:
+    more = f" + {row['vision_parameter_count'] / 1e6:,.1f}M vision" if row["vision_parameter_count"] else ""
+    return f"{row['parameter_count'] / 1e6:,.1f}M{more}"
+
+
+def _fits(row: Mapping[str, Any]) -> str:
+    return "run, export" if row["fits_export"] else "run" if row["fits_run"] else "no"
 
 
 def _print_architectures(as_json: bool) -> None:

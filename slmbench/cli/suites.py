@@ -24,15 +24,16 @@ def suites(
     if as_json:
         typer.echo(json.dumps([{"name": row.name, "description": row.description} for row in rows], indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from slmbench.report.text_table import make_console
 
     table = Table(box=None)
     for column in ("suite", "cases at most", "what it measures"):
         table.add_column(column, justify="right" if column == "cases at most" else "left")
     for row in rows:
         table.add_row(row.name, str(sum(1 for _ in row.cells())), row.description)
-    Console().print(table)
+    make_console().print(table)
 
 
 @app.command()

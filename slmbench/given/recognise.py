@@ -24,6 +24,8 @@ from slmbench.system.paths import plain_path, plain_text
 #: ``PATH:NAME`` or ``org/name:NAME``: one of the artifacts of a folder or a repository.
 _NAMED = re.compile(r"(?P<place>.+):(?P<name>[\w.-]{1,80})")
 
+#: How files end that say nothing without the others in their folder.
+_PARTS = {".json", ".txt", ".bin", ".model", ".safetensors", ".jinja"}
 
 #: How a blob of OpenVINO's NPU wrapper begins; its kind and OpenVINO's version follow (seen with 2026.4.1).
 _NPUW = b"\x13\x37npuw"
@@ -91,7 +93,15 @@ def of_file(path: Path) -> Checkpoint:
             "shapes that only it can read; slmbench measures the checkpoint that it was made of: --device npu, with "
             "--simulate where there is no NPU"
         )
+    if path.suffix in _PARTS and _is_model(path.parent):
+        raise BadInputError(f"{path}: one file of a model; give the folder: {path.parent}")
     raise BadInputError(f"{path}: a file that is no artifact slmbench knows ({_known()}); a checkpoint is a folder")
+
+
+def _is_model(folder: Path) -> bool:
+    """Return whether a folder as a whole is a model: a checkpoint, or an artifact of several files."""
+    is_checkpoint = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return is_checkpoint or any(not one.shown.endswith(".gguf") for one in candidates(folder))
 
 
 def _of_onnx(path: Path) -> Checkpoint:

@@ -11,7 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 from pydantic import ValidationError
 
-from slmbench.errors import one_line
+from slmbench.errors import amount, one_line
 from slmbench.machine.devices import DeviceRow, Devices, list_devices
 from slmbench.machine.finding import Finding
 from slmbench.machine.fingerprint import ENGINES, Fingerprint
@@ -189,9 +189,9 @@ def _refused(sight: EngineSight) -> Iterator[Finding]:
         yield Finding(
             name="refused devices",
             severity="note",
-            what=f"not usable here: {', '.join(others)}",
-            why="the engines looked for them",
-            remedy="slmbench devices says what each of them needs",
+            what=f"{amount(len(others), 'device')} that engines looked for cannot be used here",
+            why="no such device, or no driver for it; a run that asks for one refuses those cases",
+            remedy="slmbench devices lists them and says what each needs",
         )
 
 
@@ -214,11 +214,11 @@ def _instructions(sight: EngineSight) -> Iterator[Finding]:
     if not sight.flags:
         return
     used = [line for limits in sight.limits if limits.device == "cpu" for line in _used(limits)]
-    said = "; ".join(used) or "what engines make of it was not measured here yet"
+    said = "; ".join(used) or "What engines make of them was not measured here yet"
     yield Finding(
         name="instruction sets",
         severity="note",
-        what=f"seen: {', '.join(seen) or 'none'}; not seen: {', '.join(lacking) or 'none'}. Used: {said}",
+        what=f"this processor has {', '.join(seen) or 'none'} and lacks {', '.join(lacking) or 'none'}. {said}",
         why="a precision that an engine computes in another one is not faster, only smaller; int8 and int4 have no "
         "rate of their own here",
         remedy="slmbench limits --backend NAME measures an engine; the column weights / compute says what took effect",
@@ -234,5 +234,5 @@ def _used(limits: Limits) -> Iterator[str]:
         times = f"{rate.flops_per_s / plain.flops_per_s:.1f}x the rate of fp32"
         own = "" if rate.effective == precision else f" as {rate.effective}"
         yield f"{limits.engine} computes {precision}{own} at {times}"
-    for precision in limits.refused:
-        yield f"{limits.engine} has no {precision} here"
+    if limits.refused:
+        yield f"{limits.engine} computes in {', '.join(limits.matrix)} only, not in {' or '.join(limits.refused)}"

@@ -299,11 +299,14 @@ def folder_of(path: Path) -> Path:
     """Return the folder of a run that is named by its folder or by one of its files.
 
     Raises:
-        BadInputError: there is nothing of that name.
+        BadInputError: there is nothing of that name, or no run.
     """
     if not path.exists():
         raise BadInputError(f"{path}: no such run")
-    return path if path.is_dir() else path.parent
+    folder = path if path.is_dir() else path.parent
+    if not (folder / RUN_NAME).exists():
+        raise BadInputError(f"{path}: not a run; a run is a folder with {RUN_NAME} in it")
+    return folder
 
 
 def _runs_below(folder: Path) -> str:

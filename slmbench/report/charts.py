@@ -52,7 +52,7 @@ _TICKS = [0.1, 0.2, 0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4,
 
 
 def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spec | None:
-    """Return every sample of a metric as a point, with the mean over loads and its interval above it.
+    """Return every sample of a metric as a point, with the mean over loads and its interval behind them.
 
     ``side_cases`` are label and case, of which the first are drawn. None where nothing was measured.
     """
@@ -91,7 +91,7 @@ def distribution(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Spe
         y=y,
         tooltip=["case:N", *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "mid", "high"))],
     )
-    return spec(alt.layer(dots, rule, tick).add_params(pick), step=True, data={"points": points, "marks": marks})
+    return spec(alt.layer(rule, tick, dots).add_params(pick), step=True, data={"points": points, "marks": marks})
 
 
 def _points(side_cases: Sequence[tuple[str, SideCase]], metric: str) -> Rows:

@@ -33,8 +33,6 @@ PHASES = {
 _REST = ("other", "#8C8C8C")
 #: A rest that is smaller, as a share of the first token, is what means of parts leave over.
 _REST_FROM = 0.03
-#: Segments that are shorter, as a share of the longest bar, have no room for their value.
-_LABELLED_FROM = 0.045
 #: How far the axis goes beyond a bar, for the number at its end.
 _ROOM = 1.1
 #: Pixels of a row, and of the bar in it: the values of the parts stand below the bar.
@@ -66,7 +64,7 @@ def _rows_of(label: str, found: SideCase) -> Rows:
     begin = 0.0
     of_case = {"case": label, "lengths": lengths_of(found), "total": whole}
     for phase, took in named:
-        place = {"low": begin, "mid": begin + took / 2, "high": begin + took}
+        place = {"low": begin, "high": begin + took}
         rows.append({**of_case, **place, "phase": phase, "ms": took})
         begin += took
     return rows
@@ -79,13 +77,19 @@ def first_token_phases(side_cases: Sequence[tuple[str, SideCase]]) -> Spec | Non
     rows = phase_rows(side_cases)
     if not rows:
         return None
-    longest: dict[str, float] = {}
-    for row in rows:
-        longest[row["lengths"]] = max(longest.get(row["lengths"], 0.0), row["high"])
-    for row in rows:
-        row["text"] = number(row["ms"]) if row["ms"] >= _LABELLED_FROM * longest[row["lengths"]] else ""
     last = {row["case"]: row for row in rows}.values()
-    ends = [{**row, "text": f"{number(row['total'])} ms", "room": row["high"] * _ROOM} for row in last]
+    parts: dict[str, list[str]] = {}
+    for row in rows:
+        parts.setdefault(row["case"], []).append(f"{row['phase']} {number(row['ms'])}")
+    ends = [
+        {
+            **row,
+            "text": f"{number(row['total'])} ms",
+            "parts": ", ".join(parts[row["case"]]),
+            "room": row["high"] * _ROOM,
+        }
+        for row in last
+    ]
     colors = {name: color for name, color in (*PHASES.values(), _REST) if any(row["phase"] == name for row in rows)}
     y = alt.Y("case:N", sort=[row["case"] for row in last], title=None, axis=alt.Axis(labelLimit=320))
     chosen = alt.selection_point(fields=["phase"], bind="legend")
@@ -102,8 +106,11 @@ def first_token_phases(side_cases: Sequence[tuple[str, SideCase]]) -> Spec | Non
         )
         .add_params(chosen)
     )
-    values = base.mark_text(baseline="top", dy=4, fontSize=11).encode(x="mid:Q", y=y, text="text:N")
     ended = alt.Chart(alt.NamedData("ends")).transform_filter(PICKED)
+    # A line of all of them below the bar: below its own part a value of a short part would have no room.
+    values = ended.mark_text(align="left", baseline="top", dx=2, dy=4, fontSize=11).encode(
+        x=alt.datum(0), y=y, text="parts:N"
+    )
     whole = ended.mark_text(align="left", dx=6, dy=-8, fontSize=12).encode(x="high:Q", y=y, text="text:N")
     room = ended.mark_point(opacity=0).encode(x="room:Q", y=y)
     layers = alt.layer(bars, values, whole, room).add_params(picker(rows))

@@ -219,11 +219,12 @@ def _told_where_interrupted(folder: Path, request: RunRequest) -> Iterator[None]
             kept = "interrupted before the first sample; exported artifacts are kept; give the same command to continue"
             raise RunInterruptedError(kept) from error
         cases = Counter(record.case for record in read_samples(folder / SAMPLES_NAME, []) if record.type == "sample")
-        raise RunInterruptedError(
-            f"interrupted; {amount(cases.total(), 'sample')} of {amount(len(cases), 'case')} kept in {folder}; "
-            f"to continue: {resume_command(folder, request)}",
-            folder,
-        ) from error
+        planned = amount(len(read_run_record(folder / RUN_NAME).cases), "case")
+        of_all = planned if amount(len(cases), "case") == planned else f"{len(cases):,} of {planned}"
+        kept = f"interrupted; {amount(cases.total(), 'sample')} of {of_all} kept in {folder}"
+        if not cases:
+            kept = f"interrupted before the first sample of {planned}"
+        raise RunInterruptedError(f"{kept}; to continue: {resume_command(folder, request)}", folder) from error
 
 
 @contextmanager

@@ -24,6 +24,14 @@ def test_models_lists_the_catalog(capsys: pytest.CaptureFixture[str], monkeypatc
     out = capsys.readouterr().out
     assert all(name in out for name in names())
     assert "163.0M + 93.5M vision" in " ".join(out.split())
+    # A narrow screen has whole cells too: columns are left out, and named.
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in names())
+    assert "…" not in out
+    assert len(out.splitlines()) < len(names()) + 6
+    assert "Left out at 80 characters: shape of, pair; --json shows them." in out
 
 
 def test_models_says_what_does_not_fit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

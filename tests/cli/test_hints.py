@@ -58,7 +58,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 #: Options without which a command does nothing.
-REQUIRED = {"limits": {"--backend"}, "check": {"--baseline"}}
+REQUIRED = {"check": {"--baseline"}}
 
 
 def test_every_option_that_we_name_exists() -> None:

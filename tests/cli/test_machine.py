@@ -55,7 +55,7 @@ def test_limits_are_printed_with_units_and_refusals(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(limits, "limits_of", lambda *args, **kwargs: LIMITS)
-    assert run_main(["limits", "--backend", "openvino"]) == 0
+    assert run_main(["limits"]) == 0
     text = capsys.readouterr().out
     for part in ("GB/s", "512 MB", "27.1", "361", "no [fp16] here", "other processes used 0.50 cores"):
         assert part in text

@@ -134,6 +134,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
         (["run", "--budget", "-3"], "Invalid value for '--budget': '-3' is not a time"),
         (["run", "--suite", "research-agent", "--answers", "3"], "the options do not go with the suite's workloads: "),
         (["table", "no-such-folder"], "no-such-folder: no such run"),
+        (["table", __file__], f"{__file__}: not a run; a run is a folder with run.json in it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -104,6 +104,14 @@ def test_texts_that_occur_twice_are_tokens_that_cannot_be_fed(
     assert "1 different texts for 96 token ids" in refused(capsys, folder)
 
 
+def test_one_file_of_a_model_says_to_give_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "ct2", good.ct2_files())
+    for name in ("config.json", "vocabulary.json"):
+        assert f"{folder / name}: one file of a model; give the folder: {folder}" in refused(capsys, folder / name)
+    write(tmp_path / "plain", {"notes.txt": b"nothing"})
+    assert "no artifact slmbench knows" in refused(capsys, tmp_path / "plain" / "notes.txt")
+
+
 def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, {"a-Q4_0.gguf": good.gguf_bytes(), "a-Q8_0.gguf": good.gguf_bytes(), "mmproj-a.gguf": b"GGUF"})
     said = refused(capsys, tmp_path)

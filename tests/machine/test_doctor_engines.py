@@ -49,8 +49,11 @@ def found(sight: EngineSight) -> dict[str, Finding]:
 
 def test_what_the_processor_has_and_what_engines_make_of_it() -> None:
     finding = found(EngineSight(flags=FLAGS, limits=(limits(),)))["instruction sets"]
-    assert "seen: VNNI or int8 dot products (avx512_vnni), bf16 (avx512_bf16); not seen: AMX, fp16" in finding.what
-    assert "openvino computes bf16 at 2.0x the rate of fp32; openvino has no fp16 here" in finding.what
+    assert "has VNNI or int8 dot products (avx512_vnni), bf16 (avx512_bf16) and lacks AMX, fp16." in finding.what
+    assert (
+        "openvino computes bf16 at 2.0x the rate of fp32; openvino computes in fp32, bf16 only, not in fp16"
+        in finding.what
+    )
     plain = limits(
         engine="onnxruntime", matrix={p: MatrixRate(flops_per_s=1e12, effective="fp32") for p in ("fp32", "fp16")}
     )
@@ -66,7 +69,7 @@ def test_a_device_that_the_system_lists_and_no_engine_can_use_lacks_its_driver()
     finding = found(EngineSight(devices=devices))["missing driver"]
     assert (finding.severity, finding.remedy) == ("noise", "install intel-opencl-icd")
     without = found(EngineSight(devices=Devices(rows=(row(), row(device="npu", engine_name="NPU")))))
-    assert without["refused devices"].what == "not usable here: gpu GPU (openvino), npu NPU (openvino)"
+    assert without["refused devices"].what == "2 devices that engines looked for cannot be used here"
     assert "missing driver" not in without
 
 
