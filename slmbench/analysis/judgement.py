@@ -97,6 +97,11 @@ class Judgement(JudgedFigure):
         return self.shift is not None and self.shift.reach(self.alpha / self.step) > math.log1p(self.gate)
 
     @property
+    def base_too_wide(self) -> bool:
+        """Return whether the base alone is too uncertain for the gate, so that no new run can pass."""
+        return self.base.known and stats.relative_half_width(self.base) > self.gate
+
+    @property
     def loads_would_tell(self) -> bool:
         """Return whether more loads can end an inconclusive verdict: not where the shift alone is beyond the gate."""
         if self.verdict != "inconclusive" or self.shift is None:
@@ -138,6 +143,12 @@ def verdict_of(found: Judgement) -> tuple[Verdict, str]:
             chance = f"p {found.p_value:.2g}, and it fails from {found.alpha:.2g} on"
             return "inconclusive", f"{size}, but that may be chance ({chance})"
         return "inconclusive", f"{size}: less than the gate by its estimate, and more is not excluded"
+    if found.base_too_wide:
+        wide = stats.relative_half_width(found.base)
+        return (
+            "inconclusive",
+            f"the base's own interval is +/-{wide:.0%}, wider than the gate: it must be measured again",
+        )
     return "inconclusive", "the interval is too wide for the gate"
 
 

@@ -10,6 +10,8 @@ import typer
 
 from slmbench.analysis import sides
 from slmbench.analysis.baseline import save_baseline
+from slmbench.analysis.metrics import SideCase
+from slmbench.analysis.verdicts import DISTURBED_BOUND
 from slmbench.cli._typed import SETTINGS
 from slmbench.errors import amount, one_line
 from slmbench.report.text_table import make_console
@@ -31,7 +33,10 @@ def save(
     ] = None,
 ) -> None:
     """Save a run as a baseline: per case and load the figures that the test needs, a few kB."""
-    typer.echo(save_named(run, out, tuple(where or ())))
+    line, unsure = save_named(run, out, tuple(where or ()))
+    typer.echo(line)
+    if unsure:
+        typer.echo(f"warning: {unsure}", err=True)
 
 
 @app.command()
@@ -40,8 +45,8 @@ def show(file: Annotated[str, typer.Argument(help="A baseline file, or a run tha
     _show(file)
 
 
-def save_named(name: str, out: Path, conditions: Sequence[str]) -> str:
-    """Save a side as a baseline and return one line that says what was saved.
+def save_named(name: str, out: Path, conditions: Sequence[str]) -> tuple[str, str]:
+    """Save a side as a baseline; return a line that says what was saved, and one about what is too uncertain in it.
 
     Raises:
         BadInputError: not a run, or the file cannot be written.
@@ -49,7 +54,22 @@ def save_named(name: str, out: Path, conditions: Sequence[str]) -> str:
     """
     (side,) = sides.where([sides.read_side(name)], conditions)
     save_baseline(side, out)
-    return f"{out}: {amount(len(side.cases), 'case')}, {out.stat().st_size / 1000:.1f} kB"
+    saved = f"{out}: {amount(len(side.cases), 'case')}, {out.stat().st_size / 1000:.1f} kB"
+    return saved, _unsure(list(side.cases.values()))
+
+
+def _unsure(cases: Sequence[SideCase]) -> str:
+    """Return which cases a check could hardly judge against, and what to do; empty where there is none."""
+    wide = sum(bool(case.converged) and not any(case.converged.values()) for case in cases)
+    disturbed = sum(case.disturbed > DISTURBED_BOUND for case in cases)
+    kinds = ((wide, "did not converge"), (disturbed, f"had over {DISTURBED_BOUND:.0%} of samples disturbed"))
+    found = [f"{count} of {amount(len(cases), 'case')} {what}" for count, what in kinds if count]
+    return (
+        f"{', '.join(found)}: a check against them may be inconclusive whatever the new run is like; "
+        "measure again on a quiet machine, with a larger --budget, and save that"
+        if found
+        else ""
+    )
 
 
 def _show(file: str) -> None:

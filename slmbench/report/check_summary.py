@@ -12,6 +12,7 @@ from pathlib import Path
 from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
+from slmbench.analysis.stats import relative_half_width
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
 from slmbench.report.comparison import headline
@@ -117,6 +118,9 @@ def _advice(comparison: Comparison) -> str:
     if blind:
         # The gate that is furthest out of sight; its own line in the notes has the numbers of every other.
         advice.append(max(blind, key=lambda judgement: judgement.noise_floor).reason)
+    elif wide := [j for j in comparison.judgements if j.verdict == "inconclusive" and j.base_too_wide]:
+        worst = max(relative_half_width(one.base) for one in wide)
+        advice.append(f"the baseline's own interval is up to +/-{worst:.0%}, wider than the gate: make it again")
     elif _can_be_settled(comparison):
         advice.append("measure more loads, or use --until-conclusive")
     if any(found.verdict == "inconclusive" for found in comparison.quality):

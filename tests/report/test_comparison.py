@@ -78,6 +78,25 @@ def test_a_saved_baseline_gates_and_is_a_few_kilobytes(runs: tuple[str, str], tm
     assert run_main(["check", "--baseline", str(file), runs[1], "--where", "model=mu-*"]) == ExitCode.OK
 
 
+def test_an_uncertain_baseline_is_said_when_saved_and_when_it_is_why_nothing_can_be_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild, file = make_run([Speed(loads=4, between=0.3)], seed=3).write(tmp_path / "wild"), tmp_path / "baseline.json"
+    edit_json(wild / "run.json", outcomes={Speed().case.key: {"loads": 4, "converged": {"ttft": False, "tpot": False}}})
+    calm = str(make_run([Speed(loads=10)], seed=4).write(tmp_path / "calm"))
+    assert run_main(["baseline", "save", str(wild), str(file)]) == ExitCode.OK
+    said = capsys.readouterr().err
+    assert "warning: 1 of 1 case did not converge: a check against them may be inconclusive" in said
+    assert len(said.splitlines()) == 1
+    assert run_main(["check", "--baseline", str(file), calm]) == ExitCode.INCONCLUSIVE
+    assert "wider than the gate: make it again" in capsys.readouterr().out
+    # A firm one says nothing, and an uncertain new run is not blamed on it.
+    assert run_main(["baseline", "save", calm, str(file)]) == ExitCode.OK
+    assert not capsys.readouterr().err
+    assert run_main(["check", "--baseline", str(file), str(wild)]) != ExitCode.OK
+    assert "make it again" not in capsys.readouterr().out
+
+
 def test_unlike_machines_end_with_3_also_when_shown(
     runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
