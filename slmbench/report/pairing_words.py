@@ -61,8 +61,10 @@ def _held(pairs: Sequence[Pair]) -> str:
         parts.append(f"ready after {_seconds(ready[0])} s against {_seconds(ready[1])} s")
     # The decoder-only model's figures can be of several backends, each the fastest at something.
     backends = dict.fromkeys(pair.decoder.case.backend for pair in pairs)
-    whose = f"of the second by {' and '.join(backends)}: " if [*backends] != [pairs[0].encoder.case.backend] else ""
-    return f"; {whose}{', '.join(parts)}" if parts else ""
+    whose = (
+        f" (the second of each by {' and '.join(backends)})" if [*backends] != [pairs[0].encoder.case.backend] else ""
+    )
+    return f"; {', '.join(parts)}{whose}" if parts else ""
 
 
 def _seconds(found: Interval) -> str:

@@ -198,9 +198,9 @@ _MOST_NAMED = 3
 
 
 def _explained(header: str, key: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield each explanation of a column once, with the models and engines that it is about."""
-    # One example a model and engine stands for the others.
-    found = {f"{row['model']} on {row['engine']}{_of_arm(row)}": row[key] for row in rows if row[key]}
+    """Yield each explanation of a column once, with the models and backends that it is about."""
+    # One example a model and backend stands for the others.
+    found = {f"{row['model']} on {row['backend']}{_of_arm(row)}": row[key] for row in rows if row[key]}
     for note in dict.fromkeys(found.values()):
         who = sorted(name for name, why in found.items() if why == note)
         more = f" and {len(who) - _MOST_NAMED} more" if len(who) > _MOST_NAMED else ""
