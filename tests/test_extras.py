@@ -3,10 +3,12 @@
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
+from slmbench.system import extras
 from slmbench.system.extras import EXTRAS, install_command, missing, needed
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +42,7 @@ def test_no_message_names_an_extra_by_itself() -> None:
     for path in [*ROOT.glob("slmbench/**/*.py"), *ROOT.glob("backends/**/*.py")]:
         if path not in allowed:
             found = [line for line in path.read_text().splitlines() if told.search(line) and '"""' not in line]
-            assert not [line for line in found if "slmbench==" not in line], f"{path}: {found}"
+            assert not found, f"{path}: {found}"
 
 
 @pytest.mark.parametrize(
@@ -53,10 +55,35 @@ def test_no_message_names_an_extra_by_itself() -> None:
         ("bokeh", "bokeh is not installed: pip install bokeh"),
     ],
 )
-def test_modules_and_distributions_get_the_same_text(name: str, text: str) -> None:
+def test_modules_and_distributions_get_the_same_text(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_from_folder", lambda: False)
     assert missing(name) == text
     error = ModuleNotFoundError(f"No module named '{name}'", name=name)
     assert needed(error, "here").endswith(install_command(name))
+
+
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        (None, "pip install 'slmbench[cpu]'"),
+        (
+            '{"url": "file:///a/slmbench-0.2.0-py3-none-any.whl", "archive_info": {}}',
+            "pip install 'slmbench[cpu]'",
+        ),
+        ('{"url": "file:///home/a/slmbench", "dir_info": {}}', "pip install '.[cpu]' in the folder of slmbench"),
+        ("not JSON", "pip install 'slmbench[cpu]'"),
+    ],
+)
+def test_what_came_from_a_clone_is_installed_from_it_again(
+    source: str | None, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README installs a clone: an index may not have slmbench at all. The folder's name stays on this machine."""
+    monkeypatch.setattr(extras, "distribution", lambda _: SimpleNamespace(read_text=lambda _: source))
+    extras._from_folder.cache_clear()
+    try:
+        assert install_command("openvino") == command
+    finally:
+        extras._from_folder.cache_clear()
 
 
 def test_the_cause_is_told_where_a_library_hides_it() -> None:
@@ -66,7 +93,7 @@ def test_the_cause_is_told_where_a_library_hides_it() -> None:
     hidden.__cause__ = cause
     assert needed(hidden, "to export").endswith(f"is needed to export and cannot be imported: {cause}")
     hidden.__cause__ = ModuleNotFoundError("No module named 'torch'", name="torch")
-    assert needed(hidden, "to export") == "torch is needed to export: pip install 'slmbench[export]'"
+    assert needed(hidden, "to export") == f"torch is needed to export: {install_command('torch')}"
 
 
 def test_a_package_that_is_there_and_broken_says_so() -> None:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from slmbench._version import __version__
 from slmbench.errors import BadInputError, CannotRunError, SlmbenchError, one_line
 from slmbench.records.schema import FailureReason
+from slmbench.system.extras import install_itself
 from slmbench.system.processes import child_environment
 from slmbench.worker import protocol as p
 
@@ -158,7 +159,8 @@ class Worker:
         tail = log_tail(self.log, 3)
         if re.search(r"No module named '?slmbench", tail):
             return BadInputError(
-                f"{self._python}: no slmbench there; install it: {self._python} -m pip install slmbench=={__version__}"
+                f"{self._python}: no slmbench there; install it: "
+                f"{install_itself(number=__version__, pip=f'{self._python} -m pip')}"
             )
         if "Unknown option: -P" in tail:
             return BadInputError(f"{self._python}: is older than Python 3.11, the oldest that slmbench runs on")

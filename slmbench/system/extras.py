@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import sysconfig
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution, version
 
 from slmbench.errors import one_line, root_cause
 
@@ -63,9 +65,30 @@ def installed_version(distribution: str) -> str | None:
 
 def install_command(name: str) -> str:
     """Return what to type to get a distribution or a module ("onnx_ir", "optimum.intel")."""
-    distribution = _distribution(name)
-    extra = EXTRAS.get(distribution)
-    return f"pip install {distribution}" if extra is None else f"pip install 'slmbench[{extra}]'"
+    extra = EXTRAS.get(_distribution(name))
+    return f"pip install {_distribution(name)}" if extra is None else install_itself(f"[{extra}]")
+
+
+def install_itself(extra: str = "", *, number: str = "", pip: str = "pip") -> str:
+    """Return what to type to install slmbench with an extra ("[cpu]"), in the way that it is installed here.
+
+    From an index it can be a version ("0.2.0").
+
+    The folder it came from is not named: this text gets into results that people share.
+    """
+    if not _from_folder():
+        return f"{pip} install 'slmbench{extra}{number and '=='}{number}'"
+    return f"{pip} install '.{extra}' in the folder of slmbench"
+
+
+@cache
+def _from_folder() -> bool:
+    """Return whether pip installed slmbench from a folder, as in a clone, not from an index or a wheel (PEP 610)."""
+    try:
+        source = json.loads(distribution("slmbench").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return False
+    return "dir_info" in source
 
 
 def not_installed(name: str) -> str:

@@ -18,6 +18,7 @@ from slmbench.measure.proof import agreement
 from slmbench.models.artifact import Artifact
 from slmbench.models.checkpoint import resolve
 from slmbench.models.qnn_socs import SOCS, find_soc, target_soc
+from slmbench.system.extras import install_command
 
 FP16 = SessionOptions(simulate=True, compute_precision="fp16")
 INT16 = SessionOptions(simulate=True, compute_precision="int16")
@@ -171,7 +172,7 @@ def test_without_the_plugin_the_line_says_what_to_install(monkeypatch: pytest.Mo
     (status,) = qnn.devices()
     assert not status.available
     assert "not installed" in status.detail
-    assert "pip install 'slmbench[qnn]'" in status.remedy
+    assert install_command("onnxruntime-qnn") in status.remedy
 
 
 @pytest.mark.parametrize(("precision", "compute"), [("fp16", "fp32"), ("int8", "fp32"), ("int8", "fp16")])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slmbench.system import extras
-from slmbench.system.extras import missing
+from slmbench.system.extras import install_command, missing
 
 PREFIX = "slmbench: error: "
 LINE = "slmbench: error: mu-tiny: cannot be exported here, the cache "
@@ -52,11 +52,11 @@ def test_too_little_disk_for_torch_is_said_before_it_is_installed(monkeypatch: p
     monkeypatch.setattr(sys, "platform", "linux")
     free = shutil.disk_usage(sys.prefix)
     monkeypatch.setattr(extras.shutil, "disk_usage", lambda _: free._replace(free=10**12))
-    assert missing("torch") == "torch is not installed: pip install 'slmbench[export]'"
+    assert missing("torch") == f"torch is not installed: {install_command('torch')}"
     monkeypatch.setattr(extras.shutil, "disk_usage", lambda _: free._replace(free=2 * 10**9))
     assert missing("torch").endswith(" GB free)")
     assert "has 2.0 GB free" in missing("torch")
-    assert missing("ctranslate2") == "ctranslate2 is not installed: pip install 'slmbench[ct2]'"
+    assert missing("ctranslate2") == f"ctranslate2 is not installed: {install_command('ctranslate2')}"
 
 
 def test_a_read_only_home_is_named_with_the_way_out(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from known_limits import keep_limits
 
+from slmbench.system.extras import install_command
+
 pytest.importorskip("onnx_ir", reason="needs slmbench[cpu]")
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 pytest.importorskip("onnxruntime", reason="needs slmbench[cpu]")
 
 HIDDEN = "torch transformers optimum onnxscript"
-NEEDS_TORCH = "cannot be exported here, torch is not installed: pip install 'slmbench[export]'"
+NEEDS_TORCH = f"cannot be exported here, torch is not installed: {install_command('torch')}"
 REAL = "SLMBENCH_ENVIRONMENT" in os.environ and find_spec("torch") is None
 
 
@@ -56,7 +58,7 @@ def test_what_needs_torch_says_which_extra_brings_it(tmp_path: Path) -> None:
     done = slmbench(tmp_path, "export", "t5-tiny", "--format", "openvino", SLMBENCH_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 5
     assert "torch is needed to export" in done.stderr
-    assert "pip install 'slmbench[export]'" in done.stderr
+    assert install_command("torch") in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -99,7 +101,7 @@ def test_a_reference_that_needs_torch_is_refused_when_it_is_asked_for(tmp_path: 
     file = next(Path(json.loads(made.stdout)["folder"]).glob("*.gguf"))
     done = slmbench(tmp_path, "run", "--model", str(file), "--reference", "dec-tiny")
     assert done.returncode == 5
-    why = "torch is not installed: pip install 'slmbench[export]'"
+    why = f"torch is not installed: {install_command('torch')}"
     assert done.stderr == f"slmbench: error: --reference dec-tiny cannot be run as the reference here, {why}\n"
     assert not (tmp_path / "results").exists()
 

@@ -18,6 +18,7 @@ from slmbench import __version__
 from slmbench.errors import BadInputError
 from slmbench.running.settings import PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, describe, explain_exit, log_path, log_tail
+from slmbench.system.extras import install_itself
 from slmbench.worker import protocol as p
 
 MakePlan = Callable[..., PlannedCase]
@@ -106,7 +107,8 @@ def test_an_interpreter_without_slmbench_is_one_clear_line(tmp_path: Path, monke
     with pytest.raises(BadInputError) as caught:
         describe(python, [], tmp_path / "w.log")
     text = str(caught.value)
-    assert text == f"{python}: no slmbench there; install it: {python} -m pip install slmbench=={__version__}"
+    command = install_itself(number=__version__, pip=f"{python} -m pip")
+    assert text == f"{python}: no slmbench there; install it: {command}"
 
 
 def test_a_path_that_is_no_interpreter_is_one_clear_line(tmp_path: Path) -> None:
