@@ -160,22 +160,25 @@ def _of_local(path: Path, how: dict[str, bool]) -> Checkpoint:
         return given or checkpoint_of_folder(path, **how)
     except BadInputError as error:
         folder = path if path.is_dir() else path.parent
-        origin = None if (folder / "config.json").is_file() else _exported_from(folder)
-        if origin is None:
+        own = None if (folder / "config.json").is_file() else _exported_from(folder)
+        if own is None:
             raise
-        own = f"slmbench exported it from {origin} and makes it again by itself: `--model {origin}`"
         raise BadInputError(f"{path}: {own}") from error
 
 
 def _exported_from(folder: Path) -> str | None:
-    """Return the checkpoint that slmbench exported the folder's graphs from; None where they are not its own."""
+    """Return what slmbench exported the folder's graphs from, and how to name that; None where they are not its own."""
     from slmbench.models.artifact import read_artifact
 
     try:
         found = read_artifact(folder).manifest.checkpoint
     except BadInputError:
         return None
-    return str(found.path) if found.source == "folder" and found.path else found.name
+    if found.source == "folder" and not found.path:
+        # A manifest says nothing of this machine's folders.
+        return f"slmbench exported it from a folder named {found.name} and makes it again by itself: name that folder"
+    origin = found.path or found.name
+    return f"slmbench exported it from {origin} and makes it again by itself: `--model {origin}`"
 
 
 def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
+from slmbench.models.artifact import MANIFEST_NAME
 
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 
@@ -24,6 +26,12 @@ def test_the_export_of_a_model_names_the_model(
         said = capsys.readouterr().err
         assert f"{given}: slmbench exported it from mu-tiny" in said
         assert "`--model mu-tiny`" in said
+    manifest = json.loads((out / MANIFEST_NAME).read_text(encoding="utf-8"))
+    manifest["checkpoint"] |= {"source": "folder", "name": "mine"}
+    (out / MANIFEST_NAME).write_text(json.dumps(manifest), encoding="utf-8")
+    assert run_main(["inspect", str(out)]) == ExitCode.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "exported it from a folder named mine and makes it again by itself: name that folder" in said
 
 
 @pytest.mark.parametrize("name", ["models/nope.gguf", "./nope", "/nope/model.onnx"])
