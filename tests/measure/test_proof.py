@@ -49,6 +49,17 @@ def test_each_kind_of_wrong_is_named() -> None:
     assert verdict(agreement=None, agreement_tokens=0)[0] == "wrong tokens"  # type: ignore[index]
 
 
+def test_a_file_in_8_bits_is_a_users_own_and_its_loss_a_matter_of_quality() -> None:
+    int8 = CASE.model_copy(update={"weight_precision": "int8", "compute_precision": "int8"})
+    seen: dict[str, object] = {"compute_precision": "int8", "agreement": 0.64, "agreement_tokens": 11}
+    assert verdict(int8, **seen)[0] == "wrong tokens"  # type: ignore[index]
+    given = int8.model_copy(update={"exporter": "given"})
+    assert verdict(given, **seen) is None
+    assert verdict(given, **{**seen, "agreement": 0.4})[0] == "wrong tokens"  # type: ignore[index]
+    full = CASE.model_copy(update={"exporter": "given"})
+    assert verdict(full, agreement=0.95)[0] == "wrong tokens"  # type: ignore[index]
+
+
 def test_threads_are_checked_where_they_were_asked_for() -> None:
     on_cpu = CASE.model_copy(update={"device": "cpu", "threads": 4})
     assert verdict(on_cpu, executed_on="cpu") == ("wrong threads", "asked for 4 threads, the engine uses 2")
