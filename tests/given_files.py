@@ -212,9 +212,10 @@ def ct2_bytes(
     version: int = 6,
     heads: int | None = 4,
     aliases: tuple[tuple[str, str], ...] = (("decoder/projection/weight", "decoder/embeddings/weight"),),
+    scale: float | None = None,
     more: int = 0,
 ) -> bytes:
-    """Return a model.bin of CTranslate2; ``more`` is added to the number of variables that it claims."""
+    """Return a model.bin of CTranslate2; ``scale`` is its logits', ``more`` is added to the count that it claims."""
     sizes = (4, 1, 2, 4, 2, 2)
 
     def name(one: str) -> bytes:
@@ -228,6 +229,8 @@ def ct2_bytes(
     made = [variable(key, shape, kind, bytes(math.prod(shape) * sizes[kind])) for key, (shape, kind) in chosen.items()]
     if heads is not None:
         made.append(variable("decoder/num_heads", (), 2, struct.pack("<h", heads)))
+    if scale is not None:
+        made.append(variable("decoder/scale_outputs", (), 0, struct.pack("<f", scale)))
     head = struct.pack("<I", version) + name(specification) + struct.pack("<II", 1, len(made) + more)
     tail = struct.pack("<I", len(aliases)) + b"".join(name(alias) + name(one) for alias, one in aliases)
     return head + b"".join(made) + tail

@@ -13,6 +13,7 @@ from slmbench.given.description import Description, files_of, short
 from slmbench.models.artifact import inside
 from slmbench.models.ctranslate2_vocabulary import VOCABULARIES, read_vocabulary, unfed_ids
 from slmbench.models.geometry import Geometry
+from slmbench.models.given_record import SCALED_LOGITS
 from slmbench.system.files import json_object
 from slmbench.terms import Family, Precision
 
@@ -75,10 +76,20 @@ def describe(folder: Path) -> Description:
         tokenizer=f"vocabulary, {len(texts):,} tokens{twice}",
         attention="MultiHeadAttention",
         unfed_token_ids=unfed,
+        flags=[SCALED_LOGITS] if _scales_for_nothing(header, geometry) else [],
         eos_token_ids=() if end is None else (end,),
         pad_token_id=0,
         decoder_start_token_id=start,
     )
+
+
+def _scales_for_nothing(header: Ctranslate2Header, geometry: Geometry) -> bool:
+    """Tell whether logits are scaled as those of T5s are whose head is their embedding, and the head is another.
+
+    CTranslate2's converter asks the config, and transformers 5 says of every T5 that its head is tied.
+    """
+    scale = header.get("decoder/scale_outputs")
+    return scale is not None and scale.number not in (None, 0, 1) and not geometry.tied_embeddings
 
 
 def _by_type(header: Ctranslate2Header) -> dict[str, tuple[int, int]]:

@@ -47,6 +47,8 @@ _Count = Annotated[int, Field(ge=0, le=2**53)]
 ALL_LOGITS = "logits of all positions"
 CROSS_KV_AGAIN = "cross K/V computed at every step"
 NO_SHARED_BUFFER = "no shared K/V buffer"
+#: Tokens are right, as all logits are divided by one number; probabilities are not.
+SCALED_LOGITS = "logits scaled as for a head that is the embedding: its probabilities are wrong"
 
 
 class WeightType(StrictModel):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from slmbench.analysis.stats import Interval
 from slmbench.errors import one_line
-from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER
+from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER, SCALED_LOGITS
 from slmbench.records.refusals import lines_of
 from slmbench.report.answers import score_text
 from slmbench.report.picture_columns import HOLDS_PREPROCESS, PICTURE_COLUMNS, PICTURES
@@ -142,6 +142,7 @@ _LETTERS = {
     ALL_LOGITS: "G",
     CROSS_KV_AGAIN: "G",
     NO_SHARED_BUFFER: "G",
+    SCALED_LOGITS: "Q",
     "beginning of": "B",
     HOLDS_PREPROCESS: "P",
 }
@@ -157,6 +158,7 @@ _MEANINGS = {
     "O": "a sample far off the others",
     "R": "no reference: tokens were compared with the model's own",
     "G": "the graph computes or copies more than it has to (table.md says what)",
+    "Q": "logits are scaled as for another kind of head: tokens are right, probabilities (KL, perplexity) are not",
     "B": "the beginning of a longer generation with the same input: its first token is that one's",
     "P": "ttft and vision hold the preparation of the picture, which the engine does itself",
     "F": "tensors whose rows do not fit the asked type are stored in one of more bits",

@@ -10,8 +10,10 @@ import given_files as good
 import pytest
 
 from slmbench.cli import run_main
+from slmbench.given import ctranslate2
 from slmbench.given.gguf_reader import read_header
 from slmbench.models.checkpoint import resolve
+from slmbench.models.given_record import SCALED_LOGITS
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -91,6 +93,19 @@ def test_a_folder_of_ctranslate2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert given.decode_weight_bytes == 4 * (96 * 64 + 192 * 64) + 8192 + 4 * 128 + 2
     assert can(found) == {"ctranslate2"}
     assert inspected(capsys, tmp_path / "ct2" / "model.bin")["digest"] == found["digest"]
+
+
+def test_logits_that_are_scaled_for_nothing_are_flagged(tmp_path: Path) -> None:
+    """CTranslate2's converter under transformers 5: T5s whose head is no embedding are scaled as well."""
+    own_head = good.CT2_VARIABLES | {"decoder/projection/weight": ((96, 64), 0)}
+    models = {
+        "tied": good.ct2_bytes(scale=0.125),
+        "own": good.ct2_bytes(own_head, aliases=(), scale=0.125),
+        "plain": good.ct2_bytes(own_head, aliases=()),
+    }
+    folders = {name: write(tmp_path / name, good.ct2_files(one)) for name, one in models.items()}
+    flags = {name: ctranslate2.describe(folder).flags for name, folder in folders.items()}
+    assert flags == {"tied": [], "own": [SCALED_LOGITS], "plain": []}
 
 
 def test_texts_that_occur_twice_are_tokens_that_cannot_be_fed(
