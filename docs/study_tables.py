@@ -38,8 +38,9 @@ HEAD = """\
 # The study's tables
 
 Made by `docs/study_tables.py` from the raw samples in `results/study/`; not written by hand. What they mean is in
-[study.md](study.md). Medians, with 95 % intervals over loads in brackets. "within" says how narrow the intervals are:
-"3 %" where time to first token and time per token both reached the run's target, else what was reached, and why.
+[study.md](study.md). Means over loads of their medians, with 95 % intervals in brackets. "within" says how narrow the
+intervals are: "3 %" where time to first token and time per token both reached the run's target, else what was
+reached, and why.
 """
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from slmbench.analysis import stats
 from slmbench.analysis.metrics import SideCase
-from slmbench.analysis.noise import DEFAULT_FLOOR, Shift
+from slmbench.analysis.noise import DEFAULT_CHANGE, DEFAULT_FLOOR, Shift
 
 #: ``worse`` is a loss of quality, ``faster because worse`` a speed-up that comes with one or with a changed setting.
 Verdict = Literal["regressed", "worse", "faster because worse", "improved", "unchanged", "inconclusive", "not judged"]
@@ -84,12 +84,17 @@ class Judgement(JudgedFigure):
             self.within,
             alpha=self.alpha / self.step,
             power=POWER,
-            threshold=math.log1p(self.gate),
+            threshold=self.least_change,
             shift_variance=shift.variance,
             shift_freedom=shift.freedom if self.shift else math.inf,
             shift_noise=shift.loads_variance,
             freedom=self.estimate.freedom,
         )
+
+    @property
+    def least_change(self) -> float:
+        """Return the log ratio that a change must be beyond: the gate, or more where the shift is only assumed."""
+        return math.log1p(max(self.gate, DEFAULT_CHANGE) if self.shift and self.shift.assumed else self.gate)
 
     @property
     def blind(self) -> bool:
@@ -109,36 +114,39 @@ class Judgement(JudgedFigure):
         if self.shift.assumed and self.gate < DEFAULT_FLOOR:
             return False
         passes = abs(self.estimate.value) + self.shift.reach(EQUIVALENCE_ALPHA) < math.log1p(self.gate)
-        fails = abs(self.estimate.value) > max(self.shift.reach(self.alpha / self.step), math.log1p(self.gate))
+        fails = abs(self.estimate.value) > max(self.shift.reach(self.alpha / self.step), self.least_change)
         return passes or fails
 
 
 def verdict_of(found: Judgement) -> tuple[Verdict, str]:
     """Return the verdict on a judgement whose p-value is adjusted, and for ``inconclusive`` why.
 
-    A change needs a p-value of at most ``alpha`` and an effect above the gate. No change is a statement of its own: the
-    95 % interval lies within the gate. The shift between runs is part of the error in both. Everything else is
-    inconclusive; so is what separate runs without a calibration differ by below :data:`DEFAULT_FLOOR`.
+    A change needs a p-value of at most ``alpha`` and an effect above the gate; between separate runs without a
+    calibration one beyond :data:`DEFAULT_CHANGE`. No change is a statement of its own: the 95 % interval lies within
+    the gate, which without a calibration is at least :data:`DEFAULT_FLOOR`. The shift between runs is part of the error
+    in both. Everything else is inconclusive.
     """
     estimate, gate, shift = found.estimate, found.gate, found.shift
     if not math.isfinite(estimate.error):
         return "inconclusive", "one load on a side: nothing is known of how loads differ"
-    uncalibrated = shift is not None and bool(shift.assumed) and gate < DEFAULT_FLOOR
-    threshold = math.log1p(DEFAULT_FLOOR if uncalibrated else gate)
-    if found.p_value <= found.alpha and abs(estimate.value) > threshold:
+    assumed = shift.assumed if shift else ""
+    uncalibrated = bool(assumed) and gate < DEFAULT_FLOOR
+    if found.p_value <= found.alpha and abs(estimate.value) > found.least_change:
         return ("regressed" if estimate.value > 0 else "improved"), ""
     ratio = estimate.interval()
     if shift and uncalibrated and _shown_by_loads(found):
         return "inconclusive", (
-            f"{shift.assumed}, and separate runs are not judged below {DEFAULT_FLOOR:.0%} without one: "
+            f"{assumed}, and separate runs are not judged below {DEFAULT_FLOOR:.0%} without one: "
             "use arms, or calibrate this machine for these cases"
         )
     if stats.is_equivalent(estimate.interval(1 - EQUIVALENCE_ALPHA * found.look), gate):
         return "unchanged", ""
-    if shift and found.blind and not uncalibrated:
+    if shift and found.blind and not assumed:
         return "inconclusive", _blindness(shift, gate)
     if ratio.low > 1:
         size = f"slower by {ratio.low - 1:.1%} to {ratio.high - 1:.1%}"
+        if assumed and found.p_value <= found.alpha:
+            return "inconclusive", f"{size}: {assumed}, and without that a change counts from {DEFAULT_CHANGE:.0%} on"
         if ratio.mid - 1 > gate:
             chance = f"p {found.p_value:.2g}, and it fails from {found.alpha:.2g} on"
             return "inconclusive", f"{size}, but that may be chance ({chance})"
@@ -161,8 +169,7 @@ def _shown_by_loads(found: Judgement) -> bool:
 
 
 def _blindness(shift: Shift, gate: float) -> str:
-    source = f"assumed, as {shift.assumed}" if shift.assumed else f"seen in {shift.runs} runs"
     return (
         f"separate runs on this machine cannot see {gate * 100:.3g} %: identical ones lie up to {shift.floor:.1%} "
-        f"apart ({source}), and no number of loads changes that; use arms"
+        f"apart (seen in {shift.runs} runs), and no number of loads changes that; use arms"
     )
