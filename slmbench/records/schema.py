@@ -304,7 +304,7 @@ def folder_of(path: Path) -> Path:
     if not path.exists():
         raise BadInputError(f"{path}: no such run")
     folder = path if path.is_dir() else path.parent
-    if not (folder / RUN_NAME).exists():
+    if folder != path and not (folder / RUN_NAME).exists():
         raise BadInputError(f"{path}: not a run; a run is a folder with {RUN_NAME} in it")
     return folder
 
