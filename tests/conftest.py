@@ -26,6 +26,10 @@ LONGEST = (
 )  # fmt: skip
 
 
+#: More tests than this are the whole suite, whose slow ones take turns. Files that somebody names run in full.
+WHOLE = 3000
+
+
 def pytest_report_header() -> str:
     """Say which share of the slow sweeps is in turn."""
     turn = rotation.turn()
@@ -33,7 +37,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first; pytest-xdist hands files out in this order."""
+    """Skip slow tests that are not in turn; put the files that take longest first, as pytest-xdist hands them out."""
+    if len(items) > WHOLE:
+        left = pytest.mark.skip(reason="its turn comes with another commit (SLMBENCH_ALL=1 runs it)")
+        for item in items:
+            if item.get_closest_marker("slow") and not rotation.is_in_turn(item.nodeid):
+                item.add_marker(left)
     folder = Path(__file__).parent
     place = {folder / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import zlib
 from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,15 @@ def in_turn(sweep: Sequence[One], shares: int) -> list[One]:
     """Return what is in turn of a sweep that is cut into so many shares: every ``shares``-th."""
     number = turn()
     return list(sweep) if number is None else list(sweep[number % shares :: shares])
+
+
+def is_in_turn(nodeid: str) -> bool:
+    """Return whether a slow test is among the share of them, 4 of 11, that the whole suite runs with this commit.
+
+    No sweep has 11 shares: each combination of a test and what it sweeps over comes in turn.
+    """
+    number = turn()
+    return number is None or "SLMBENCH_ENVIRONMENT" in os.environ or (zlib.crc32(nodeid.encode()) + number) % 11 < 4
 
 
 def tiny_models(always: Collection[str] = ()) -> list[str]:

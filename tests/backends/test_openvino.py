@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_abilities import need_bf16_of_openvino
 from rotation import tiny_models
 
 from slmbench.backend import Session, load_backend
@@ -86,6 +87,8 @@ def test_optimums_graphs_run_in_our_loop(name: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("path", PATHS)
 def test_what_is_asked_is_what_the_engine_says(name: str, precision: str, path: str) -> None:
+    if precision == "bf16":
+        need_bf16_of_openvino()
     session = open_session(artifact_of(name), compute_precision=precision, threads=2, attention=path)
     generate(session, np.full((1, 8), 7))
     assert session.compute_precision() == precision
@@ -97,6 +100,7 @@ def test_what_is_asked_is_what_the_engine_says(name: str, precision: str, path: 
 
 def test_bf16_is_not_fp32() -> None:
     """The logits differ: the precision that is read back is the one that computes."""
+    need_bf16_of_openvino()
     given = []
     for precision in ("fp32", "bf16"):
         session = open_session(artifact_of("llama-tiny"), compute_precision=precision)

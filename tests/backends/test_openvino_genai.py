@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_abilities import need_bf16_of_openvino
 from slmbench.backends.openvino.genai_session import _properties_in
 
 from slmbench import testing
@@ -71,6 +72,7 @@ def test_golden_tokens(name: str, exporter: str, path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_precision_and_threads_are_what_the_pipeline_prints(path: str) -> None:
+    need_bf16_of_openvino()
     session = open_session(artifact_of("llama-tiny"), attention=path, compute_precision="bf16", threads=2)
     assert session.compute_precision() == "bf16"
     assert session.threads() == 2
@@ -152,6 +154,7 @@ def test_prompts_beyond_what_is_reserved_are_refused() -> None:
 
 
 def test_a_property_that_the_engine_refuses_is_told() -> None:
+    need_bf16_of_openvino()
     with pytest.raises(CannotRunError, match="openvino-genai does not load it: .*kvcache"):
         open_session(artifact_of("llama-tiny"), compute_precision="bf16", kv_cache="f32")
 
