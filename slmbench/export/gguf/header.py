@@ -177,3 +177,20 @@ def rotary_factors(checkpoint: Checkpoint, model: Any) -> dict[str, NDArray[np.f
     frequencies = model.model.rotary_emb.inv_freq.double().numpy()
     unscaled = float(rope["rope_theta"]) ** -(np.arange(len(frequencies)) / len(frequencies))
     return {"rope_freqs.weight": np.asarray(unscaled / frequencies, dtype=np.float32)}
+
+
+def add_header(writer: Any, values: dict[str, Any]) -> None:
+    """Write what llama.cpp builds its graph from."""
+    for name, value in values.items():
+        if name == "general.architecture":
+            continue  # the writer has it already
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, str):
+            writer.add_string(name, value)
+        elif isinstance(value, list):
+            writer.add_array(name, value)
+        elif isinstance(value, int):
+            writer.add_uint32(name, value)
+        else:
+            writer.add_float32(name, value)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.errors import CannotRunError
+from slmbench.export.gguf.header import add_header
 from slmbench.measure.pictures import Processor
 from slmbench.models import projector_layout as layout
 from slmbench.models.checkpoint import Checkpoint
@@ -40,7 +41,7 @@ def write_projector(checkpoint: Checkpoint, network: Any, path: Path, precision:
     wanted = gguf.GGMLQuantizationType[layout.type_of(precision).name]
     tensors = list(named_tensors(checkpoint, network.vision))
     writer = gguf.GGUFWriter(path, layout.ARCHITECTURE)
-    _add_header(writer, header_values(checkpoint, config))
+    add_header(writer, header_values(checkpoint, config))
     kinds = [_kind(name, values, wanted) for name, values in tensors]
     for (name, values), kind in zip(tensors, kinds, strict=True):
         shape = gguf.quant_shape_to_byte_shape(values.shape, kind)
@@ -154,19 +155,3 @@ def _kind(name: str, values: Array, wanted: Any) -> Any:
     import gguf
 
     return gguf.GGMLQuantizationType.F32 if values.ndim < 2 or name in _PLAIN else wanted
-
-
-def _add_header(writer: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if name == "general.architecture":
-            continue  # the writer has it already
-        if isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, str):
-            writer.add_string(name, value)
-        elif isinstance(value, list):
-            writer.add_array(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-        else:
-            writer.add_float32(name, value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slmbench.errors import CannotRunError
-from slmbench.export.gguf.header import check_variant, header_values
+from slmbench.export.gguf.header import add_header, check_variant, header_values
 from slmbench.export.gguf.projector import write_projector
 from slmbench.export.gguf.quantise import quantise
 from slmbench.export.gguf.tensors import write_tensors
@@ -62,7 +62,7 @@ def write(checkpoint: Checkpoint, spec: ArtifactSpec, folder: Path, progress: Pr
         write_projector(checkpoint, network, folder / graphs["vision"], spec.weight_precision)
     progress(f"writing {path.name} in {kind.name}")
     writer = gguf.GGUFWriter(path, layout.ARCHITECTURES[checkpoint.architecture].name)
-    _add_header(writer, header_values(checkpoint, model))
+    add_header(writer, header_values(checkpoint, model))
     add_tokenizer(writer, checkpoint)
     write_tensors(writer, checkpoint, model, gguf.GGMLQuantizationType[kind.name])
     writer.close()
@@ -96,18 +96,3 @@ def _step_bytes(path: Path) -> int:
     if "output.weight" in sizes:
         del sizes["token_embd.weight"]
     return sum(size for name, size in sizes.items() if not name.startswith("enc."))
-
-
-def _add_header(writer: Any, values: dict[str, Any]) -> None:
-    """Write what llama.cpp builds its graph from."""
-    for name, value in values.items():
-        if name == "general.architecture":
-            continue  # the writer has it already
-        if isinstance(value, str):
-            writer.add_string(name, value)
-        elif isinstance(value, list):
-            writer.add_array(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-        else:
-            writer.add_float32(name, value)
