@@ -87,7 +87,7 @@ class OpenVinoSession:
                 reader.set_tensor(POSITIONS, self._pictures.positions)
 
     def free_memory(self, input_tokens: int) -> None:
-        """Give back what compiling has left: weights that are laid out anew are mapped from the file as well."""
+        """Give back what compiling has left: the file stays mapped, though compiled graphs have their own weights."""
         give_back(self._artifact.folder)
 
     def _whole(self) -> list[Role]:

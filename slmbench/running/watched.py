@@ -16,7 +16,7 @@ def execute_watched(
 ) -> RunColumns:
     """Carry a request out as :func:`slmbench.running.runner.execute` does, and say on stderr how far it is.
 
-    ``then`` is the command that takes the folder of the run once it is whole: whoever interrupts it is told.
+    ``then`` is a command for the finished run's folder. If the run is interrupted, the message names it.
 
     Raises:
         StoppedError: it was interrupted; the text says what is kept, and how to continue.

@@ -17,7 +17,7 @@ from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
 #: Raised when a message changes its meaning; host and worker must agree.
-PROTOCOL = 6
+PROTOCOL = 7
 
 
 class Describe(StrictModel):
