@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_abilities import need_exact_int8_of_ctranslate2
 from rotation import takes_turns, tiny_models
 
 from slmbench.backend import LoopSession, load_backend
@@ -113,22 +114,36 @@ def test_another_compute_type_than_asked_is_read_back() -> None:
     assert session.threads() == 1
 
 
+OPTIONS = ("--backend", "ctranslate2", "--input-tokens", "16", "--output-tokens", "4", "--repeat", "3")
+
+
+def rows_of_a_pair(precision: str, out: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Return the rows of a run of a pair of tiny models, all of whose tokens are right."""
+    asked = ["run", "--pair", "mu-tiny,dec-tiny", "--precision", precision, *OPTIONS, "--out", str(out), "--json"]
+    assert run_main(asked) == 0
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    assert {(row["model"], row["agreement"]) for row in rows} == {("mu-tiny", 1.0), ("dec-tiny", 1.0)}
+    # Nothing that the engine does again at each step: no flag for it, in no row.
+    assert not [row for row in rows if "cross K/V" in str(row["flags"])]
+    return rows
+
+
+@takes_turns(2, 4)
+@pytest.mark.slow
+def test_a_pair_in_8_bits_from_command_to_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need_exact_int8_of_ctranslate2()
+    assert {row["compute_precision"] for row in rows_of_a_pair("int8", tmp_path / "pair", capsys)} == {"int8"}
+
+
 @takes_turns(2, 4)
 @pytest.mark.slow
 def test_a_pair_and_a_folder_of_ones_own_from_command_to_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--backend", "ctranslate2", "--input-tokens", "16", "--output-tokens", "4", "--repeat", "3"]
-    pair = ["run", "--pair", "mu-tiny,dec-tiny", "--precision", "fp32,int8", *options, "--out", str(tmp_path / "pair")]
-    assert run_main([*pair, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert {(row["model"], row["agreement"]) for row in rows} == {("mu-tiny", 1.0), ("dec-tiny", 1.0)}
-    assert {row["compute_precision"] for row in rows} == {"fp32", "int8"}
-    # Nothing that the engine does again at each step: no flag for it, in no row.
-    assert not [row for row in rows if "cross K/V" in str(row["flags"])]
+    assert {row["compute_precision"] for row in rows_of_a_pair("fp32", tmp_path / "pair", capsys)} == {"fp32"}
     mine = artifact_of("t5-tiny").graph("model").parent
     assert (
-        run_main(["run", "--model", str(mine), "--reference", "t5-tiny", *options, "--out", str(tmp_path / "one")]) == 0
+        run_main(["run", "--model", str(mine), "--reference", "t5-tiny", *OPTIONS, "--out", str(tmp_path / "one")]) == 0
     )
     (load,) = {(one.agreement, one.reference) for one in read_run(tmp_path / "one").run.loads}
     assert load == (1.0, True)

@@ -52,9 +52,10 @@ def test_a_baseline_is_judged_on_a_machine_that_was_calibrated_for_it(
     assert run_main(["check", "--baseline", base, later]) in (0, 1, 4)
     assert "never calibrated" in capsys.readouterr().out
     assert run_main(["calibrate", "--runs", "3", "--like", base]) == 0
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
     assert "3 identical runs of 1 case" in told
-    assert "use arms" in told or "can be judged" in told
+    # Which of the two depends on how quiet the machine is.
+    assert "a slowdown of that size can be seen" in told or "cannot be seen, not with" in told
     floor = read_floor(collect())
     assert floor.calibration is not None
     assert {"ttft", "tpot"} <= set(next(iter(floor.calibration.cases.values())))
