@@ -35,9 +35,9 @@ from slmbench.backend import (
     Tokens,
     WorkloadAbilities,
 )
-from slmbench.conformance_logits import check_freed_memory, check_logits
-from slmbench.conformance_pictures import check_pictures, pixels_for
-from slmbench.conformance_subject import INPUT_TOKENS, OUTPUT_TOKENS, ConformanceError, Subject, expect, subject
+from slmbench.conformance.check_logits import check_freed_memory, check_logits
+from slmbench.conformance.check_pictures import check_pictures, pixels_for
+from slmbench.conformance.subject import INPUT_TOKENS, OUTPUT_TOKENS, ConformanceError, Subject, expect, subject
 from slmbench.errors import BadInputError, SlmbenchError
 from slmbench.evaluation.task_answer import answer
 from slmbench.measure.generate import ShortGenerationError

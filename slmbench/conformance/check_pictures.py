@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from slmbench.backend import Pixels, Session, TakesPictures, Tokens, WorkloadAbilities
-from slmbench.conformance_subject import ConformanceError, Subject, expect
+from slmbench.conformance.subject import ConformanceError, Subject, expect
 from slmbench.errors import BadInputError
 from slmbench.measure.pictures import pixels_of
 from slmbench.measure.proof import PixelsOf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from slmbench.backend import FreesMemory, GivesAnswerLogits, GivesChunkLogits, GivesLogits, LoopSession, Session
-from slmbench.conformance_subject import INPUT_TOKENS, OUTPUT_TOKENS, Subject, expect
+from slmbench.conformance.subject import INPUT_TOKENS, OUTPUT_TOKENS, Subject, expect
 from slmbench.terms import MARGIN_TOLERANCE
 
 

@@ -1,0 +1,1 @@
+"""What the conformance kit (:mod:`slmbench.testing`) checks, by subject."""
