@@ -165,6 +165,14 @@ class Made:
     record: RunRecord
     lines: list[Any] = field(default_factory=list)
 
+    def with_other_weights(self) -> Made:
+        """Return the run of other models that have the same names."""
+        infos = []
+        for info in self.record.cases:
+            checkpoint = info.checkpoint.model_copy(update={"digest": f"other-{info.checkpoint.digest}"})
+            infos.append(info.model_copy(update={"checkpoint": checkpoint}))
+        return Made(self.record.model_copy(update={"cases": tuple(infos)}), self.lines)
+
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_run(folder, self.record)

@@ -109,6 +109,7 @@ def read_history(names: Sequence[str], metric: str, conditions: Sequence[str] = 
     followed = {track.key for track in tracks}
     if len(kept) < RUNS_NEEDED:
         warnings.append(f"{len(kept)} runs; {RUNS_NEEDED} are needed to look for changes")
+    warnings += _other_models(tracks, kept)
     return History(
         metric,
         runs=[side.name for side in kept],
@@ -162,6 +163,17 @@ def _track(key: str, sides: Sequence[Side], labels: Sequence[Mapping[str, str]],
     return Track(key, labels[indices[-1]][key], runs, indices, intervals, changes)
 
 
+def _other_models(tracks: Sequence[Track], sides: Sequence[Side]) -> list[str]:
+    """Return a line for each place where a case goes on with another model of that name."""
+    lines = []
+    for track in tracks:
+        digests = [sides[index].cases[track.key].model.digest for index in track.indices]
+        for run, before, here in zip(track.runs[1:], digests[:-1], digests[1:], strict=True):
+            if here != before:
+                lines.append(f"{track.label}: another model from {run} on (other config or weights)")
+    return lines
+
+
 def change_points(levels: Floats) -> list[tuple[int, float]]:
     """Return where the median of log levels changes: the first index of each new level, and new over old.
 
@@ -195,7 +207,7 @@ def history_table(history: History) -> TextTable:
             [one_line(text) for text in (track.label, str(len(track.runs)), _figure(first, history.metric),
              _figure(last, history.metric), f"{last / first:.3f}", changes or "none")]
         )  # fmt: skip
-    headers = ["case", "runs", "first", "last", "last / first", "changes"]
+    headers = ["case", "runs", "first", "last", "last/first", "changes"]
     return TextTable(headers, rows, [False, True, True, True, True, False], notes=history.notes())
 
 

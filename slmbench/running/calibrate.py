@@ -10,8 +10,9 @@ from pathlib import Path
 from slmbench.analysis.metrics import Side
 from slmbench.analysis.noise import MINIMUM_RUNS, Calibration, read_floor, save_calibration
 from slmbench.analysis.sides import distinct, read_side
-from slmbench.analysis.verdicts import fingerprint_of
+from slmbench.analysis.verdicts import fingerprint_of, machine_differences
 from slmbench.errors import BadInputError, CannotRunError, NotComparableError, amount, one_line
+from slmbench.machine.fingerprint import ENGINE_FIELDS, Fingerprint
 from slmbench.plan.request import RunRequest
 from slmbench.running.more_samples import request_of
 from slmbench.running.runner import execute
@@ -85,21 +86,13 @@ def _kept(sides: Sequence[Side], say: Say | None) -> Calibration:
     Raises:
         NotComparableError: nothing is, or they ran on several machines.
     """
-    machines = []
-    for side in sides:
-        fingerprint = fingerprint_of(side)
-        if fingerprint is None:
-            raise NotComparableError(f"{side.name}: the machine it ran on is not recorded")
-        machines.append(fingerprint)
-    for side, machine in zip(sides, machines, strict=True):
-        if machine.digest() not in machines[0].digests():
-            raise NotComparableError(f"{sides[0].name} and {side.name} ran on different machines")
+    machine = _machine_of(sides)
     lacking = _not_in_every_run(sides)
     cases: dict[str, dict[str, tuple[float, ...]]] = {}
     variances: dict[str, dict[str, float]] = {}
-    for key in sides[0].cases:
-        found = [side.cases[key] for side in sides if key in side.cases and not side.cases[key].failure]
-        for metric in found[0].evidence if len(found) == len(sides) else ():
+    for key in [key for key in sides[0].cases if key not in lacking]:
+        found = [side.cases[key] for side in sides]
+        for metric in found[0].evidence:
             figures = [case.evidence[metric] for case in found if metric in case.evidence]
             if len(figures) == len(sides) and all(one.logs.size >= 2 for one in figures):
                 cases.setdefault(key, {})[metric] = tuple(one.estimate.value for one in figures)
@@ -107,21 +100,23 @@ def _kept(sides: Sequence[Side], say: Say | None) -> Calibration:
                 variances.setdefault(key, {})[metric] = sum(error**2 for error in errors) / len(errors)
     if not cases:
         if lacking:
-            raise NotComparableError(f"the runs have no case in common that they all measured: {lacking[0]}")
+            raise NotComparableError(
+                f"the runs have no case in common that they all measured: {next(iter(lacking.values()))}"
+            )
         raise NotComparableError("no metric of a case was measured with two loads or more in every run")
     disturbed = [side.cases[key].disturbed for side in sides for key in cases]
     calibration = Calibration(
-        machine=machines[0].digest(),
+        machine=machine.digest(),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         runs=len(sides),
         cases=cases,
         load_variances=variances,
         disturbed=sum(disturbed) / len(disturbed),
     )
-    earlier = read_floor(machines[0]).calibration
+    earlier = read_floor(machine).calibration
     save_calibration(calibration)
     if say is not None:
-        for line in lacking:
+        for line in lacking.values():
             say(one_line(f"left out: {line}"))
         if earlier:
             cases_then = amount(len(earlier.cases), "case")
@@ -129,16 +124,36 @@ def _kept(sides: Sequence[Side], say: Say | None) -> Calibration:
     return calibration
 
 
-def _not_in_every_run(sides: Sequence[Side]) -> list[str]:
-    """Return a line for each case that not every run measured: where it is missing or failed."""
-    lines = []
+def _machine_of(sides: Sequence[Side]) -> Fingerprint:
+    """Return the machine that all runs were measured on.
+
+    Raises:
+        NotComparableError: there is none: they ran on several machines, or with several versions of an engine.
+    """
+    machines = []
+    for side in sides:
+        machine = fingerprint_of(side)
+        if machine is None:
+            raise NotComparableError(f"{side.name}: the machine it ran on is not recorded")
+        found = machine_differences(sides[0], side, list(side.cases.values()))
+        if hard := [str(difference).removeprefix(ENGINE_FIELDS) for difference in found if difference.hard]:
+            raise NotComparableError(f"{sides[0].name} and {side.name} are not identical runs: {'; '.join(hard)}")
+        machines.append(machine)
+    return machines[0]
+
+
+def _not_in_every_run(sides: Sequence[Side]) -> dict[str, str]:
+    """Return the cases that not every run measured, and where: missing, failed, or another model."""
+    lines = {}
     for key in dict.fromkeys(key for side in sides for key in side.cases):
         having = next(side for side in sides if key in side.cases)
         for side in sides:
             if key not in side.cases:
-                lines.append(f"{key} is in {having.name} and not in {side.name}")
-                break
-            if failure := side.cases[key].failure:
-                lines.append(f"{key} failed in {side.name}: {failure}")
+                lines[key] = f"{key} is in {having.name} and not in {side.name}"
+            elif having.cases[key].model.digest != side.cases[key].model.digest:
+                lines[key] = f"{key} is another model in {side.name} than in {having.name} (other config or weights)"
+            elif failure := side.cases[key].failure:
+                lines[key] = f"{key} failed in {side.name}: {failure}"
+            if key in lines:
                 break
     return lines

@@ -76,6 +76,15 @@ def test_the_order_of_the_runs_and_what_is_left_out_is_said(runs: Path, capsys: 
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_model_that_was_replaced_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_run([Speed()], run_id="new", created="2026-02-01T09:30:00+00:00")
+    made.with_other_weights().write(runs / "new")
+    assert run_main(["history", str(runs)]) == ExitCode.OK
+    said = " ".join(capsys.readouterr().out.split())
+    assert "dec-small openvino 512/32: another model from new on (other config or weights)" in said
+    assert said.count("another model") == 1
+
+
 def test_other_hardware_is_left_out_and_other_software_is_not(runs: Path) -> None:
     other = {**MACHINE, "hardware": {**MACHINE["hardware"], "memory_gib": 8}}
     make_run([Speed()], machine=other, created="2025-01-01T00:00:00+00:00").write(runs / "old")

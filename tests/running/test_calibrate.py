@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from rotation import takes_turns
-from synthetic import Speed, make_run
+from synthetic import MACHINE, Speed, make_run
 
 from slmbench.analysis.metrics import matching_key
 from slmbench.analysis.noise import read_floor
@@ -67,6 +67,7 @@ def test_a_baseline_is_judged_on_a_machine_that_was_calibrated_for_it(
 def test_runs_that_exist_make_a_calibration_of_their_machine(
     own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    both = [Speed(), Speed(model="b")]
     runs = [
         str(make_run([Speed(ttft_ms=100 + n), Speed(model="b")], seed=n).write(own_cache / f"{n}")) for n in range(4)
     ]
@@ -81,12 +82,17 @@ def test_runs_that_exist_make_a_calibration_of_their_machine(
     c = str(make_run([Speed(model="c")], seed=9).write(own_cache / "c"))
     once = str(make_run([Speed(loads=1), Speed(model="b", loads=1)], seed=7).write(own_cache / "once"))
     unknown = str(make_run([Speed()], seed=8, machine={"hardware": "?"}).write(own_cache / "unknown"))
+    software = {**MACHINE["software"], "engines": {"openvino": "2025.4.0"}}
+    other_engine = str(make_run(both, seed=6, machine={**MACHINE, "software": software}).write(own_cache / "engine"))
+    other_model = str(make_run(both, seed=5).with_other_weights().write(own_cache / "model"))
     for names, message, code in [
         (runs[:2], "2 runs were given; 3 or more different ones", 2),
         ([runs[0]] * 3, "3 or more different ones", 2),
         ([*runs[:2], c], f"{matching_key(Speed().case)} is in 0 and not in c", 3),
         ([*runs[:2], once], "with two loads or more in every run", 3),
         ([*runs[:2], unknown], "not recorded", 3),
+        ([*runs[:2], other_engine], "0 and engine are not identical runs: openvino: 2026.4.1 / 2025.4.0", 3),
+        ([*runs[:2], other_model], f"{matching_key(Speed().case)} is another model in model than in 0", 3),
     ]:
         assert run_main(["calibrate", *names]) == code
         assert message in capsys.readouterr().err
