@@ -44,12 +44,12 @@ def in_turn(sweep: Sequence[One], shares: int) -> list[One]:
 
 
 def is_in_turn(nodeid: str) -> bool:
-    """Return whether a slow test is among the share of them, 4 of 11, that the whole suite runs with this commit.
+    """Return whether a slow test is among the share of them, 3 of 11, that the whole suite runs with this commit.
 
     No sweep has 11 shares: each combination of a test and what it sweeps over comes in turn.
     """
     number = turn()
-    return number is None or "SLMBENCH_ENVIRONMENT" in os.environ or (zlib.crc32(nodeid.encode()) + number) % 11 < 4
+    return number is None or "SLMBENCH_ENVIRONMENT" in os.environ or (zlib.crc32(nodeid.encode()) + number) % 11 < 3
 
 
 def tiny_models(always: Collection[str] = ()) -> list[str]:

@@ -93,7 +93,7 @@ def _from_json(path: Path, number: int, line: str) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the ``tokenizers.Tokenizer`` of the ``tokenizer.json`` in ``folder``.
+    """Return the ``tokenizers.Tokenizer`` of the ``tokenizer.json`` in ``folder``, which reads a text in full.
 
     Raises:
         BadInputError: there is none, or it is damaged.
@@ -107,9 +107,13 @@ def load_tokenizer(folder: Path) -> Any:
             "save one with AutoTokenizer.from_pretrained(...).save_pretrained(...), or leave --prompts out"
         )
     try:
-        return Tokenizer.from_file(str(path))
+        found = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for a damaged file
         raise BadInputError(f"{path}: not a tokenizer: {str(error).splitlines()[0]}") from error
+    # Many files keep the length that the model was trained with: it would cut the user's text, and say nothing.
+    found.no_truncation()
+    found.no_padding()
+    return found
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
