@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import numpy as np
-
 from slmbench.analysis.divergence import divergence_of
 from slmbench.analysis.metrics import Side, SideCase
 from slmbench.analysis.ratios import log_ratio
 from slmbench.analysis.stats import Interval
-from slmbench.analysis.task_scores import score_interval
+from slmbench.analysis.task_scores import lost_interval
 
 #: What of speed is set against quality, each by itself.
 FRONT_METRICS = ("tpot", "ttft")
@@ -111,11 +109,7 @@ def _kl(found: SideCase) -> Interval | None:
 
 
 def _lost(found: SideCase) -> Interval | None:
-    if found.tasks is None:
-        return None
-    scores = found.tasks.scores
-    score = score_interval(scores, right_or_wrong=bool(np.isin(scores, (0.0, 1.0)).all()))
-    return Interval(1 - score.high, 1 - score.mid, 1 - score.low)
+    return lost_interval(found.tasks.scores) if found.tasks else None
 
 
 def _place(point: FrontPoint, points: Sequence[FrontPoint], axis: Axis) -> Place:

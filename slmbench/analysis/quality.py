@@ -14,7 +14,7 @@ import numpy as np
 
 from slmbench.analysis import stats
 from slmbench.analysis.changes import Changed
-from slmbench.analysis.divergence import LEAST_WINDOWS, per_token
+from slmbench.analysis.divergence import LEAST_WINDOWS
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, POWER, JudgedFigure, Judgement, Verdict
 from slmbench.analysis.metrics import Side, SideCase
@@ -189,12 +189,12 @@ def _judgement(
     look: float,
 ) -> QualityJudgement:
     (old_key, old), (young_key, young) = measured
-    tokens = old.weights.astype(np.int64)
+    mean_of = QUALITY_METRICS[metric].mean_of
     return QualityJudgement(
         key=group[0],
         metric=metric,
-        base=per_token(old.sums, tokens),
-        new=per_token(young.sums, tokens),
+        base=mean_of(old),
+        new=mean_of(young),
         estimate=difference(old, young),
         windows=old.sums.size,
         gate=min(gates.gate(metric, key) for key in group),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slmbench.analysis.divergence import per_token
 from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.stats import Interval
+from slmbench.analysis.task_scores import lost_interval
 from slmbench.errors import BadInputError, nearest
 from slmbench.records.quality import CaseQuality
 from slmbench.records.sample_columns import Floats
@@ -38,6 +40,8 @@ class QualityMetric:
     gate: float
     #: None where a case has no such figure.
     units_of: Callable[[SideCase], Units | None]
+    #: The figure of one side with its 95 % interval; bounds are NaN below ten units.
+    mean_of: Callable[[Units], Interval]
 
 
 def _of_text(sums: Callable[[CaseQuality], Floats]) -> Callable[[SideCase], Units | None]:
@@ -58,14 +62,30 @@ def _of_tasks(found: SideCase) -> Units | None:
     return Units(1 - tasks.scores, np.ones(tasks.scores.size), {f"task file {tasks.name}": tasks.digest})
 
 
+def _mean(units: Units) -> Interval:
+    return per_token(units.sums, units.weights.astype(np.int64))
+
+
+def _mean_share(units: Units) -> Interval:
+    # Bounds beside the possible are those of a formula: no share is below 0 or above 1.
+    found = _mean(units)
+    return Interval(max(found.low, 0.0), found.mid, min(found.high, 1.0)) if found.known else found
+
+
+def _mean_lost(units: Units) -> Interval:
+    """Return the share that is lost with the interval that the run's own table gives the score."""
+    return lost_interval(1 - units.sums)
+
+
 _METRICS = (
-    QualityMetric("kl", "KL divergence from the reference", "nats", 0.02, _of_text(lambda found: found.kl_sum)),
+    QualityMetric("kl", "KL divergence from the reference", "nats", 0.02, _of_text(lambda found: found.kl_sum), _mean),
     QualityMetric(
         "other_top1",
         "tokens with another top-1 than the reference",
         "share",
         0.02,
         _of_text(lambda found: (found.tokens - found.same_top1).astype(np.float64)),
+        _mean_share,
     ),
     QualityMetric(
         "log_perplexity",
@@ -73,8 +93,9 @@ _METRICS = (
         "nats",
         0.02,
         _of_text(lambda found: found.artifact_loss - found.reference_loss),
+        _mean,
     ),
-    QualityMetric("task_loss", "task score lost", "share", 0.05, _of_tasks),
+    QualityMetric("task_loss", "task score lost", "share", 0.05, _of_tasks, _mean_lost),
 )
 QUALITY_METRICS: Mapping[str, QualityMetric] = {metric.name: metric for metric in _METRICS}
 #: How a unit is written: a factor, and a name for the figure and for a difference of two.

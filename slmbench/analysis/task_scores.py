@@ -57,6 +57,10 @@ class TaskAnswers:
         values = [getattr(one, name) for one in self.answers.values()]
         return float(np.percentile(values, percent)) if values else math.nan
 
+    def of_metric(self, metric: str) -> TaskAnswers:
+        """Return the answers to the items of one metric alone."""
+        return replace(self, answers={item: one for item, one in self.answers.items() if one.metric == metric})
+
     @property
     def cut(self) -> float:
         """Return the share of answers that did not end by themselves; NaN without answers."""
@@ -106,6 +110,12 @@ def score_interval(values: Floats, *, right_or_wrong: bool) -> Interval:
         return Interval(max(0.0, min(mean, shrunk - reach)), mean, min(1.0, max(mean, shrunk + reach)))
     found = difference_interval(values)
     return Interval(max(0.0, found.low), mean, min(1.0, found.high))
+
+
+def lost_interval(scores: Floats) -> Interval:
+    """Return what the scores of all items lack on average, with its 95 % interval over items."""
+    score = score_interval(scores, right_or_wrong=bool(np.isin(scores, (0.0, 1.0)).all()))
+    return Interval(1 - score.high, 1 - score.mid, 1 - score.low)
 
 
 def difference_interval(values: Floats) -> Interval:

@@ -93,7 +93,9 @@ def no_answer_lines(cases: Iterable[tuple[Case, str]]) -> list[str]:
 
 
 def _row(one: TaskAnswers, metric: str) -> dict[str, Any]:
-    return {"answers": one, "case": one.case, "metric": metric, "items": len(one.scores(metric))}
+    # A row's times and lengths are those of its own items: a number is answered in fewer tokens than a summary.
+    of_metric = one.of_metric(metric)
+    return {"answers": of_metric, "case": one.case, "metric": metric, "items": len(of_metric.answers)}
 
 
 def _tokens(row: Any) -> str:

@@ -9,6 +9,7 @@ from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.pairs import precision_of
 from slmbench.analysis.quality_metrics import written
 from slmbench.analysis.stats import Interval
+from slmbench.report.answers import score_text
 from slmbench.report.chart_parts import BLUE, ORANGE, PURPLE, Rows, Spec, legend, scale, spec
 from slmbench.report.label_places import HEIGHT, PADDING, WIDTH, place_names, share
 from slmbench.report.text_table import bounds
@@ -56,8 +57,7 @@ def _sentence(front: Front) -> str:
 def _quality(point: FrontPoint, front: Front) -> str:
     if front.axis == "kl":
         return f"KL {written(point.loss, 'nats')}"
-    score = _score(point.loss)
-    return f"score {score.mid:.3f}{bounds(score, 3)}"
+    return f"score {score_text(_score(point.loss))}"
 
 
 def _score(lost: Interval) -> Interval:
@@ -180,7 +180,8 @@ def _rows(front: Front) -> Rows:
             "front": title_of(front),
             "name": names[id(point)],
             "place": point.place,
-            **_bounds("time", [value * 1e3 for value in _drawn(point.time)], 0.0),
+            # As in the other charts: bounds that say nothing would leave the points no room.
+            **_bounds("time", [value * 1e3 for value in _drawn(point.time, known=point.time.telling)], 0.0),
             **_quality_row(point, front),
         }
         for point in front.points
@@ -203,12 +204,12 @@ def _shares(rows: Rows, axis: str) -> list[tuple[float, float]]:
 
 def _quality_row(point: FrontPoint, front: Front) -> dict[str, float]:
     if front.axis == "kl":
-        return _bounds("kl", _drawn(point.loss), _LEAST_KL)
-    return _bounds("score", _drawn(_score(point.loss)), 0.0)
+        return _bounds("kl", _drawn(point.loss, known=point.loss.known), _LEAST_KL)
+    return _bounds("score", _drawn(_score(point.loss), known=point.loss.known), 0.0)
 
 
-def _drawn(interval: Interval) -> list[float]:
-    return [interval.low, interval.mid, interval.high] if interval.known else [interval.mid] * 3
+def _drawn(interval: Interval, *, known: bool) -> list[float]:
+    return [interval.low, interval.mid, interval.high] if known else [interval.mid] * 3
 
 
 def _bounds(name: str, values: Sequence[float], least: float) -> dict[str, float]:

@@ -22,6 +22,7 @@ from slmbench.analysis.metrics import Side
 from slmbench.analysis.quality import difference
 from slmbench.analysis.quality_metrics import QUALITY_METRICS, Units
 from slmbench.analysis.sides import read_side
+from slmbench.analysis.task_scores import score_interval
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import BadInputError, ExitCode, NotComparableError
@@ -293,6 +294,21 @@ def test_a_lower_task_score_is_a_loss(tmp_path: Path) -> None:
     save_baseline(with_scores(base, wrong), tmp_path / "base.json")
     kept = compare_sides(read_baseline(tmp_path / "base.json"), with_scores(new, right), floor=floor)
     assert verdicts(kept)["task_loss"] == "improved"
+
+
+def test_a_side_shows_the_interval_of_its_own_table_and_no_impossible_share(tmp_path: Path) -> None:
+    """A mean of few items with a plain interval reaches beyond 100 %."""
+    base, new = (read_side(str(run(tmp_path / str(n), BASE, seed=n))) for n in (0, 1))
+    floor = floor_of([BASE.case.key])
+    for scores in ([0.0] * 11 + [0.5, 1.0], [0.0] * 11 + [1.0, 1.0]):
+        found = compare_sides(with_scores(base, scores), with_scores(new, scores), floor=floor)
+        lost = next(one for one in found.quality if one.metric == "task_loss").base
+        score = score_interval(np.array(scores), right_or_wrong=0.5 not in scores)
+        assert (1 - lost.high, 1 - lost.mid, 1 - lost.low) == pytest.approx((score.low, score.mid, score.high))
+        assert 0 <= lost.low < lost.mid < lost.high <= 1
+    same = Units(np.array([0.0] * 9 + [1.0, 20.0]), np.full(11, 31.0), {})
+    share = QUALITY_METRICS["other_top1"].mean_of(same)
+    assert share.low == 0 < share.mid < share.high
 
 
 def test_a_damaged_baseline_of_quality_is_refused_or_judged(tmp_path: Path) -> None:

@@ -214,3 +214,23 @@ def test_speed_against_task_score_compares_models(tmp_path: Path, capsys: pytest
     assert not any(title.startswith("Speed against quality") for title in charts)
     assert run_main(["table", str(folder)]) == ExitCode.OK
     assert "against score in mine.jsonl" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_score_whose_interval_reaches_zero_keeps_it(tmp_path: Path) -> None:
+    """A share near 0 or 1 is no time: bounds far from it in proportion still say something."""
+    folder = answered(tmp_path / "run", [(TEACHER, 180), (STUDENT, 1)])
+    (sentence,) = front_sentences([front_of(folder)])
+    assert "student in fp32 on openvino" in sentence
+    assert "score 0.005 [0.001, 0.028]" in sentence
+
+
+def test_times_of_two_loads_that_differ_leave_the_points_room(tmp_path: Path) -> None:
+    """With two loads bounds can be a hundred times the figure; the axis would show nothing else."""
+    wild = [(replace(one, loads=2, between=2.0), kl) for one, kl in KL[:3]]
+    front = front_of(made(tmp_path / "run", wild))
+    telling = [point.time.telling for point in front.points]
+    assert sorted(telling) == [False, False, True]
+    assert all(point.time.known for point in front.points)
+    drawn = run_charts(read_columns(tmp_path / "run"))["Speed against quality: time per output token"]
+    bounded = [row["time_low"] < row["time"] < row["time_high"] for row in drawn["datasets"]["fronts"]]
+    assert bounded == telling
