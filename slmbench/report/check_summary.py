@@ -123,8 +123,10 @@ def _advice(comparison: Comparison) -> str:
         advice.append(f"the baseline's own interval is up to +/-{worst:.0%}, wider than the gate: make it again")
     elif _can_be_settled(comparison):
         advice.append("measure more loads, or use --until-conclusive")
-    if any(found.verdict == "inconclusive" for found in comparison.quality):
-        advice.append("measure quality on more text")
+    unclear = {found.metric == "task_loss" for found in comparison.quality if found.verdict == "inconclusive"}
+    if unclear:
+        more = " and ".join("tasks" if of_tasks else "text" for of_tasks in sorted(unclear))
+        advice.append(f"measure quality on more {more}")
     counts = {"cases of the baseline not measured": comparison.only_base, "gates not judged": comparison.not_judged}
     missing = [f"{what}: {len(found)}" for what, found in counts.items() if found]
     if missing:

@@ -28,6 +28,7 @@ from slmbench.cli import run_main
 from slmbench.errors import BadInputError, ExitCode, NotComparableError
 from slmbench.models.artifact import StoredWeights
 from slmbench.records.quality import QUALITY_NAME, NoQualityRecord, QualityLine, WindowRecord, read_quality
+from slmbench.report.check_summary import last_line
 from slmbench.report.comparison import comparison_markdown, comparisons_json
 
 BASE = Speed(loads=10)
@@ -309,6 +310,17 @@ def test_a_side_shows_the_interval_of_its_own_table_and_no_impossible_share(tmp_
     same = Units(np.array([0.0] * 9 + [1.0, 20.0]), np.full(11, 31.0), {})
     share = QUALITY_METRICS["other_top1"].mean_of(same)
     assert share.low == 0 < share.mid < share.high
+
+
+def test_scores_that_cannot_tell_ask_for_more_tasks_not_for_more_text(tmp_path: Path) -> None:
+    base, new = (read_side(str(run(tmp_path / str(n), BASE, seed=n))) for n in (0, 1))
+    scores = [float(n % 2) for n in range(20)]
+    sides = with_scores(base, scores), with_scores(new, scores[::-1])
+    found = compare_sides(*sides, floor=floor_of([BASE.case.key]))
+    assert verdicts(found)["task_loss"] == "inconclusive"
+    said = last_line(found, ExitCode.INCONCLUSIVE)
+    assert "measure quality on more tasks" in said
+    assert "text" not in said
 
 
 def test_a_damaged_baseline_of_quality_is_refused_or_judged(tmp_path: Path) -> None:
