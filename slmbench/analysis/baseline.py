@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from slmbench._version import __version__
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase, loads_id, matching_key
+from slmbench.analysis.ratios import LOG_DECIMALS
 from slmbench.analysis.stored_quality import StoredQuality, StoredTasks, quality_of, stored_qualities, stored_tasks
 from slmbench.case import Case
 from slmbench.errors import BadInputError, NotComparableError
@@ -25,8 +26,6 @@ from slmbench.terms import Family, PairNames, StrictModel
 
 SCHEMA_VERSION = 1
 KIND = "slmbench baseline"
-#: Decimals of a log: a millionth of a time.
-_DECIMALS = 6
 
 
 class _StoredEvidence(StrictModel):
@@ -93,7 +92,10 @@ def save_baseline(side: Side, path: Path) -> None:
     measured = {key: case.evidence.values() for key, case in side.cases.items() if case.evidence}
     single = [key for key, found in measured.items() if not any(_is_kept(one) for one in found)]
     if single:
-        raise NotComparableError(f"{side.name}: loaded once only, so nothing is known of how loads differ: {single[0]}")
+        raise NotComparableError(
+            f"{side.name}: loaded once only, so nothing is known of how loads differ: {single[0]}; "
+            "measure it without --quick"
+        )
     baseline = Baseline(
         slmbench_version=__version__,
         run_id=side.run_id,
@@ -161,8 +163,8 @@ def _case_of(found: SideCase) -> _StoredCase:
         settings=model.settings or None,
         metrics={
             name: _StoredEvidence(
-                logs=[round(float(value), _DECIMALS) for value in evidence.logs],
-                inner_errors=[round(float(value), _DECIMALS) for value in evidence.inner_errors],
+                logs=[round(float(value), LOG_DECIMALS) for value in evidence.logs],
+                inner_errors=[round(float(value), LOG_DECIMALS) for value in evidence.inner_errors],
                 counts=[int(count) for count in evidence.counts],
                 loads=None if evidence.loads is None or found.configuration is None else evidence.loads.tolist(),
             )

@@ -16,7 +16,8 @@ def comparison_warnings(base: Side, new: Side, keys: Sequence[str], gates: Gates
     yield from new.warnings
     yield from failure_notes(base, new, keys)
     yield from _ways_of_loading(base, new, keys)
-    if base.run_id == new.run_id and base.arm == new.arm and base.name != new.name:
+    alike = all(base.cases[key].case == new.cases[key].case for key in keys)
+    if alike and base.run_id == new.run_id and base.arm == new.arm and base.name != new.name:
         yield f"{base.name} and {new.name} are the same samples"
     for key in keys:
         if base.cases[key].model.digest != new.cases[key].model.digest:

@@ -16,6 +16,8 @@ from slmbench.records.sample_columns import Floats
 Rounds = NDArray[np.int64]
 #: Fewer pairs of loads than this cannot carry an interval of their own.
 MINIMUM_PAIRS = 3
+#: Decimals of a log in a baseline's file: a millionth of a time.
+LOG_DECIMALS = 6
 
 
 def log_ratio(base: Evidence, new: Evidence, *, interleaved: bool) -> stats.Estimate:
@@ -93,7 +95,9 @@ def _within_loads(base: Evidence, new: Evidence) -> Summand | None:
     if common.size < MINIMUM_PAIRS:
         return None
     owner = ("within", base.shared_loads, id(base), id(new))
-    return Summand(owner, tuple(common.tolist()), new.logs[young] - base.logs[old], errors)
+    change = new.logs[young] - base.logs[old]
+    # What a baseline's file rounds off is no change.
+    return Summand(owner, tuple(common.tolist()), np.where(np.abs(change) <= 10.0**-LOG_DECIMALS, 0.0, change), errors)
 
 
 def _pairs_of_loads(base: Evidence, new: Evidence) -> list[tuple[int, int, Floats, Floats]]:

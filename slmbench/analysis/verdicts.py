@@ -106,7 +106,7 @@ def compare_sides(
     found = machine_differences(base, new, [base.cases[key] for key in common])
     unjudged = _refusal(base, new, found)
     if unjudged and not allow_different_machine:
-        raise NotComparableError(unjudged)
+        raise NotComparableError(f"{unjudged}{_way_to_see(found)}")
     apart = None if base.run_id == new.run_id else floor or Floor()
     wanted = [name for name in metrics or gates.metrics() if name in METRICS]
     of_quality = [name for name in metrics or QUALITY_METRICS if name in QUALITY_METRICS]
@@ -161,8 +161,9 @@ def check_machines(base: Side, new: Side, cases: Sequence[SideCase]) -> None:
     Raises:
         NotComparableError: they do not; the text says why.
     """
-    if refusal := _refusal(base, new, machine_differences(base, new, cases)):
-        raise NotComparableError(refusal)
+    found = machine_differences(base, new, cases)
+    if refusal := _refusal(base, new, found):
+        raise NotComparableError(f"{refusal}{_way_to_see(found)}")
 
 
 def fingerprint_of(side: Side) -> Fingerprint | None:
@@ -190,13 +191,16 @@ def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
         versions = "; ".join(str(difference).removeprefix(ENGINE_FIELDS) for difference in hard)
         return (
             f"{base.name} and {new.name} were measured with different versions of an engine ({versions}): save a new "
-            "baseline, or compare both versions in one run with --arm "
-            "(--allow-different-machine shows them without a verdict)"
+            "baseline, or compare both versions in one run with --arm"
         )
-    return (
-        f"{base.name} and {new.name} are from machines that differ in {'; '.join(map(str, hard))} "
-        "(`compare --by-machine` groups them by machine, --allow-different-machine shows them without a verdict)"
-    )
+    return f"{base.name} and {new.name} are from machines that differ in {'; '.join(map(str, hard))}"
+
+
+def _way_to_see(found: Sequence[Difference]) -> str:
+    """Return how to look at figures that get no verdict."""
+    engines = all(difference.field.startswith(ENGINE_FIELDS) for difference in found if difference.hard)
+    grouped = "" if engines else "`compare --by-machine` groups them by machine, "
+    return f" ({grouped}--allow-different-machine shows them without a verdict)"
 
 
 def _raw_judgements(

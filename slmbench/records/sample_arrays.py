@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,9 @@ def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
                 raise BadInputError(f"{source}:{number}: {place}: {first['msg']}") from error
         else:
             raise BadInputError(f"{source}:{number}: unknown type {kind!r}")
+    if not record.finished:
+        again = f"slmbench run --resume {shlex.quote(str(folder))}"
+        warnings.append(f"{folder} was stopped before its end; `{again}` goes on")
     return builder.finish(folder, record, warnings)
 
 

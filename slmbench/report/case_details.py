@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from slmbench.analysis.metrics import METRICS, Evidence, evidence_of
 from slmbench.analysis.stats import Interval
-from slmbench.errors import one_line
+from slmbench.errors import amount, one_line
 from slmbench.models.given_record import LAYOUTS, GivenRecord
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
@@ -65,9 +65,10 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
         yield f"{name} in effect", value
     if last.agreement is not None:
         whose = "the reference" if last.reference else "itself (no reference)"
-        yield f"agreement with {whose}", f"{last.agreement:.3g} of {last.agreement_tokens} tokens"
+        yield f"agreement with {whose}", f"{last.agreement:.0%} of {amount(last.agreement_tokens, 'token')}"
     for memory in run.figures_of(info.case.key).memory:
-        yield "peak memory (RSS)", size(memory.peak_rss_bytes)
+        private = f"{size(memory.peak_uss_bytes)} of its own, " if memory.peak_uss_bytes else ""
+        yield "peak memory", f"{private}{size(memory.peak_rss_bytes)} with what it shares with others (RSS)"
     outcome = run.record.outcomes.get(info.case.key)
     for warning in outcome.warnings if outcome else ():
         yield "warning", warning

@@ -52,8 +52,11 @@ def _asked(run: RunColumns) -> Iterator[str]:
     both = " and ".join(settings) if len(settings) > 1 else ""
     time = f"{options['budget_s']:g} s were over" if options.get("budget_s") else "the time for it was over"
     stop = f"until its intervals were narrow enough, or {time}"
-    stop = f"{options['repeat']} times" if options.get("repeat") else stop
-    yield f"Settings: {both or shipped}. Each case was measured {stop}. Seed {record.seed}."
+    stop = f"in {amount(options['repeat'], 'load')}" if options.get("repeat") else stop
+    timed = f"Each case was measured {stop}"
+    if all(run.simulated(info.case.key) for info in record.cases):
+        timed = "Another device stood in for the one asked for: tokens and placement were checked, nothing was timed"
+    yield f"Settings: {both or shipped}. {timed}. Seed {record.seed}."
     if len(record.blocks) > 1:
         yield f"Not all cases fitted into memory at once: they were measured in {len(record.blocks)} groups."
 
@@ -63,10 +66,10 @@ def _seen(run: RunColumns) -> Iterator[str]:
     counts = [len(np.unique(columns.load)) for columns in measured if len(columns)]
     if not counts:
         return
-    loads = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    loads = amount(counts[0], "load") if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} loads"
     disturbed = float(np.concatenate([columns.disturbed for columns in measured]).mean())
     noise = f"other processes disturbed {disturbed:.0%} of all samples" if disturbed else "no sample was disturbed"
-    yield f"Each case was loaded {loads} times, in processes of its own, in random order with the others; {noise}."
+    yield f"Each case was measured in {loads}, each a process of its own, in random order with the others; {noise}."
     outcomes = run.record.outcomes.values()
     wide = sum(bool(one.converged) and not all(one.converged.values()) for one in outcomes)
     if wide:

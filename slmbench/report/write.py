@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LEGEND = (
     "A figure is the mean over loads of each load's median; in brackets its 95 % interval (a model is loaded several "
     "times, in processes of its own; means are geometric). "
+    "Ratios are taken round by round, so they are not the quotient of two figures. "
     "ttft: time to first token. tok/s: tokens per second after the first, batch included. "
     "Times in ms unless said otherwise."
 )
