@@ -69,6 +69,10 @@ class DeviceStatus:
     memory_bytes: int | None = None
     driver: str | None = None
 
+    def refusal(self) -> str:
+        """Return, of a device that is missing, what was looked for and what it needs, on one line."""
+        return f"{self.detail}; needs {self.remedy}"
+
 
 class SessionOptions(BaseModel):
     """What every session is opened with; a backend may subclass it to add options of its own."""

@@ -31,11 +31,8 @@ class LlamaCppBackend:
     attention_paths: tuple[str, ...] = (FLASH, UNFUSED)
 
     def devices(self) -> Sequence[DeviceStatus]:
-        """Return the CPU, and that slmbench runs llama.cpp on nothing else."""
-        found = "slmbench runs llama.cpp on the CPU only, even where it was built for others"
-        gpu = DeviceStatus("gpu", "GPU", False, found, "use --backend onnxruntime, torch or openvino")
-        npu = DeviceStatus("npu", "NPU", False, found, "use --backend openvino or onnxruntime")
-        return [cpu_status("CPU", _DISTRIBUTION), gpu, npu]
+        """Return the CPU: slmbench runs llama.cpp on nothing else, even where it was built for others."""
+        return [cpu_status("CPU", _DISTRIBUTION)]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
         """Return the user's GGUF file, or slmbench's, on the CPU."""

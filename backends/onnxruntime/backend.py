@@ -134,7 +134,7 @@ def _cuda_refusal(spec: ArtifactSpec, options: SessionOptions) -> str | None:
             f"graphs for CUDA compute {spec.weight_precision} weights in {wanted}, not in {options.compute_precision}"
         )
     status = cuda_status()
-    return None if status.available else f"{status.detail}; {status.remedy}"
+    return None if status.available else status.refusal()
 
 
 _CPU = "CPUExecutionProvider"

@@ -40,9 +40,9 @@ def devices() -> list[DeviceStatus]:
         if _is_npu(device):
             return [DeviceStatus("npu", PROVIDER, True, f"{device.device.vendor} NPU", driver=_driver(device))]
     kinds = ", ".join(sorted({device.device.type.name for device in found})) or "none"
-    detail = f"looked for a QNN device of type NPU, found: {kinds} (onnxruntime-qnn is installed)"
+    detail = f"looked for a Qualcomm NPU: onnxruntime-qnn has a device of type {kinds}, none of type NPU"
     return [
-        DeviceStatus("npu", PROVIDER, False, detail, "a Snapdragon device with Qualcomm's NPU driver; or --simulate")
+        DeviceStatus("npu", PROVIDER, False, detail, "a Snapdragon device with Qualcomm's NPU driver, or --simulate")
     ]
 
 
@@ -68,7 +68,7 @@ def refusal(spec: ArtifactSpec, options: SessionOptions) -> str | None:
         present = bool(_ep_devices())
     except CannotRunError as error:
         return f"{error}; {_INSTALL}"
-    return None if options.simulate and present else f"{status.detail}; {status.remedy}"
+    return None if options.simulate and present else status.refusal()
 
 
 def size_refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:

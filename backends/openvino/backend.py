@@ -77,7 +77,7 @@ class OpenVinoBackend:
         if path is not None:
             return path
         if device == "npu":
-            return npu.refusal(options) or npu.size_refusal(checkpoint, spec, options)
+            return npu.refusal(spec, options) or npu.size_refusal(checkpoint, spec, options)
         return compute_refusal(options, spec, device)
 
     def shipped_refusal(self, spec: ArtifactSpec, device: Device) -> str | None:
@@ -85,8 +85,8 @@ class OpenVinoBackend:
         return npu.SHIPPED_REFUSAL if device == "npu" else None
 
     def default_compute(self, weights: Precision, device: Device, *, simulate: bool) -> ComputePrecision:
-        """Return fp16 on the NPU, which knows no other."""
-        return "fp16" if device == "npu" and not simulate else DEFAULT_COMPUTE[weights]
+        """Return the NPU's own, else what CPUs and GPUs compute such weights in."""
+        return npu.default_compute(simulate=simulate) if device == "npu" else DEFAULT_COMPUTE[weights]
 
     def default_attention(self, checkpoint: Checkpoint, workload: Workload, device: Device) -> str | None:
         """Return plain SDPA where steps by a graph of their own do not pay, else None.

@@ -65,7 +65,7 @@ class OpenVinoGenaiBackend:
             if unfit is not None:
                 return unfit
         if device == "npu":
-            return npu.refusal(options) or npu.size_refusal(checkpoint, spec, options)
+            return npu.refusal(spec, options) or npu.size_refusal(checkpoint, spec, options)
         if options.attention not in (None, *self.attention_paths):
             return f"unknown attention '{options.attention}': openvino-genai has {', '.join(self.attention_paths)}"
         return compute_refusal(options, spec, device)
@@ -108,7 +108,7 @@ class OpenVinoGenaiBackend:
             return GenaiNpuSession(artifact, options)
         statuses = [status for status in self.devices() if status.device == device]
         if not any(status.available for status in statuses):
-            raise CannotRunError("; ".join(f"{status.detail}; {status.remedy}" for status in statuses))
+            raise CannotRunError("; ".join(status.refusal() for status in statuses))
         if "vision" in manifest.graphs:
             return VisionSession(artifact, device, options)
         kind = StatefulSession if options.attention == "SDPA" else PagedSession

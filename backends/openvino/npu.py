@@ -18,10 +18,10 @@ from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.system.extras import install_command, installed_version, missing, not_installed
 from slmbench.system.telemetry import silence_telemetry
-from slmbench.terms import Precision
+from slmbench.terms import ComputePrecision, Precision
 
 from ..common.npu_limits import too_large
-from .options import idle_refusal
+from .options import capability_refusal, idle_refusal
 from .static_session import OpenVinoStaticSession
 
 ENGINE_NAME = "NPU"
@@ -71,18 +71,18 @@ def _device_refusal(listed: Sequence[str]) -> tuple[str, str]:
     compiler = _has_compiler()
     found = [f"OpenVINO lists {', '.join(listed) or 'no device'}"]
     if sys.platform == "linux":
-        found.append(f"/dev/accel: {', '.join(nodes) or 'no node'}")
-        found.append(f"kernel driver intel_vpu: {'loaded' if module else 'not loaded'}")
-    found.append(f"NPU compiler in the OpenVINO package: {'yes' if compiler else 'no'}")
+        found.append(", ".join(nodes) or "no device in /dev/accel")
+        found.append(f"driver intel_vpu {'loaded' if module else 'not loaded'}")
+    found.append(f"{'an' if compiler else 'no'} NPU compiler in its package")
     if sys.platform == "darwin":
-        remedy = "Intel NPUs are found in Core Ultra machines under Linux and Windows"
+        remedy = "an Intel Core Ultra machine under Linux or Windows"
     elif sys.platform == "linux" and not nodes:
-        remedy = "an Intel Core Ultra machine and the driver intel-npu-driver (github.com/intel/linux-npu-driver)"
+        remedy = "an Intel Core Ultra machine with Intel's driver (github.com/intel/linux-npu-driver)"
     elif sys.platform == "linux":
         remedy = "intel-level-zero-npu and intel-driver-compiler-npu from github.com/intel/linux-npu-driver"
     else:
         remedy = "an Intel Core Ultra machine and Intel's NPU driver"
-    return f"looked for an Intel NPU: {'; '.join(found)}", f"{remedy}; or --simulate"
+    return f"looked for an Intel NPU: {', '.join(found)}", f"{remedy}, or --simulate"
 
 
 def _has_compiler() -> bool:
@@ -99,7 +99,12 @@ def artifact_specs(precision: Precision) -> Sequence[ArtifactSpec]:
     return (ArtifactSpec(format="openvino", layout="static", weight_precision=precision),)
 
 
-def refusal(options: SessionOptions) -> str | None:
+def default_compute(*, simulate: bool) -> ComputePrecision:
+    """Return fp16, which is all that an NPU knows; fp32 in its simulation, which every CPU knows and proves most."""
+    return "fp32" if simulate else "fp16"
+
+
+def refusal(spec: ArtifactSpec, options: SessionOptions) -> str | None:
     """Return why a static artifact cannot run on the NPU (or in its simulation) here, or None."""
     idle = idle_refusal(options)
     if idle is not None:
@@ -109,12 +114,13 @@ def refusal(options: SessionOptions) -> str | None:
             return missing("openvino")
         if options.compute_precision not in _SIMULATED_COMPUTE:
             return f"NPUW on the CPU computes in {', '.join(_SIMULATED_COMPUTE)}, not in {options.compute_precision}"
-        return None
+        lacking = capability_refusal(options.compute_precision, "cpu")
+        return lacking and f"the simulation runs on the CPU, and {lacking}: ask for {spec.weight_precision}/fp32"
     absent = [status for status in devices() if not status.available]
     if absent:
-        return f"{absent[0].detail}; {absent[0].remedy}"
+        return absent[0].refusal()
     if options.compute_precision not in _COMPUTE:
-        return f"the NPU computes in fp16, not in {options.compute_precision}: ask for fp16, int8/fp16 or int4/fp16"
+        return f"the NPU computes in fp16, not in {options.compute_precision}: ask for {spec.weight_precision}/fp16"
     return None
 
 
@@ -139,7 +145,7 @@ def open_session(artifact: Artifact, options: SessionOptions) -> OpenVinoStaticS
             text names driver and compiler.
     """
     manifest = artifact.manifest
-    reason = refusal(options) or size_refusal(manifest.checkpoint, manifest.spec, options)
+    reason = refusal(manifest.spec, options) or size_refusal(manifest.checkpoint, manifest.spec, options)
     if reason is not None:
         raise CannotRunError(reason)
     try:

@@ -28,11 +28,8 @@ class TorchBackend:
     attention_paths: tuple[str, ...] = ()
 
     def devices(self) -> Sequence[DeviceStatus]:
-        """Return the CPU, each CUDA device that torch sees, and that torch has no NPU."""
-        npu = DeviceStatus(
-            "npu", "NPU", False, "torch drives no NPU that slmbench knows", "use --backend openvino or onnxruntime"
-        )
-        return [cpu_status("cpu", "torch"), *_gpus(), npu]
+        """Return the CPU and each CUDA device that torch sees."""
+        return [cpu_status("cpu", "torch"), *_gpus()]
 
     def artifact_specs(self, checkpoint: Checkpoint, precision: Precision, device: Device) -> Sequence[ArtifactSpec]:
         """Return the checkpoint itself; torch has no int8 and int4 here."""
@@ -69,7 +66,7 @@ class TorchBackend:
         require(*self.distributions)
         missing = [status for status in _gpus() if not status.available] if device == "gpu" else []
         if missing:
-            raise CannotRunError(f"{missing[0].detail}; {missing[0].remedy}")
+            raise CannotRunError(missing[0].refusal())
         reason = self.refusal(artifact.manifest.checkpoint, artifact.manifest.spec, options, device)
         if reason is not None:
             raise CannotRunError(reason)

@@ -28,12 +28,14 @@ from slmbench.plan.asked_checks import check_names, check_pairs, check_threads
 from slmbench.plan.configuration import shared_configurations
 from slmbench.plan.refusal_reasons import (
     ability_refusal,
+    batch_refusal,
     device_refusal,
     format_refusal,
     length_refusal,
     option_refusal,
     picture_refusal,
     shipped_refusal,
+    undriven,
 )
 from slmbench.plan.session_choices import default_attention, default_compute, session_options
 from slmbench.plan.suite import Cell, Suite
@@ -131,6 +133,7 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
     suite = suite.model_copy(update={"recipe": with_kept_text(suite.recipe)})
     backends, broken = _load_backends(suite.backends)
     _check_attention(options.attention, backends)
+    no_way = {(name, device): undriven(backends[name], device) for name in backends for device in suite.devices}
     absent = {
         (name, device): device_refusal(backends[name], device, simulate=options.simulate)
         for name in backends
@@ -153,8 +156,10 @@ def make_plan(suite: Suite, checkpoints: dict[str, Checkpoint], options: PlanOpt
         others = [one for one in backends.values() if one is not backend]
         length = length_refusal(checkpoint, cell.workload)
         reason = (
-            absent[cell.backend, cell.device]
+            no_way[cell.backend, cell.device]
             or picture_refusal(checkpoint, cell.workload)
+            or format_refusal(backend, checkpoint, cell)
+            or absent[cell.backend, cell.device]
             or (length and suite.where("workloads") + length)
             or option_refusal(backend.options_type, dict(options.backend_options), others)
         )
@@ -302,8 +307,6 @@ def _choose_spec(
     """Return the artifact for the cell, or why there is none."""
     pictures = cell.workload.images > 0
     specs = specs_of(backend, checkpoint, cell.weight_precision, cell.device, pictures=pictures)
-    if not specs:
-        return format_refusal(backend, checkpoint, cell.weight_precision, cell.device, pictures=pictures)
     if checkpoint.given is not None:
         return specs[0]
     reasons = []
@@ -320,8 +323,10 @@ def _choose_spec(
     if reasons:
         return reasons[0]
     names = ", ".join(dict.fromkeys(spec.exporter for spec in specs))
-    asked = f"exporter {suite.exporter}" if suite.exporter != "auto" else "the exporter that fits all checkpoints here"
-    return f"{backend.name} takes artifacts by {names}, not by {asked}"
+    asked, otherwise = f"exporter {suite.exporter}", "leave that out"
+    if suite.exporter == "auto":
+        asked, otherwise = "the exporter that fits all checkpoints here", "measure this one in a run of its own"
+    return f"{backend.name} takes artifacts by {names}, not by {asked}: {otherwise}, or --exporter {specs[0].exporter}"
 
 
 def _others_take(checkpoint: Checkpoint, cell: Cell, others: Sequence[Backend]) -> bool:
@@ -359,6 +364,7 @@ def _runnable(
         opened_with = session_options(backend, compute, suite, options, best, cell.settings)
         refusal = shipped_refusal(backend, spec, cell.device) if cell.settings == "shipped" else None
         refusal = refusal or backend.refusal(checkpoint, spec, opened_with, cell.device)
+        refusal = refusal or batch_refusal(spec, cell.device, cell.workload)
         refusal = refusal or ability_refusal(backend, checkpoint, spec, cell.workload)
         if refusal:
             yield refused(checkpoint, cell, asked, refusal, path)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from slmbench.backend import Ability, Backend, PictureLimits, SessionOptions, ShippedSettings, WorkloadAbilities
+from slmbench.backend import (
+    Ability,
+    Backend,
+    PictureLimits,
+    SessionOptions,
+    ShippedSettings,
+    WorkloadAbilities,
+    specs_of,
+)
 from slmbench.case import Workload
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.given_record import LAYOUTS
+from slmbench.plan.suite import Cell
 from slmbench.system.extras import installed_version, missing
-from slmbench.terms import GGUF_PRECISIONS, PRECISIONS, Device, Precision
+from slmbench.terms import GGUF_PRECISIONS, PRECISIONS, Device
 
 #: What a workload needs beyond one prompt and one answer, and what is said of a backend that lacks it.
 _MISSING: dict[Ability, str] = {
@@ -56,10 +65,11 @@ def length_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
     return None
 
 
-def format_refusal(
-    backend: Backend, checkpoint: Checkpoint, precision: Precision, device: Device, *, pictures: bool = False
-) -> str:
-    """Return why a backend that names no artifact for a checkpoint in a precision has none."""
+def format_refusal(backend: Backend, checkpoint: Checkpoint, cell: Cell) -> str | None:
+    """Return why a backend takes no artifact of the checkpoint, whatever is installed, or None."""
+    precision, device, pictures = cell.weight_precision, cell.device, cell.workload.images > 0
+    if specs_of(backend, checkpoint, precision, device, pictures=pictures):
+        return None
     if pictures and backend.artifact_specs(checkpoint, precision, device):
         reason = backend.picture_refusal(checkpoint) if isinstance(backend, PictureLimits) else None
         return f"{backend.name} {_MISSING['pictures']}" + (f": {reason}" if reason else "")
@@ -77,6 +87,16 @@ def option_refusal(options_type: type[SessionOptions], names: Iterable[str], oth
     known = set().union(*(backend.options_type.model_fields for backend in others))
     missing = [name for name in names if name not in options_type.model_fields and name in known]
     return f"has no option '{missing[0]}'" if missing else None
+
+
+def batch_refusal(spec: ArtifactSpec, device: Device, work: Workload) -> str | None:
+    """Return why so many prompts at once do not run, or None: graphs of fixed shapes, as NPUs take, are made for one.
+
+    openvino-genai makes its own of a dynamic graph.
+    """
+    if work.batch == 1 or (spec.layout != "static" and device != "npu"):
+        return None
+    return f"graphs of fixed shapes take 1 prompt at a time, not {work.batch}: use --batch 1"
 
 
 def ability_refusal(backend: Backend, checkpoint: Checkpoint, spec: ArtifactSpec, work: Workload) -> str | None:
@@ -120,11 +140,19 @@ def device_refusal(backend: Backend, device: Device, *, simulate: bool) -> str |
     if missing or device == "cpu" or simulate:
         return missing
     found = [status for status in backend.devices() if status.device == device]
-    if not found:
-        return f"{backend.name} drives no {device}"
     if any(status.available for status in found):
         return None
-    return "; ".join(f"{status.detail}; {status.remedy}" for status in found)
+    return "; ".join(status.refusal() for status in found)
+
+
+def undriven(backend: Backend, device: Device) -> str | None:
+    """Return that the backend has no way to use such a device, whatever is installed, or None.
+
+    The backend's name is left out: several backends share a line.
+    """
+    if device == "cpu" or any(status.device == device for status in backend.devices()):
+        return None
+    return f"no {device.upper()} support; `slmbench devices` lists the backends that have it"
 
 
 def missing_distribution(backend: Backend) -> str | None:

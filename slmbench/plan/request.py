@@ -212,20 +212,34 @@ def requested_suite(request: RunRequest) -> Suite:
     workloads = _overridden(base.workloads, request)
     if workloads != [sweep.model_dump() for sweep in base.workloads]:
         update["workloads"] = workloads
-    if request.devices and set(request.devices) != {"cpu"} and not request.backends:
-        from slmbench.backend import backend_names
-
-        update["backends"] = backend_names()
+    update |= _for_devices(request)
     if request.max_new_tokens and not (request.tasks or base.tasks):
         raise BadInputError(
             "--max-new-tokens is for answers to --tasks; --output-tokens is the length of timed answers"
         )
     try:
-        suite = Suite.model_validate({**base.model_dump(), **update})
-        return suite.with_places_of(base, without=update)
+        suite = Suite.model_validate({**base.model_dump(), **update}).with_places_of(base, without=update)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(_option_error(first["loc"], first["input"], first["msg"])) from error
+    if request.simulate and set(suite.devices) != {"npu"}:
+        raise BadInputError("--simulate emulates an NPU: it goes with --device npu and no other device")
+    return suite
+
+
+def _for_devices(request: RunRequest) -> dict[str, object]:
+    """Return what the devices decide where nobody says: every backend for other devices than the CPU, fp16 for NPUs.
+
+    Both vendors take and compute fp16; neither computes in fp32, and Qualcomm takes no such weights.
+    """
+    found: dict[str, object] = {}
+    if set(request.devices) - {"cpu"} and not request.backends:
+        from slmbench.backend import backend_names
+
+        found["backends"] = backend_names()
+    if set(request.devices) == {"npu"} and not (request.precisions or request.suite):
+        found["precisions"] = ["fp16"]
+    return found
 
 
 def flag(field: str) -> str:

@@ -45,16 +45,19 @@ def refusal_lines(refusals: Iterable[Refusal]) -> list[str]:
 
 def lines_of(cells: Iterable[tuple[str, str, str, str, str]]) -> list[str]:
     """Return the lines of cells given as (model, backend, device, precision, reason); models that share their
-    precisions share a line, and no line names a cell that was not given.
+    precisions share a line, and so do backends of the same models. No line names a cell that was not given.
     """
     asked: dict[tuple[str, str, str], dict[str, dict[str, None]]] = {}
     for model, backend, device, precision, reason in cells:
         asked.setdefault((backend, device, reason), {}).setdefault(model, {})[precision] = None
-    lines = []
+    shared: dict[tuple[str, str, str, str], list[str]] = {}
     for (backend, device, reason), models in asked.items():
         alike: dict[tuple[str, ...], list[str]] = {}
         for model, precisions in models.items():
             alike.setdefault(tuple(precisions), []).append(model)
-        where = backend if device == "cpu" else f"{backend} ({device})"
-        lines += [f"{', '.join(m)} on {where} in {', '.join(p)}: {reason}" for p, m in alike.items()]
-    return lines
+        for precisions_, names in alike.items():
+            shared.setdefault((", ".join(names), ", ".join(precisions_), device, reason), []).append(backend)
+    return [
+        f"{models_} on {', '.join(backends)}{'' if device == 'cpu' else f' ({device})'} in {weights}: {reason}"
+        for (models_, weights, device, reason), backends in shared.items()
+    ]

@@ -242,5 +242,7 @@ def _has_figures(row: Mapping[str, Any]) -> bool:
 def _why(row: Mapping[str, Any]) -> str:
     if row["failure"]:
         return f"failed: {row['failure']}"
-    proven = f"; all tokens agree, on {row['executed_on']}" if row["agreement"] == 1 and row["executed_on"] else ""
+    proven = ""
+    if row["agreement"] == 1 and row["executed_on"]:
+        proven = f"; all {row['agreement_tokens']:.0f} tokens agree, on {row['executed_on']}"
     return f"{row['flags'] or 'no figures'}{proven}"

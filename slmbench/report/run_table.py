@@ -107,6 +107,7 @@ def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_of(made_of),
         "device_memory_bytes": max((m.device_bytes for m in memory if m.device_bytes), default=math.nan),
         "agreement": min((load.agreement for load in loads if load.agreement is not None), default=math.nan),
+        "agreement_tokens": min((load.agreement_tokens for load in loads), default=math.nan),
         **quality_figures(run, key),
         **_uses(info, loads, figures, run.record.limits, image_tokens_of(made_of)),
         "converged": _converged(run, key),
@@ -141,7 +142,10 @@ def _refused_row(refusal: Refusal) -> dict[str, Any]:
         "samples": 0,
         "derived": False,
         **_figures(CaseFigures(), work),
-        **dict.fromkeys(("peak_memory_bytes", "device_memory_bytes", "agreement", *QUALITY_FIGURES, *_USES), none),
+        **dict.fromkeys(
+            ("peak_memory_bytes", "device_memory_bytes", "agreement", "agreement_tokens", *QUALITY_FIGURES, *_USES),
+            none,
+        ),
         "refusal": refusal.reason,
         "flags": "",
     }

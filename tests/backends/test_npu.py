@@ -39,6 +39,8 @@ def test_an_absent_npu_is_told_in_one_line_with_what_was_found_and_what_to_do() 
     assert "NPU compiler" in status.detail
     assert "--simulate" in status.remedy
     assert "\n" not in status.detail + status.remedy
+    assert len(status.refusal()) < 260
+    assert "; needs an Intel Core Ultra machine" in status.refusal() or Path("/dev/accel").exists()
 
 
 @pytest.mark.usefixtures("npu_is_absent")
@@ -57,10 +59,53 @@ def test_a_plugin_that_answers_is_not_a_device() -> None:
 def test_only_what_an_npu_computes_in_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     present = [openvino_npu.DeviceStatus("npu", "NPU", True, "an NPU", driver="1.2")]
     monkeypatch.setattr(openvino_npu, "devices", lambda: present)
-    assert openvino_npu.refusal(SessionOptions(compute_precision="fp16")) is None
-    reason = openvino_npu.refusal(SessionOptions(compute_precision="fp32"))
-    assert reason is not None
-    assert "computes in fp16, not in fp32" in reason
+    spec = ArtifactSpec(format="openvino", layout="static", weight_precision="int8")
+    assert openvino_npu.refusal(spec, SessionOptions(compute_precision="fp16")) is None
+    reason = openvino_npu.refusal(spec, SessionOptions(compute_precision="fp32"))
+    assert reason == "the NPU computes in fp16, not in fp32: ask for int8/fp16"
+
+
+@pytest.mark.parametrize(("name", "backend"), [("t5-tiny", "openvino"), ("llama-tiny", "openvino_genai")])
+def test_a_simulation_computes_what_this_cpu_can(
+    name: str, backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slmbench.cli import run_main
+
+    words = ["run", "--device", "npu", "--simulate", "--model", name, "--backend", backend, "--dry-run", "--precision"]
+    for weights in ("fp16", "int8"):
+        assert run_main([*words, weights]) == 0
+        assert f"|npu|{weights}-fp32|" in "".join(capsys.readouterr().out.split())
+    lacking = "OpenVINO does not compute in fp16 on this CPU, only in fp32"
+    monkeypatch.setattr(openvino_npu, "capability_refusal", lambda asked, _: lacking if asked == "fp16" else None)
+    assert run_main([*words, "int8/fp16"]) == 5
+    told = capsys.readouterr().err
+    assert f"in int8: the simulation runs on the CPU, and {lacking}: ask for int8/fp32" in told
+
+
+def test_a_batch_is_refused_before_anything_is_exported(capsys: pytest.CaptureFixture[str]) -> None:
+    from slmbench.cli import run_main
+
+    words = ["run", "--device", "npu", "--simulate", "--backend", "openvino,openvino_genai", "--model", "llama-tiny"]
+    assert run_main([*words, "--batch", "2", "--dry-run"]) == 5
+    told = capsys.readouterr().err.splitlines()[1:]
+    reason = "graphs of fixed shapes take 1 prompt at a time, not 2: use --batch 1"
+    assert told == [f"  llama-tiny on openvino, openvino_genai (npu) in fp16: {reason}"]
+    assert run_main([*words, "--batch", "1,2", "--dry-run"]) == 0
+    assert "1 prompt at a time, not 2" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("npu_is_absent")
+def test_without_an_npu_each_reason_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from slmbench.cli import run_main
+
+    words = ["run", "--device", "npu", "--model", "t5-small", "--input-tokens", "512", "--output-tokens", "64"]
+    assert run_main([*words, "--dry-run"]) == 5
+    told = capsys.readouterr().err.splitlines()[1:]
+    reasons = [line.partition(": ")[2] for line in told]
+    assert len(set(reasons)) == len(reasons) <= 4, told
+    assert any(line.startswith("  t5-small on openvino (npu) in fp16: looked for an Intel NPU") for line in told)
+    assert "  t5-small on ctranslate2, llama_cpp, onnxruntime_genai, torch (npu) in fp16: no NPU support" in told[0]
+    assert any("openvino_genai takes no encoder-decoder models on npu" in line for line in told)
 
 
 @pytest.mark.usefixtures("npu_is_absent")

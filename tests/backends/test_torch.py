@@ -199,10 +199,9 @@ def test_what_torch_lacks_is_told() -> None:
     assert backend.artifact_specs(resolve("llama-tiny"), "int8", "cpu") == ()
     statuses = {status.device: status for status in backend.devices()}
     assert statuses["cpu"].available
-    assert not statuses["npu"].available
-    assert "openvino" in statuses["npu"].remedy
+    assert "npu" not in statuses
     for device in ("gpu", "npu"):
-        if not statuses[device].available:
+        if device not in statuses or not statuses[device].available:
             with pytest.raises(CannotRunError):
                 backend.open(artifact, device, backend.options_type())
 

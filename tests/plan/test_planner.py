@@ -128,6 +128,63 @@ def test_a_device_that_is_not_there_is_named_with_what_was_looked_for(device: st
     assert caught.value.exit_code == 5
 
 
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [
+        ("llama_cpp", "npu"),
+        ("torch", "npu"),
+        ("ctranslate2", "npu"),
+        ("llama_cpp", "gpu"),
+        ("onnxruntime_genai", "gpu"),
+    ],
+)
+def test_nothing_is_to_be_installed_for_a_backend_that_has_no_way_to_the_device(
+    backend: str, device: str, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:
+        monkeypatch.setattr("slmbench.plan.refusal_reasons.installed_version", lambda name: None)
+    for simulate in (False, True):
+        with pytest.raises(CannotRunError, match=f"no {device.upper()} support") as caught:
+            plan(PlanOptions(simulate=simulate), checkpoints=["dec-tiny"], backends=[backend], devices=[device])
+        assert "install" not in str(caught.value)
+
+
+def test_an_exporter_that_a_backend_does_not_take_comes_with_a_way_out() -> None:
+    with pytest.raises(CannotRunError, match="not by exporter generic: leave that out, or --exporter optimum"):
+        plan(
+            PlanOptions(simulate=True),
+            checkpoints=["llama-tiny"],
+            backends=["openvino_genai"],
+            devices=["npu"],
+            exporter="generic",
+        )
+    made = plan(
+        PlanOptions(simulate=True),
+        pairs=[("mu-tiny", "dec-tiny")],
+        backends=["openvino", "openvino_genai"],
+        devices=["cpu", "npu"],
+    )
+    told = [one.reason for one in made.refusals if (one.checkpoint, one.device) == ("dec-tiny", "npu")]
+    assert len(told) == 1
+    assert "measure this one in a run of its own, or --exporter optimum" in told[0]
+
+
+def test_npus_get_weights_that_both_vendors_take() -> None:
+    npu = RunRequest(models=("t5-tiny",), devices=("npu",))
+    assert requested_suite(npu).precisions == ["fp16"]
+    assert requested_suite(npu.model_copy(update={"precisions": ("int8",)})).precisions == ["int8"]
+    assert requested_suite(npu.model_copy(update={"devices": ("cpu", "npu")})).precisions == ["fp32"]
+    smoke = RunRequest(suite="smoke", devices=("npu",))
+    assert requested_suite(smoke).precisions == requested_suite(RunRequest(suite="smoke")).precisions
+
+
+@pytest.mark.parametrize("devices", [(), ("cpu",), ("gpu",), ("cpu", "npu")])
+def test_a_simulation_is_of_an_npu_alone(devices: tuple[str, ...]) -> None:
+    with pytest.raises(BadInputError, match="it goes with --device npu and no other device"):
+        requested_suite(RunRequest(simulate=True, devices=devices))
+
+
 def test_the_default_request_is_the_quick_suite() -> None:
     suite = requested_suite(RunRequest())
     assert suite.name == "quick"

@@ -39,6 +39,8 @@ def test_lines_name_the_cells_that_were_given_and_no_other() -> None:
     assert lines_of(cells) == ["a on x in int8: no", "b on x in int8, int4: no"]
     assert lines_of([*cells, ("a", "x", "cpu", "int4", "no")]) == ["a, b on x in int8, int4: no"]
     assert lines_of([("a", "x", "npu", "int8", "no"), ("a", "x", "npu", "int8", "no")]) == ["a on x (npu) in int8: no"]
+    shared = [("a", "x", "npu", "int8", "no"), ("a", "y", "npu", "int8", "no"), ("b", "y", "npu", "int4", "no")]
+    assert lines_of(shared) == ["a on x, y (npu) in int8: no", "b on y (npu) in int4: no"]
 
 
 def test_where_nothing_can_run_every_reason_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
