@@ -16,6 +16,7 @@ from slmbench.models.given_record import ALL_LOGITS, NO_SHARED_BUFFER
 from slmbench.system.files import json_object
 
 CONFIG = "genai_config.json"
+_WITH_PICTURES = "with pictures slmbench measures the checkpoint that it was made of: --backend onnxruntime --images 1"
 _ENDINGS = (".onnx", ".data", ".json", ".txt", ".jinja", ".model", ".onnx_data")
 
 
@@ -38,12 +39,16 @@ def describe(folder: Path) -> Description:
     if others := sorted(set(model) & {"encoder", "vision", "speech", "embedding", "encoder_decoder_init"}):
         raise BadInputError(
             f"{path}: a model of several graphs ({', '.join(others)}), of which slmbench runs one decoder graph alone; "
-            "with pictures it measures the checkpoint that the folder was made of: --backend onnxruntime --images 1"
+            f"{_WITH_PICTURES}"
         )
     name = decoder.get("filename")
     if not isinstance(name, str) or not name or Path(name).name != name:
         raise BadInputError(f"{path}: model.decoder.filename is {short(repr(name))[:60]}, no file of this folder")
     header = read_onnx(inside(folder / name, folder))
+    if "inputs_embeds" in header.inputs:
+        raise BadInputError(
+            f"{folder / name}: takes embeddings (inputs_embeds), not tokens: one part of a model; {_WITH_PICTURES}"
+        )
     files = {one for one in files_of(folder) if one.endswith(_ENDINGS)} | {name} | header.external
     types = header.by_type()
     parameters = sum(count for count, _ in types.values())

@@ -185,6 +185,16 @@ def test_a_genai_folder_of_several_graphs_is_named(tmp_path: Path, capsys: pytes
     assert "a model of several graphs (embedding, vision)" in told
     assert "--backend onnxruntime --images 1" in told
     assert told.strip().count("\n") == 0
+    assert run_main(["run", "--model", str(folder), "--images", "1"]) == 2
+    assert capsys.readouterr().err == told
+
+
+def test_a_genai_decoder_of_embeddings_is_one_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the builder of onnxruntime-genai 0.18.0 makes of a model with pictures, with exclude_embeds."""
+    folder = write(tmp_path / "genai", good.genai_files(onnx=good.onnx_bytes(extra_input="inputs_embeds")))
+    told = refused(capsys, folder)
+    assert "model.onnx: takes embeddings (inputs_embeds), not tokens: one part of a model" in told
+    assert told.count("\n") == 1
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
