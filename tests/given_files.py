@@ -8,7 +8,7 @@ import struct
 from typing import Any
 
 #: As GGUF numbers them.
-U32, F32, TEXT, LIST = 4, 6, 8, 9
+U32, F32, BOOL, TEXT, LIST = 4, 6, 7, 8, 9
 WIDTH, LAYERS, VOCABULARY, FFN = 64, 2, 96, 128
 
 
@@ -20,8 +20,12 @@ def gguf_text(text: str) -> bytes:
 def gguf_value(value: Any) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", TEXT) + gguf_text(value)
+    if isinstance(value, bool):
+        return struct.pack("<I?", BOOL, value)
     if isinstance(value, float):
         return struct.pack("<If", F32, value)
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return struct.pack("<IIQ", LIST, F32, len(value)) + struct.pack(f"<{len(value)}f", *value)
     if isinstance(value, list):
         return struct.pack("<IIQ", LIST, TEXT, len(value)) + b"".join(map(gguf_text, value))
     return struct.pack("<II", U32, value)
@@ -48,6 +52,18 @@ TENSORS: dict[str, tuple[tuple[int, ...], int]] = {
     "output_norm.weight": ((WIDTH,), 0),
     "blk.0.ffn_gate.weight": ((WIDTH, FFN), 8),
 }
+#: A projector file for pictures, as far as its header alone says what it is.
+PROJECTOR: dict[str, Any] = {
+    "general.architecture": "clip",
+    "general.type": "mmproj",
+    "general.name": "Somebody's Tiny VLM",
+    "clip.has_vision_encoder": True,
+    "clip.projector_type": "idefics3",
+    "clip.vision.image_size": 64,
+    "clip.vision.projection_dim": WIDTH,
+    "clip.vision.image_mean": [0.5, 0.5, 0.5],
+}
+PROJECTOR_TENSORS: dict[str, tuple[tuple[int, ...], int]] = {"v.patch_embd.weight": ((16, 16, 3, 32), 0)}
 _BYTES = {0: (1, 4), 8: (32, 34)}
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 from slmbench.errors import BadInputError, CannotRunError, one_line
 from slmbench.given import gguf_reader
+from slmbench.given.projector_file import check_projector, check_width, read_projector
 from slmbench.models import gguf_layout as layout
 from slmbench.models import projector_layout
 from slmbench.models.artifact import Artifact
+from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import ComputePrecision
 
 #: What activations are brought into before they meet weights of ggml's type; quantised ones meet 8 bits.
@@ -42,10 +44,14 @@ def matrix_types(artifact: Artifact) -> set[str]:
 def projector_header(artifact: Artifact) -> gguf_reader.GgufHeader:
     """Return the header of the projector file, when all that it says is known and its tensors have the right shapes.
 
+    Of a file that the user brings, what it says beyond that does not count.
+
     Raises:
         CannotRunError: it is cut, is no GGUF file, or says something else than slmbench's exporter does.
     """
     path, checkpoint = artifact.graph("vision"), artifact.manifest.checkpoint
+    if checkpoint.given is not None:
+        return _given_projector(path, checkpoint)
     try:
         header = gguf_reader.parse_header(path)
         _check_values(header.values, projector_layout.header(checkpoint))
@@ -66,6 +72,18 @@ def projector_header(artifact: Artifact) -> gguf_reader.GgufHeader:
             f"{path}: not a projector file of slmbench's: {one_line(str(error))[:200]}; `slmbench export --pictures` "
             "writes a new one"
         ) from error
+
+
+def _given_projector(path: Path, checkpoint: Checkpoint) -> gguf_reader.GgufHeader:
+    try:
+        found = read_projector(path)
+        if (reason := found.refusal()) is not None:
+            raise BadInputError(f"{path}: {reason}")
+        check_width(found, checkpoint)
+        check_projector(found, checkpoint, f"the reference of {checkpoint.name}")
+    except BadInputError as error:
+        raise CannotRunError(str(error)) from error
+    return found.header
 
 
 def compute_of_given(artifact: Artifact) -> ComputePrecision:

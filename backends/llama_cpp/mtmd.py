@@ -22,6 +22,8 @@ from .plain_vocabulary import open_vocabulary
 _DEVICE = re.compile(r"CLIP using (\S+) backend")
 _FLASH = re.compile(r"flash attention is (enabled|disabled)")
 _IMAGE = 1
+#: What libmtmd spells before a tile of SmolVLM's kind: "<row_1_col_1>".
+_TILE = b"<row_"
 #: What a pixel may be off a whole number of 0 to 255, once its normalisation is undone.
 _TOLERANCE = 0.02
 
@@ -47,15 +49,16 @@ def load_mtmd() -> Any:
 class Projector:
     """A projector file that libmtmd has opened on the CPU."""
 
-    def __init__(self, path: Path, threads: int, *, flash: bool | None, words: bool) -> None:
+    def __init__(self, path: Path, threads: int, *, flash: bool | None, words: bool, across: int = 1) -> None:
         """Open it, and let it reserve its buffers.
 
-        ``flash``: None for its own choice. ``words``: libmtmd spells words around a picture of this type.
+        ``flash``: None for its own choice. ``words``: libmtmd spells words around a picture of this type. ``across``:
+        how many tiles it cuts from the longer side of every picture.
 
         Raises:
             CannotRunError: libmtmd refuses the file: its first error.
         """
-        self._mtmd, self.threads = load_mtmd(), threads
+        self._mtmd, self.threads, self._across = load_mtmd(), threads, across
         engine, log = load_engine()
         params = self._mtmd.mtmd_context_params_default()
         params.use_gpu = params.print_timings = False
@@ -88,18 +91,25 @@ class Projector:
     def prepare(self, tiles: Sequence[NDArray[np.uint8]]) -> list[Tile]:
         """Return tiles ``[height, width, 3]`` of the size that the vision part reads, normalised by libmtmd.
 
-        Those that were returned before are forgotten.
+        Those that were returned before are forgotten. What brings every picture to a length and cuts it gets strips of
+        that very length, which it cuts into the tiles that they were made of and leaves as they are.
 
         Raises:
-            BadInputError: libmtmd makes no single tile of one.
+            BadInputError: libmtmd makes other tiles of them.
         """
         _forget(self._mtmd, self._chunks)
-        return [self._prepared(tile) for tile in tiles]
+        found: list[Tile] = []
+        for begin in range(0, len(tiles), self._across):
+            some = list(tiles[begin : begin + self._across])
+            blank = [np.zeros_like(some[0])] * (self._across - len(some))
+            found += self._cut(np.concatenate([*some, *blank], axis=1))[: len(some)]
+        return found
 
-    def _prepared(self, tile: NDArray[np.uint8]) -> Tile:
+    def _cut(self, strip: NDArray[np.uint8]) -> list[Tile]:
+        """Return what libmtmd makes of a strip of tiles."""
         mtmd, bytes_of = self._mtmd, ctypes.POINTER(ctypes.c_uint8)
-        tile = np.ascontiguousarray(tile)
-        bitmap = mtmd.mtmd_bitmap_init(tile.shape[1], tile.shape[0], ctypes.cast(tile.ctypes.data, bytes_of))
+        strip = np.ascontiguousarray(strip)
+        bitmap = mtmd.mtmd_bitmap_init(strip.shape[1], strip.shape[0], ctypes.cast(strip.ctypes.data, bytes_of))
         chunks = mtmd.mtmd_input_chunks_init()
         self._chunks.append(chunks)
         marker = mtmd.mtmd_default_marker()
@@ -109,13 +119,21 @@ class Projector:
             code = mtmd.mtmd_tokenize(self._handle, chunks, ctypes.byref(text), (ctypes.c_void_p * 1)(bitmap), 1)
         mtmd.mtmd_bitmap_free(bitmap)
         if code:
-            raise BadInputError(f"libmtmd prepares no picture of {tile.shape[1]}x{tile.shape[0]}: {reported(lines)}")
+            raise BadInputError(f"libmtmd prepares no picture of {strip.shape[1]}x{strip.shape[0]}: {reported(lines)}")
         found = [mtmd.mtmd_input_chunks_get(chunks, place) for place in range(mtmd.mtmd_input_chunks_size(chunks))]
-        images = [one for one in found if mtmd.mtmd_input_chunk_get_type(one) == _IMAGE]
-        # Of SmolVLM's kind it makes the whole and its one tile, which are the same here.
-        if not 1 <= len(images) <= 2:
-            raise BadInputError(f"libmtmd makes {len(images)} tiles of one of {tile.shape[1]}x{tile.shape[0]} pixels")
-        return Tile(images[0], int(mtmd.mtmd_input_chunk_get_n_tokens(images[0])))
+        images = [place for place, one in enumerate(found) if mtmd.mtmd_input_chunk_get_type(one) == _IMAGE]
+        # Of SmolVLM's kind it makes the whole strip, smaller, as well; the words before a tile say which it is.
+        named = [place for place in images if place and _TILE in self._words(found[place - 1])]
+        images = named or images
+        if len(images) != self._across:
+            raise BadInputError(f"libmtmd makes {len(images)} tiles of {strip.shape[1]}x{strip.shape[0]} pixels")
+        return [Tile(found[one], int(mtmd.mtmd_input_chunk_get_n_tokens(found[one]))) for one in images]
+
+    def _words(self, chunk: Any) -> bytes:
+        """Return the text of a chunk, in the vocabulary of bytes; none where it is no text."""
+        count = ctypes.c_size_t()
+        ids = self._mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
+        return bytes(one for one in ids[: count.value] if 0 <= one < 256) if ids else b""
 
     def encode(self, tile: Tile) -> int:
         """Compute the features of a tile; return where ``[rows, width]`` floats of them are, until the next call.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from slmbench.backend import UNASKED, Pixels, Placement, SessionOptions, Tokens
 from slmbench.errors import BadInputError
+from slmbench.given.projector_file import tiles_across
 from slmbench.models.artifact import Artifact
 from slmbench.terms import Device
 
@@ -51,7 +52,9 @@ class LlamaCppPictureSession(LlamaCppSession):
         matrices = (one for one in header.tensors if len(one.shape) == 2 and "position" not in one.name)
         self._vision_types = sorted({one.type for one in matrices})
         words = header.values["clip.projector_type"] != "mlp"
-        self._projector = Projector(artifact.graph("vision"), self._threads, flash=self._flash, words=words)
+        self._projector = Projector(
+            artifact.graph("vision"), self._threads, flash=self._flash, words=words, across=tiles_across(header) or 1
+        )
         self._load_ns += self._projector.load_ns
         self._pictures = HeldPictures(checkpoint, ("pixel_values",), self._prepare, self._see, 0)
         self._kept: NDArray[np.float32] = np.zeros((0, self._width), np.float32)

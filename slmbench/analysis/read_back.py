@@ -13,6 +13,7 @@ def stored_weights_of(info: CaseInfo) -> StoredWeights | None:
     given = info.checkpoint.given
     if given is None or not given.weights:
         return info.weights
+    given = given.of_case(pictures=info.case.workload.images > 0)
     types = {one.name: one.weights / given.weights for one in given.weight_types if one.weights}
     return StoredWeights(bits=given.bits_per_weight, types=types)
 

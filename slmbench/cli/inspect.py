@@ -71,7 +71,26 @@ def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "producer": dict(given.producer),
         "digest": checkpoint.digest,
         "files": [one.model_dump() for one in given.files],
+        "projectors": _projectors(checkpoint) if given.layout == "gguf" else [],
     }  # fmt: skip
+
+
+def _projectors(checkpoint: Checkpoint) -> list[dict[str, str | None]]:
+    """Return the projector files next to a GGUF model, and why one cannot be measured with it, or None."""
+    from slmbench.given.projector_file import check_width, next_to, read_projector
+
+    assert checkpoint.path is not None
+    rows: list[dict[str, str | None]] = []
+    for name in next_to(checkpoint.path):
+        kind, refusal = None, None
+        try:
+            found = read_projector(checkpoint.path / name)
+            kind, refusal = found.kind, found.refusal()
+            check_width(found, checkpoint)
+        except BadInputError as error:
+            refusal = str(error)
+        rows.append({"file": name, "type": kind, "refusal": refusal})
+    return rows
 
 
 def _backends(checkpoint: Checkpoint) -> list[dict[str, str | None]]:
@@ -113,6 +132,9 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("runs on", ", ".join(map(str, can)) or "no backend"),
     ]
     lines += [("cost", flag) for flag in found["flags"]]
+    for one in found["projectors"]:
+        able = f"{one['file']} ({one['type']}): measured with --images 1 --reference CHECKPOINT"
+        lines.append(("projector", one["refusal"] or able))
     if not can:
         lines += [(str(row["backend"]), str(row["refusal"])) for row in found["backends"]]
     lines += [("made by", f"{key}: {value}") for key, value in found["producer"].items()]

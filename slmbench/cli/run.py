@@ -87,6 +87,10 @@ Image = Annotated[
     Path | None,
     _pictures(help="A picture, a folder of pictures, or JSON lines with a prompt and an image each."),
 ]
+Mmproj = Annotated[
+    Path | None,
+    _pictures(help="With a GGUF file of yours: its projector file.", show_default="mmproj*.gguf next to it"),
+]
 QualityText = Annotated[
     list[Path] | None,
     _quality(help="Measure quality too, on this text (.txt, or .jsonl with a document a line). Repeatable."),
@@ -127,7 +131,7 @@ def run(
     threads: Annotated[int | None, _how(min=1, help="Threads of the engine.", show_default="physical cores")] = None,
     exporter: Annotated[str | None, _how(help="auto, slmbench, generic, optimum or genai.")] = None,
     recipe: Recipe = None,
-    reference: Reference = None,
+    reference: Reference = None, mmproj: Mmproj = None,
     attention: Annotated[str | None, _how(help="best, all, or the name of one path (paged, SDPA, ...).")] = None,
     settings: Settings = None,
     option: Annotated[Names | None, _how(help="KEY=VALUE for the backend.", **SETTINGS)] = None,

@@ -53,7 +53,7 @@ def check_pictures(subject: Subject) -> None:
 def pixels_for(artifact: Artifact) -> PixelsOf | None:
     """Return what makes the pixel tensors of an artifact's golden pictures; None where it takes none."""
     manifest = artifact.manifest
-    return pixels_of(manifest.checkpoint, artifact.home) if manifest.spec.pictures else None
+    return pixels_of(manifest.checkpoint, artifact.processor_home) if manifest.spec.pictures else None
 
 
 def _token(subject: Subject) -> int:

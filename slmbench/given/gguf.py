@@ -130,9 +130,12 @@ def named(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def is_projector(name: str) -> bool:
-    """Return whether a file is one of pictures by its name: it comes along with a model and is none."""
+    """Return whether a file is one of pictures by its name: it comes along with a model and is none.
+
+    People call them ``mmproj-F16.gguf``, ``mmproj-SmolVLM-256M-Instruct-f16.gguf`` or ``llava-mmproj-f16.gguf``.
+    """
     plain = PurePosixPath(name).name.lower()
-    return plain.startswith("mmproj") and plain.endswith(".gguf")
+    return "mmproj" in plain and plain.endswith(".gguf")
 
 
 def describe(path: Path) -> Description:

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from slmbench.errors import BadInputError, one_line
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.models.given_record import GivenLayout
+from slmbench.models.picture_processor import PROCESSOR_FILES
 from slmbench.system.digests import sha256_of, sha256_remembered
 from slmbench.system.files import read_regular
 from slmbench.system.paths import cache_dir
@@ -192,6 +193,11 @@ class Artifact:
     def home(self) -> Path:
         """Return the folder of its files."""
         return self.elsewhere or self.folder
+
+    @property
+    def processor_home(self) -> Path:
+        """Return the folder that says how pictures are prepared: the manifest's, where it does, else the files'."""
+        return self.folder if any((self.folder / name).is_file() for name in PROCESSOR_FILES) else self.home
 
     @property
     def has_golden(self) -> bool:

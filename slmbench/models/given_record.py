@@ -76,6 +76,8 @@ class GivenRecord(StrictModel):
     #: What the engine computes in, where the file decides that and not its weights alone.
     compute: ComputePrecision | None = None
     weight_types: tuple[WeightType, ...]
+    #: Of the projector file of a GGUF model, where pictures are asked for: it is no part of a run of text alone.
+    vision_types: tuple[WeightType, ...] = ()
     #: Bytes of weights that one decode step reads.
     decode_weight_bytes: _Count
     files: tuple[GivenFile, ...]
@@ -112,6 +114,16 @@ class GivenRecord(StrictModel):
     def bits_per_weight(self) -> float:
         """Return the bits that a weight takes on average, scales and zero points included."""
         return 8 * self.weight_bytes / self.weights if self.weights else 0.0
+
+    def of_case(self, *, pictures: bool) -> GivenRecord:
+        """Return the record with all weights that a case reads: with ``pictures`` the projector file's among them."""
+        if not pictures or not self.vision_types:
+            return self
+        found: dict[str, tuple[int, int]] = {}
+        for one in (*self.weight_types, *self.vision_types):
+            count, size = found.get(one.name, (0, 0))
+            found[one.name] = count + one.weights, size + one.size_bytes
+        return self.model_copy(update={"weight_types": weight_types(found), "vision_types": ()})
 
 
 def weight_types(found: dict[str, tuple[int, int]]) -> tuple[WeightType, ...]:

@@ -26,6 +26,10 @@ PROJECTORS: Mapping[str, ProjectorKind] = {
     "llava": "mlp", "smolvlm": "idefics3", "idefics3": "idefics3", "gemma3": "gemma3"
 }  # fmt: skip
 Shapes = Mapping[str, tuple[int, ...]]
+#: `tests/backends/test_llama_cpp_pictures.py` says when that is mended.
+ROWS_OF_CLIP = (
+    "llama.cpp mixes up the rows of CLIP's vision part (its class token is behind the patches): wrong features"
+)
 
 
 def kind_of(checkpoint: Checkpoint) -> ProjectorKind | None:
@@ -34,13 +38,16 @@ def kind_of(checkpoint: Checkpoint) -> ProjectorKind | None:
 
 
 def refusal(checkpoint: Checkpoint) -> str | None:
-    """Return why slmbench writes no projector of the checkpoint that libmtmd would compute correctly, or None."""
+    """Return why there is no projector of the checkpoint that libmtmd would compute correctly, or None.
+
+    The text of a GGUF file that the user brings is what it is: llama.cpp opens it.
+    """
     vision = checkpoint.vision
     if vision is None:
         return f"{checkpoint.name} takes no pictures"
     if vision.refusal is not None:
         return vision.refusal
-    text = gguf_layout.refusal(checkpoint)
+    text = None if checkpoint.given else gguf_layout.refusal(checkpoint)
     if text is not None:
         return text
     if checkpoint.family != "decoder-only" or kind_of(checkpoint) is None:
@@ -48,10 +55,7 @@ def refusal(checkpoint: Checkpoint) -> str | None:
         what = "the catalog's own resampler" if own else f"the type '{vision.model_type}'"
         return f"slmbench writes llama.cpp's projector file (mmproj) of {', '.join(PROJECTORS)}, not of {what}"
     if vision.class_tokens:
-        # `tests/backends/test_llama_cpp_pictures.py` says when that is mended.
-        return (
-            "llama.cpp mixes up the rows of CLIP's vision part (its class token is behind the patches): wrong features"
-        )
+        return ROWS_OF_CLIP
     if kind_of(checkpoint) == "mlp" and vision.tokens_per_tile != vision.patches:
         return "llama.cpp takes every patch, this checkpoint leaves the first one out (vision_feature_select_strategy)"
     if vision.ffn_width == vision.width:

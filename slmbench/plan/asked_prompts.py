@@ -27,8 +27,12 @@ class AskedPrompts:
     longest: Mapping[str, int] = field(default_factory=dict)
 
 
-def asked_prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) -> AskedPrompts:
+def asked_prompts(
+    request: RunRequest, checkpoints: Mapping[str, Checkpoint], reference: Checkpoint | None = None
+) -> AskedPrompts:
     """Return the texts and pictures that the request names, read and checked.
+
+    A file of the user without a tokenizer.json next to it has that of its ``reference``.
 
     Raises:
         BadInputError: one cannot be read, or a checkpoint cannot read such texts.
@@ -43,7 +47,7 @@ def asked_prompts(request: RunRequest, checkpoints: Mapping[str, Checkpoint]) ->
     else:
         return AskedPrompts(pictures=pictures)
     option = "--prompts" if pictures is None else "--image"
-    texts = replace(texts, tokenizers=tokenizer_folders(request, checkpoints, option))
+    texts = replace(texts, tokenizers=tokenizer_folders(request, checkpoints, option, reference))
     return AskedPrompts(texts, pictures, _longest(texts, checkpoints, with_place=pictures is not None))
 
 
@@ -60,9 +64,12 @@ def _pictures(request: RunRequest) -> UserPictures | None:
 
 
 def tokenizer_folders(
-    request: RunRequest, checkpoints: Mapping[str, Checkpoint], option: str = "--prompts"
+    request: RunRequest,
+    checkpoints: Mapping[str, Checkpoint],
+    option: str = "--prompts",
+    reference: Checkpoint | None = None,
 ) -> dict[Checkpoint, Path]:
-    """Return where each checkpoint's tokenizer.json is: the one that was sent, else its own.
+    """Return where each checkpoint's tokenizer.json is: the one that was sent, its own, or that of a file's reference.
 
     Raises:
         BadInputError: a checkpoint has none, or what was sent is gone; ``option`` is named.
@@ -71,6 +78,8 @@ def tokenizer_folders(
     folders = {}
     for name, checkpoint in checkpoints.items():
         folder = sent.get(checkpoint.digest) or checkpoint.path
+        if checkpoint.given and folder and not (folder / "tokenizer.json").is_file() and reference:
+            folder = reference.path or folder
         if folder is None:
             what = "--prompts" if option == "--prompts" else "the texts of --image"
             raise BadInputError(f"{name}: a catalog model has no tokenizer, so {what} cannot be read; use a folder")

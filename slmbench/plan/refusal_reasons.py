@@ -36,6 +36,11 @@ def picture_refusal(checkpoint: Checkpoint, work: Workload) -> str | None:
     """Return why pictures do not go into this model, or None: also where there are none."""
     if not work.images:
         return None
+    if checkpoint.vision is None and checkpoint.given is not None and checkpoint.given.layout == "gguf":
+        return (
+            f"{checkpoint.name} takes no pictures: no projector file (mmproj*.gguf) is next to it; "
+            "put it there, or measure the checkpoint that it was made of"
+        )
     if checkpoint.vision is None and checkpoint.given is not None:
         return (
             f"{checkpoint.name} takes no pictures: a file of text alone. If it was made of a model that does, measure "

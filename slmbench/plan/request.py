@@ -19,6 +19,7 @@ from slmbench.models.checkpoint import Checkpoint, resolve
 from slmbench.models.given_record import default_backend
 from slmbench.plan.asked_checks import check_reference, check_text_alone
 from slmbench.plan.asked_prompts import AskedPrompts, asked_prompts
+from slmbench.plan.given_pictures import with_projectors
 from slmbench.plan.planner import Plan, PlanOptions, make_plan
 from slmbench.plan.sent_files import Carried
 from slmbench.plan.suite import Suite, load_suite, parse_suite
@@ -89,6 +90,8 @@ class RunRequest(BaseModel):
     recipe: str | None = None
     #: The checkpoint whose tokens the user's artifacts are compared with.
     reference: str | None = None
+    #: The projector file of the user's GGUF file; None: the one next to it.
+    mmproj: Path | None = None
     #: The exporter by format and precision, where ``exporter`` is open: what a baseline was measured with.
     routes: tuple[tuple[Format, Precision, Exporter], ...] = ()
     attention: str | None = None
@@ -325,10 +328,12 @@ def plan_request(request: RunRequest) -> tuple[Plan, AskedPrompts]:
     """
     suite = requested_suite(request)
     checkpoints = resolve_all(suite, request)
-    if request.reference is not None:
-        check_reference(resolve(request.reference, offline=request.offline), checkpoints)
+    reference = None if request.reference is None else resolve(request.reference, offline=request.offline)
+    if reference is not None:
+        check_reference(reference, checkpoints)
+    checkpoints = with_projectors(checkpoints, reference, suite, request)
     suite = _with_backends_of_given(suite, checkpoints, request)
-    prompts = asked_prompts(request, checkpoints)
+    prompts = asked_prompts(request, checkpoints, reference)
     options = PlanOptions(
         simulate=request.simulate,
         arms=_arm_names(request.arms),

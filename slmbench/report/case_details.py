@@ -43,7 +43,7 @@ def _proof(run: RunColumns, info: CaseInfo, loads: Sequence[LoadRecord]) -> Iter
     yield "layers", f"{sizes.encoder_layers} encoder, {sizes.decoder_layers} decoder, width {sizes.width}"
     yield "artifact", info.artifact_id or "-"
     if checkpoint.given is not None:
-        yield from _given(checkpoint.given)
+        yield from _given(checkpoint.given.of_case(pictures=info.case.workload.images > 0))
     if info.decode_weight_bytes:
         yield "weights read by a decode step", size(info.decode_weight_bytes)
     if info.weights:

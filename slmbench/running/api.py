@@ -81,6 +81,7 @@ def run(
     exporter: str | None = None,
     recipe: str | None = None,
     reference: str | None = None,
+    mmproj: str | Path | None = None,
     attention: str | None = None,
     settings: Sequence[str] = (),
     backend_options: Sequence[tuple[str, str]] = (),

@@ -73,19 +73,22 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
 
 def _get(checkpoint: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> Artifact:
     if checkpoint.given is not None:
-        return given_artifact(checkpoint, spec, _reference_record(checkpoint, spec, request, say))
+        reference = None if request.reference is None else resolve(request.reference, offline=request.offline)
+        record = None if reference is None else _reference_record(checkpoint, spec, reference, request, say)
+        # Only GGUF files say nothing of how pictures are prepared.
+        silent = reference is not None and spec.pictures and spec.format == "gguf"
+        return given_artifact(checkpoint, spec, record, reference.path if reference and silent else None)
     return find_artifact(checkpoint, spec, note=say) or export_in_child(checkpoint, spec, request, say)
 
 
-def _reference_record(given: Checkpoint, spec: ArtifactSpec, request: RunRequest, say: Say) -> GoldenRecord | None:
-    """Return the tokens of the reference that the user names, made in a process of its own; None where none is.
+def _reference_record(
+    given: Checkpoint, spec: ArtifactSpec, reference: Checkpoint, request: RunRequest, say: Say
+) -> GoldenRecord:
+    """Return the tokens of the reference that the user names, made in a process of its own.
 
     Raises:
         CannotRunError: torch cannot run it.
     """
-    if request.reference is None:
-        return None
-    reference = resolve(request.reference, offline=request.offline)
     say(f"running {reference.name} in torch, the reference of {given.name}")
     command = [sys.executable, "-P", "-m", "slmbench.export.reference", checkpoint_name(reference)]
     command += [json.dumps(given.eos_token_ids), json.dumps(given.unfed_token_ids)]

@@ -172,8 +172,8 @@ def weight_bytes_of(checkpoint: Checkpoint, precision: Precision) -> float:
 
 def _case(cell: PlannedCell, past: PastCosts, backend: Backend) -> CaseEstimate:
     seconds = estimated_s(cell) * past.factor(kind_of(cell.case))
-    given = cell.checkpoint.given
     pictures = cell.case.workload.images > 0
+    given = cell.checkpoint.given and cell.checkpoint.given.of_case(pictures=pictures)
     held = given.weight_bytes // 4 if given else parameters_held(cell.checkpoint, pictures=pictures)
     memory_bytes = run_bytes(held, copies=_copies(cell, backend))
     return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)

@@ -62,7 +62,7 @@ class PictureProcesses:
 
 def _has_own(planned: PlannedCase) -> bool:
     try:
-        return has_own_processor(read_artifact(planned.artifact).home)
+        return has_own_processor(read_artifact(planned.artifact).processor_home)
     except BadInputError:
         # Its worker says what is wrong.
         return False

@@ -61,7 +61,7 @@ class PicturePrompts:
         self._by_engine = isinstance(session, TakesWholePictures)
         self._elsewhere = ProcessorElsewhere(process) if process and not self._by_engine else None
         own = self._elsewhere.own_processor if self._elsewhere else own_processor
-        vision, home = checkpoint.vision, artifact.home
+        vision, home = checkpoint.vision, artifact.processor_home
         self._processor = Processor.of_engine(vision) if self._by_engine else Processor.of(checkpoint, home, own)
         self._seed, self._first = seed & 0xFFFFFFFFFFFFFFFF, first
         self._known: dict[tuple[int, tuple[int, int] | None], int] = {}
