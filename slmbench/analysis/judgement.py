@@ -152,11 +152,8 @@ def verdict_of(found: Judgement) -> tuple[Verdict, str]:
             return "inconclusive", f"{size}, but that may be chance ({chance})"
         return "inconclusive", f"{size}: less than the gate by its estimate, and more is not excluded"
     if found.base_too_wide:
-        wide = stats.relative_half_width(found.base)
-        return (
-            "inconclusive",
-            f"the base's own interval is +/-{wide:.0%}, wider than the gate: it must be measured again",
-        )
+        wide = stats.half_width_text(found.base)
+        return "inconclusive", f"the base's own interval is {wide}, wider than the gate: it must be measured again"
     return "inconclusive", "the interval is too wide for the gate"
 
 

@@ -191,6 +191,12 @@ def relative_half_width(interval: Interval) -> float:
     return (interval.high - interval.low) / (2 * interval.mid) if interval.known else math.inf
 
 
+def half_width_text(interval: Interval) -> str:
+    """Return half the interval's width in words, as a share of its middle; beyond :data:`TELLING` it says nothing."""
+    share = relative_half_width(interval)
+    return f"+/-{share:.0%}" if share <= TELLING else f"more than +/-{TELLING:.0%}"
+
+
 def ratio(base: Estimate, new: Estimate) -> Estimate:
     """Return the log ratio ``new / base`` of independent levels, with Welch's degrees of freedom."""
     return combined(new.value - base.value, [base, new], [1.0, 1.0])

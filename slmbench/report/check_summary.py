@@ -12,7 +12,7 @@ from pathlib import Path
 from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
-from slmbench.analysis.stats import relative_half_width
+from slmbench.analysis.stats import half_width_text, relative_half_width
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
 from slmbench.report.comparison import headline
@@ -119,8 +119,8 @@ def _advice(comparison: Comparison) -> str:
         # The gate that is furthest out of sight; its own line in the notes has the numbers of every other.
         advice.append(max(blind, key=lambda judgement: judgement.noise_floor).reason)
     elif wide := [j for j in comparison.judgements if j.verdict == "inconclusive" and j.base_too_wide]:
-        worst = max(relative_half_width(one.base) for one in wide)
-        advice.append(f"the baseline's own interval is up to +/-{worst:.0%}, wider than the gate: make it again")
+        worst = max((one.base for one in wide), key=relative_half_width)
+        advice.append(f"the baseline's own interval is {half_width_text(worst)}, wider than the gate: make it again")
     elif _can_be_settled(comparison):
         advice.append("measure more loads, or use --until-conclusive")
     unclear = {found.metric == "task_loss" for found in comparison.quality if found.verdict == "inconclusive"}

@@ -208,3 +208,9 @@ def test_an_interval_takes_less_than_20_ms() -> None:
     for _ in range(20):
         stats.hierarchical_interval(loads)
     assert (time.perf_counter() - start) / 20 < 0.02
+
+
+def test_an_interval_that_says_nothing_has_no_number_of_nine_digits() -> None:
+    assert stats.half_width_text(stats.Interval(0.9, 1.0, 1.1)) == "+/-10%"
+    for high in (1e9, math.inf, math.nan):
+        assert stats.half_width_text(stats.Interval(0.1, 1.0, high)) == "more than +/-1000%"
