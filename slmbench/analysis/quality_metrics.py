@@ -67,7 +67,7 @@ def _mean(units: Units) -> Interval:
 
 
 def _mean_share(units: Units) -> Interval:
-    # Bounds beside the possible are those of a formula: no share is below 0 or above 1.
+    # A formula can give bounds that no share can have: none is below 0 or above 1.
     found = _mean(units)
     return Interval(max(found.low, 0.0), found.mid, min(found.high, 1.0)) if found.known else found
 
