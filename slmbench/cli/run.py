@@ -55,6 +55,9 @@ Arms = Annotated[
 NoShare = Annotated[
     bool, _how("--no-share", help="Load the model again for each length, and generate each output length by itself.")
 ]
+Precisions = Annotated[
+    Names | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, such as int8/bf16; on an NPU fp16 by default.", **NAMES)
+]
 Simulate = Annotated[
     bool,
     _how("--simulate", help="Emulate the NPU on the CPU: checks tokens and placement, measures no times."),
@@ -117,7 +120,7 @@ def run(
     scale: Annotated[str | None, _what(help="A smaller version of the suite, such as small.")] = None,
     device: Annotated[Names | None, _what(help="cpu, gpu or npu.", **NAMES)] = None,
     backend: Annotated[Names | None, _what(help="openvino, onnxruntime, ...", **NAMES)] = None,
-    precision: Annotated[Names | None, _what(help="WEIGHTS or WEIGHTS/COMPUTE, such as int8/bf16.", **NAMES)] = None,
+    precision: Precisions = None,
     input_tokens: Annotated[Counts | None, _what(help="Length of the prompt.", **COUNTS)] = None,
     output_tokens: Annotated[Counts | None, _what(help="Tokens to generate.", **COUNTS)] = None,
     batch: Annotated[Counts | None, _what(help="Prompts at once.", **COUNTS)] = None,
