@@ -112,7 +112,7 @@ def test_every_option_of_run_reaches_the_request_or_the_command() -> None:
     }
     given |= {name: [name] for name in ("model", "device", "backend", "precision", "settings")} | {"device": ["cpu"]}
     given |= {name: [3] for name in ("input_tokens", "output_tokens", "batch", "answers", "images")}
-    given |= {"image_size": ["64x48"], "image": Path("i")}
+    given |= {"image_size": ["64x48"], "image": Path("i"), "mmproj": Path("m")}
     given |= {"pair": ["a,b"], "option": ["k=v"], "arm": ["x=y"]}
     request = module._request(given)
     assert request.interval_target == pytest.approx(0.04)
