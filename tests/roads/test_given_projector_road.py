@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ import picture_folders
 import pytest
 
 from slmbench.cli import run_main
+from slmbench.errors import BadInputError
+from slmbench.given.projector_file import ProjectorFile, check_projector, read_projector
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import resolve
 from slmbench.records.schema import read_run
@@ -119,3 +122,32 @@ def test_a_picture_of_the_user_with_a_text(downloaded: Any, tmp_path: Path) -> N
     run = read_run(tmp_path / "r")
     assert {load.agreement for load in run.loads} == {1.0}
     assert all(sample.input_tokens > sample.image_tokens > 0 for sample in run.samples)
+
+
+@pytest.mark.slow
+def test_a_projector_that_does_not_fit_its_reference_is_refused(downloaded: Any) -> None:
+    seer, folder = downloaded("llava.siglip")
+    checkpoint = resolve(str(seer))
+    found = read_projector(folder / "mmproj-Tiny-VLM-f32.gguf")
+    check_projector(found, checkpoint, "seer")
+    header = found.header
+    patch, *others = header.tensors
+    turned = dataclasses.replace(patch, shape=patch.shape[::-1])
+    for other, said in [
+        (dataclasses.replace(found, kind="gemma3"), "is of the type 'gemma3', seer is a llava"),
+        (with_header(found, values={**header.values, "clip.vision.patch_size": 7}), "its clip.vision.patch_size is 7"),
+        (
+            with_header(found, values={name: one for name, one in header.values.items() if "patch_size" not in name}),
+            "its header does not say clip.vision.patch_size",
+        ),
+        (with_header(found, tensors=tuple(others)), f"'{patch.name}' is missing, that of seer is"),
+        (with_header(found, tensors=(turned, *others)), f"'{patch.name}' is "),
+    ]:
+        with pytest.raises(BadInputError) as refused:
+            check_projector(other, checkpoint, "seer")
+        assert said in str(refused.value)
+
+
+def with_header(found: ProjectorFile, **changes: Any) -> ProjectorFile:
+    """Return the file with another header."""
+    return dataclasses.replace(found, header=dataclasses.replace(found.header, **changes))
