@@ -117,7 +117,7 @@ def test_without_simulate_the_emulator_is_no_npu(make_static: MakeArtifact) -> N
         on_htp(make_static, "t5-tiny", "fp16").manifest.spec, FP16.model_copy(update={"simulate": False})
     )
     assert reason is not None
-    assert "looked for a QNN device of type NPU, found: CPU" in reason
+    assert "onnxruntime-qnn has a device of type CPU, none of type NPU" in reason
 
 
 @pytest.mark.usefixtures("emulator")
