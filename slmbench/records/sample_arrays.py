@@ -168,7 +168,7 @@ def read_columns(path: Path, *, keep_tokens: bool = True) -> RunColumns:
             raise BadInputError(f"{source}:{number}: unknown type {kind!r}")
     if not record.finished:
         again = f"slmbench run --resume {shlex.quote(str(folder))}"
-        warnings.append(f"{folder} was stopped before its end; `{again}` goes on")
+        warnings.append(f"{folder} was stopped before its end; `{again}` continues it")
     return builder.finish(folder, record, warnings)
 
 

@@ -164,7 +164,7 @@ def _track(key: str, sides: Sequence[Side], labels: Sequence[Mapping[str, str]],
 
 
 def _other_models(tracks: Sequence[Track], sides: Sequence[Side]) -> list[str]:
-    """Return a line for each place where a case goes on with another model of that name."""
+    """Return a line for each run from which on a case's model is another one of the same name."""
     lines = []
     for track in tracks:
         digests = [sides[index].cases[track.key].model.digest for index in track.indices]
