@@ -45,6 +45,7 @@ from slmbench.worker import protocol as p
 from slmbench.worker.environment import described
 from slmbench.worker.open_request import checked_artifact, checked_options
 from slmbench.worker.picture_prompts import AskedPicture, PicturePrompts, ShownPrompts
+from slmbench.worker.unused_packages import hide_unused_packages
 
 #: Tokens of a warm-up's generation: enough to see whether steps have become steady.
 WARM_UP_TOKENS = 8
@@ -168,6 +169,8 @@ class _OpenCase:
             from slmbench.measure.text_prompts import load_tokenizer
 
             self.tokenizer = load_tokenizer(request.tokenizer)
+        if not self.artifact.manifest.spec.pictures:
+            hide_unused_packages()
         backend = load_backend(self.case.backend)
         options = checked_options(backend, request.options)
         begin = time.perf_counter_ns()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from slmbench.backend import load_backend
@@ -13,22 +16,25 @@ from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import CaseInfo, RunRecord, read_run, write_run
 from slmbench.running.scheduler import measure
 from slmbench.running.settings import MeasureSettings, PlannedCase
+from slmbench.running.worker_process import Worker
+from slmbench.worker import protocol as p
+from slmbench.worker.unused_packages import UNUSED
 
 openvino = pytest.importorskip("openvino")
 
 
-def planned(model: str) -> PlannedCase:
+def planned(model: str, engine: str = "openvino") -> PlannedCase:
     from slmbench.export.build import ensure_artifact
 
-    backend, checkpoint = load_backend("openvino"), resolve(model)
-    spec = next(s for s in backend.artifact_specs(checkpoint, "fp32", "cpu") if s.exporter == "slmbench")
+    backend, checkpoint = load_backend(engine), resolve(model)
+    spec = next(s for s in backend.artifact_specs(checkpoint, "fp32", "cpu") if s.exporter in ("slmbench", "none"))
     artifact = ensure_artifact(checkpoint, spec, progress=print)
     case = Case(
         checkpoint=model,
-        backend="openvino",
+        backend=engine,
         device="cpu",
-        format="openvino",
-        exporter="slmbench",
+        format=spec.format,
+        exporter=spec.exporter,
         weight_precision="fp32",
         compute_precision="fp32",
         workload=Workload(input_tokens=24, output_tokens=6),
@@ -62,3 +68,17 @@ def test_a_pair_on_openvino(tmp_path: Path) -> None:
     assert {key: len(columns) for key, columns in read_columns(tmp_path).recorded.items()} == {p.key: 4 for p in plan}
     for memory in run.memory:
         assert 20e6 < memory.peak_rss_bytes < 3e9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which files a process has mapped")
+def test_torch_brings_no_package_that_a_text_model_does_not_need(tmp_path: Path) -> None:
+    if not any(find_spec(name) for name in UNUSED):
+        pytest.skip("none of them is installed")
+    case = planned("dec-tiny", "torch")
+    request = p.Open(case=case.case, artifact=case.artifact, options=case.options, seed=0)
+    with Worker(tmp_path / "w.log") as worker:
+        worker.ask(request, p.Opened, 120)
+        mapped = [Path(one.path) for one in psutil.Process(worker.pid).memory_maps()]
+    assert any("torch" in path.parts for path in mapped)
+    assert not [path for path in mapped if {*UNUSED, "pandas"} & set(path.parts)]
