@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from slmbench.analysis.divergence import per_token
+from slmbench.analysis.divergence import kl_per_token, share_of_tokens
 
 TOKENS = 127
 #: Spread (standard deviation of the logarithm) of windows and of tokens within a window.
@@ -31,7 +31,7 @@ def coverage(windows: int, between: float, within: float, texts: int, seed: int)
     for _ in range(texts):
         levels = rng.lognormal(0, between, windows)[:, None]
         sums = (levels * rng.lognormal(0, within, (windows, TOKENS))).sum(axis=1)
-        found = per_token(sums, counts)
+        found = kl_per_token(sums, counts)
         held += found.low <= truth <= found.high
         width += (found.high - found.low) / truth
     return held / texts, width / texts
@@ -44,7 +44,7 @@ def share_coverage(windows: int, share: float, texts: int, seed: int) -> float:
     held = 0
     for _ in range(texts):
         levels = rng.beta(80 * share, 80 * (1 - share), windows)
-        found = per_token(rng.binomial(TOKENS, levels), counts)
+        found = share_of_tokens(TOKENS - rng.binomial(TOKENS, levels), counts).complement
         held += found.low <= share <= found.high
     return held / texts
 

@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 class Divergence:
     """The quality of one case. A figure that was not measured is None; ``reason`` says why there is none at all."""
 
+    documents: int = 0
     windows: int = 0
     tokens: int = 0
     text_digest: str = ""
@@ -65,13 +66,14 @@ def divergence_of(case: CaseQuality) -> Divergence:
     free = case.free_same[case.free_same >= 0]
     tokens = int(case.tokens.sum())
     return Divergence(
+        documents=int(np.unique(case.document).size),
         windows=case.tokens.size,
         tokens=tokens,
         text_digest=case.text_digest,
         reference=case.reference,
         reference_digest=case.reference_digest,
-        kl=per_token(case.kl_sum, case.tokens) if with_logits else None,
-        same_top1=_at_most_one(per_token(case.same_top1, case.tokens)),
+        kl=kl_per_token(case.kl_sum, case.tokens) if with_logits else None,
+        same_top1=share_of_tokens(case.tokens - case.same_top1, case.tokens).complement,
         log_perplexity_change=per_token(case.artifact_loss - case.reference_loss, case.tokens) if with_logits else None,
         p99_kl=float(np.quantile(case.kl, 0.99)) if case.kl.size >= LEAST_TOKENS_P99 else None,
         reference_perplexity=math.exp(float(case.reference_loss.sum()) / tokens) if with_logits else None,
@@ -79,14 +81,26 @@ def divergence_of(case: CaseQuality) -> Divergence:
     )
 
 
-def _at_most_one(share: Interval) -> Interval:
-    return Interval(share.low, share.mid, min(share.high, 1.0) if share.known else share.high)
+def kl_per_token(sums: Floats, tokens: NDArray[np.int64]) -> Interval:
+    """Return the mean KL per token over windows as :func:`per_token` does; below thirty on the scale of logarithms."""
+    return per_token(sums, tokens, leaning=True)
 
 
-def per_token(sums: NDArray[np.float64] | NDArray[np.int64], tokens: NDArray[np.int64]) -> Interval:
+def share_of_tokens(counts: Floats | NDArray[np.int64], tokens: NDArray[np.int64]) -> Interval:
+    """Return a share of the tokens over windows as :func:`per_token` does; no bound is below 0 or above 1.
+
+    A share and what is left of it have the same interval, so that a table and a comparison, of which one counts the
+    tokens alike and the other those that differ, say the same.
+    """
+    found = per_token(counts, tokens)
+    return Interval(max(found.low, 0.0), found.mid, min(found.high, 1.0)) if found.known else found
+
+
+def per_token(sums: Floats | NDArray[np.int64], tokens: NDArray[np.int64], *, leaning: bool = False) -> Interval:
     """Return the mean per token over windows, with its 95 % interval; bounds are NaN below ten windows.
 
-    ``sums`` and ``tokens`` hold a figure for each window, ``[windows]``.
+    ``sums`` and ``tokens`` hold a figure for each window, ``[windows]``. ``leaning`` says that some windows are far
+    above the others and none is below 0, as with a KL.
     """
     values, weights = np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
     mid = float(values.sum() / weights.sum())
@@ -98,8 +112,8 @@ def per_token(sums: NDArray[np.float64] | NDArray[np.int64], tokens: NDArray[np.
         return Interval(mid, mid, mid)
     if count < MOST_T:
         reach = t_quantile(0.975, count - 1) * error
-        if values.min() > 0:
-            # On the scale of logarithms: a KL leans to one side, and the plain interval held it in 89 to 91 % of texts.
+        if leaning and values.min() > 0:
+            # On the scale of logarithms: the plain interval held a KL in 89 to 91 % of texts.
             up = reach * (1 + _FOR_SKEW * max(0.0, _skewness(values, weights, mid)))
             return Interval(mid * math.exp(-reach / mid), mid, mid * math.exp(up / mid))
         return Interval(mid - reach, mid, mid + reach)

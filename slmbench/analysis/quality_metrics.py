@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from slmbench.analysis.divergence import per_token
+from slmbench.analysis.divergence import kl_per_token, per_token, share_of_tokens
 from slmbench.analysis.metrics import METRICS, SideCase
 from slmbench.analysis.stats import Interval
 from slmbench.analysis.task_scores import lost_interval
@@ -62,14 +63,8 @@ def _of_tasks(found: SideCase) -> Units | None:
     return Units(1 - tasks.scores, np.ones(tasks.scores.size), {f"task file {tasks.name}": tasks.digest})
 
 
-def _mean(units: Units) -> Interval:
-    return per_token(units.sums, units.weights.astype(np.int64))
-
-
-def _mean_share(units: Units) -> Interval:
-    # A formula can give bounds that no share can have: none is below 0 or above 1.
-    found = _mean(units)
-    return Interval(max(found.low, 0.0), found.mid, min(found.high, 1.0)) if found.known else found
+def _as(mean: Callable[[Floats, NDArray[np.int64]], Interval]) -> Callable[[Units], Interval]:
+    return lambda units: mean(units.sums, units.weights.astype(np.int64))
 
 
 def _mean_lost(units: Units) -> Interval:
@@ -78,14 +73,16 @@ def _mean_lost(units: Units) -> Interval:
 
 
 _METRICS = (
-    QualityMetric("kl", "KL divergence from the reference", "nats", 0.02, _of_text(lambda found: found.kl_sum), _mean),
+    QualityMetric(
+        "kl", "KL divergence from the reference", "nats", 0.02, _of_text(lambda found: found.kl_sum), _as(kl_per_token)
+    ),
     QualityMetric(
         "other_top1",
         "tokens with another top-1 than the reference",
         "share",
         0.02,
         _of_text(lambda found: (found.tokens - found.same_top1).astype(np.float64)),
-        _mean_share,
+        _as(share_of_tokens),
     ),
     QualityMetric(
         "log_perplexity",
@@ -93,7 +90,7 @@ _METRICS = (
         "nats",
         0.02,
         _of_text(lambda found: found.artifact_loss - found.reference_loss),
-        _mean,
+        _as(per_token),
     ),
     QualityMetric("task_loss", "task score lost", "share", 0.05, _of_tasks, _mean_lost),
 )

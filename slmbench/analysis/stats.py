@@ -44,6 +44,11 @@ class Interval:
         """Return the interval of the reciprocal (positive figures only): a rate from a time."""
         return Interval(1 / self.high, 1 / self.mid, 1 / self.low)
 
+    @property
+    def complement(self) -> Interval:
+        """Return the interval of 1 - the figure: what a share leaves."""
+        return Interval(1 - self.high, 1 - self.mid, 1 - self.low)
+
     def scaled(self, factor: float) -> Interval:
         """Return the interval of the figure times a positive factor."""
         return Interval(self.low * factor, self.mid * factor, self.high * factor)

@@ -114,8 +114,7 @@ def score_interval(values: Floats, *, right_or_wrong: bool) -> Interval:
 
 def lost_interval(scores: Floats) -> Interval:
     """Return what the scores of all items lack on average, with its 95 % interval over items."""
-    score = score_interval(scores, right_or_wrong=bool(np.isin(scores, (0.0, 1.0)).all()))
-    return Interval(1 - score.high, 1 - score.mid, 1 - score.low)
+    return score_interval(scores, right_or_wrong=bool(np.isin(scores, (0.0, 1.0)).all())).complement
 
 
 def difference_interval(values: Floats) -> Interval:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from slmbench.errors import BadInputError, amount
-from slmbench.measure.text_prompts import PROMPT_KEYS, is_json_lines, read_text
+from slmbench.measure.text_prompts import PROMPT_KEYS, check_known, is_json_lines, read_text
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.terms import StrictModel
 
@@ -111,9 +111,11 @@ def _documents(path: Path, content: str) -> Iterator[Document]:
             value: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise BadInputError(f"{place}: not a JSON line: {error}") from error
-        target = value.get("target") if isinstance(value, dict) else None
-        text = next((value[key] for key in PROMPT_KEYS if key in value), None) if isinstance(value, dict) else value
-        yield Document(place, _checked(text, place, "text"), target and _checked(target, place, "target"))
+        keyed = value if isinstance(value, dict) else {"text": value}
+        key = next((key for key in PROMPT_KEYS if key in keyed), "text")
+        target = keyed.get("target")
+        wanted = None if target is None else _checked(target, place, "target")
+        yield Document(place, _checked(keyed.get(key), place, key), wanted)
 
 
 def _checked(value: Any, place: str, key: str) -> str:
@@ -161,12 +163,7 @@ def windows_of(text: QualityText, tokenizer: Any, checkpoint: Checkpoint) -> lis
         _window(place, document, [*before, *ids, *(after if encoder_decoder else ())], target, encoder_decoder, before)
         for place, (document, ids, target) in enumerate(chosen)
     ]
-    largest = max(max(one.given + (one.target or ())) for one in windows)
-    if largest >= checkpoint.geometry.vocab_size:
-        raise BadInputError(
-            f"{checkpoint.name}: its tokenizer gives token {largest}, but the model knows "
-            f"{checkpoint.geometry.vocab_size:,} tokens: they do not belong together"
-        )
+    check_known(checkpoint, (token for one in windows for token in one.given + (one.target or ())))
     return windows
 
 

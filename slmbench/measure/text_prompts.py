@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,22 @@ def load_tokenizer(folder: Path) -> Any:
     found.no_truncation()
     found.no_padding()
     return found
+
+
+def check_known(checkpoint: Checkpoint, ids: Iterable[int], place: str = "") -> None:
+    """Refuse tokens that the model has no embedding for: an engine would end with an error of its own, or read others.
+
+    ``place`` says where the text is, as in ``" (line 3)"``.
+
+    Raises:
+        BadInputError: there is such a token.
+    """
+    largest, known = max(ids, default=-1), checkpoint.geometry.vocab_size
+    if largest >= known:
+        raise BadInputError(
+            f"{checkpoint.name}: its tokenizer gives token {largest}{place}, but the model knows {known:,} tokens; "
+            "it is the tokenizer of another model"
+        )
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

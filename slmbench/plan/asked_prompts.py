@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from slmbench.errors import BadInputError
 from slmbench.measure.pictures import UserPictures, read_pictures, text_with_place
-from slmbench.measure.text_prompts import Prompts, load_tokenizer, read_prompts, token_ids
+from slmbench.measure.text_prompts import Prompts, check_known, load_tokenizer, read_prompts, token_ids
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.sent_files import arrived
 
@@ -93,11 +93,15 @@ def _longest(texts: Prompts, checkpoints: Mapping[str, Checkpoint], *, with_plac
     for name, checkpoint in checkpoints.items():
         tokenizer = load_tokenizer(texts.tokenizers[checkpoint])
         if with_place and checkpoint.vision is not None:
+            token = checkpoint.vision.image_token_id
             try:
-                token = checkpoint.vision.image_token_id
-                lengths[name] = max(len(text_with_place(tokenizer, text, token)) - 1 for text in texts.texts)
+                placed = [text_with_place(tokenizer, text, token) for text in texts.texts]
             except BadInputError as error:
                 raise BadInputError(f"{name}: {error}; give pictures without texts") from error
+            read = [[one for one in ids if one != token] for ids in placed]
         else:
-            lengths[name] = max(len(token_ids(tokenizer, text)) for text in texts.texts)
+            read = [token_ids(tokenizer, text) for text in texts.texts]
+        for number, ids in enumerate(read, 1):
+            check_known(checkpoint, ids, f" (prompt {number})")
+        lengths[name] = max(map(len, read))
     return lengths

@@ -12,6 +12,7 @@ from slmbench.errors import BadInputError, amount
 from slmbench.evaluation.task_file import Metric, TaskSet, read_tasks
 from slmbench.evaluation.task_metrics import Score, scorers
 from slmbench.evaluation.task_prompts import TaskTokenizer
+from slmbench.measure.text_prompts import check_known
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.plan.refusal_reasons import lacking_ability, length_refusal
@@ -125,11 +126,10 @@ def _reading(checkpoint: Checkpoint, tasks: TaskSet, most: int) -> TaskReading |
     for item, one in zip(tasks.items, ids, strict=True):
         if not one:
             return f"{checkpoint.name}: the prompt of line {item.line} has no tokens"
-        if max(one) >= checkpoint.geometry.vocab_size:
-            return (
-                f"{checkpoint.name}: its tokenizer gives token {max(one)} (line {item.line}), its vocabulary has "
-                f"{checkpoint.geometry.vocab_size}; it is the tokenizer of another model"
-            )
+        try:
+            check_known(checkpoint, one, f" (line {item.line})")
+        except BadInputError as error:
+            return str(error)
     reading = TaskReading(tokenizer, ids)
     if too_long := length_refusal(checkpoint, _workload(reading, most)):
         longest = max(zip(ids, tasks.items, strict=True), key=lambda pair: len(pair[0]))[1]

@@ -8,16 +8,18 @@ from typing import Any
 
 from slmbench.analysis.divergence import Divergence, divergence_of
 from slmbench.analysis.stats import Interval
+from slmbench.errors import amount
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.report.text_table import EMPTY, Column, number
 
 #: Share of the vocabulary's size from which a perplexity is that of a guess.
 _CHANCE = 0.8
+_NONE = "no quality: "
 _BOUNDED = ("kl", "same_top1", "perplexity_change")
 #: Figures of quality in a row: KL in nats per token, shares, and on how much text they rest.
 QUALITY_FIGURES = (
     *(name + bound for name in _BOUNDED for bound in ("", "_low", "_high")),
-    "kl_p99", "reference_perplexity", "free_same_tokens", "quality_windows", "quality_tokens",
+    "kl_p99", "reference_perplexity", "free_same_tokens", "quality_documents", "quality_windows", "quality_tokens",
 )  # fmt: skip
 
 
@@ -33,15 +35,17 @@ def quality_figures(run: RunColumns, key: str) -> dict[str, Any]:
     one = {"kl_p99": found.p99_kl, "reference_perplexity": found.reference_perplexity}
     one |= {"free_same_tokens": found.free_same}
     row |= {name: math.nan if value is None else value for name, value in one.items()}
-    row |= {"quality_windows": found.windows or math.nan, "quality_tokens": found.tokens or math.nan}
+    counts = {"documents": found.documents, "windows": found.windows, "tokens": found.tokens}
+    row |= {f"quality_{name}": value or math.nan for name, value in counts.items()}
     return row | {"quality_note": _note(found, run.cases[key].checkpoint.geometry.vocab_size)}
 
 
 def _note(found: Divergence, vocab_size: int) -> str | None:
     if not found.windows:
-        return f"no quality: {found.reason}" if found.reason else None
+        return f"{_NONE}{found.reason}" if found.reason else None
     what = (
-        f"{found.windows} windows, {found.tokens:,} tokens, text {found.text_digest}, against {found.reference} in fp32"
+        f"{amount(found.windows, 'window')} of {amount(found.documents, 'document')}, {amount(found.tokens, 'token')}, "
+        f"text {found.text_digest}, against {found.reference} in fp32"
     )
     if found.reference_perplexity is None:
         return f"{what}; the engine gives tokens alone: no KL, no perplexity"
@@ -74,12 +78,17 @@ def _percent(row: Mapping[str, Any], name: str, *, signed: bool) -> str:
     return f"{texts[0]} [{f'{texts[1]}, {texts[2]}' if texts[1] != '?' else '?'}]"
 
 
+def _free(row: Mapping[str, Any]) -> str:
+    """Return a number of tokens, which as a median may be a half."""
+    return f"{row['free_same_tokens']:g}" if math.isfinite(row["free_same_tokens"]) else EMPTY
+
+
 QUALITY_COLUMNS: tuple[Column, ...] = (
     Column("KL nats [95 %]", _kl, weight=8, foldable=True),
     Column("KL p99", lambda r: _small(r["kl_p99"]) if math.isfinite(r["kl_p99"]) else EMPTY, weight=3, foldable=True),
     Column("same top-1 % [95 %]", lambda r: _percent(r, "same_top1", signed=False), weight=7, foldable=True),
     Column("perplexity % [95 %]", lambda r: _percent(r, "perplexity_change", signed=True), weight=6, foldable=True),
-    Column("first free tokens alike", lambda r: number(r["free_same_tokens"]), weight=2, foldable=True),
+    Column("first free tokens alike", _free, weight=2, foldable=True),
 )
 
 
@@ -89,4 +98,9 @@ def quality_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["quality_note"]:
             by_note.setdefault(row["quality_note"], {})[f"{row['model']} on {row['backend']}"] = None
-    return [f"quality of {', '.join(who)}: {note}" for note, who in by_note.items()]
+    return [_sentence(", ".join(who), note) for note, who in by_note.items()]
+
+
+def _sentence(who: str, note: str) -> str:
+    reason = note.removeprefix(_NONE)
+    return f"no quality of {who}: {reason}" if reason != note else f"quality of {who}: {note}"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from slmbench.case import Case, Workload
 from slmbench.errors import amount
 from slmbench.evaluation.stored_reference import is_stored, place_of, row_type
-from slmbench.evaluation.text import ANSWER_TOKENS, FREE_TOKENS, Window
+from slmbench.evaluation.text import ANSWER_TOKENS, FREE_TOKENS, LEAST_TOKENS, MOST_WINDOWS, Window
 from slmbench.export.golden_record import reference_versions
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.asked_tasks import AskedTasks
@@ -49,6 +49,7 @@ def evaluation_costs(quality: QualityPlan | None, asked: AskedTasks | None, past
         reference_s = sum(_reference_s(group, past) for group in made)
         reference_bytes = sum(_reference_bytes(group) for group in made)
         lines.append(_quality_line(quality, quality_s, reference_s, reference_bytes))
+        lines += [line for group in quality.groups if (line := _documents_line(quality, group))]
         lines += [f"no quality: {reason}" for reason in quality.refused]
     if asked is not None:
         tasks_s = sum(_tasks_s(asked, cell.checkpoint, cell.case, past) for cell in asked.cells.values())
@@ -71,6 +72,17 @@ def _quality_line(plan: QualityPlan, quality_s: float, reference_s: float, refer
     if not reference_bytes:
         return line
     return f"{line}, and {duration(reference_s)} once for the reference ({reference_bytes / 1e9:.2f} GB in the cache)"
+
+
+def _documents_line(plan: QualityPlan, group: Referenced) -> str | None:
+    """Return why not all documents of the text are read, or None."""
+    read, given = len({one.document for one in group.windows}), len(plan.text.documents)
+    if read == given:
+        return None
+    what = f"quality of {group.reference.name} reads {read} of {amount(given, 'document')}"
+    if len(group.windows) < MOST_WINDOWS:
+        return f"{what}: a window takes at least {LEAST_TOKENS} tokens, and the rest is shorter"
+    return f"{what}: {MOST_WINDOWS} windows, spread evenly over all that have {LEAST_TOKENS} tokens"
 
 
 def quality_kind(case: Case) -> str:

@@ -15,6 +15,7 @@ from synthetic import Made, Speed, calibrate, floor_of, make_run
 
 from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.analysis.changes import changes
+from slmbench.analysis.divergence import divergence_of
 from slmbench.analysis.gates import Gates, Rule
 from slmbench.analysis.item_scores import ItemScores
 from slmbench.analysis.matching import asked_of, with_matched_cases
@@ -341,3 +342,16 @@ def test_a_damaged_baseline_of_quality_is_refused_or_judged(tmp_path: Path) -> N
                     continue
                 assert comparisons_json([found])
                 assert comparison_markdown(found)
+
+
+@pytest.mark.parametrize(("kl", "count"), [(0.3, 24), (0.01, 24), (0.3, 40)])
+def test_a_comparison_says_of_top1_what_the_runs_table_says(tmp_path: Path, kl: float, count: int) -> None:
+    """The table counts the tokens alike, a comparison those that differ: one interval, read from both ends."""
+    known = read_quality(run(tmp_path / "a", BASE, windows(kl, count=count)))[BASE.case.key]
+    alike = divergence_of(known).same_top1
+    units = Units((known.tokens - known.same_top1).astype(float), known.tokens.astype(float), {})
+    other = QUALITY_METRICS["other_top1"].mean_of(units)
+    assert alike is not None
+    assert alike.known
+    assert (alike.low, alike.mid, alike.high) == pytest.approx((1 - other.high, 1 - other.mid, 1 - other.low))
+    assert 0 <= alike.low < alike.mid < alike.high <= 1

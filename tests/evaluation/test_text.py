@@ -89,6 +89,11 @@ def test_given_targets_are_judged(tmp_path: Path, decoder: Checkpoint) -> None:
     assert second.continues
 
 
+def test_a_target_that_is_null_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "x", "target": null}\n')
+    assert read_texts([tmp_path / "a.jsonl"]).documents[0].target is None
+
+
 def test_the_digest_names_the_text_and_not_the_file(tmp_path: Path) -> None:
     for name, content in (("a", "one"), ("b", "one"), ("c", "two")):
         (tmp_path / name).write_text(content)
@@ -103,6 +108,10 @@ def test_the_digest_names_the_text_and_not_the_file(tmp_path: Path) -> None:
         ("a.txt", b" \n", r"a\.txt: no text in it"),
         ("a.jsonl", b'{"text": "x"}\n{"target": "y"}\n', r"a\.jsonl:2: text: a text is expected"),
         ("a.jsonl", b'{"prompt": "x", "target": 3}\n', r"a\.jsonl:1: target: a text is expected"),
+        ("a.jsonl", b'{"prompt": "x", "target": 0}\n', r"a\.jsonl:1: target: a text is expected"),
+        ("a.jsonl", b'{"prompt": "x", "target": ""}\n', r"a\.jsonl:1: target: a text is expected"),
+        ("a.jsonl", b'{"prompt": "x", "target": []}\n', r"a\.jsonl:1: target: a text is expected"),
+        ("a.jsonl", b'{"prompt": 3}\n', r"a\.jsonl:1: prompt: a text is expected"),
         ("a.jsonl", b"{\n", r"a\.jsonl:1: not a JSON line"),
     ],
 )

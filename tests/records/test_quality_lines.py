@@ -45,7 +45,7 @@ def test_cases_of_a_configuration_share_their_windows(tmp_path: Path) -> None:
     assert set(found) == {"a", "b"}
     assert found["a"].kl.size == 96
     figures = divergence_of(found["b"])
-    assert (figures.windows, figures.tokens, figures.text_digest) == (12, 96, "t1")
+    assert (figures.documents, figures.windows, figures.tokens, figures.text_digest) == (3, 12, 96, "t1")
     assert figures.kl is not None
     assert figures.kl.low < figures.kl.mid < figures.kl.high
     assert figures.p99_kl is None, "96 tokens have no p99"

@@ -210,5 +210,32 @@ def test_a_tokenizer_that_does_not_fit_is_refused(place: Path, tmp_path: Path) -
     found = json.loads(path.read_text(encoding="utf-8"))
     found["model"]["vocab"] = {text: number + 10**6 for text, number in found["model"]["vocab"].items()}
     path.write_text(json.dumps(found), encoding="utf-8")
-    asked = ("run", "--model", str(folder), "--backend", "torch", *SHORT, "--quality-text", "text.txt", "--out", "no")
-    assert "they do not belong together" in typed(place, *asked, code=2)
+    (place / "tasks.jsonl").write_text('{"prompt": "Is it?", "answer": "yes"}\n', encoding="utf-8")
+    asked = ("run", "--model", str(folder), "--backend", "torch", *SHORT[2:], "--out", "no")
+    for words in (
+        ("--quality-text", "text.txt", "--input-tokens", "8"),
+        ("--prompts", "text.txt"),
+        ("--tasks", "tasks.jsonl", "--input-tokens", "8"),
+    ):
+        said = typed(place, *asked, *words, code=2)
+        assert re.search(r"strange: its tokenizer gives token 1000\d\d\d", said), said
+        assert "it is the tokenizer of another model" in said
+        assert not (place / "no").exists()
+
+
+@pytest.mark.slow
+def test_what_was_read_is_said_and_what_was_not(place: Path) -> None:
+    lines = [{"text": f"{number} {SECRET}. " * 4} for number in range(3)]
+    said_lines = "".join(json.dumps(line) + "\n" for line in [*lines, "too short"])
+    (place / "lines.jsonl").write_text(said_lines, encoding="utf-8")
+    asked = ("run", "--model", "my-llama", "--model", "llama-tiny", "--backend", "torch", *SHORT, "--out", "counted")
+    said = " ".join(typed(place, *asked, "--quality-text", "text.txt", "--quality-text", "lines.jsonl").split())
+    assert (
+        "quality of my-llama reads 4 of 5 documents: a window takes at least 32 tokens, and the rest is shorter" in said
+    )
+    (row, _) = json.loads(typed(place, "table", "counted", "--json"))
+    counts = [int(row[f"quality_{name}"]) for name in ("documents", "windows", "tokens")]
+    windows = (place / "counted" / "quality.jsonl").read_text(encoding="utf-8").splitlines()
+    assert counts[:2] == [4, sum('"window"' in line for line in windows)]
+    assert f"quality of my-llama on torch: {counts[1]} windows of 4 documents, {counts[2]:,} tokens, text" in said
+    assert "no quality of llama-tiny on torch: llama-tiny has random weights" in said
