@@ -138,7 +138,8 @@ def quality(
         BadInputError: a text, a name or a combination is wrong.
         CannotRunError: nothing can run here, or the engine fails.
     """
-    texts = (text,) if isinstance(text, str | Path) else tuple(text)
+    # What is neither is left to the request, which says what is wrong with it.
+    texts = (text,) if isinstance(text, str | Path) or not isinstance(text, Sequence) else tuple(text)
     request = _request({
         "models": (artifact or reference,), "reference": reference if artifact else None, "devices": (device,),
         "backends": (backend,) if backend else (), "precisions": (precision,), "quality_text": texts,

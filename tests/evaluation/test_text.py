@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import slmbench
 from slmbench.errors import BadInputError
 from slmbench.evaluation.text import (
     LEAST_TOKENS,
@@ -130,3 +131,9 @@ def test_a_tokenizer_of_another_model_is_refused(decoder: Checkpoint) -> None:
     small = decoder.model_copy(update={"geometry": decoder.geometry.model_copy(update={"vocab_size": 2})})
     with pytest.raises(BadInputError, match="its tokenizer gives token 2, but the model knows 2 tokens"):
         windows_of(text_of(40, 40, 40), words_tokenizer(), small)
+
+
+@pytest.mark.parametrize("text", [3, None, [3]])
+def test_in_python_what_is_no_path_is_bad_input(text: Any) -> None:
+    with pytest.raises(BadInputError, match=r"slmbench\.quality: quality_text\.0: "):
+        slmbench.quality("my-model", text=text)
