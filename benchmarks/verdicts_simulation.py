@@ -24,9 +24,9 @@ from _shared_loads_drawn import in_shared_loads
 from slmbench.analysis import noise, stats
 from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.gates import Gates
-from slmbench.analysis.judgement import verdict_of
 from slmbench.analysis.metrics import Evidence, ModelFacts, Side, SideCase
 from slmbench.analysis.ratios import mean_ratio
+from slmbench.analysis.verdict_rules import verdict_of
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.case import Case, Workload
 from slmbench.errors import ExitCode

@@ -8,10 +8,10 @@ from functools import cached_property
 
 from slmbench.analysis import stats
 from slmbench.analysis.gates import DEFAULT_GATE
+from slmbench.analysis.judgement import DISTURBED_BOUND
 from slmbench.analysis.metrics import Evidence, Side, SideCase
 from slmbench.analysis.ratios import log_ratio
 from slmbench.analysis.stats import Interval
-from slmbench.analysis.verdicts import DISTURBED_BOUND
 
 #: Chance that something is called better than what is as good, over the rivals of one run.
 ALPHA = 0.05

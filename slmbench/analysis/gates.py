@@ -31,6 +31,8 @@ from slmbench.system.yaml_reader import MAX_FILE_BYTES, compose_yaml
 
 #: Where nobody asked for another. Separate runs on a machine without a calibration have DEFAULT_FLOOR.
 DEFAULT_GATE = 0.05
+#: The same for people.
+DEFAULT_GATE_TEXT = f"{DEFAULT_GATE:.0%}, or {DEFAULT_FLOOR:.0%} on a machine that was never calibrated"
 DEFAULT_ALPHA = 0.01
 _KEYS = ("gate", "alpha", "metrics", "cases")
 

@@ -21,6 +21,9 @@ FAILING: tuple[Verdict, ...] = ("regressed", "worse", "faster because worse")
 EQUIVALENCE_ALPHA = 0.05
 #: Chance to see an effect of the size that is reported as detectable.
 POWER = 0.8
+#: Sides measured at different times, one of them with more than this share of samples disturbed by other
+#: processes, do not show a change: what changed may be the neighbours.
+DISTURBED_BOUND = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class JudgedFigure(ABC):
     look: float = 1.0
     #: Adjusted for the number of judgements (Holm).
     p_value: float = 1.0
+    #: How many figures the p-value is adjusted for.
+    figures: int = 1
     #: How many judgements this one shared alpha with in the last step of Holm's procedure.
     step: int = 1
     verdict: Verdict = "not judged"
@@ -78,7 +83,12 @@ class Judgement(JudgedFigure):
 
     @cached_property
     def detectable(self) -> float:
-        """Return the smallest slowdown, as a share, that the next such comparison calls one with 80 % chance."""
+        """Return the smallest slowdown, as a share, that the next such comparison calls one with 80 % chance.
+
+        Infinite where no slowdown is called one, whatever its size.
+        """
+        if self.disturbed_sides:
+            return math.inf
         shift = self.shift or Shift(0.0)
         return stats.detectable_effect(
             self.within,
@@ -102,71 +112,62 @@ class Judgement(JudgedFigure):
         return self.shift is not None and self.shift.reach(self.alpha / self.step) > math.log1p(self.gate)
 
     @property
+    def disturbed_sides(self) -> dict[str, float]:
+        """Return which sides were disturbed so much that no change shows, and the share of their samples.
+
+        None within one run: there both sides had the same neighbours.
+        """
+        if self.shift is None:
+            return {}
+        shares = {"base": self.base_case.disturbed, "new side": self.new_case.disturbed}
+        return {side: share for side, share in shares.items() if share > DISTURBED_BOUND}
+
+    @property
+    def is_significant_change(self) -> bool:
+        """Return whether the test is significant and the effect large enough; the p-value is adjusted already."""
+        return self.p_value <= self.alpha and abs(self.estimate.value) > self.least_change
+
+    @property
+    def excludes_slowdown(self) -> bool:
+        """Return whether a slowdown of the gate's size is excluded, at this look."""
+        interval = self.estimate.interval(1 - EQUIVALENCE_ALPHA * self.look)
+        return interval.known and interval.high <= 1 + self.gate
+
+    @property
+    def hidden_by_noise(self) -> bool:
+        """Return whether a slowdown may be there that only a larger one would have shown.
+
+        Not where one is excluded or ruled out, nor where the figure differs by more than what would have been seen.
+        """
+        seen = abs(self.estimate.value) > math.log1p(self.detectable)
+        return not (self.disturbed_sides or self.excludes_slowdown or seen)
+
+    @property
     def base_too_wide(self) -> bool:
-        """Return whether the base alone is too uncertain for the gate, so that no new run can pass."""
-        return self.base.known and stats.relative_half_width(self.base) > self.gate
+        """Return whether the base alone is too uncertain for the gate, so that no new run can pass.
+
+        Not within one run: what its rounds share cancels.
+        """
+        return self.shift is not None and stats.relative_half_width(self.base) > self.gate
+
+    @property
+    def hidden_by_shift(self) -> bool:
+        """Return whether the shift between runs alone keeps a verdict away, at this ratio, however many the loads."""
+        if self.shift is None:
+            return False
+        return not self._could_pass(self.shift) and not self._could_fail(self.shift)
 
     @property
     def loads_would_tell(self) -> bool:
-        """Return whether more loads can end an inconclusive verdict: not where the shift alone is beyond the gate."""
+        """Return whether more loads of the new side can end an inconclusive verdict."""
         if self.verdict != "inconclusive" or self.shift is None:
             return self.verdict == "inconclusive"
-        if self.shift.assumed and self.gate < DEFAULT_FLOOR:
-            return False
-        passes = abs(self.estimate.value) + self.shift.reach(EQUIVALENCE_ALPHA) < math.log1p(self.gate)
-        fails = abs(self.estimate.value) > max(self.shift.reach(self.alpha / self.step), self.least_change)
-        return passes or fails
+        can_fail = self._could_fail(self.shift) and "base" not in self.disturbed_sides
+        return self._could_pass(self.shift) or can_fail
 
+    def _could_pass(self, shift: Shift) -> bool:
+        inside = abs(self.estimate.value) + shift.reach(EQUIVALENCE_ALPHA) < math.log1p(self.gate)
+        return inside and not (shift.assumed and self.gate < DEFAULT_FLOOR)
 
-def verdict_of(found: Judgement) -> tuple[Verdict, str]:
-    """Return the verdict on a judgement whose p-value is adjusted, and for ``inconclusive`` why.
-
-    A change needs a p-value of at most ``alpha`` and an effect above the gate; between separate runs without a
-    calibration one beyond :data:`DEFAULT_CHANGE`. No change is a statement of its own: the 95 % interval lies within
-    the gate, which without a calibration is at least :data:`DEFAULT_FLOOR`. The shift between runs is part of the error
-    in both. Everything else is inconclusive.
-    """
-    estimate, gate, shift = found.estimate, found.gate, found.shift
-    if not math.isfinite(estimate.error):
-        return "inconclusive", "one load on a side: nothing is known of how loads differ"
-    assumed = shift.assumed if shift else ""
-    uncalibrated = bool(assumed) and gate < DEFAULT_FLOOR
-    if found.p_value <= found.alpha and abs(estimate.value) > found.least_change:
-        return ("regressed" if estimate.value > 0 else "improved"), ""
-    ratio = estimate.interval()
-    if shift and uncalibrated and _shown_by_loads(found):
-        return "inconclusive", (
-            f"{assumed}, and separate runs are not judged below {DEFAULT_FLOOR:.0%} without one: "
-            "use arms, or calibrate this machine for these cases"
-        )
-    if stats.is_equivalent(estimate.interval(1 - EQUIVALENCE_ALPHA * found.look), gate):
-        return "unchanged", ""
-    if shift and found.blind and not assumed:
-        return "inconclusive", _blindness(shift, gate)
-    if ratio.low > 1:
-        size = f"slower by {ratio.low - 1:.1%} to {ratio.high - 1:.1%}"
-        if assumed and found.p_value <= found.alpha:
-            return "inconclusive", f"{size}: {assumed}, and without that a change counts from {DEFAULT_CHANGE:.0%} on"
-        if ratio.mid - 1 > gate:
-            chance = f"p {found.p_value:.2g}, and it fails from {found.alpha:.2g} on"
-            return "inconclusive", f"{size}, but that may be chance ({chance})"
-        return "inconclusive", f"{size}: less than the gate by its estimate, and more is not excluded"
-    if found.base_too_wide:
-        wide = stats.half_width_text(found.base)
-        return "inconclusive", f"the base's own interval is {wide}, wider than the gate: it must be measured again"
-    return "inconclusive", "the interval is too wide for the gate"
-
-
-def _shown_by_loads(found: Judgement) -> bool:
-    """Return whether the loads alone would give a verdict, so that only the shift between runs stands in its way."""
-    within = found.within
-    return stats.is_equivalent(within.interval(1 - EQUIVALENCE_ALPHA * found.look), found.gate) or (
-        within.p_value() <= found.alpha / found.step and abs(within.value) > math.log1p(found.gate)
-    )
-
-
-def _blindness(shift: Shift, gate: float) -> str:
-    return (
-        f"separate runs on this machine cannot see {gate * 100:.3g} %: identical ones lie up to {shift.floor:.1%} "
-        f"apart (seen in {shift.runs} runs), and no number of loads changes that; use arms"
-    )
+    def _could_fail(self, shift: Shift) -> bool:
+        return abs(self.estimate.value) > max(shift.reach(self.alpha / self.step), self.least_change)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from slmbench.analysis import stats
-from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, POWER, Judgement
+from slmbench.analysis.judgement import DISTURBED_BOUND, EQUIVALENCE_ALPHA, POWER, Judgement
 from slmbench.analysis.noise import Shift
 from slmbench.analysis.verdicts import Comparison
 
@@ -57,6 +57,7 @@ def _more(found: Judgement, one_run: bool, doubt: float) -> int | None:
     shift, gate, size = found.shift or Shift(0.0), math.log1p(found.gate), abs(found.estimate.value)
     spread = doubt * found.within.error
     alpha, look = found.alpha / 2, found.look / 2
+    lifted = _until_undisturbed(found, have)
     more = 1
     while have + more <= MOST_LOADS:
         freedom = (
@@ -68,7 +69,14 @@ def _more(found: Judgement, one_run: bool, doubt: float) -> int | None:
         beyond = stats.t_quantile(1 - alpha / (2 * found.step), after.freedom)
         if max(0.0, size - spread) + inside * after.error <= gate:
             return more
-        if size + spread > gate and size + spread >= beyond * after.error:
+        if more >= lifted and size + spread > gate and size + spread >= beyond * after.error:
             return more
         more = max(more + 1, round(more * 1.1))
     return None
+
+
+def _until_undisturbed(found: Judgement, have: int) -> float:
+    """Return after how many undisturbed loads a change may show; infinite where the base was disturbed."""
+    if "base" in found.disturbed_sides:
+        return math.inf
+    return have * (found.disturbed_sides.get("new side", DISTURBED_BOUND) / DISTURBED_BOUND - 1)

@@ -12,7 +12,7 @@ from slmbench.analysis.changes import Changed, changes
 from slmbench.analysis.comparison_warnings import comparison_warnings, wider_gate
 from slmbench.analysis.gates import Gates
 from slmbench.analysis.judged_once import groups_of_one_figure
-from slmbench.analysis.judgement import JudgedFigure, Judgement, verdict_of
+from slmbench.analysis.judgement import JudgedFigure, Judgement
 from slmbench.analysis.matching import how_nearest_differ, with_matched_cases
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.noise import Floor
@@ -20,12 +20,9 @@ from slmbench.analysis.not_judged import NotJudged, newly_failed, not_judged
 from slmbench.analysis.quality import QualityJudgement, quality_judgements, with_worse_speedups
 from slmbench.analysis.quality_metrics import QUALITY_METRICS
 from slmbench.analysis.ratios import log_ratio, mean_ratio
+from slmbench.analysis.verdict_rules import verdict_of
 from slmbench.errors import NotComparableError
 from slmbench.machine.fingerprint import ENGINE_FIELDS, Difference, Fingerprint, differences
-
-#: Sides measured at different times, one of them with more than this share of samples disturbed by other
-#: processes, do not show a change: what changed may be the neighbours.
-DISTURBED_BOUND = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def compare_sides(
     found = machine_differences(base, new, [base.cases[key] for key in common])
     unjudged = _refusal(base, new, found)
     if unjudged and not allow_different_machine:
-        raise NotComparableError(f"{unjudged}{_way_to_see(found)}")
+        raise NotComparableError(f"{unjudged}{_way_to_see(base, new, found)}")
     apart = None if base.run_id == new.run_id else floor or Floor()
     wanted = [name for name in metrics or gates.metrics() if name in METRICS]
     of_quality = [name for name in metrics or QUALITY_METRICS if name in QUALITY_METRICS]
@@ -115,7 +112,7 @@ def compare_sides(
     quality, lacking = quality_judgements(base, new, common, of_quality, gates, look)
     left = (*not_judged(base, new, common, wanted, gates, asked=bool(metrics)), *lacking)
     changed = {key: what for key in common if (what := changes(base.cases[key], new.cases[key]))}
-    judgements, quality = (raw, quality) if unjudged else _with_verdicts(raw, quality, changed, base, new)
+    judgements, quality = (raw, quality) if unjudged else _with_verdicts(raw, quality, changed)
     failed = newly_failed(base, new, common)
     if not raw and not quality and not failed:
         why = f": {left[0].key} {left[0].metric}: {left[0].reason}" if left else ""
@@ -163,7 +160,7 @@ def check_machines(base: Side, new: Side, cases: Sequence[SideCase]) -> None:
     """
     found = machine_differences(base, new, cases)
     if refusal := _refusal(base, new, found):
-        raise NotComparableError(f"{refusal}{_way_to_see(found)}")
+        raise NotComparableError(f"{refusal}{_way_to_see(base, new, found)}")
 
 
 def fingerprint_of(side: Side) -> Fingerprint | None:
@@ -187,6 +184,11 @@ def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
     hard = [difference for difference in found if difference.hard]
     if not hard:
         return None
+    if _are_arms(base, new):
+        return (
+            f"{base.name} and {new.name} are arms of one run that saw its machine differently "
+            f"({'; '.join(map(str, hard))}): start both interpreters alike, on the same cores"
+        )
     if all(difference.field.startswith(ENGINE_FIELDS) for difference in hard):
         versions = "; ".join(str(difference).removeprefix(ENGINE_FIELDS) for difference in hard)
         return (
@@ -196,10 +198,16 @@ def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
     return f"{base.name} and {new.name} are from machines that differ in {'; '.join(map(str, hard))}"
 
 
-def _way_to_see(found: Sequence[Difference]) -> str:
+def _are_arms(base: Side, new: Side) -> bool:
+    """Return whether both are interpreters of one run: on one machine, whatever their fingerprints say."""
+    return base.run_id == new.run_id and None not in (base.arm, new.arm)
+
+
+def _way_to_see(base: Side, new: Side, found: Sequence[Difference]) -> str:
     """Return how to look at figures that get no verdict."""
     engines = all(difference.field.startswith(ENGINE_FIELDS) for difference in found if difference.hard)
-    grouped = "" if engines else "`compare --by-machine` groups them by machine, "
+    one_machine = engines or _are_arms(base, new)
+    grouped = "" if one_machine else "`compare --by-machine` groups them by machine, "
     return f" ({grouped}--allow-different-machine shows them without a verdict)"
 
 
@@ -270,11 +278,7 @@ def _with_verdict_of_another(shown: Sequence[Judgement], judged: Sequence[Judgem
 
 
 def _with_verdicts(
-    raw: Sequence[Judgement],
-    quality: Sequence[QualityJudgement],
-    changed: Mapping[str, Sequence[Changed]],
-    base: Side,
-    new: Side,
+    raw: Sequence[Judgement], quality: Sequence[QualityJudgement], changed: Mapping[str, Sequence[Changed]]
 ) -> tuple[list[Judgement], list[QualityJudgement]]:
     """Return all judgements with verdicts: speed and quality share the error rate of one comparison (Holm)."""
     everything: list[JudgedFigure] = [*raw, *quality]
@@ -283,16 +287,11 @@ def _with_verdicts(
     steps = [len(adjusted) - sum(significant) + is_significant for is_significant in significant]
     judged = []
     for judgement, p_value, step in zip(raw, adjusted, steps, strict=False):
-        found = replace(judgement, p_value=p_value, step=step)
+        found = replace(judgement, p_value=p_value, step=step, figures=len(adjusted))
         verdict, reason = verdict_of(found)
-        if verdict in ("regressed", "improved") and base.run_id != new.run_id:
-            disturbed = max(judgement.base_case.disturbed, judgement.new_case.disturbed)
-            if disturbed > DISTURBED_BOUND:
-                verdict = "inconclusive"
-                reason = f"other processes disturbed {disturbed:.0%} of a side's samples; measure both sides as arms"
         judged.append(replace(found, verdict=verdict, reason=reason))
     of_quality = [
-        replace(one, p_value=p_value, step=step).judged(changed.get(one.key, ()))
+        replace(one, p_value=p_value, step=step, figures=len(adjusted)).judged(changed.get(one.key, ()))
         for one, p_value, step in zip(quality, adjusted[len(raw) :], steps[len(raw) :], strict=True)
     ]
     return with_worse_speedups(judged, of_quality, changed), of_quality

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slmbench.analysis.exit_code import exit_code
+from slmbench.analysis.gates import DEFAULT_GATE_TEXT
 from slmbench.analysis.sides import is_fleet, read_sides, where
 from slmbench.analysis.verdicts import Comparison
 from slmbench.cli._typed import NAMES, SECONDS, SETTINGS
@@ -77,7 +79,9 @@ def check(
     new: Annotated[
         str | None, typer.Argument(help="The run to judge: its folder, or RUN@ARM.", show_default="measure now")
     ] = None,
-    gate: Annotated[str | None, typer.Option(help="The slowdown that fails the check.", show_default="5%")] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="The slowdown that fails the check.", show_default=DEFAULT_GATE_TEXT)
+    ] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     metric: Annotated[
         list[str] | None,
@@ -102,8 +106,12 @@ def check(
     ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Append a Markdown summary ($GITHUB_STEP_SUMMARY).")] = None,
-    annotations: Annotated[bool, typer.Option("--annotations", help="Print GitHub annotations.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the judgements as JSON.")] = False,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="Print GitHub annotations; with --json on stderr (GitHub reads both).")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the judgements as JSON; p_value counts how many there are (Holm).")
+    ] = False,
     arm: Arms = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code, if the run to repeat did.")
@@ -142,9 +150,15 @@ def _refusals_told(request: CheckRequest) -> Iterator[None]:
         yield
     except (SlmbenchError, OSError) as error:
         code = error.exit_code if isinstance(error, SlmbenchError) else ExitCode.FAILED
-        annotations = request.annotations and not request.as_json
-        tell_refusal(str(error), code, junit=request.junit, summary=request.summary, annotations=annotations)
+        annotated = tell_refusal(str(error), code, junit=request.junit, summary=request.summary)
+        _annotate(request, [annotated])
         raise
+
+
+def _annotate(request: CheckRequest, lines: Sequence[str]) -> None:
+    """Print annotations if they were asked for, on stderr where stdout is JSON: GitHub reads both."""
+    if request.annotations and lines:
+        print("\n".join(lines), file=sys.stderr if request.as_json else sys.stdout, flush=True)
 
 
 def _carried_out(request: CheckRequest, typed: RunRequest) -> ExitCode:
@@ -226,12 +240,11 @@ def _print_check(comparison: Comparison, code: ExitCode, request: CheckRequest) 
 
     if request.as_json:
         print(comparisons_json([comparison]))
-        return
-    console = make_console()
-    print_comparison(console, comparison, sort="verdict", shows_all=_SHOWS_ALL)
-    console.print(Text(one_line(last_line(comparison, code)), style="bold"))
-    if request.annotations:
-        print("\n".join(annotation_lines([comparison])))
+    else:
+        console = make_console()
+        print_comparison(console, comparison, sort="verdict", shows_all=_SHOWS_ALL)
+        console.print(Text(one_line(last_line(comparison, code)), style="bold"))
+    _annotate(request, annotation_lines([comparison]))
 
 
 def run_fleet_check(request: CheckRequest) -> ExitCode:
@@ -260,8 +273,7 @@ def run_fleet_check(request: CheckRequest) -> ExitCode:
         warn(found.problems)
     else:
         _print_fleet_check(make_console(), found, codes, worst)
-        if request.annotations:
-            print("\n".join(annotation_lines(found.comparisons, problems=found.problems)))
+    _annotate(request, annotation_lines(found.comparisons, problems=found.problems))
     return _told(unwritten, request) if unwritten else worst
 
 

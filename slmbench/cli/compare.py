@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slmbench.analysis import sides as named
-from slmbench.analysis.gates import gates_of
+from slmbench.analysis.gates import DEFAULT_GATE_TEXT, gates_of
 from slmbench.analysis.metrics import Side
 from slmbench.analysis.noise import read_floor
 from slmbench.analysis.quality_metrics import judged_metric
@@ -97,7 +97,7 @@ def compare(
     sort: Annotated[str, typer.Option(help="case, ratio, verdict, p, metric or a field of the case.")] = "case",
     group: Annotated[str | None, typer.Option(help="Group rows by a field of the case, or by metric.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="Columns to show.", **NAMES)] = None,
-    gate: Annotated[str | None, typer.Option(help="What counts as a change.", show_default="5%")] = None,
+    gate: Annotated[str | None, typer.Option(help="What counts as a change.", show_default=DEFAULT_GATE_TEXT)] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates per metric and case, as YAML.")] = None,
     match: Match = None,
     allow_different_machine: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,7 +13,6 @@ from pathlib import Path
 from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
-from slmbench.analysis.stats import half_width_text, relative_half_width
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
 from slmbench.report.comparison import headline
@@ -112,20 +112,16 @@ def last_line(comparison: Comparison, code: ExitCode) -> str:
 
 
 def _advice(comparison: Comparison) -> str:
-    """Return what would make an inconclusive check conclusive."""
+    """Return why a check is inconclusive, and what would make it conclusive."""
     advice = []
-    blind = [j for j in comparison.judgements if j.verdict == "inconclusive" and not j.loads_would_tell]
-    if blind:
-        # The gate that is furthest out of sight; its own line in the notes has the numbers of every other.
-        advice.append(max(blind, key=lambda judgement: judgement.noise_floor).reason)
-    elif wide := [j for j in comparison.judgements if j.verdict == "inconclusive" and j.base_too_wide]:
-        worst = max((one.base for one in wide), key=relative_half_width)
-        advice.append(f"the baseline's own interval is {half_width_text(worst)}, wider than the gate: make it again")
-    elif _can_be_settled(comparison):
-        advice.append("measure more loads, or use --until-conclusive")
-    unclear = {found.metric == "task_loss" for found in comparison.quality if found.verdict == "inconclusive"}
-    if unclear:
-        more = " and ".join("tasks" if of_tasks else "text" for of_tasks in sorted(unclear))
+    if unclear := [judgement for judgement in comparison.judgements if judgement.verdict == "inconclusive"]:
+        # The figure that looks worst; the notes have the reason of every other.
+        worst = max(unclear, key=lambda judgement: judgement.estimate.value / math.log1p(judgement.gate))
+        alone = len({judgement.reason for judgement in unclear}) == 1
+        advice.append(worst.reason if alone else f"{worst.metric}: {worst.reason}")
+    of_quality = {found.metric == "task_loss" for found in comparison.quality if found.verdict == "inconclusive"}
+    if of_quality:
+        more = " and ".join("tasks" if of_tasks else "text" for of_tasks in sorted(of_quality))
         advice.append(f"measure quality on more {more}")
     counts = {"cases of the baseline not measured": comparison.only_base, "gates not judged": comparison.not_judged}
     missing = [f"{what}: {len(found)}" for what, found in counts.items() if found]
@@ -171,12 +167,10 @@ def write_outputs(
 _REFUSALS = {ExitCode.BAD_INPUT: "bad input", ExitCode.NOT_COMPARABLE: "not comparable"}
 
 
-def tell_refusal(
-    reason: str, code: ExitCode, *, junit: Path | None = None, summary: Path | None = None, annotations: bool = False
-) -> None:
-    """Say everywhere that was asked for why a check could not judge: no file of an earlier check stays.
+def tell_refusal(reason: str, code: ExitCode, *, junit: Path | None = None, summary: Path | None = None) -> str:
+    """Write wherever that was asked for why a check could not judge: no file of an earlier check stays.
 
-    What cannot be written is left out: the reason itself is what the user has to see.
+    Return it as an annotation. What cannot be written is left out: the reason itself is what the user has to see.
     """
     kind, reason = _REFUSALS.get(code, "failed"), "; ".join(line.strip() for line in reason.splitlines())
     if junit:
@@ -185,8 +179,7 @@ def tell_refusal(
     if summary:
         with suppress(SlmbenchError):
             append_text(summary, lambda _: refusal_summary(kind, reason))
-    if annotations:
-        print(annotation(kind, reason), flush=True)
+    return annotation(kind, reason)
 
 
 def reason_in_log(log: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from slmbench.analysis.judgement import JudgedFigure, Judgement, Verdict
+from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, JudgedFigure, Judgement, Verdict
 from slmbench.analysis.metrics import METRICS, Side
 from slmbench.analysis.not_judged import NotJudged
 from slmbench.analysis.pairs import Pair, pairs_of
@@ -123,6 +123,7 @@ def notes(comparison: Comparison) -> list[str]:
     lines += said_once("not judged", ((_named(left), f": {left.reason}") for left in comparison.not_judged))
     lines += said_once(_FALSE, ((_named(j), f": {j.reason}") for j in comparison.judgements if j.verdict == _FALSE))
     lines += _inconclusive([j for j in comparison.judged() if j.verdict == "inconclusive"])
+    lines += _adjusted(comparison)
     lines += _changed(comparison)
     lines += judged_once(comparison)
     lines += [f"cannot run in {comparison.new.name}: {line}" for line in refusal_lines(other_refusals(comparison))]
@@ -136,17 +137,28 @@ def _named(one: JudgedFigure | NotJudged) -> str:
 
 
 def _inconclusive(found: Sequence[JudgedFigure]) -> list[str]:
-    """Return a line a reason: for which figures it holds, and what would have been seen."""
+    """Return a line a reason: for which figures it holds, and what would have been seen where that is of interest."""
     alike: dict[tuple[str, bool], list[JudgedFigure]] = {}
     for one in found:
         alike.setdefault((one.reason, isinstance(one, QualityJudgement)), []).append(one)
     lines = []
     for (reason, _), group in alike.items():
         names = named([_named(one) for one in group])
-        lines.append(
-            f"inconclusive: {names}: {reason}; {seen_in(group)}{also_for(group[0]) if len(group) == 1 else ''}"
-        )
+        told = "; ".join(part for part in (reason, seen_in(group)) if part)
+        lines.append(f"inconclusive: {names}: {told}{also_for(group[0]) if len(group) == 1 else ''}")
     return lines
+
+
+def _adjusted(comparison: Comparison) -> list[str]:
+    """Return that p-values are adjusted and intervals are not, where the two seem to contradict each other."""
+    judged: Sequence[Judgement] = () if comparison.unjudged else comparison.judgements
+    differing = [one for one in judged if one.ratio.known and not one.ratio.low <= 1 <= one.ratio.high]
+    if all(one.p_value <= EQUIVALENCE_ALPHA for one in differing):
+        return []
+    return [
+        f"p counts that {judged[0].figures:,} figures were judged (adjusted after Holm), the 95 % intervals do not: "
+        "an interval can leave out 1 where p is large"
+    ]
 
 
 def _changed(comparison: Comparison) -> list[str]:
@@ -207,17 +219,12 @@ def seen(judgement: JudgedFigure) -> str:
     return f"a slowdown of {number(judgement.detectable * 100, 2)} % or more would have been seen"
 
 
-def beyond_sight(judgement: JudgedFigure) -> bool:
-    """Return whether a figure differs by more than what would have been seen: noise is not why it has no verdict."""
-    return isinstance(judgement, Judgement) and abs(judgement.estimate.value) > math.log1p(judgement.detectable)
-
-
 def seen_in(group: Sequence[JudgedFigure]) -> str:
     """Return the same for several: what would have been seen in the clearest and in the noisiest of them.
 
-    Empty where all differ by more than that: then it is not the noise that hides a change.
+    Empty where it is not the noise that hides a slowdown.
     """
-    group = [one for one in group if not beyond_sight(one)]
+    group = [one for one in group if not isinstance(one, Judgement) or one.hidden_by_noise]
     if not group:
         return ""
     clearest, noisiest = (choose(group, key=lambda one: one.detectable) for choose in (min, max))

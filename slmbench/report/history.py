@@ -58,6 +58,11 @@ class Track:
     intervals: list[Interval]
     changes: list[Change] = field(default_factory=list)
 
+    @property
+    def is_long_enough(self) -> bool:
+        """Return whether changes were looked for."""
+        return len(self.runs) >= RUNS_NEEDED
+
 
 @dataclass(frozen=True)
 class History:
@@ -202,10 +207,11 @@ def history_table(history: History) -> TextTable:
     rows = []
     for track in history.tracks:
         first, last = track.intervals[0].mid, track.intervals[-1].mid
+        none = "none" if track.is_long_enough else "too few runs"
         changes = ", ".join(f"{change.ratio:.3f}x at {change.run}" for change in track.changes)
         rows.append(
             [one_line(text) for text in (track.label, str(len(track.runs)), _figure(first, history.metric),
-             _figure(last, history.metric), f"{last / first:.3f}", changes or "none")]
+             _figure(last, history.metric), f"{last / first:.3f}", changes or none)]
         )  # fmt: skip
     headers = ["case", "runs", "first", "last", "last/first", "changes"]
     return TextTable(headers, rows, [False, True, True, True, True, False], notes=history.notes())
@@ -282,7 +288,10 @@ def _raw(history: History) -> dict[str, object]:
                 "case": track.key,
                 "runs": track.runs,
                 "levels": [interval.mid for interval in track.intervals],
-                "changes": [{"run": change.run, "ratio": change.ratio} for change in track.changes],
+                # Null where none was looked for.
+                "changes": [{"run": change.run, "ratio": change.ratio} for change in track.changes]
+                if track.is_long_enough
+                else None,
             }
             for track in history.tracks
         ],

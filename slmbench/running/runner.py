@@ -76,6 +76,7 @@ def execute(
     Raises:
         BadInputError: the request is wrong, or a resumed run's plan changed.
         CannotRunError: nothing at all can run here, or the disk is full.
+        NotComparableError: arms that see this machine differently.
         RunInterruptedError: a KeyboardInterrupt that says what is kept, and the command to continue.
     """
     from slmbench.report.write import write_reports

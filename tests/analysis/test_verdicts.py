@@ -14,11 +14,12 @@ from synthetic import MACHINE, PAIR, Speed, floor_of, grid, make_run
 from slmbench.analysis.baseline import read_baseline, save_baseline
 from slmbench.analysis.exit_code import exit_code
 from slmbench.analysis.gates import Gates, Rule, parse_share, read_gates
-from slmbench.analysis.judgement import Judgement, verdict_of
+from slmbench.analysis.judgement import Judgement
 from slmbench.analysis.metrics import ModelFacts, Side, SideCase, metric_named
 from slmbench.analysis.noise import Shift
 from slmbench.analysis.sides import read_side, read_sides, where
 from slmbench.analysis.stats import Estimate
+from slmbench.analysis.verdict_rules import verdict_of
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.errors import BadInputError, ExitCode, NotComparableError
 from slmbench.records.schema import FailureRecord

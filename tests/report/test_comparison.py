@@ -19,6 +19,7 @@ from slmbench.analysis.sides import read_side, read_sides
 from slmbench.analysis.verdicts import Comparison, compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
+from slmbench.plan.request import RunRequest
 from slmbench.report.check_summary import Sampler, judge_until_conclusive
 from slmbench.report.formats import bencher_json, github_json, junit_xml
 from slmbench.report.github import annotation_lines, job_summary
@@ -89,12 +90,61 @@ def test_an_uncertain_baseline_is_said_when_saved_and_when_it_is_why_nothing_can
     assert "warning: 1 of 1 case did not converge: a check against them may be inconclusive" in said
     assert len(said.splitlines()) == 1
     assert run_main(["check", "--baseline", str(file), calm]) == ExitCode.INCONCLUSIVE
-    assert "wider than the gate: make it again" in " ".join(capsys.readouterr().out.split())
+    last = " ".join(capsys.readouterr().out.split()).partition("check INCONCLUSIVE")[2]
+    assert "the base's own interval is wider than the gate (base +/-" in last
+    assert "measure the base again, with more loads" in last
     # A firm one says nothing, and an uncertain new run is not blamed on it.
     assert run_main(["baseline", "save", calm, str(file)]) == ExitCode.OK
     assert not capsys.readouterr().err
     assert run_main(["check", "--baseline", str(file), str(wild)]) != ExitCode.OK
-    assert "make it again" not in capsys.readouterr().out
+    assert "measure the base again" not in capsys.readouterr().out
+
+
+def test_a_baseline_says_that_its_run_was_stopped_and_what_it_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = make_run([Speed()]).write(tmp_path / "run"), tmp_path / "baseline.json"
+    assert run_main(["baseline", "save", str(run), str(file)]) == ExitCode.OK
+    captured = capsys.readouterr()
+    assert captured.out.endswith(" kB\n")
+    assert captured.err == ""
+    edit_json(run / "run.json", finished=None)
+    assert run_main(["baseline", "save", str(run), str(file)]) == ExitCode.OK
+    captured = capsys.readouterr()
+    assert captured.out.endswith("; replaced the baseline of 2026-01-02T03:04:05+00:00\n")
+    assert captured.err == f"warning: {run} was stopped before its end; `slmbench run --resume {run}` continues it\n"
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    assert run_main(["baseline", "save", str(run), str(tmp_path / "mine.txt")]) == ExitCode.OK
+    assert capsys.readouterr().out.endswith("; replaced a file that was no baseline\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "helps"),
+    [
+        (RunRequest(models=("dec-small",)), "with a larger --budget"),
+        (RunRequest(models=("dec-small",), repeat=6), "without --repeat, which takes 5 loads at most"),
+        (RunRequest(suite="smoke"), "with a suite that has no `repeat` (smoke has, and takes 5 loads at most)"),
+        (RunRequest(quick=True), "without --quick"),
+        (RunRequest(suite="gone/suite.yaml"), "for longer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_uncertain_baseline_comes_with_the_option_that_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: RunRequest, helps: str
+) -> None:
+    run = make_run([Speed()]).write(tmp_path / "run")
+    wide = {Speed().case.key: {"loads": 4, "converged": {"ttft": False, "tpot": False}}}
+    edit_json(run / "run.json", outcomes=wide, options=asked.model_dump(mode="json"))
+    assert run_main(["baseline", "save", str(run), str(tmp_path / "b.json")]) == ExitCode.OK
+    assert f"measure again on a quiet machine, {helps}, and save that" in capsys.readouterr().err
+
+
+def test_a_disturbed_baseline_needs_a_quiet_machine_and_no_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run([Speed(flags=("foreign_load",))]).write(tmp_path / "run")
+    assert run_main(["baseline", "save", str(run), str(tmp_path / "b.json")]) == ExitCode.OK
+    assert capsys.readouterr().err.endswith("; measure again on a quiet machine and save that\n")
 
 
 def test_unlike_machines_end_with_3_also_when_shown(

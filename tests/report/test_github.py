@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -115,3 +116,24 @@ def test_a_check_that_cannot_judge_says_why_everywhere(
     assert summary.read_text(encoding="utf-8") == f"## slmbench: {kind}\n\n{escape_markdown(reason)}\n"
     if kind == "failed":
         assert reason.endswith("slmbench run failed: no such model 'x'")
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["regressed", "not comparable"])
+def test_annotations_of_json_are_on_stderr(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], other: bool
+) -> None:
+    new = runs[1]
+    if other:
+        machine = {**MACHINE, "hardware": {**MACHINE["hardware"], "cpu_model": "Other 1"}}
+        new = str(make_run([Speed()], machine=machine).write(tmp_path / "other"))
+    code = ExitCode.NOT_COMPARABLE if other else ExitCode.REGRESSED
+    assert run_main(["check", "--baseline", runs[0], new, "--annotations", "--json"]) == code
+    captured = capsys.readouterr()
+    json.loads(captured.out)
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("::error title=slmbench%3A ")]
+    assert ("cpu_model" if other else "ttft is 1.") in line
+    assert run_main(["check", "--baseline", runs[0], new, "--annotations"]) == code
+    assert line in capsys.readouterr().out.splitlines()
+    # Where all is well there is nothing to print, not even an empty line.
+    assert run_main(["check", "--baseline", runs[0], runs[0], "--annotations", "--json"]) == ExitCode.OK
+    assert capsys.readouterr().err == ""

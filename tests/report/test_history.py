@@ -58,6 +58,20 @@ def test_history_as_table_json_and_plot(runs: Path, capsys: pytest.CaptureFixtur
     assert (raw["dates"][0], raw["once"]) == ("2026-01-01T00:00:00+00:00", [])
 
 
+def test_too_few_runs_are_not_called_unchanged(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = [str(runs / "night-00"), str(runs / "night-11")]
+    assert run_main(["history", *two, "--markdown"]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "| too few runs |" in said
+    assert "none" not in said
+    assert run_main(["history", *two, "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["cases"][0]["changes"] is None
+    assert run_main(["history", str(runs), "--metric", "ttft", "--markdown"]) == ExitCode.OK
+    assert "| none |" in capsys.readouterr().out
+    assert run_main(["history", str(runs), "--metric", "ttft", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["cases"][0]["changes"] == []
+
+
 def test_the_order_of_the_runs_and_what_is_left_out_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     late = make_run([Speed(), Speed(model="b")], run_id="late", created="2026-02-01T09:30:00+00:00")
     late.write(runs / "a-late-one")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -96,6 +97,20 @@ def test_every_word_of_the_input_run_reaches_slmbench(job: Job, tmp_path: Path) 
     ]
     assert not (job.workspace / "harm").exists()
     said_everywhere(job)
+
+
+@pytest.mark.parametrize("given", [{}, {"gate": "7%"}], ids=["none", "given"])
+def test_the_gate_is_checks_own_where_none_is_given(job: Job, tmp_path: Path, given: dict[str, str]) -> None:
+    """With `--gate 5%` typed, a machine that was never calibrated would not get the gate that it can be judged at."""
+    recorder, told = tmp_path / "python", tmp_path / "told"
+    records = f'if [ "$4" = run ]; then exit 0; fi; if [ "$4" = check ]; then printf "%s\\0" "${{@:5}}" > {told}; fi'
+    recorder.write_text(f'#!/bin/bash\n{records}\nexec {sys.executable} "$@"\n')
+    recorder.chmod(0o755)
+    assert act(job, python=str(recorder), baseline="b.json", **given).startswith("failed ")
+    words = told.read_text().rstrip("\0").split("\0")
+    gates = [after for word, after in pairwise(words) if word == "--gate"]
+    assert gates == list(given.values())
+    assert {"--baseline", "b.json", "--annotations", "--junit", "--summary"} <= set(words)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,24 @@ def test_an_environment_without_slmbench_is_one_line(call: Call, old: Path, plac
     assert "no such interpreter" in only_line(begin(call, old, "venv-nowhere/bin/python", tmp_path / "out"), 2)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given to processes on Linux")
+def test_arms_on_other_cores_are_refused_before_they_are_measured(call: Call, old: Path, tmp_path: Path) -> None:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2 or shutil.which("taskset") is None:
+        pytest.skip("needs two cores and taskset")
+    pinned = tmp_path / "python"
+    pinned.write_text(f'#!/bin/sh\nexec taskset -c {min(cores)} {old} "$@"\n')
+    pinned.chmod(0o755)
+    done = begin(call, old, pinned, tmp_path / "out")
+    line = only_line(done, 3)
+    assert line.startswith("slmbench: error: --arm old and --arm new see this machine differently (")
+    assert f"logical_cores: {len(cores)} / 1" in line
+    assert "start both interpreters alike, on the same cores" in line
+    assert "by-machine" not in line
+    assert "exporting" not in done.stderr
+    assert not (tmp_path / "out" / "samples.jsonl").exists()
+
+
 @pytest.mark.parametrize("protocol", [1, 999])
 def test_another_slmbench_is_one_line(call: Call, old: Path, tmp_path: Path, protocol: int) -> None:
     python = bare(tmp_path / "venv")
