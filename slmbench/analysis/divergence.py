@@ -90,10 +90,17 @@ def share_of_tokens(counts: Floats | NDArray[np.int64], tokens: NDArray[np.int64
     """Return a share of the tokens over windows as :func:`per_token` does; no bound is below 0 or above 1.
 
     A share and what is left of it have the same interval, so that a table and a comparison, of which one counts the
-    tokens alike and the other those that differ, say the same.
+    tokens alike and the other those that differ, say the same. Where none of n tokens is counted, or all are, windows
+    do not differ; then the exact bound for n tokens is given, ``1 - 0.025^(1/n)`` (Clopper and Pearson 1934), which
+    takes them as independent.
     """
     found = per_token(counts, tokens)
-    return Interval(max(found.low, 0.0), found.mid, min(found.high, 1.0)) if found.known else found
+    if not found.known:
+        return found
+    unseen = -math.expm1(math.log(0.025) / float(np.sum(tokens)))
+    low = 1 - unseen if found.mid == 1 else max(found.low, 0.0)
+    high = unseen if found.mid == 0 else min(found.high, 1.0)
+    return Interval(low, found.mid, high)
 
 
 def per_token(sums: Floats | NDArray[np.int64], tokens: NDArray[np.int64], *, leaning: bool = False) -> Interval:
