@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmbench.analysis.metrics import METRICS, Evidence, evidence_of
-from slmbench.analysis.stats import Interval
 from slmbench.errors import amount, one_line
 from slmbench.models.given_record import LAYOUTS, GivenRecord
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.records.schema import CaseInfo, LoadRecord
-from slmbench.report.text_table import EMPTY, number, size
+from slmbench.report.text_table import EMPTY, bracketed, number, size
 
 _LOAD_HEADERS = ["load", "load s", "first inference s", "warm-ups", "stationary", "samples", "ttft ms", "tpot ms"]
 #: What the last two columns of loads are of.
@@ -115,9 +114,6 @@ def _level(run: RunColumns, key: str) -> list[str]:
     shown = []
     for found in _evidence(run, key):
         interval = found.interval().scaled(1e3) if found else None
-        shown.append(f"{number(interval.mid)}{_bounds(interval)}" if interval else EMPTY)
+        shown.append(f"{number(interval.mid)}{bracketed(interval)}" if interval else EMPTY)
     return ["level", *[""] * (len(_LOAD_HEADERS) - 1 - len(shown)), *shown] if any(s != EMPTY for s in shown) else []
 
-
-def _bounds(interval: Interval) -> str:
-    return f" [{number(interval.low)}, {number(interval.high)}]" if interval.telling else " [?]"

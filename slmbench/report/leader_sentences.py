@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from slmbench.analysis.best import Best, BestPath, Rival
 from slmbench.analysis.leaders import Leader, Leaders
-from slmbench.analysis.stats import Interval
 from slmbench.models.catalog import PAIR_TOLERANCE
 from slmbench.report.case_labels import full_names
-from slmbench.report.text_table import bounds, number, parameters
+from slmbench.report.text_table import bounds, bracketed, number, parameters
 
 _TITLES = {"ttft": "First token soonest", "tpot": "Decodes fastest"}
 
@@ -91,13 +90,8 @@ def _figure(entry: BestPath) -> str:
         shown, unit = entry.interval.inverse().scaled(entry.found.case.workload.rows), "tok/s"
     else:
         shown, unit = entry.interval.scaled(1e3), "ms"
-    return f"{number(shown.mid)} {unit}{_bounds(shown)}"
+    return f"{number(shown.mid)} {unit}{bracketed(shown)}"
 
-
-def _bounds(interval: Interval) -> str:
-    if not interval.telling:
-        return " [?]"
-    return f" [{number(interval.low)}, {number(interval.high)}]"
 
 
 def _times(rival: Rival) -> str:

@@ -11,7 +11,7 @@ from slmbench.analysis.seen_pictures import later_vision_s, picture_leads, visio
 from slmbench.analysis.stats import Interval
 from slmbench.records.sample_arrays import RunColumns
 from slmbench.report.crossover_sentences import crossover_sentence
-from slmbench.report.text_table import number
+from slmbench.report.text_table import bracketed, number
 
 HOLDS_PREPARATION = "preparing the pixels is part of it"
 #: Cases that are no pair and that a sentence speaks of; the table has all.
@@ -57,7 +57,7 @@ def _figure(run: RunColumns, found: SideCase) -> str:
     share = vision_share(run.figures_of(found.case.key))
     what = "the picture" if found.case.workload.images == 1 else "the pictures"
     part = f", of which {_percent(share.interval())} reading {what}" if share else ""
-    return f"{number(ttft.mid * 1e3)} ms{_bounds(ttft.scaled(1e3))}{part}"
+    return f"{number(ttft.mid * 1e3)} ms{bracketed(ttft.scaled(1e3))}{part}"
 
 
 def _percent(share: Interval) -> str:
@@ -65,9 +65,6 @@ def _percent(share: Interval) -> str:
     between = f" [{100 * share.low:.0f}, {100 * min(1.0, share.high):.0f}]" if share.telling else ""
     return f"{100 * share.mid:.0f} %{between}"
 
-
-def _bounds(interval: Interval) -> str:
-    return f" [{number(interval.low)}, {number(interval.high)}]" if interval.telling else ""
 
 
 def _range(seconds: Sequence[float]) -> str:
@@ -84,7 +81,7 @@ def _of_later_turns(run: RunColumns, found: SideCase) -> list[str]:
     case, work = found.case, found.case.workload
     pays = f"pay for the picture again, {number(later * 1e3)} ms in all" if later > 0 else "do not pay for the picture"
     return [
-        f"Later turns of {case.checkpoint} {pays}: their first token comes after {number(then.mid)} ms{_bounds(then)}, "
-        f"that of the first turn after {number(first.mid)} ms{_bounds(first)} "
+        f"Later turns of {case.checkpoint} {pays}: their first token comes after {number(then.mid)} ms{bracketed(then)}, "
+        f"that of the first turn after {number(first.mid)} ms{bracketed(first)} "
         f"({work.turns} turns of {work.added} more, {case.backend} {precision_of(case)})"
     ]

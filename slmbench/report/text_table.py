@@ -75,8 +75,22 @@ def bounded(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
     if not math.isfinite(middle):
         return EMPTY
     decimals, interval = max(0, 2 - math.floor(math.log10(middle))), Interval(low, middle, high)
-    wide = interval.known and relative_half_width(interval) > WIDEST
-    return f"{middle:.{decimals}f}{' [not converged]' if wide else bounds(interval, decimals)}"
+    return f"{middle:.{decimals}f}{_WIDE if too_wide(interval) else bounds(interval, decimals)}"
+
+
+_WIDE = " [not converged]"
+
+
+def too_wide(interval: Interval) -> bool:
+    """Return whether an interval says only that nothing is known yet."""
+    return interval.known and relative_half_width(interval) > WIDEST
+
+
+def bracketed(interval: Interval) -> str:
+    """Return the bounds as a sentence has them, in the words of the table: `` [51.8, 52.4]``, `` [not converged]``."""
+    if too_wide(interval):
+        return _WIDE
+    return f" [{number(interval.low)}, {number(interval.high)}]" if interval.known else " [?]"
 
 
 def size(count: float) -> str:
@@ -107,8 +121,8 @@ def folded(
     """Return rows as text, with columns that are empty or the same throughout left out of the table.
 
     Where they are too wide for ``width``, those that say which case a row is become one, and the least important others
-    are left out and named in the notes, with the command that ``shows_all``; of a single row they are told apart from
-    the table.
+    are left out and named in the notes, with the command that ``shows_all``. Of a single row nothing is left out: what
+    does not fit stands above the table, settings first.
     """
     shown: Shown = []
     common: dict[str, str] = {}
@@ -120,6 +134,8 @@ def folded(
         else:
             shown.append((column, cells))
     whole = {column.header: cells for column, cells in shown}
+    if len(rows) == 1 and width:
+        common |= _settings_above(shown, width)
     dropped = _narrow(shown, width) if width else []
     if len(rows) == 1:
         # What the only row has stands above the table as well as in it, so nothing has to be left out.
@@ -133,6 +149,17 @@ def folded(
         common=common,
         notes=[f"Left out at {width} characters: {', '.join(dropped)}{hint}."] if dropped else [],
     )
+
+
+def _settings_above(shown: Shown, width: int) -> dict[str, str]:
+    """Take what the only case was set to out of its row until that fits, the last first; return it for above."""
+    taken: list[tuple[str, str]] = []
+    for entry in [one for one in reversed(shown) if one[0].identity and one[0].foldable]:
+        if _total(shown) <= width:
+            break
+        shown.remove(entry)
+        taken.insert(0, (entry[0].header, entry[1][0]))
+    return {header: cell for header, cell in taken if cell != EMPTY}
 
 
 def _narrow(shown: Shown, width: int) -> list[str]:
