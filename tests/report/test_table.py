@@ -15,11 +15,13 @@ from rich.console import Console
 from synthetic import LIMITS, PAIR, Made, Speed, make_run
 
 from slmbench.analysis.metrics import model_of
+from slmbench.analysis.stats import Interval
 from slmbench.records.sample_arrays import columns_of, read_columns
 from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
 from slmbench.report.run_table import run_table
 from slmbench.report.sentences import pair_sentences
-from slmbench.report.text_table import bounded, number
+from slmbench.report.run_columns import text_table
+from slmbench.report.text_table import bounded, bracketed, number
 from slmbench.report.write import print_run, table_markdown, write_reports
 
 
@@ -231,6 +233,25 @@ def test_a_pair_is_judged_against_the_best_decoder_path(tmp_path: Path) -> None:
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize("width", [100, 140])
+def test_of_the_only_case_settings_stand_above_and_figures_in_its_row(tmp_path: Path, width: int) -> None:
+    made = make_run([Speed(model="mu", family="encoder-decoder", loads=4, rounds=5)], limits=LIMITS)
+    made.write(tmp_path / "run")
+    table = text_table(run_table(read_columns(tmp_path / "run")), width)
+    assert {"ttft ms [95 %]", "tok/s [95 %]", "agreement", "memory"} <= set(table.headers)
+    assert "threads" in table.common
+    everything = text_table(run_table(read_columns(tmp_path / "run")))
+    assert set(everything.headers) == {*table.headers, *table.common}
+    assert not [note for note in table.notes if "Left out" in note]
+
+
+@pytest.mark.parametrize("bounds", [(51.8, 52.4), (math.nan, math.nan), (7.9, 258.0), (1e-6, 3e9)])
+def test_a_sentence_says_of_an_interval_what_the_table_says(bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    shown = bounded({"x": 52.1, "x_low": low, "x_high": high}, "x")
+    assert f"52.1{bracketed(Interval(low, 52.1, high))}" == shown
 
 
 def test_bounds_have_the_digits_of_their_figure() -> None:
