@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,14 @@ from slmbench.export.golden_record import TOKENS, golden_prompts, pick, referenc
 from slmbench.measure.pictures import Processor, drawn
 from slmbench.models.artifact import GoldenPicture, GoldenPrompt, GoldenRecord
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.terms import MARGIN_TOLERANCE
 
-#: Two pictures before the same text. Where a picture is not looked at, one of the two answers is wrong.
-PICTURES = (GoldenPicture(seed=1, width=96, height=64), GoldenPicture(seed=2, width=64, height=80))
+#: Pictures before the same text, in the order in which they are tried. Two are kept: where a picture is not looked at,
+#: one of the two answers is wrong.
+PICTURES = tuple(
+    GoldenPicture(seed=seed, width=width, height=height)
+    for seed, (width, height) in enumerate([(96, 64), (64, 80)] * 4, start=1)
+)
 
 
 def golden_after_pictures(network: Any, checkpoint: Checkpoint, *, of_tiles: bool = False) -> GoldenRecord:
@@ -25,28 +31,48 @@ def golden_after_pictures(network: Any, checkpoint: Checkpoint, *, of_tiles: boo
     ``of_tiles``: the pictures have the size of a tile, for engines that resize them in a way of their own.
 
     Raises:
-        CannotRunError: the checkpoint takes no pictures, or both pictures give the same answer, which proves nothing.
+        CannotRunError: the checkpoint takes no pictures, or all pictures give the same answer, which proves nothing.
     """
     facts = checkpoint.vision
     if facts is None:
         raise CannotRunError(f"{checkpoint.name} takes no pictures")
     processor = Processor.of(checkpoint, checkpoint.path)
     text = golden_prompts(checkpoint)[-1]
-    prompts = []
     side = {"width": facts.image_size, "height": facts.image_size} if of_tiles else {}
-    for picture in [one.model_copy(update=side) for one in PICTURES]:
-        made = processor([drawn(picture.seed, picture.width, picture.height)])
-        pixels = {name: made[name] for name in network.inputs}
-        ids = np.concatenate([processor.prompt_of(made), text])
-        tokens, margins = _generate(network.whole, checkpoint, ids, pixels)
-        prompts.append(
-            GoldenPrompt(
+
+    def answered() -> Iterator[GoldenPrompt]:
+        for picture in [one.model_copy(update=side) for one in PICTURES]:
+            made = processor([drawn(picture.seed, picture.width, picture.height)])
+            pixels = {name: made[name] for name in network.inputs}
+            ids = np.concatenate([processor.prompt_of(made), text])
+            tokens, margins = _generate(network.whole, checkpoint, ids, pixels)
+            yield GoldenPrompt(
                 input_ids=tuple(ids.tolist()), pictures=(picture,), tokens=tuple(tokens), margins=tuple(margins)
             )
-        )
-    if prompts[0].tokens == prompts[1].tokens:
-        raise CannotRunError(f"{checkpoint.name} gives the same answer after two pictures: nothing could be proven")
-    return GoldenRecord(prompts=tuple(prompts), versions=reference_versions())
+
+    kept = two_that_tell(answered())
+    if kept is None:
+        raise CannotRunError(f"{checkpoint.name} gives the same answer after any picture: nothing could be proven")
+    return GoldenRecord(prompts=kept, versions=reference_versions())
+
+
+def two_that_tell(prompts: Iterable[GoldenPrompt]) -> tuple[GoldenPrompt, GoldenPrompt] | None:
+    """Return the first two prompts with different answers by which 8-bit weights can be proven, or None.
+
+    Random weights may be undecided at every token of an answer: then nothing of that prompt counts in int8. If too few
+    are decided, those of the largest margins are returned; None if all answers are the same.
+    """
+    seen: list[GoldenPrompt] = []
+    for prompt in prompts:
+        if prompt.tokens not in [one.tokens for one in seen]:
+            seen.append(prompt)
+        telling = [one for one in seen if max(one.margins) > MARGIN_TOLERANCE["int8"]]
+        if len(telling) == 2:
+            return telling[0], telling[1]
+    if len(seen) < 2:
+        return None
+    first, second = sorted(seen, key=lambda one: max(one.margins), reverse=True)[:2]
+    return first, second
 
 
 def _generate(

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from rotation import tiny_models
 
+from slmbench.export.golden_pictures import two_that_tell
 from slmbench.export.golden_record import make_golden, pick
+from slmbench.models.artifact import GoldenPrompt
 from slmbench.models.checkpoint import Checkpoint, resolve
 
 TINY = tiny_models()
@@ -90,3 +92,23 @@ def test_cross_keys_and_values_are_computed_once(name: str) -> None:
     assert torch.is_tensor(next(model.parameters()))
     assert len(calls) == 2 * layers  # two prompts
     assert len(set(calls)) == layers
+
+
+def answer(token: int, margin: float) -> GoldenPrompt:
+    """Return a golden prompt of one token."""
+    return GoldenPrompt(input_ids=(1,), tokens=(token,), margins=(margin,))
+
+
+def test_pictures_are_tried_until_two_answers_can_prove_eight_bits() -> None:
+    prompts = iter([answer(1, 0.1), answer(2, 0.5), answer(2, 0.6), answer(3, 0.3), answer(4, 0.9)])
+    kept = two_that_tell(prompts)
+    assert kept is not None
+    assert [one.tokens for one in kept] == [(2,), (3,)]
+    assert [one.tokens for one in prompts] == [(4,)], "no more is tried than needed"
+
+
+def test_if_too_few_answers_are_decided_the_most_decided_are_kept() -> None:
+    kept = two_that_tell([answer(1, 0.1), answer(2, 0.2), answer(3, 0.05)])
+    assert kept is not None
+    assert [one.tokens for one in kept] == [(2,), (1,)]
+    assert two_that_tell([answer(1, 0.9)] * 8) is None
