@@ -57,22 +57,25 @@ def golden_after_pictures(network: Any, checkpoint: Checkpoint, *, of_tiles: boo
 
 
 def two_that_tell(prompts: Iterable[GoldenPrompt]) -> tuple[GoldenPrompt, GoldenPrompt] | None:
-    """Return the first two prompts with different answers by which 8-bit weights can be proven, or None.
+    """Return two prompts with different answers by which 8-bit weights can be proven; None if all answers are the same.
 
-    Random weights may be undecided at every token of an answer: then nothing of that prompt counts in int8. If too few
-    are decided, those of the largest margins are returned; None if all answers are the same.
+    Random weights may give one answer to many pictures, or be undecided at every token of it: then nothing of that
+    prompt counts in int8. No more are tried than needed. If too few are decided, those of the largest margins are
+    returned.
     """
-    seen: list[GoldenPrompt] = []
+    best: dict[tuple[int, ...], GoldenPrompt] = {}
     for prompt in prompts:
-        if prompt.tokens not in [one.tokens for one in seen]:
-            seen.append(prompt)
-        telling = [one for one in seen if max(one.margins) > MARGIN_TOLERANCE["int8"]]
-        if len(telling) == 2:
-            return telling[0], telling[1]
-    if len(seen) < 2:
+        best[prompt.tokens] = max(best.get(prompt.tokens, prompt), prompt, key=_largest_margin)
+        if sum(_largest_margin(one) > MARGIN_TOLERANCE["int8"] for one in best.values()) == 2:
+            break
+    if len(best) < 2:
         return None
-    first, second = sorted(seen, key=lambda one: max(one.margins), reverse=True)[:2]
+    first, second = sorted(best.values(), key=_largest_margin, reverse=True)[:2]
     return first, second
+
+
+def _largest_margin(prompt: GoldenPrompt) -> float:
+    return max(prompt.margins)
 
 
 def _generate(

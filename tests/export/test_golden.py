@@ -103,7 +103,7 @@ def test_pictures_are_tried_until_two_answers_can_prove_eight_bits() -> None:
     prompts = iter([answer(1, 0.1), answer(2, 0.5), answer(2, 0.6), answer(3, 0.3), answer(4, 0.9)])
     kept = two_that_tell(prompts)
     assert kept is not None
-    assert [one.tokens for one in kept] == [(2,), (3,)]
+    assert [(one.tokens, one.margins) for one in kept] == [((2,), (0.6,)), ((3,), (0.3,))]
     assert [one.tokens for one in prompts] == [(4,)], "no more is tried than needed"
 
 
