@@ -116,4 +116,3 @@ def _level(run: RunColumns, key: str) -> list[str]:
         interval = found.interval().scaled(1e3) if found else None
         shown.append(f"{number(interval.mid)}{bracketed(interval)}" if interval else EMPTY)
     return ["level", *[""] * (len(_LOAD_HEADERS) - 1 - len(shown)), *shown] if any(s != EMPTY for s in shown) else []
-

@@ -93,6 +93,5 @@ def _figure(entry: BestPath) -> str:
     return f"{number(shown.mid)} {unit}{bracketed(shown)}"
 
 
-
 def _times(rival: Rival) -> str:
     return f"{rival.ratio.mid:.2f}x{bounds(rival.ratio, 2, '')}"

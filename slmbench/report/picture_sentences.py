@@ -66,7 +66,6 @@ def _percent(share: Interval) -> str:
     return f"{100 * share.mid:.0f} %{between}"
 
 
-
 def _range(seconds: Sequence[float]) -> str:
     known = sorted(number(one * 1e3, 2) for one in seconds if math.isfinite(one))
     return f"{' and '.join(dict.fromkeys(known))} ms" if known else ""
@@ -81,7 +80,7 @@ def _of_later_turns(run: RunColumns, found: SideCase) -> list[str]:
     case, work = found.case, found.case.workload
     pays = f"pay for the picture again, {number(later * 1e3)} ms in all" if later > 0 else "do not pay for the picture"
     return [
-        f"Later turns of {case.checkpoint} {pays}: their first token comes after {number(then.mid)} ms{bracketed(then)}, "
-        f"that of the first turn after {number(first.mid)} ms{bracketed(first)} "
+        f"Later turns of {case.checkpoint} {pays}: their first token comes after {number(then.mid)} "
+        f"ms{bracketed(then)}, that of the first turn after {number(first.mid)} ms{bracketed(first)} "
         f"({work.turns} turns of {work.added} more, {case.backend} {precision_of(case)})"
     ]

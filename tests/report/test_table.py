@@ -18,9 +18,9 @@ from slmbench.analysis.metrics import model_of
 from slmbench.analysis.stats import Interval
 from slmbench.records.sample_arrays import columns_of, read_columns
 from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
+from slmbench.report.run_columns import text_table
 from slmbench.report.run_table import run_table
 from slmbench.report.sentences import pair_sentences
-from slmbench.report.run_columns import text_table
 from slmbench.report.text_table import bounded, bracketed, number
 from slmbench.report.write import print_run, table_markdown, write_reports
 
