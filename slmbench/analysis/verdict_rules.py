@@ -9,6 +9,8 @@ from slmbench.analysis import stats
 from slmbench.analysis.judgement import EQUIVALENCE_ALPHA, Judgement, Verdict
 from slmbench.analysis.noise import DEFAULT_CHANGE, DEFAULT_FLOOR, Shift
 
+#: What stands between a disturbance and what else keeps a verdict away.
+BETWEEN_REASONS = "; "
 #: What helps where the new side's loads decide.
 _MORE_LOADS = "more loads may tell (`slmbench check --baseline ... --until-conclusive` takes them)"
 
@@ -33,7 +35,7 @@ def verdict_of(found: Judgement) -> tuple[Verdict, str]:
     found = replace(found, verdict="inconclusive")
     # What rules a change out whatever its size comes first.
     reasons = [_disturbance(found)] if found.disturbed_sides else []
-    return "inconclusive", "; ".join([*reasons, _uncertainty(found)])
+    return "inconclusive", BETWEEN_REASONS.join([*reasons, _uncertainty(found)])
 
 
 def _one_load(found: Judgement) -> str:
@@ -61,8 +63,8 @@ def _disturbance(found: Judgement) -> str:
     else:
         whose = " and ".join(f"{share} of the {name}'s" for share, name in zip(shares, names, strict=True))
     return (
-        f"{_looks(found)}other processes disturbed {whose} samples, and then no difference between separate runs "
-        f"counts as a change, however large: use arms (both in one run), or measure {again} again on a quiet machine"
+        f"{_looks(found)}other processes disturbed {whose} samples, and then no change between separate runs counts, "
+        f"however large: use arms (both in one run), or measure {again} again on a quiet machine"
     )
 
 

@@ -18,6 +18,7 @@ from slmbench.analysis.quality import QualityJudgement, configuration_of
 from slmbench.analysis.quality_metrics import QUALITY_METRICS, written_gate
 from slmbench.analysis.sides import FIELDS
 from slmbench.analysis.stats import TELLING
+from slmbench.analysis.verdict_rules import BETWEEN_REASONS
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import BadInputError, amount, nearest, one_line
 from slmbench.records.refusals import Refusal, refusal_lines
@@ -140,13 +141,19 @@ def _inconclusive(found: Sequence[JudgedFigure]) -> list[str]:
     """Return a line a reason: for which figures it holds, and what would have been seen where that is of interest."""
     alike: dict[tuple[str, bool], list[JudgedFigure]] = {}
     for one in found:
-        alike.setdefault((one.reason, isinstance(one, QualityJudgement)), []).append(one)
+        for reason in one.reason.split(BETWEEN_REASONS, 1) if _is_disturbed(one) else [one.reason]:
+            alike.setdefault((reason, isinstance(one, QualityJudgement)), []).append(one)
     lines = []
     for (reason, _), group in alike.items():
         names = named([_named(one) for one in group])
         told = "; ".join(part for part in (reason, seen_in(group)) if part)
         lines.append(f"inconclusive: {names}: {told}{also_for(group[0]) if len(group) == 1 else ''}")
     return lines
+
+
+def _is_disturbed(one: JudgedFigure) -> bool:
+    """Return whether the first reason is a disturbance, which many figures share while the rest is each one's own."""
+    return isinstance(one, Judgement) and bool(one.disturbed_sides)
 
 
 def _adjusted(comparison: Comparison) -> list[str]:

@@ -93,7 +93,9 @@ def test_a_disturbance_is_named_where_it_rules_a_change_out(
     slow = judgement(4.35, 0.05, 1.9e-12, disturbed=disturbed, base=0.16, new=0.17)
     assert verdict_of(replace(slow, shift=None))[0] == "regressed"
     text = reason(slow)
-    assert text.startswith(f"it looks slower, but other processes disturbed {whose}, and then no difference")
+    assert text.startswith(
+        f"it looks slower, but other processes disturbed {whose}, and then no change between separate"
+    )
     assert text.endswith(f"use arms (both in one run), or measure {again} again on a quiet machine")
     assert reason(judgement(0.3, 0.05, 1e-12, disturbed=disturbed)).startswith("it looks faster, but other processes")
     # No slowdown would have been seen, of whatever size.
@@ -137,7 +139,7 @@ def test_a_busy_machine_is_the_reason_on_every_road_from_check(
     screen = capsys.readouterr().out
     why = "it looks slower, but other processes disturbed 100% of both sides' samples"
     (last,) = [line for line in screen.splitlines() if line.startswith("check ")]
-    assert last.startswith(f"check INCONCLUSIVE (not a pass): {why}, and then no difference between separate runs")
+    assert last.startswith(f"check INCONCLUSIVE (not a pass): {why}, and then no change between separate runs counts")
     for text in (screen, summary.read_text(encoding="utf-8"), junit.read_text(encoding="utf-8")):
         assert "other processes disturbed 100% of both sides" in text
         assert "sees" not in text
@@ -152,6 +154,18 @@ def test_a_busy_machine_is_the_reason_on_every_road_from_check(
     assert all(row["reason"].startswith(why) for row in raw["judgements"])
     assert run_main(["compare", str(base), str(new), "--format", "csv"]) == ExitCode.OK
     assert {row["detectable"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))} <= {"", "nan"}
+
+
+def test_a_disturbance_is_said_once_for_all_figures(tmp_path: Path) -> None:
+    busy = [Speed(input_tokens=64 * n, loads=3, between=0.4, flags=BUSY) for n in range(1, 4)]
+    found = compared(tmp_path, busy, [replace(one, ttft_ms=150, tpot_ms=15) for one in busy])
+    unclear = [one.reason for one in found.judgements if one.verdict == "inconclusive"]
+    lines = [line for line in notes(found) if line.startswith("inconclusive: ")]
+    shared = [line for line in lines if "other processes" in line]
+    assert len(unclear) > 3 >= len(shared) >= 1
+    # What is each figure's own has a line of its own.
+    rest = {one.split("; ", 1)[1] for one in unclear}
+    assert all(any(line.endswith(own) for line in lines) for own in rest)
 
 
 def test_the_last_line_has_the_reason_of_the_figure_that_looks_worst(tmp_path: Path) -> None:
