@@ -58,6 +58,15 @@ def test_its_output_is_that_of_a_stored_run() -> None:
         assert figure in stored, figure
 
 
+def test_a_gate_is_made_of_models_that_are_large_enough() -> None:
+    manual = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    action = (ROOT / "action.yml").read_text(encoding="utf-8")
+    for text in (*(" ".join(words) for words in COMMANDS), *re.findall(r"(?:run:|^slmbench run) .*", manual, re.M)):
+        assert "--suite smoke" not in text
+    assert "default: --suite quick" in action
+    assert "`--suite smoke` only shows that the road works" in README
+
+
 def test_both_set_up_commands_are_marked_for_ci() -> None:
     for name in ("main-job", "tests"):
         assert re.search(rf"<!-- {name} -->\n```bash\n\S.*\n```", README), name

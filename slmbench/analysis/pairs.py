@@ -54,6 +54,11 @@ class PairRatio:
         return self.estimate.interval()
 
     @property
+    def loads(self) -> int:
+        """Return the loads behind it: those of the side that has fewer."""
+        return min(side.evidence[self.metric].logs.size for side in (self.encoder, self.decoder))
+
+    @property
     def limits_alone(self) -> float:
         """Return the speed-up if both took the shortest time that the device's limits allow; NaN where not known."""
         decoder, encoder = (side.model.shortest_s.get(self.metric, math.nan) for side in (self.decoder, self.encoder))

@@ -56,6 +56,10 @@ def kv_bytes(case: Case, loads: Sequence[LoadRecord] = ()) -> float | None:
     return 2.0 if case.format == "gguf" and case.compute_precision == "int8" else _KV_BYTES[case.compute_precision]
 
 
+#: Between the notes of one explanation; no note has it within.
+NOTE_SEPARATOR = "; "
+
+
 @dataclass(frozen=True)
 class Use:
     """How much of a limit was used; ``share`` beyond 1.0 never comes without an explanation."""
@@ -79,10 +83,10 @@ def bandwidth_use(decode_step_bytes: float, tpot_ns: float, limits: Limits) -> U
     notes = []
     if local > _CACHED * memory:
         # A measurement that others disturbed differs by as much between two sizes that are both in memory.
-        cached = "" if limits.disturbed else ": they stay in the cache, at least in part"
-        notes.append(f"held against what was measured at the size of a step's bytes, more than at larger sizes{cached}")
+        cached = "" if limits.disturbed else ", as the cache holds them at least in part"
+        notes.append(f"the limit is that of reading as few bytes as a step does, which is faster than more{cached}")
     notes += _doubts(limits, share)
-    return Use(share, local, "; ".join(notes) or None)
+    return Use(share, local, NOTE_SEPARATOR.join(notes) or None)
 
 
 def compute_use(flops: float, duration_ns: float, limits: Limits, precision: ComputePrecision | None) -> Use | None:
@@ -94,16 +98,17 @@ def compute_use(flops: float, duration_ns: float, limits: Limits, precision: Com
     if rate is None or duration_ns <= 0 or flops <= 0:
         return None
     share = flops / duration_ns * 1e9 / rate.flops_per_s
-    return Use(share, rate.flops_per_s, "; ".join(_doubts(limits, share)) or None)
+    return Use(share, rate.flops_per_s, NOTE_SEPARATOR.join(_doubts(limits, share)) or None)
 
 
 def _doubts(limits: Limits, share: float) -> list[str]:
     """Return why the limit itself may be wrong: a share above 1 shows it, other processes make it likely."""
-    doubts = [f"above the limit, which was measured {limits.measured}"] if share > 1 else []
-    if limits.disturbed:
-        doubts.append(f"the limit may be too low: other processes used {limits.foreign_load or 0:.1f} cores meanwhile")
     again = f"`slmbench limits --backend {limits.engine} --again` measures it again"
-    return [*doubts, again] if doubts else []
+    above = [f"above the limit, which was measured {limits.measured}"] if share > 1 else []
+    if limits.disturbed:
+        used = f"other processes used {limits.foreign_load or 0:.1f} cores while it was measured"
+        return [*above, f"the limit may be too low, as {used}: {again}"]
+    return [f"{one}: {again}" for one in above]
 
 
 def limits_of_case(info: CaseInfo, limits: Mapping[str, Any]) -> Limits | None:

@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
+#: Loads without which an interval says little: with fewer, more of them are what is missing.
+LEAST_LOADS = 3
+
 #: Bounds further off than this many times the figure say nothing of it: two loads that differ may give such ones.
 TELLING = 10
 

@@ -63,6 +63,9 @@ class LazyGroup(TyperGroup):
             return click.Command(cmd_name, help=text)
         command = typer.main.get_command(import_module(f"slmbench.cli.{module}").app)
         command.name, command.epilog = cmd_name, epilog(cmd_name)
+        if isinstance(command, click.Group):
+            for part, one in command.commands.items():
+                one.epilog = epilog(cmd_name, part)
         return command
 
     def resolve_command(

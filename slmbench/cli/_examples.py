@@ -22,17 +22,26 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": ("export mu-small --format openvino --precision int8", "export ./my-checkpoint --format gguf"),
     "inspect": ("inspect my-model.gguf", "inspect ./folder-with-onnx --json"),
     "models": ("models", "models --architectures"),
-    "suites": ("suites", "suites show quick"),
+    "suites": ("suites", "suites show quick", "suites schema"),
     "devices": ("devices", "devices --backend openvino --json"),
     "limits": ("limits --backend openvino", "limits --backend onnxruntime --threads 4"),
     "doctor": ("doctor", "doctor --json"),
     "calibrate": ("calibrate", "calibrate --like baseline.json"),
-    "cache": ("cache list", "cache clean --damaged"),
-    "fleet": ("fleet scheduler", "fleet worker --scheduler tcp://192.168.1.2:8786 --name tablet"),
+    "cache": ("cache list", "cache verify", "cache clean --damaged", "cache clean --all --dry-run"),
+    "fleet": (
+        "fleet certs certs",
+        "fleet scheduler --host 192.168.1.2 --certs certs",
+        "fleet worker --scheduler tls://192.168.1.2:8786 --certs certs --name tablet",
+        "fleet status --scheduler tls://192.168.1.2:8786 --certs certs",
+    ),
     "explain": ("explain mu-330m", "explain dec-small --input-tokens 1024"),
 }
 
 
-def epilog(command: str) -> str:
-    """Return the end of a command's help: a line for each example, as typer's help keeps lines apart."""
-    return "\n\n".join(["Examples:", *(f"  slmbench {line}" for line in EXAMPLES[command])])
+def epilog(command: str, part: str = "") -> str:
+    """Return the end of the help of a command, or of one of its parts: a line for each example.
+
+    An empty line between them: typer's help joins others.
+    """
+    lines = [line for line in EXAMPLES[command] if not part or line.split()[1:2] == [part]]
+    return "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *(f"  slmbench {line}" for line in lines)])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from slmbench.errors import one_line
 from slmbench.report.text_table import make_console
-from slmbench.running.progress import duration
+from slmbench.running.progress import roughly
 
 if TYPE_CHECKING:
     from slmbench.running.estimate import PlanCosts
@@ -25,8 +25,9 @@ def print_estimate(costs: PlanCosts, more: EvaluationCosts, *, quick: bool = Fal
     table.add_column("case")
     table.add_column("one generation, about", justify="right")
     for case in costs.cases:
-        table.add_row(Text(one_line(case.key)), duration(case.sample_s))
-    console.print(table)
+        table.add_row(Text(one_line(case.key)), roughly(case.sample_s))
+    if costs.cases:
+        console.print(table)
     for line in costs.refusals:
         console.print(Text(f"cannot run: {one_line(line)}", style="yellow"))
     for line in costs.routes:
@@ -36,6 +37,8 @@ def print_estimate(costs: PlanCosts, more: EvaluationCosts, *, quick: bool = Fal
     for line in (*forecast_lines(costs, quick=quick), *more.lines):
         console.print(Text(one_line(line)))
     one = "with the model" if costs.opened == 1 else f"with all {costs.opened} models"
+    if not costs.cases:
+        return
     parts = [f"up to {costs.memory_bytes / 1e9:.1f} GB of memory {one} loaded"]
     if costs.exports:
         parts.append(f"{costs.export_memory_bytes / 1e9:.1f} GB while exporting")

@@ -27,7 +27,7 @@ from slmbench.report.comparison import (
     sorted_rows,
 )
 from slmbench.report.comparison_columns import columns_named
-from slmbench.report.text_table import escape_markdown, make_console
+from slmbench.report.text_table import make_console, markdown_sentence
 from slmbench.system.collector import collector_paused
 from slmbench.system.files import check_writable, write_output
 
@@ -233,7 +233,7 @@ def _rendered(comparisons: Sequence[Comparison], request: CompareRequest, column
 
         return comparison_report(comparisons)
     parts = [comparison_markdown(c, sort=request.sort, group=request.group, columns=columns) for c in comparisons]
-    pairs = [f"- {escape_markdown(line)}" for line in pair_lines(_sides(comparisons))]
+    pairs = [f"- {markdown_sentence(line)}" for line in pair_lines(_sides(comparisons))]
     return "\n".join([*parts, *pairs]) + "\n"
 
 

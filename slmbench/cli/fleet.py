@@ -29,8 +29,20 @@ Address = Annotated[str, typer.Option(help="The scheduler's address, as the sche
 @app.callback()
 def _root() -> None:
     """Measure one suite on many machines."""
-    if find_spec("distributed") is None:
-        raise CannotRunError(f"a fleet needs Dask; {missing('distributed')}")
+
+
+def _need(module: str, what: str) -> None:
+    """Refuse what needs a module that is not there. Help does not: it is read before anything is installed.
+
+    Raises:
+        CannotRunError: it is not installed.
+    """
+    if find_spec(module) is None:
+        raise CannotRunError(f"{what}; {missing(module)}")
+
+
+def _need_dask() -> None:
+    _need("distributed", "a fleet needs Dask")
 
 
 @app.command()
@@ -42,6 +54,7 @@ def scheduler(
     insecure: Insecure = False,
 ) -> None:
     """Start the scheduler."""
+    _need_dask()
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.dask_nodes import serve_scheduler
 
@@ -65,6 +78,7 @@ def worker(
     ] = False,
 ) -> None:
     """Start a worker on this machine. It measures one run at a time."""
+    _need_dask()
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.dask_nodes import serve_worker
 
@@ -80,6 +94,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List the machines, the devices they can use, and what they are doing."""
+    _need_dask()
     import json
 
     from slmbench.fleet.client import linked
@@ -103,6 +118,7 @@ def status(
 @app.command()
 def certs(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
     """Make a set of certificates. Copy the folder to every machine and client of the fleet."""
+    _need("cryptography", "certificates need the package cryptography")
     from slmbench.fleet.certs import make
 
     make(folder)
@@ -121,7 +137,7 @@ def run_fleet(
     strict: bool,
 ) -> int:
     """Run ``slmbench run --fleet`` and return its exit code."""
-    _root()
+    _need_dask()
     from slmbench.fleet.client import LOCAL, linked, run_on_fleet
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.report import fleet_table, print_fleet, write_fleet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -24,25 +25,30 @@ def models(
     if architectures:
         _print_architectures(as_json)
         return
-    from slmbench.models.catalog import overview
+    from slmbench.models.catalog import entries, overview
+    from slmbench.models.shipped_golden import entry_needs_torch
+    from slmbench.system.extras import installed_version, missing
 
-    rows = overview()
+    needs_torch = {entry.name: entry_needs_torch(entry) for entry in entries()}
+    rows = [row | {"export_needs_torch": needs_torch[row["name"]]} for row in overview()]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     from slmbench.report.text_table import Column, folded, make_console, print_table
 
+    torch = installed_version("torch") is not None
     columns = (
         Column("name", lambda row: str(row["name"]), numeric=False, identity=True),
         Column("family", lambda row: str(row["family"]), numeric=False, weight=9),
         Column("parameters", _parameters, weight=9),
         Column("shape of", lambda row: str(row["shape_of"]), numeric=False, weight=3),
         Column("pair", lambda row: row["pair"] or "-", numeric=False, weight=4),
-        Column("fits", _fits, numeric=False, weight=9),
+        Column("fits", partial(_fits, torch=torch), numeric=False, weight=9),
     )
     console = make_console()
     table = folded(columns, rows, console.width, "--json")
-    print_table(console, replace(table, notes=[*table.notes, CAPTION]))
+    notes = [*table.notes, CAPTION, *([] if torch else [f"* export needs torch: {missing('torch')}"])]
+    print_table(console, replace(table, notes=notes))
 
 
 def _parameters(row: Mapping[str, Any]) -> str:
@@ -50,8 +56,9 @@ def _parameters(row: Mapping[str, Any]) -> str:
     return f"{row['parameter_count'] / 1e6:,.1f}M{more}"
 
 
-def _fits(row: Mapping[str, Any]) -> str:
-    return "run, export" if row["fits_export"] else "run" if row["fits_run"] else "no"
+def _fits(row: Mapping[str, Any], *, torch: bool) -> str:
+    export = "export" if torch or not row["export_needs_torch"] else "export*"
+    return f"run, {export}" if row["fits_export"] else "run" if row["fits_run"] else "no"
 
 
 def _print_architectures(as_json: bool) -> None:

@@ -166,7 +166,7 @@ def run(
 ) -> None:  # fmt: skip
     """Measure models and write a comparison table.
 
-    Without options: the quick suite, a pair of 60M models on OpenVINO on the CPU.
+    Without options: the quick suite, a pair of 57M models on OpenVINO on the CPU.
 
     Options that take lists can be repeated, or take commas: --backend openvino,torch. Numbers may be ranges:
     --input-tokens 64-256+64 is 64,128,192,256, and 128-1024*2 is 128,256,512,1024.
@@ -183,6 +183,9 @@ def _carry_out(request: RunRequest, given: Mapping[str, Any]) -> int:
     if given["fleet"] is None:
         if any(given[name] for name in ("where", "machines", "certs", "insecure", "each_machine")):
             raise BadInputError("--where, --machines, --each-machine, --certs and --insecure go with --fleet")
+        from slmbench.running.runner import resumed
+
+        request = resumed(request)
         if dry_run:
             return _preview(request, as_json)
         return _execute(request, as_json, strict=strict, quiet=given["quiet"], verbose=given["verbose"])
@@ -267,19 +270,22 @@ def _preview(request: RunRequest, as_json: bool) -> int:
     from slmbench.plan.quality import plan_quality
     from slmbench.running.estimate import estimate
     from slmbench.running.evaluation_costs import evaluation_costs
+    from slmbench.running.left import nothing_left, what_is_left
     from slmbench.running.past_costs import read_past_costs
-    from slmbench.running.runner import measure_settings, plan_here, resumed
+    from slmbench.running.runner import measure_settings, plan_here
 
-    request = resumed(request)
     plan, _ = plan_here(request)
-    past = read_past_costs()
-    quality = plan_quality(request, plan)
+    past, settings = read_past_costs(), measure_settings(request, plan.suite)
+    quality, asked = plan_quality(request, plan), plan_tasks(plan, request.resume)
     check_references(request, quality)
-    more = evaluation_costs(quality, plan_tasks(plan, request.resume), past)
-    costs = estimate(plan, measure_settings(request, plan.suite), past)
+    left = what_is_left(plan, request.resume, settings, quality, asked) if request.resume else None
+    more = evaluation_costs(quality, asked, past, left.evaluation if left else None)
+    costs = estimate(plan, settings, past, left.cases if left else None)
     if as_json:
         whole = costs.model_dump(mode="json") | {"evaluation": more.model_dump(mode="json")}
         typer.echo(json.dumps(whole, indent=1))
+    elif left and left.nothing and request.resume:
+        print(one_line(nothing_left(request.resume)))
     else:
         print_estimate(costs, more, quick=request.quick)
     return ExitCode.OK

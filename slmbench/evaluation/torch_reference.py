@@ -1,14 +1,16 @@
 """The reference's predictions, from torch in fp32, in a process of its own.
 
-``python -m slmbench.evaluation.torch_reference CHECKPOINT WINDOWS.json FOLDER``: makes the folder, whole or not at all.
+``python -m slmbench.evaluation.torch_reference CHECKPOINT WINDOWS.json FOLDER``: makes the folder, whole or not at all,
+and prints after each window how many are read.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,10 @@ from slmbench.system.files import write_whole
 from slmbench.system.telemetry import output_is_ours
 
 
-def make_reference(checkpoint: Checkpoint, windows: Sequence[Window], place: Path) -> None:
-    """Write what torch predicts in these windows to the folder ``place``.
+def make_reference(
+    checkpoint: Checkpoint, windows: Sequence[Window], place: Path, tell: Callable[[int], None] | None = None
+) -> None:
+    """Write what torch predicts in these windows to the folder ``place``; ``tell`` is told how many are read.
 
     Raises:
         CannotRunError: torch does not load the checkpoint, or the disk has no room.
@@ -52,7 +56,7 @@ def make_reference(checkpoint: Checkpoint, windows: Sequence[Window], place: Pat
             f"{free / 1e9:.1f} GB free; `slmbench cache clean --references` frees some"
         )
     with unfinished_folder(place.parent) as unfinished:
-        judged = _write_rows(_TorchReference(checkpoint, ends), windows, unfinished / ROWS_NAME, kind)
+        judged = _write_rows(_TorchReference(checkpoint, ends), windows, unfinished / ROWS_NAME, kind, tell)
         vocabulary = checkpoint.geometry.vocab_size
         meta = ReferenceMeta(vocabulary=vocabulary, ends=ends, windows=judged, versions=reference_versions())
         write_whole(unfinished / META_NAME, meta.model_dump_json())
@@ -65,7 +69,11 @@ def make_reference(checkpoint: Checkpoint, windows: Sequence[Window], place: Pat
 
 
 def _write_rows(
-    reference: _TorchReference, windows: Sequence[Window], path: Path, kind: np.dtype[Any]
+    reference: _TorchReference,
+    windows: Sequence[Window],
+    path: Path,
+    kind: np.dtype[Any],
+    tell: Callable[[int], None] | None,
 ) -> tuple[JudgedWindow, ...]:
     judged: list[JudgedWindow] = []
     row = np.zeros(1, kind)
@@ -79,6 +87,8 @@ def _write_rows(
             free = target if window.target is None else reference.free(window)
             judged.append(JudgedWindow(target=tuple(target), free=tuple(free[:FREE_TOKENS]), first_row=count))
             count += len(target)
+            if tell:
+                tell(len(judged))
     return tuple(judged)
 
 
@@ -171,9 +181,10 @@ def main() -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
     asked = parser.parse_args()
     try:
-        with output_is_ours():
+        with os.fdopen(os.dup(1), "w", encoding="ascii") as told, output_is_ours():
             checkpoint = resolve(asked.checkpoint, **{name: getattr(asked, name) for name in asked_of_resolve})
-            make_reference(checkpoint, WINDOWS.validate_json(asked.windows.read_bytes()), asked.place)
+            windows = WINDOWS.validate_json(asked.windows.read_bytes())
+            make_reference(checkpoint, windows, asked.place, lambda done: print(done, file=told, flush=True))
     except SlmbenchError as error:
         sys.stderr.write(f"{ERROR_PREFIX}{one_line(str(error))}\n")
         return error.exit_code

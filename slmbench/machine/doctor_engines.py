@@ -163,7 +163,7 @@ def _refused(sight: EngineSight) -> Iterator[Finding]:
     if sight.devices is None:
         return
     for name, reason in sight.devices.broken.items():
-        missing = "not installed" in reason or "No module named" in reason
+        missing = _lacks_package(reason)
         yield Finding(
             name="engine missing" if missing else "engine broken",
             severity="note" if missing else "wrong",
@@ -185,14 +185,33 @@ def _refused(sight: EngineSight) -> Iterator[Finding]:
             why="the system lists such a device, and no engine can use it",
             remedy=row.remedy,
         )
-    if others := [_row_name(row) for row in refused if row not in undriven]:
+    others = [row for row in refused if row not in undriven]
+    unasked = [row for row in others if _lacks_package(row.detail)]
+    if absent := [row for row in others if row not in unasked]:
         yield Finding(
             name="refused devices",
             severity="note",
-            what=f"{amount(len(others), 'device')} that engines looked for cannot be used here",
-            why="no such device, or no driver for it; a run that asks for one refuses those cases",
-            remedy="slmbench devices lists them and says what each needs",
+            what=f"{amount(len(absent), 'device')} that engines looked for cannot be used here: {_row_names(absent)}",
+            why="no such device, no driver for it, or an engine built without it; a run that asks for one refuses "
+            "those cases",
+            remedy="slmbench devices says what each needs",
         )
+    if unasked:
+        yield Finding(
+            name="devices not looked for",
+            severity="note",
+            what=f"{amount(len(unasked), 'device')} of engines that are not installed: {_row_names(unasked)}",
+            why="whether they are here, only the engine's package can tell",
+            remedy="slmbench devices says which package each needs",
+        )
+
+
+def _lacks_package(reason: str) -> bool:
+    return "not installed" in reason or "No module named" in reason
+
+
+def _row_names(rows: Sequence[DeviceRow]) -> str:
+    return ", ".join(dict.fromkeys(map(_row_name, rows)))
 
 
 def _row_name(row: DeviceRow) -> str:
@@ -218,11 +237,18 @@ def _instructions(sight: EngineSight) -> Iterator[Finding]:
     yield Finding(
         name="instruction sets",
         severity="note",
-        what=f"this processor has {', '.join(seen) or 'none'} and lacks {', '.join(lacking) or 'none'}. {said}",
+        what=f"this processor has {_has(seen, lacking)}. {said}",
         why="a precision that an engine computes in another one is not faster, only smaller; int8 and int4 have no "
         "rate of their own here",
-        remedy="slmbench limits --backend NAME measures an engine; the column weights / compute says what took effect",
+        remedy="slmbench limits --backend NAME measures an engine; `weights / compute` in a run's table, or in the "
+        "line above it, says what took effect",
     )
+
+
+def _has(seen: Sequence[str], lacking: Sequence[str]) -> str:
+    """Return ``A and B, and none of: C, D``."""
+    none = f"none of: {', '.join(lacking)}" if lacking else ""
+    return ", and ".join(filter(None, (", ".join(seen), none)))
 
 
 def _used(limits: Limits) -> Iterator[str]:

@@ -47,6 +47,7 @@ _FLAGS = {
     "models": "model",
     "backend_options": "option",
     "arms": "arm",
+    "share_loads": "no-share",
 }
 
 

@@ -33,6 +33,7 @@ from slmbench.report.text_table import (
     bounds,
     escape_markdown,
     folded,
+    markdown_sentence,
     markdown_table,
     number,
     print_table,
@@ -310,7 +311,7 @@ def comparison_markdown(
     comparison: Comparison, *, sort: str = "case", group: str | None = None, columns: Sequence[Column] = COLUMNS
 ) -> str:
     """Return a comparison as Markdown."""
-    parts = [f"**{escape_markdown(headline(comparison))}**\n"]
+    parts = [f"**{markdown_sentence(headline(comparison))}**\n"]
     for name, rows in grouped_rows(sorted_rows(rows_of(comparison), sort), group).items():
         if name:
             parts.append(f"### {escape_markdown(name)}\n")
@@ -322,7 +323,7 @@ def comparison_markdown(
     if comparison.means:
         parts.append(f"Geometric mean of new / base: {', '.join(means(comparison))}.\n")
     if notes(comparison):
-        parts.append("\n".join(f"- {escape_markdown(line)}" for line in notes(comparison)) + "\n")
+        parts.append("\n".join(f"- {markdown_sentence(line)}" for line in notes(comparison)) + "\n")
     return "\n".join(parts)
 
 

@@ -11,7 +11,7 @@ from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import one_line
 from slmbench.report.comparison import comparison_markdown, headline, missing_cases, pair_lines
 from slmbench.report.formats import judged_sentence
-from slmbench.report.text_table import bounds, escape_markdown, markdown_table
+from slmbench.report.text_table import bounds, escape_markdown, markdown_sentence, markdown_table
 
 #: GitHub shows nothing at all of a step's summary that is larger.
 MOST_SUMMARY_BYTES = 1024 * 1024
@@ -32,12 +32,12 @@ def job_summary(
     """
     page = _SummaryPage(room_bytes)
     for problem in problems:
-        page.add(f"## slmbench: not comparable: {escape_markdown(problem)}\n")
+        page.add(f"## slmbench: not comparable: {markdown_sentence(problem)}\n")
     for comparison in comparisons:
-        page.add(f"## slmbench: {escape_markdown(headline(comparison))}\n")
+        page.add(f"## slmbench: {markdown_sentence(headline(comparison))}\n")
         if rows := [row for _, _, row in sorted(_loud(comparison))]:
             page.add(markdown_table(_HEADERS, rows, [False, False, False, True]))
-        page.add("".join(f"- {escape_markdown(line)}\n" for line in pair_lines([comparison.new])))
+        page.add("".join(f"- {markdown_sentence(line)}\n" for line in pair_lines([comparison.new])))
     for comparison in comparisons:
         name = escape_markdown(comparison.new.name)
         before = f"<details><summary>All figures of {name}</summary>\n\n"
@@ -47,7 +47,7 @@ def job_summary(
 
 def refusal_summary(kind: str, reason: str) -> str:
     """Return Markdown for the summary of a check that could not judge."""
-    return f"## slmbench: {kind}\n\n{escape_markdown(reason)}\n"
+    return f"## slmbench: {kind}\n\n{markdown_sentence(reason)}\n"
 
 
 class _SummaryPage:

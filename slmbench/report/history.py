@@ -21,7 +21,7 @@ from slmbench.report import charts
 from slmbench.report.case_labels import side_labels
 from slmbench.report.chart_files import KINDS, write_picture
 from slmbench.report.chart_parts import Spec
-from slmbench.report.text_table import TextTable, escape_markdown, make_console, markdown_table, number, print_table
+from slmbench.report.text_table import TextTable, make_console, markdown_sentence, markdown_table, number, print_table
 from slmbench.system.extras import needed
 from slmbench.system.files import check_writable, write_output
 
@@ -269,7 +269,7 @@ def run_history(
         print(json.dumps(_raw(history), indent=1))
     elif markdown:
         print(markdown_table(table.headers, table.rows, table.numeric))
-        print("\n".join(["", *(f"- {escape_markdown(note)}" for note in table.notes)]))
+        print("\n".join(["", *(f"- {markdown_sentence(note)}" for note in table.notes)]))
     else:
         print_table(make_console(), table)
     if plot is not None:

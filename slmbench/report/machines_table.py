@@ -27,7 +27,7 @@ from slmbench.report.machines_sentences import (
 )
 from slmbench.report.pairing_words import PAIRING_NAMES
 from slmbench.report.sentences import pair_verdict
-from slmbench.report.text_table import EMPTY, bounds, escape_markdown, markdown_table, parameters
+from slmbench.report.text_table import EMPTY, bounds, escape_markdown, markdown_sentence, markdown_table, parameters
 from slmbench.terms import Pairing
 
 if TYPE_CHECKING:
@@ -266,16 +266,16 @@ def _styled(cell: Sequence[str]) -> Text:
 
 def shelf_markdown(shelf: Shelf) -> str:
     """Return a shelf as Markdown, the matrices first."""
-    parts = [f"**{escape_markdown(line)}**\n" for line in headlines(shelf)]
+    parts = [f"**{markdown_sentence(line)}**\n" for line in headlines(shelf)]
     for table in shelf_tables(shelf):
         parts.append(f"### {escape_markdown(table.title)}\n")
         headers = [" ".join(lines) for lines in table.headers]
         cells = [[cell_text(cell) for cell in row] for row in table.rows]
         parts.append(markdown_table(headers, cells, [False, *(True for _ in headers[1:])]))
-        parts += ["\n".join(f"- {escape_markdown(note)}" for note in table.notes) + "\n"] if table.notes else []
+        parts += ["\n".join(f"- {markdown_sentence(note)}" for note in table.notes) + "\n"] if table.notes else []
     parts.append("### Machines\n")
-    parts.append("\n".join(f"- {escape_markdown(line)}" for line in machine_lines(shelf)) + "\n")
-    parts += ["\n".join(f"- {escape_markdown(note)}" for note in shelf.notes) + "\n"] if shelf.notes else []
+    parts.append("\n".join(f"- {markdown_sentence(line)}" for line in machine_lines(shelf)) + "\n")
+    parts += ["\n".join(f"- {markdown_sentence(note)}" for note in shelf.notes) + "\n"] if shelf.notes else []
     return "\n".join([*parts, LEGEND, ""])
 
 

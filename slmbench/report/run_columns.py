@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from slmbench.analysis.roofline import NOTE_SEPARATOR
 from slmbench.analysis.stats import Interval
 from slmbench.errors import one_line
 from slmbench.models.given_record import ALL_LOGITS, CROSS_KV_AGAIN, NO_SHARED_BUFFER, SCALED_LOGITS
@@ -188,9 +189,7 @@ def text_table(frame: pd.DataFrame, width: int | None = None, shows_all: str = "
     if width:
         used = [letter for letter in _MEANINGS if any(letter in _letters(row) for row in rows)]
         notes += [f"Flags: {'; '.join(f'{letter} {_MEANINGS[letter]}' for letter in used)}"] if used else []
-    for header, key in (("bandwidth use", "bandwidth_note"), ("compute use", "compute_note")):
-        if header in [*table.headers, *table.common]:
-            notes += _explained(header, key, rows)
+    notes += _explained([one for one in _EXPLAINED if one in [*table.headers, *table.common]], rows)
     notes += quality_notes(rows)
     return replace(table, notes=[one_line(note) for note in [*notes, *table.notes]])
 
@@ -199,14 +198,31 @@ def text_table(frame: pd.DataFrame, width: int | None = None, shows_all: str = "
 _MOST_NAMED = 3
 
 
-def _explained(header: str, key: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield each explanation of a column once, with the models and backends that it is about."""
-    # One example a model and backend stands for the others.
-    found = {f"{row['model']} on {row['backend']}{_of_arm(row)}": row[key] for row in rows if row[key]}
-    for note in dict.fromkeys(found.values()):
-        who = sorted(name for name, why in found.items() if why == note)
-        more = f" and {len(who) - _MOST_NAMED} more" if len(who) > _MOST_NAMED else ""
-        yield f"{header}, {', '.join(who[:_MOST_NAMED])}{more}: {note}"
+#: Columns that have explanations, and where a row has them.
+_EXPLAINED = {"bandwidth use": "bandwidth_note", "compute use": "compute_note"}
+
+
+def _explained(headers: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield each note on the columns once, with the columns, models and backends that it is about."""
+    columns: dict[str, dict[str, None]] = {}
+    whose: dict[str, dict[str, None]] = {}
+    for header in headers:
+        # One example a model and backend stands for the others.
+        found = {f"{row['model']} on {row['backend']}{_of_arm(row)}": row[_EXPLAINED[header]] for row in rows}
+        for who, explanation in found.items():
+            for note in explanation.split(NOTE_SEPARATOR) if explanation else ():
+                columns.setdefault(note, {})[header] = None
+                whose.setdefault(note, {})[who] = None
+    together: dict[tuple[str, str], list[str]] = {}
+    for note, of in columns.items():
+        together.setdefault((" and ".join(of), _some(sorted(whose[note]))), []).append(note)
+    for (titles, names), notes in together.items():
+        yield f"{titles}, {names}: {NOTE_SEPARATOR.join(notes)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

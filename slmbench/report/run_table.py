@@ -24,6 +24,7 @@ from slmbench.records.schema import EMULATED_CPU, NOT_MEASURED, CaseInfo, LoadRe
 from slmbench.report.answers import score_columns
 from slmbench.report.picture_columns import picture_figures, picture_flags
 from slmbench.report.quality_columns import QUALITY_FIGURES, quality_figures
+from slmbench.report.text_table import interval_of, too_wide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,8 @@ TEXT_COLUMNS = (
 )
 #: Flag of a case whose tokens no reference was there to compare with.
 NO_REFERENCE = "no reference"
+#: What is shown with an interval of each case that is timed.
+_TIMINGS = ("ttft_s", "ttft_text_s", "turn_ttft_s", "last_ttft_s", "decode_tps")
 #: What a case makes of its engine's limits, as shares.
 _USES = ("bandwidth_use", "compute_use")
 _EMPTY = Interval(math.nan, math.nan, math.nan)
@@ -310,7 +313,8 @@ def _flags(
     if simulated:
         emulated = bool(loads) and loads[-1].executed_on == EMULATED_CPU
         flags.append(f"{'emulated processor' if emulated else 'simulated'}: no times")
-    if row["converged"] is False:
+    # A run that was stopped has not said which of its cases converged; the table calls these intervals by that name.
+    if row["converged"] is False or any(too_wide(interval_of(row, name)) for name in _TIMINGS):
         flags.append("not converged")
     if row["failure"] and not math.isnan(row["ttft_s"]):
         flags.append("stopped early")

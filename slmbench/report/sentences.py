@@ -11,7 +11,7 @@ from slmbench.analysis.leaders import leaders_of
 from slmbench.analysis.metrics import METRICS, Side, SideCase
 from slmbench.analysis.pairs import Pair, PairRatio, pairs_of, precision_of, sides_of, unequal_of
 from slmbench.analysis.ratios import log_ratio
-from slmbench.analysis.stats import Interval
+from slmbench.analysis.stats import LEAST_LOADS, Interval
 from slmbench.case import Case
 from slmbench.models.given_record import CROSS_KV_AGAIN
 from slmbench.records.sample_arrays import RunColumns, columns_of
@@ -172,13 +172,12 @@ def _phrase(ratio: PairRatio) -> str:
     if speedup.high < 1:
         inverse = speedup.inverse()
         return f"{verb} {inverse.mid:.2f}x {slower}{_bounds(inverse)}"
+    why = "the loads vary too much to tell" if ratio.loads >= LEAST_LOADS else "too few loads to tell"
     if not speedup.telling:
-        return f"{verb} {slower} or {faster}, by a factor that is not known (too few loads to tell)"
+        return f"{verb} {slower} or {faster}, by a factor that is not known ({why})"
     largest = max(speedup.high, 1 / speedup.low) - 1
     if largest > _EQUAL_WITHIN:
-        return (
-            f"{verb} between {1 / speedup.low:.2f}x {slower} and {speedup.high:.2f}x {faster} (too few loads to tell)"
-        )
+        return f"{verb} between {1 / speedup.low:.2f}x {slower} and {speedup.high:.2f}x {faster} ({why})"
     return f"{verb} {equal} (no difference larger than {_percent_up(largest)})"
 
 

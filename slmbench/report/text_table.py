@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -69,21 +70,27 @@ def bounds(interval: Interval, decimals: int, unknown: str = " [?]") -> str:
 WIDEST = 0.5
 
 
-def bounded(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
-    """Return ``52.1 [51.8, 52.4]``: bounds with the digits of the figure; or that it has not converged at all."""
-    middle, low, high = (row[key] * factor for key in (name, f"{name}_low", f"{name}_high"))
-    if not math.isfinite(middle):
-        return EMPTY
-    decimals, interval = max(0, 2 - math.floor(math.log10(middle))), Interval(low, middle, high)
-    return f"{middle:.{decimals}f}{_WIDE if too_wide(interval) else bounds(interval, decimals)}"
-
-
-_WIDE = " [not converged]"
-
-
 def too_wide(interval: Interval) -> bool:
     """Return whether an interval says only that nothing is known yet."""
     return interval.known and relative_half_width(interval) > WIDEST
+
+
+def interval_of(row: Mapping[str, Any], name: str, factor: float = 1.0) -> Interval:
+    """Return a figure of a row with its bounds."""
+    low, middle, high = (row[key] * factor for key in (f"{name}_low", name, f"{name}_high"))
+    return Interval(low, middle, high)
+
+
+def bounded(row: Mapping[str, Any], name: str, factor: float = 1.0) -> str:
+    """Return ``52.1 [51.8, 52.4]``: bounds with the digits of the figure; or that it has not converged at all."""
+    interval = interval_of(row, name, factor)
+    if not math.isfinite(interval.mid):
+        return EMPTY
+    decimals = max(0, 2 - math.floor(math.log10(interval.mid)))
+    return f"{interval.mid:.{decimals}f}{_WIDE if too_wide(interval) else bounds(interval, decimals)}"
+
+
+_WIDE = " [not converged]"
 
 
 def bracketed(interval: Interval) -> str:
@@ -226,7 +233,21 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeri
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown and the HTML within it show as it is."""
-    replaced = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _escaped(one_line(text))
+
+
+def markdown_sentence(text: str) -> str:
+    """Return a sentence as Markdown: escaped, but for commands between backticks, which stay code."""
+    return "".join(part if _CODE.fullmatch(part) else _escaped(part) for part in _BETWEEN.split(one_line(text)))
+
+
+_BETWEEN = re.compile(r"(`[^`]+`)")
+#: What could be more than code within Markdown is none.
+_CODE = re.compile(r"`[^`<>&|\\[\]]+`")
+
+
+def _escaped(text: str) -> str:
+    replaced = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for character in "\\`*|":
         replaced = replaced.replace(character, "\\" + character)
     return replaced.replace("](", "]\\(")

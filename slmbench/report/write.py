@@ -15,7 +15,7 @@ from slmbench.report.csv_text import csv_text
 from slmbench.report.run_columns import text_table
 from slmbench.report.run_table import run_table
 from slmbench.report.sentences import run_sentences
-from slmbench.report.text_table import escape_markdown, markdown_table, print_table
+from slmbench.report.text_table import escape_markdown, markdown_sentence, markdown_table, print_table
 from slmbench.system.files import write_whole
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def table_markdown(run: RunColumns, frame: pd.DataFrame) -> str:
         lines += [markdown_table(table.headers, table.rows, table.numeric)]
     if claimed := claims_table(run):
         lines += ["## Claims", "", markdown_table(claimed.headers, claimed.rows, claimed.numeric)]
-        lines += [f"- {escape_markdown(line)}" for line in claimed.notes]
+        lines += [f"- {markdown_sentence(line)}" for line in claimed.notes]
     answered = answers_table(run)
     if answered and answered.rows:
         lines += ["## Answers to tasks", "", markdown_table(answered.headers, answered.rows, answered.numeric)]
-        lines += [f"- {escape_markdown(f'{name}: {value}')}" for name, value in answered.common.items()]
-    lines += [f"- {escape_markdown(line)}" for line in [*run_sentences(run), *table.notes, *run.warnings]]
-    lines += [f"- {escape_markdown(line)}" for line in (answered.notes if answered else ())]
+        lines += [f"- {markdown_sentence(f'{name}: {value}')}" for name, value in answered.common.items()]
+    lines += [f"- {markdown_sentence(line)}" for line in [*run_sentences(run), *table.notes, *run.warnings]]
+    lines += [f"- {markdown_sentence(line)}" for line in (answered.notes if answered else ())]
     return "\n".join([*lines, "", LEGEND, *([TASKS_LEGEND] if answered else []), ""])
 
 

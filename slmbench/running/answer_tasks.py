@@ -7,7 +7,8 @@ are those of natural answers, no comparison of speed.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from slmbench.errors import BadInputError
@@ -24,8 +25,10 @@ from slmbench.records.schema import (
     read_samples,
     write_run,
 )
+from slmbench.running import events as e
 from slmbench.running.artifacts import Say
 from slmbench.running.evaluation_costs import answers_s, remember_evaluation, tasks_kind
+from slmbench.running.events import Observer
 from slmbench.running.load import now
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker, WorkerError, log_path
@@ -39,6 +42,7 @@ def answer_tasks(
     folder: Path,
     settings: MeasureSettings,
     say: Say,
+    observer: Observer,
 ) -> None:
     """Let every case answer the items that it has not answered yet; each answer is on disk when the next is asked.
 
@@ -49,32 +53,56 @@ def answer_tasks(
         BadInputError: ``answers.jsonl`` is damaged, or is of other tasks.
         CannotRunError: the disk is full.
     """
-    done, lost = answered_before(asked, folder)
+    lost = answered_before(asked, folder)[1]
+    left = list(items_left(asked, plan, folder))
     record = read_run_record(folder / RUN_NAME)
     write_run(folder, record.model_copy(update={"tasks": asked.record()}))
     # The text of the items, for the report and for a run that is resumed where the file is gone.
     write_whole(folder / TASKS_NAME, read_regular(asked.tasks.path))
-    failures = {one.case: one for one in read_samples(folder / SAMPLES_NAME, []) if isinstance(one, FailureRecord)}
+    failures = _failures(folder)
     with SampleWriter(folder, ANSWERS_NAME) as writer:
-        for place, (key, cell) in enumerate(asked.cells.items(), 1):
-            items = [item for item in asked.tasks.items if (key, item.line) not in done]
-            if not items and key in lost:
-                # It failed behind its last answer: an answer after a failure makes it good.
-                items = list(asked.tasks.items[-1:])
-            if not items:
-                continue
+        for place, (key, items) in enumerate(left, 1):
             proven = _planned(key, plan, failures)
             if isinstance(proven, NoAnswersRecord):
                 if key not in lost:
                     writer.append(proven)
                 continue
-            say(f"tasks {place}/{len(asked.cells)}: {len(items)} answers of {cell.case.checkpoint} on "
-                f"{cell.case.backend} in {cell.case.weight_precision}")  # fmt: skip
+            case = asked.cells[key].case
+            what = f"answers of {case.checkpoint} on {case.backend} in {case.weight_precision}"
+            say(f"tasks {place}/{len(left)}: {len(items)} {what}")
+            observer(e.PartDone(what, 0, len(items), "answer"))
             try:
-                _answer_all(key, proven, asked, items, folder, settings, writer)
+                with closing(_answers(key, proven, asked, items, folder, settings)) as answers:
+                    for count, answer in enumerate(answers, 1):
+                        writer.append(answer)
+                        observer(e.PartDone(what, count, len(items), "answer"))
             except WorkerError as failure:
                 say(f"tasks: {key}: {failure}")
                 writer.append(NoAnswersRecord(case=key, failure=failure.reason, message=failure.message))
+
+
+def items_left(asked: AskedTasks, plan: Sequence[PlannedCase], folder: Path) -> Iterator[tuple[str, list[TaskItem]]]:
+    """Yield each key of answers that the folder has not all answers of, with the items that are to be asked.
+
+    Raises:
+        BadInputError: as :func:`answered_before`.
+    """
+    done, lost = answered_before(asked, folder)
+    failures = _failures(folder)
+    for key in asked.cells:
+        items = [item for item in asked.tasks.items if (key, item.line) not in done]
+        if key in lost:
+            if isinstance(_planned(key, plan, failures), NoAnswersRecord):
+                # It cannot answer, and that is written down.
+                continue
+            # Where it failed behind its last answer: an answer after a failure makes it good.
+            items = items or list(asked.tasks.items[-1:])
+        if items:
+            yield key, items
+
+
+def _failures(folder: Path) -> dict[str, FailureRecord]:
+    return {one.case: one for one in read_samples(folder / SAMPLES_NAME, []) if isinstance(one, FailureRecord)}
 
 
 def answered_before(asked: AskedTasks, folder: Path) -> tuple[set[tuple[str, int]], set[str]]:
@@ -110,16 +138,10 @@ def _planned(
     )
 
 
-def _answer_all(
-    key: str,
-    planned: PlannedCase,
-    asked: AskedTasks,
-    items: list[TaskItem],
-    folder: Path,
-    settings: MeasureSettings,
-    writer: SampleWriter,
-) -> None:
-    """Open the case with its ends of sequence let through, and ask it the items.
+def _answers(
+    key: str, planned: PlannedCase, asked: AskedTasks, items: list[TaskItem], folder: Path, settings: MeasureSettings
+) -> Generator[AnswerRecord, None, None]:
+    """Open the case with its ends of sequence let through, and yield its answers to the items.
 
     Raises:
         WorkerError: it cannot be opened, or an answer failed.
@@ -144,21 +166,19 @@ def _answer_all(
             question = p.Answer(input_ids=ids[item.line], most=asked.max_new_tokens)
             reply = worker.ask(question, p.Answered, settings.open_timeout_s)
             text = reading.tokenizer.text(reply.tokens)
-            writer.append(
-                AnswerRecord(
-                    case=key,
-                    item=item.line,
-                    prompt_digest=item.digest,
-                    metric=item.metric,
-                    score=asked.scorers[item.metric](item, text),
-                    answer=text,
-                    tokens=len(reply.tokens),
-                    input_tokens=len(ids[item.line]),
-                    ttft_ns=reply.ttft_ns,
-                    answer_ns=reply.answer_ns,
-                    ended="eos" if reply.ended else "length",
-                    started=started,
-                )
+            yield AnswerRecord(
+                case=key,
+                item=item.line,
+                prompt_digest=item.digest,
+                metric=item.metric,
+                score=asked.scorers[item.metric](item, text),
+                answer=text,
+                tokens=len(reply.tokens),
+                input_tokens=len(ids[item.line]),
+                ttft_ns=reply.ttft_ns,
+                answer_ns=reply.answer_ns,
+                ended="eos" if reply.ended else "length",
+                started=started,
             )
         expected_s = answers_s(asked, planned.checkpoint, planned.case, len(items))
         remember_evaluation(tasks_kind(planned.case), opened - began, time.monotonic() - opened, expected_s)

@@ -15,7 +15,7 @@ from slmbench.errors import BadInputError
 from slmbench.plan.request import RunRequest
 from slmbench.records import schema
 from slmbench.records.sample_arrays import RunColumns, read_columns
-from slmbench.running.runner import execute, quality_alone
+from slmbench.running.runner import execute, quality_alone, resumed
 from slmbench.terms import PairNames
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def run(
     """
     options = {name: value for name, value in locals().items() if name != "observer"}
     request = _request(options, "slmbench.run")
-    return RunResult(execute(request, observer=observer))
+    return RunResult(execute(resumed(request), observer=observer))
 
 
 def quality(

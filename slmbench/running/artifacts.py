@@ -44,7 +44,7 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
         CannotRunError: there is not one artifact; a line for each reason.
     """
     found: dict[tuple[Checkpoint, ArtifactSpec], Artifact] = {}
-    failed = _failed_before(plan, folder) if request.resume else {}
+    failed = failed_exports(plan, folder) if request.resume else {}
     # Said once there is something to measure; else they are the error that ends the run.
     failed_lines: list[str] = []
     for checkpoint, spec in plan.artifacts():
@@ -100,7 +100,7 @@ def _reference_record(
     return GoldenRecord.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
-def _failed_before(plan: Plan, folder: Path) -> dict[tuple[Checkpoint, ArtifactSpec], str]:
+def failed_exports(plan: Plan, folder: Path) -> dict[tuple[Checkpoint, ArtifactSpec], str]:
     """Return what could not be exported when the run in the folder began, with the reasons."""
     records = read_samples(folder / SAMPLES_NAME, [])
     reasons = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +12,7 @@ from slmbench.backend import Backend, WeightCopies, load_backend
 from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.export.artifact_store import find_artifact
+from slmbench.measure.stop_rule import counted
 from slmbench.models.artifact import expected_weight_bytes
 from slmbench.models.catalog import export_bytes, run_bytes
 from slmbench.models.checkpoint import Checkpoint
@@ -19,9 +22,9 @@ from slmbench.plan.configuration import lane_of
 from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.records.refusals import refusal_lines
 from slmbench.running.budget import WARM_UPS
-from slmbench.running.case_state import REPEAT_LOADS
+from slmbench.running.case_state import REPEAT_LOADS, CaseState
 from slmbench.running.past_costs import PastCosts, kind_of
-from slmbench.running.progress import duration
+from slmbench.running.progress import duration, roughly
 from slmbench.running.settings import MeasureSettings
 from slmbench.terms import Precision
 
@@ -48,7 +51,9 @@ class PlanCosts(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    #: Those that are to be measured, and how many the plan has: a run that is resumed may have some of them.
     cases: tuple[CaseEstimate, ...]
+    planned: int
     refusals: tuple[str, ...]
     #: For each format and precision the exporter, and why those asked before it are not.
     routes: tuple[str, ...]
@@ -73,8 +78,16 @@ class PlanCosts(BaseModel):
     disk_bytes: int
 
 
-def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = None) -> PlanCosts:
-    """Estimate a plan's time, memory and disk; ``past`` is what earlier runs on this machine took."""
+def estimate(
+    plan: Plan,
+    settings: MeasureSettings,
+    past: PastCosts | None = None,
+    before: Mapping[str, CaseState] | None = None,
+) -> PlanCosts:
+    """Estimate a plan's time, memory and disk; ``past`` is what earlier runs on this machine took.
+
+    Of a run that is resumed, ``before`` are the cases that it measures further, as they are.
+    """
     past = past or PastCosts()
     missing = [
         (checkpoint, spec)
@@ -82,45 +95,104 @@ def estimate(plan: Plan, settings: MeasureSettings, past: PastCosts | None = Non
         if checkpoint.given is None and find_artifact(checkpoint, spec) is None
     ]
     exported = [parameters_held(checkpoint, pictures=spec.pictures) for checkpoint, spec in missing]
-    backends = {name: load_backend(name) for name in {cell.case.backend for cell in plan.cells}}
-    cases = tuple(_case(cell, past, backends[cell.case.backend]) for cell in plan.cells)
-    loads = settings.min_loads if settings.repeat is None else min(settings.repeat, REPEAT_LOADS)
-    samples = loads * settings.rounds if settings.repeat is None else settings.repeat
+    cells = [cell for cell in plan.cells if before is None or cell.case.key in before]
+    backends = {name: load_backend(name) for name in {cell.case.backend for cell in cells}}
+    cases = tuple(_case(cell, past, backends[cell.case.backend]) for cell in cells)
+    work = _Openings(settings)
     opened: dict[str, int] = {}
-    start_s: dict[str, float] = {}
-    timed: set[str] = set()
-    lanes: dict[tuple[str, str], float] = {}
-    for cell, case in zip(plan.cells, cases, strict=True):
-        load_key, lane = cell.configuration or case.key, lane_of(cell.case.workload)
+    for cell, case in zip(cells, cases, strict=True):
+        load_key = cell.configuration or case.key
         opened[load_key] = max(opened.get(load_key, 0), case.memory_bytes)
-        start_s[load_key] = past.open_s(kind_of(cell.case), START_S)
-        if cell.case.simulate:
-            # Proven in the survey and never timed.
-            continue
-        timed.add(load_key)
-        # Shorter outputs come out of the longest.
-        lanes[load_key, lane] = max(lanes.get((load_key, lane), 0.0), case.sample_s)
-    one_sample_s = sum(lanes.values())
-    opening_s = sum(start_s[key] for key in timed) + WARM_UPS * one_sample_s
-    # The survey is a load of its own: proven in full, and every case generates once for its memory.
-    survey_s = sum(start_s.values()) + WARM_UPS * one_sample_s + sum(case.sample_s for case in cases)
+        work.add(cell, case, past.open_s(kind_of(cell.case), START_S), before[case.key] if before else None)
+    # The budget is the run's, whatever of it is left.
+    timed = [cell for cell in plan.cells if not cell.case.simulate]
+    generations = len({(cell.configuration or cell.case.key, lane_of(cell.case.workload)) for cell in timed})
+    open_ended = bool(settings.repeat) and settings.budget_s is None
     return PlanCosts(
         cases=cases,
+        planned=len(plan.cells),
         refusals=tuple(refusal_lines(plan.refusals)),
         routes=tuple(plan.route_lines()),
         exports=tuple(f"{checkpoint.name} to {spec.label()}" for checkpoint, spec in missing),
         export_s=sum(10 + 4 * parameters / EXPORT_BYTES_PER_S for parameters in exported),
-        load_s=survey_s + loads * opening_s,
-        sampling_s=samples * one_sample_s,
-        loads=loads,
-        budget_s=0 if not lanes or (settings.repeat and settings.budget_s is None) else settings.budget_for(len(lanes)),
+        load_s=work.survey_s + work.load_s(),
+        sampling_s=work.sampling_s(),
+        loads=work.loads,
+        budget_s=0 if open_ended or not work.lanes else settings.budget_for(generations),
         strict=settings.strict_budget,
-        least_s=survey_s + opening_s + one_sample_s,
+        least_s=work.least_s(),
         memory_bytes=sum(opened.values()),
         opened=len(opened),
         export_memory_bytes=max(map(export_bytes, exported), default=0),
         disk_bytes=sum(written_bytes(checkpoint, spec) for checkpoint, spec in missing),
     )
+
+
+@dataclass
+class _Lane:
+    """Cases whose samples come out of one generation."""
+
+    load_key: str
+    sample_s: float = 0.0
+    #: Still to come: loads that are sampled, samples, and whether a case has none yet.
+    loads: int = 0
+    samples: int = 0
+    unsampled: bool = False
+
+
+class _Openings:
+    """What is still to be opened and generated, counted case by case."""
+
+    def __init__(self, settings: MeasureSettings) -> None:
+        repeat = settings.repeat
+        self.loads = settings.min_loads if repeat is None else min(repeat, REPEAT_LOADS)
+        self._samples = self.loads * settings.rounds if repeat is None else repeat
+        self._rounds = settings.rounds if repeat is None else None
+        #: The survey is a load of its own: proven in full, and every case generates once for its memory.
+        self.survey_s = 0.0
+        self.lanes: dict[tuple[str, str], _Lane] = {}
+        self._start_s: dict[str, float] = {}
+        self._surveyed: dict[str, None] = {}
+
+    def add(self, cell: PlannedCell, case: CaseEstimate, start_s: float, before: CaseState | None) -> None:
+        """Count a case."""
+        load_key, lane = cell.configuration or case.key, lane_of(cell.case.workload)
+        self._start_s[load_key] = start_s
+        if before is None or before.memory is None:
+            self.survey_s += case.sample_s + (0.0 if load_key in self._surveyed else start_s)
+            self._surveyed[load_key] = None
+        if cell.case.simulate:
+            # Proven in the survey and never timed.
+            return
+        found = self.lanes.setdefault((load_key, lane), _Lane(load_key))
+        if before is None or before.memory is None:
+            self.survey_s += WARM_UPS * max(0.0, case.sample_s - found.sample_s)
+        # Shorter outputs come out of the longest.
+        found.sample_s = max(found.sample_s, case.sample_s)
+        loads = self.loads if before is None else max(1, self.loads - before.sampled_loads)
+        have = 0 if before is None else len(counted(before.samples))
+        samples = self._samples - have if self._rounds is None else loads * self._rounds
+        found.loads, found.samples = max(found.loads, loads), max(found.samples, samples)
+        found.unsampled |= not have
+
+    def load_s(self) -> float:
+        """Return what the openings with their warm-ups take that samples follow."""
+        loads: dict[str, int] = {}
+        for lane in self.lanes.values():
+            loads[lane.load_key] = max(loads.get(lane.load_key, 0), lane.loads)
+        warm_ups = sum(loads[lane.load_key] * WARM_UPS * lane.sample_s for lane in self.lanes.values())
+        return warm_ups + sum(count * self._start_s[key] for key, count in loads.items())
+
+    def sampling_s(self) -> float:
+        """Return what the samples take."""
+        return sum(lane.samples * lane.sample_s for lane in self.lanes.values())
+
+    def least_s(self) -> float:
+        """Return what it takes until every case has one sample."""
+        first = [lane for lane in self.lanes.values() if lane.unsampled]
+        opened = {lane.load_key for lane in first}
+        generated = sum((WARM_UPS + 1) * lane.sample_s for lane in first)
+        return self.survey_s + sum(self._start_s[key] for key in opened) + generated
 
 
 def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
@@ -129,11 +201,13 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
     With ``quick`` nobody chose the budget, and each case gets a load in any case.
     """
     least = costs.load_s + costs.sampling_s
-    exports = ""
-    if costs.exports:
-        exports = f"{duration(costs.export_s)} of exports ({amount(len(costs.exports), 'artifact')}), "
-    sampling = f" and {duration(costs.sampling_s)} of sampling at least" if costs.sampling_s else "; nothing is timed"
-    lines = [f"{amount(len(costs.cases), 'case')}. About {exports}{duration(costs.load_s)} of loads{sampling}."]
+    exports = f"{duration(costs.export_s)} of exports ({amount(len(costs.exports), 'artifact')})"
+    if not costs.cases:
+        return [f"About {exports}."] if costs.exports else []
+    cases = amount(len(costs.cases), "case")
+    cases = cases if len(costs.cases) == costs.planned else f"{len(costs.cases):,} of {costs.planned:,} cases are left"
+    sampling = f" and {roughly(costs.sampling_s)} of sampling at least" if costs.sampling_s else "; nothing is timed"
+    lines = [f"{cases}. About {f'{exports}, ' if costs.exports else ''}{duration(costs.load_s)} of loads{sampling}."]
     if not costs.budget_s:
         return lines
     if quick:
@@ -147,16 +221,27 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
     budget = f"--budget {costs.budget_s:g}"
     lines.append(f"Measuring ends after {duration(costs.budget_s)} ({budget}).")
     if costs.least_s > costs.budget_s:
-        fit = int(len(costs.cases) * costs.budget_s / costs.least_s)
-        few = f"it is enough for about {fit}" if fit else "only one will be measured, and it may take longer"
-        lines.append(
-            f"{budget} is too small for one sample of each of the {len(costs.cases)} cases: {few}. "
-            f"About --budget {math.ceil(costs.least_s)} gives each a sample, --budget {math.ceil(least)} each an "
-            "interval."
-        )
+        lines.append(_too_small(costs, budget, least))
     elif least > costs.budget_s:
-        lines.append(f"{budget} is too small for intervals of all cases; about --budget {math.ceil(least)} is not.")
+        what = "an interval" if len(costs.cases) == 1 else "intervals of all cases"
+        lines.append(f"{budget} is too small for {what}; about --budget {math.ceil(least)} is not.")
     return lines
+
+
+def _too_small(costs: PlanCosts, budget: str, least: float) -> str:
+    """Return what a budget is not enough for, what is measured all the same, and what would be enough."""
+    first, all_of_it = math.ceil(costs.least_s), math.ceil(least)
+    if len(costs.cases) == 1:
+        return (
+            f"{budget} is too small for a sample of the case: it is measured all the same, and takes longer. "
+            f"About --budget {first} gives it a sample, --budget {all_of_it} an interval."
+        )
+    fit = int(len(costs.cases) * costs.budget_s / costs.least_s)
+    few = f"it is enough for about {fit}" if fit else "only one will be measured, and it may take longer"
+    return (
+        f"{budget} is too small for one sample of each of the {len(costs.cases):,} cases: {few}. "
+        f"About --budget {first} gives each a sample, --budget {all_of_it} each an interval."
+    )
 
 
 def estimated_s(cell: PlannedCell) -> float:

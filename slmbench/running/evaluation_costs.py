@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,10 +15,11 @@ from slmbench.evaluation.text import ANSWER_TOKENS, FREE_TOKENS, LEAST_TOKENS, M
 from slmbench.export.golden_record import reference_versions
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.plan.asked_tasks import AskedTasks
+from slmbench.plan.planner import PlannedCell
 from slmbench.plan.quality import QualityPlan, Referenced
 from slmbench.running.estimate import START_S, generation_s, weight_bytes_of
 from slmbench.running.past_costs import PastCosts, SeenCost, kind_of, remember
-from slmbench.running.progress import duration
+from slmbench.running.progress import roughly
 
 #: Importing torch and transformers, and loading the checkpoint.
 _REFERENCE_START_S = 10.0
@@ -38,24 +40,48 @@ class EvaluationCosts(BaseModel):
     lines: tuple[str, ...] = ()
 
 
-def evaluation_costs(quality: QualityPlan | None, asked: AskedTasks | None, past: PastCosts) -> EvaluationCosts:
-    """Estimate what is measured once the samples are there; ``past`` is what earlier runs on this machine took."""
+@dataclass(frozen=True)
+class EvaluationLeft:
+    """What a run that is resumed still has to measure once the samples are there."""
+
+    #: By the cases that share a quality.
+    windows: Mapping[tuple[str, ...], Sequence[Window]]
+    #: By key of the answers.
+    items: Mapping[str, int]
+
+
+def evaluation_costs(
+    quality: QualityPlan | None, asked: AskedTasks | None, past: PastCosts, left: EvaluationLeft | None = None
+) -> EvaluationCosts:
+    """Estimate what is measured once the samples are there; ``past`` is what earlier runs on this machine took.
+
+    ``left`` is what a run that is resumed still has to do of it.
+    """
+    if left is not None:
+        quality, asked = quality if left.windows else None, asked if left.items else None
     lines: list[str] = []
     quality_s = reference_s = tasks_s = 0.0
     reference_bytes = 0
     if quality is not None:
-        made = [group for group in quality.groups if not _has_reference(group)]
-        quality_s = sum(_quality_s(group, past) for group in quality.groups)
+        windows = _windows_of(quality, left)
+        reading = [group for group in quality.groups if any(one.reference == group.reference for one, _, _ in windows)]
+        made = [group for group in reading if not _has_reference(group)]
+        quality_s = sum(_quality_s(cell, some, past) for _, cell, some in windows)
         reference_s = sum(_reference_s(group, past) for group in made)
         reference_bytes = sum(_reference_bytes(group) for group in made)
-        lines.append(_quality_line(quality, quality_s, reference_s, reference_bytes))
-        lines += [line for group in quality.groups if (line := _documents_line(quality, group))]
+        most = max(len(some) for _, _, some in windows)
+        lines.append(_quality_line(quality, len(windows), most, quality_s, reference_s, reference_bytes))
+        lines += [line for group in reading if (line := _documents_line(quality, group))]
         lines += [f"no quality: {reason}" for reason in quality.refused]
     if asked is not None:
-        tasks_s = sum(_tasks_s(asked, cell.checkpoint, cell.case, past) for cell in asked.cells.values())
-        seen = all(tasks_kind(cell.case) in past.seen for cell in asked.cells.values())
+        items = dict.fromkeys(asked.cells, len(asked.tasks.items)) if left is None else left.items
+        answering = {key: asked.cells[key] for key in items}
+        tasks_s = sum(_tasks_s(asked, cell.checkpoint, cell.case, items[key], past) for key, cell in answering.items())
+        seen = all(tasks_kind(cell.case) in past.seen for cell in answering.values())
         first, *others = asked.lines()
-        lines += [f"{first}: {'about' if seen else 'at most about'} {duration(tasks_s)}", *others]
+        if left is not None:
+            first = f"tasks: {amount(sum(items.values()), 'answer')} left of {amount(len(items), 'case')}"
+        lines += [f"{first}: {'about' if seen else 'at most about'} {roughly(tasks_s)}", *others]
     return EvaluationCosts(
         quality_s=quality_s,
         reference_s=reference_s,
@@ -65,13 +91,31 @@ def evaluation_costs(quality: QualityPlan | None, asked: AskedTasks | None, past
     )
 
 
-def _quality_line(plan: QualityPlan, quality_s: float, reference_s: float, reference_bytes: int) -> str:
-    count = amount(sum(len(group.configurations) for group in plan.groups), "configuration")
-    windows = amount(max(len(group.windows) for group in plan.groups), "window")
-    line = f"quality: {count} on {windows} of {plan.text.name}: about {duration(quality_s)}"
+def _windows_of(
+    plan: QualityPlan, left: EvaluationLeft | None
+) -> list[tuple[Referenced, PlannedCell, Sequence[Window]]]:
+    """Return the configurations to measure: each with its reference, its first cell and its windows."""
+    cells = [
+        (group, keys, cell)
+        for group in plan.groups
+        for keys, cell in zip(group.configurations, group.cells, strict=True)
+    ]
+    if left is None:
+        return [(group, cell, group.windows) for group, _, cell in cells]
+    # Cases without an artifact are not among those that are left.
+    return [
+        (group, cell, some) for group, keys, cell in cells for here, some in left.windows.items() if here[0] in keys
+    ]
+
+
+def _quality_line(
+    plan: QualityPlan, configurations: int, most: int, quality_s: float, reference_s: float, reference_bytes: int
+) -> str:
+    count = amount(configurations, "configuration")
+    line = f"quality: {count} on {amount(most, 'window')} of {plan.text.name}: about {roughly(quality_s)}"
     if not reference_bytes:
         return line
-    return f"{line}, and {duration(reference_s)} once for the reference ({reference_bytes / 1e9:.2f} GB in the cache)"
+    return f"{line}, and {roughly(reference_s)} once for the reference ({reference_bytes / 1e9:.2f} GB in the cache)"
 
 
 def _documents_line(plan: QualityPlan, group: Referenced) -> str | None:
@@ -138,16 +182,13 @@ def _generations_s(checkpoint: Checkpoint, weight_bytes: float, shapes: Mapping[
     )
 
 
-def _quality_s(group: Referenced, past: PastCosts) -> float:
-    return sum(
-        past.open_s(kind_of(cell.case), START_S)
-        + windows_s(cell.checkpoint, cell.case, group.windows) * past.factor(quality_kind(cell.case))
-        for cell in group.cells
-    )
+def _quality_s(cell: PlannedCell, windows: Sequence[Window], past: PastCosts) -> float:
+    reading_s = windows_s(cell.checkpoint, cell.case, windows) * past.factor(quality_kind(cell.case))
+    return past.open_s(kind_of(cell.case), START_S) + reading_s
 
 
-def _tasks_s(asked: AskedTasks, checkpoint: Checkpoint, case: Case, past: PastCosts) -> float:
-    whole = answers_s(asked, checkpoint, case, len(asked.tasks.items))
+def _tasks_s(asked: AskedTasks, checkpoint: Checkpoint, case: Case, items: int, past: PastCosts) -> float:
+    whole = answers_s(asked, checkpoint, case, items)
     return past.open_s(kind_of(case), START_S) + whole * past.factor(tasks_kind(case))
 
 

@@ -1,4 +1,4 @@
-"""What the scheduler tells an observer while it measures. Events are sent between samples, never during one."""
+"""What an observer is told while a run measures. Events are sent between samples, never during one."""
 
 from __future__ import annotations
 
@@ -91,5 +91,15 @@ class Ended:
     """All is measured."""
 
 
-Event = Begun | Opening | Ready | Blocked | SampleTaken | Judged | TimeLeft | CaseFailed | Skipped | Ended
+@dataclass(frozen=True)
+class PartDone:
+    """How far a part is that comes after the samples: a reference, windows of quality, answers to tasks."""
+
+    what: str
+    done: int
+    of: int
+    noun: str = "window"
+
+
+Event = Begun | Opening | Ready | Blocked | SampleTaken | Judged | TimeLeft | CaseFailed | Skipped | Ended | PartDone
 Observer = Callable[[Event], None]

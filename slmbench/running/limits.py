@@ -48,8 +48,6 @@ def run_limits(
                 say(f"not measured: {error}")
             continue
         found[f"{engine}|{device}"] = limits.model_dump(mode="json")
-        if limits.disturbed:
-            say(f"the limits of {engine} may be too low: others used {limits.foreign_load or 0:.1f} cores meanwhile")
     return found
 
 

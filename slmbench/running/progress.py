@@ -45,17 +45,22 @@ def show_progress(stream: TextIO, *, verbose: bool = False, quiet: bool = False)
             nonlocal drawn
             board.take(event)
             now = time.monotonic()
-            if now - drawn >= REDRAW_INTERVAL_S or isinstance(event, e.Opening | e.CaseFailed | e.Ended):
+            if now - drawn >= REDRAW_INTERVAL_S or _shown_at_once(event):
                 live.update(board.table(console.width), refresh=True)
                 drawn = now
 
         yield observe
 
 
+def _shown_at_once(event: e.Event) -> bool:
+    begins = isinstance(event, e.PartDone) and not event.done
+    return begins or isinstance(event, e.Opening | e.CaseFailed | e.Ended)
+
+
 class PlainProgress:
     """One line for each case, when it is done, has failed, or the run ends; once a minute the time left.
 
-    ``verbose``: a line too for each proof and whenever intervals were computed.
+    ``verbose``: a line too for each proof, whenever intervals were computed, and for each window of text and answer.
     """
 
     def __init__(self, stream: TextIO, *, verbose: bool = False, quiet: bool = False) -> None:
@@ -64,6 +69,7 @@ class PlainProgress:
         self._quiet = quiet
         self._labels: Mapping[str, str] = {}
         self._reported = time.monotonic()
+        self._pace = Pace()
         self._proven = ""
         #: Cases that have figures and are not done.
         self._waiting: dict[str, e.Judged] = {}
@@ -95,9 +101,20 @@ class PlainProgress:
             if event.left_s and (self._verbose or now - self._reported >= TELL_INTERVAL_S):
                 self._reported = now
                 yield time_left(event)
+        elif isinstance(event, e.PartDone):
+            yield from self._part_done(event)
         elif isinstance(event, e.Ready):
             yield from self._proof(event)
         elif (line := _line(event)) is not None:
+            yield line
+
+    def _part_done(self, event: e.PartDone) -> Iterator[str]:
+        """Yield how far it is, once a minute: that it begins is said by whoever begins it."""
+        line, now = self._pace.line(event), time.monotonic()
+        if event.done == 0:
+            self._reported = now
+        elif event.done < event.of and (self._verbose or now - self._reported >= TELL_INTERVAL_S):
+            self._reported = now
             yield line
 
     def _judged(self, event: e.Judged) -> str:
@@ -158,6 +175,30 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """Return a duration of which only the size is known: ``under 1 s``, else as :func:`duration`."""
+    return "under 1 s" if 0 < seconds < 1 else duration(seconds)
+
+
+class Pace:
+    """How far a part is that comes after the samples, and about how long it still takes."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._began = 0.0
+        self._first = 0
+
+    def line(self, event: e.PartDone) -> str:
+        """Return ``quality of t5-small: 12 of 32 windows, about 1 min 5 s left``."""
+        if event.what != self._what:
+            self._what, self._began, self._first = event.what, time.monotonic(), event.done
+        line, now = f"{event.what}: {event.done:,} of {amount(event.of, event.noun)}", event.done - self._first
+        if not now or event.done == event.of:
+            return line
+        left_s = (time.monotonic() - self._began) / now * (event.of - event.done)
+        return f"{line}, about {roughly(left_s)} left"
+
+
 @dataclass
 class _CaseRow:
     state: str = "waits"
@@ -175,6 +216,9 @@ class Board:
         self._labels: Mapping[str, str] = {}
         self._round = 0
         self._left = ""
+        #: What comes after the samples: of that alone there is something to wait for then.
+        self._part = ""
+        self._pace = Pace()
 
     def take(self, event: e.Event) -> None:
         """Change what an event changes."""
@@ -198,6 +242,8 @@ class Board:
             self._rows[event.record.case].state = f"failed: {event.record.reason}"
         elif isinstance(event, e.TimeLeft):
             self._left = time_left(event)
+        elif isinstance(event, e.PartDone):
+            self._part = self._pace.line(event)
 
     def table(self, width: int = 120) -> Table:
         """Return the table as it stands; cases under way come before those that wait or are done.
@@ -211,7 +257,8 @@ class Board:
         groups = f"{len(self._blocks)} groups, " if len(self._blocks) > 1 else ""
         left = f", {self._left}" if self._left else ""
         counts = ("load", "samples") if width >= _ROOM_FOR_COUNTS else ()
-        table = Table(caption=f"{groups}round {self._round}{left}", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        caption = self._part or f"{groups}round {self._round}{left}"
+        table = Table(caption=one_line(caption), box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("case", overflow="fold")
         table.add_column("state", overflow="fold")
         for name in (*counts, *metrics):

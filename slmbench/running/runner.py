@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -26,6 +27,7 @@ from slmbench.plan.planner import Plan, PlannedCell
 from slmbench.plan.quality import QualityPlan, plan_quality
 from slmbench.plan.request import RunRequest, plan_request, request_from_file, resume_command
 from slmbench.plan.suite import Suite
+from slmbench.plan.typed_again import continued
 from slmbench.records.quality import read_quality
 from slmbench.records.refusals import refusal_lines
 from slmbench.records.sample_arrays import RunColumns, read_columns
@@ -40,12 +42,13 @@ from slmbench.records.schema import (
     read_samples,
     write_run,
 )
-from slmbench.running.answer_tasks import answer_tasks, answered_before
+from slmbench.running.answer_tasks import answer_tasks
 from slmbench.running.arms import describe_arms
 from slmbench.running.artifacts import RunArtifacts, Say, get_artifacts
 from slmbench.running.case_state import REPEAT_LOADS
 from slmbench.running.estimate import estimate, estimated_s, forecast_lines
 from slmbench.running.evaluation_costs import evaluation_costs
+from slmbench.running.left import nothing_left, same_plan, what_is_left
 from slmbench.running.limits import higher_limits, run_limits
 from slmbench.running.past_costs import kind_of, read_past_costs, remember, seen_costs
 from slmbench.running.quality import measure_quality
@@ -67,7 +70,7 @@ def execute(
     explain: Say | None = None,
     loads: int | None = None,
 ) -> RunColumns:
-    """Carry a request out: export what is missing, measure, write the reports.
+    """Carry a request out: export what is missing, measure, write the reports. One to resume says all of it again.
 
     ``observer`` gets what is measured, ``say`` what is exported, ``explain`` why something cannot run and which
     exporter was chosen: the table says the first again. ``loads`` is how many a case has in the end, whatever its
@@ -79,9 +82,7 @@ def execute(
         NotComparableError: arms that see this machine differently.
         RunInterruptedError: a KeyboardInterrupt that says what is kept, and the command to continue.
     """
-    from slmbench.report.write import write_reports
-
-    request, say, explain = resumed(request), say or _silent, explain or _silent
+    say, explain, observer = say or _silent, explain or _silent, observer or _silent
     plan, prompts = plan_here(request)
     if plan.suite.recipe != PLAIN:
         # With the digest of its text: the file may be gone when the run is resumed.
@@ -90,8 +91,11 @@ def execute(
     asked = plan_tasks(plan, request.resume)
     check_references(request, quality)
     with run_folder(request, plan.suite) as folder, _told_where_interrupted(folder, request):
-        if asked:
-            answered_before(asked, folder)
+        settings = measure_settings(request, plan.suite, loads)
+        left = what_is_left(plan, folder, settings, quality, asked) if request.resume else None
+        if left and left.nothing:
+            say(nothing_left(folder))
+            return _reported(read_columns(folder))
         # Before anything is exported: an arm that cannot run is known within seconds.
         described = {} if request.resume else describe_arms(_backends(plan), request.arms, folder)
         with ExitStack() as holds:
@@ -99,22 +103,26 @@ def execute(
                 explain(line)
             if emulating := emulator():
                 say(f"{emulating} emulates this processor: tokens and placement are proven, no times are taken")
-            settings = measure_settings(request, plan.suite, loads)
             past = read_past_costs()
-            for line in forecast_lines(estimate(plan, settings, past), quick=request.quick):
-                say(line)
-            for line in evaluation_costs(quality, asked, past).lines:
+            costs = estimate(plan, settings, past, left.cases if left else None)
+            more = evaluation_costs(quality, asked, past, left.evaluation if left else None)
+            for line in (*forecast_lines(costs, quick=request.quick), *more.lines):
                 say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
-            cases = _measure(
-                plan, prompts, request, settings, folder, artifacts, described, observer or _silent, say, quality
-            )
+            cases = _measure(plan, prompts, request, settings, folder, artifacts, described, observer, say, quality)
             if asked:
                 with _kept(resume_command(folder, request), "continues with the tasks"):
-                    answer_tasks(asked, cases, folder, settings, say)
+                    answer_tasks(asked, cases, folder, settings, say, observer)
             columns = read_columns(folder) if request.quick else _with_higher_limits(folder, request, say)
-        with _kept(f"slmbench table {folder} --write", "writes the reports"):
-            write_reports(columns)
+        return _reported(columns)
+
+
+def _reported(columns: RunColumns) -> RunColumns:
+    """Write the reports; return what they are of."""
+    from slmbench.report.write import write_reports
+
+    with _kept(f"slmbench table {columns.folder} --write", "writes the reports"):
+        write_reports(columns)
     return columns
 
 
@@ -134,7 +142,7 @@ def quality_alone(request: RunRequest, folder: Path, say: Say | None) -> Diverge
     with only_run_in(folder), ExitStack() as holds:
         artifacts = get_artifacts(replace(plan, cells=(cell,)), request, folder, say, holds)
         case = _planned(cell, artifacts.found[cell.checkpoint, cell.spec], AskedPrompts(), {})
-        measure_quality(quality, [case], folder, measure_settings(request, plan.suite), say)
+        measure_quality(quality, [case], folder, measure_settings(request, plan.suite), say, _silent)
     found = divergence_of(read_quality(folder)[cell.case.key])
     if found.reason:
         raise CannotRunError(found.reason)
@@ -165,7 +173,7 @@ def _measure(
         if (cell.checkpoint, cell.spec) in artifacts.failed
     ]
 
-    record = _same_plan(folder, plan) if request.resume else _run_record(folder, plan, request, artifacts, described)
+    record = same_plan(folder, plan) if request.resume else _run_record(folder, plan, request, artifacts, described)
     write_run(folder, record)
     arms = dict(request.arms)
     cases = [_planned(cell, artifacts.found[cell.checkpoint, cell.spec], prompts, arms) for cell in made]
@@ -177,10 +185,12 @@ def _measure(
         for key, cost in seen_costs(measured.costs, {key: estimated_s(by_key[key]) for key in measured.costs})
     )
     if quality is not None:
-        measure_quality(quality, cases, folder, settings, say)
+        measure_quality(quality, cases, folder, settings, say, observer)
     # After the samples: they take up to 20 s an engine, and whoever waits, waits for figures.
     limits = run_limits(plan, measured.outcomes, say, known=record.limits, only_cached=request.quick)
-    ended = {"finished": _now(), "outcomes": measured.outcomes, "blocks": measured.blocks, "limits": limits}
+    # Where all samples were there before, it ended then.
+    finished = (record.finished if measured.outcomes == record.outcomes else None) or _now()
+    ended = {"finished": finished, "outcomes": measured.outcomes, "blocks": measured.blocks, "limits": limits}
     with _kept(resume_command(folder, request), "ends the run"):
         write_run(folder, record.model_copy(update=ended))
     return cases
@@ -225,7 +235,8 @@ def _told_where_interrupted(folder: Path, request: RunRequest) -> Iterator[None]
         kept = f"interrupted; {amount(cases.total(), 'sample')} of {of_all} kept in {folder}"
         if not cases:
             kept = f"interrupted before the first sample of {planned}"
-        raise RunInterruptedError(f"{kept}; to continue: {resume_command(folder, request)}", folder) from error
+        shown = f"; so far: slmbench table {shlex.quote(str(folder))}" if cases else ""
+        raise RunInterruptedError(f"{kept}{shown}; to continue: {resume_command(folder, request)}", folder) from error
 
 
 @contextmanager
@@ -326,27 +337,17 @@ def _silent(_: object) -> None:
 
 
 def resumed(request: RunRequest) -> RunRequest:
-    """Return the request of the run that is resumed, unless the user says it all again.
+    """Return what the run that is resumed was asked; options that are typed again are to be the same.
 
     Raises:
-        BadInputError: there is no run to resume, it is damaged, or it runs code and that was not typed.
+        BadInputError: there is no run to resume, it is damaged, it was started with other options, or it runs code
+            and that was not typed.
     """
     if request.resume is None:
         return request
     path = request.resume / RUN_NAME
-    record = read_run_record(path)
-    typed = {name: getattr(request, name) for name in ("resume", *RunRequest.RUN_CODE)}
-    return request if request != RunRequest(**typed) else request_from_file(record.options, str(path), request)
-
-
-def _same_plan(folder: Path, plan: Plan) -> RunRecord:
-    record = read_run_record(folder / RUN_NAME)
-    if record.plan_digest == plan.digest():
-        return record
-    before, now = {info.case.key for info in record.cases}, {cell.case.key for cell in plan.cells}
-    changed = [f"no longer {key}" for key in sorted(before - now)] + [f"new {key}" for key in sorted(now - before)]
-    what = "; ".join(changed[:3]) or "a checkpoint's weights differ"
-    raise BadInputError(f"{folder}: cannot be resumed, what it measures has changed: {what}")
+    before = request_from_file(read_run_record(path).options, str(path), request)
+    return continued(request.resume, request, before)
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slmbench.analysis.stats import LEAST_LOADS
 from slmbench.case import Case
 from slmbench.errors import BadInputError
 from slmbench.measure.conditions import MINIMUM_SPAN_S
@@ -99,11 +100,11 @@ class MeasureSettings:
     #: Whether the budget is kept also where a case then has too few loads for an interval, or is not measured at all.
     #: Otherwise every case gets ``first_loads`` loads.
     strict_budget: bool = False
-    first_loads: int = 3
+    first_loads: int = LEAST_LOADS
     #: A fixed number of samples a case instead of the stop rule.
     repeat: int | None = None
     #: Loads before an interval is believed, and where a case ends even without one.
-    min_loads: int = 3
+    min_loads: int = LEAST_LOADS
     max_loads: int = 30
     #: Loads that a budget is spread over: more of them narrow an interval more than more samples of each.
     wanted_loads: int = 12

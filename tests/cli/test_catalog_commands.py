@@ -46,6 +46,23 @@ def test_models_says_what_does_not_fit(capsys: pytest.CaptureFixture[str], monke
     assert fits["mistral-7b"] == (False, False)
 
 
+def test_models_says_whose_export_needs_a_torch_that_is_not_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_main(["models", "--json"]) == 0
+    needs = {row["name"]: row["export_needs_torch"] for row in json.loads(capsys.readouterr().out)}
+    # What the first run measures needs none; another architecture's network is torch's.
+    assert (needs["mu-small"], needs["dec-small"], needs["marian-en-de"]) == (False, False, True)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("slmbench.system.extras.installed_version", lambda _: None)
+    assert run_main(["models"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "run, export*" in rows["marian-en-de"]
+    assert "export*" not in rows["mu-small"]
+    assert "* export needs torch: torch is not installed: " in " ".join(out.split())
+
+
 def test_explain_prints_every_phase(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--input-tokens", "512", "--output-tokens", "64"]
     assert run_main(["explain", "mu-330m", *sizes, "--json"]) == 0

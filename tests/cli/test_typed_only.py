@@ -21,7 +21,7 @@ from slmbench.fleet.record import FleetRecord, write_fleet_record
 from slmbench.machine.fingerprint import collect
 from slmbench.models.artifact import ArtifactSpec
 from slmbench.models.checkpoint import resolve
-from slmbench.plan.request import RunRequest, resume_command
+from slmbench.plan.request import RunRequest, plan_request, resume_command
 
 
 @pytest.fixture
@@ -48,6 +48,15 @@ def with_arms(tmp_path: Path, stranger: str) -> Path:
     folder = make_run(speeds).write(tmp_path / "arms")
     edit_json(folder / "run.json", options=options(arms=(("base", stranger), ("head", stranger))))
     return folder
+
+
+def resumable(folder: Path) -> None:
+    """Make a run that was not measured one that can go on: of the plan that its options ask for, without samples."""
+    asked = RunRequest.model_validate(json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"])
+    arms = tuple((name, sys.executable) for name, _ in asked.arms)
+    plan, _ = plan_request(asked.model_copy(update={"arms": arms}))
+    edit_json(folder / "run.json", plan_digest=plan.digest(), finished=None)
+    (folder / "samples.jsonl").unlink()
 
 
 def test_a_baseline_starts_no_interpreter(
@@ -83,6 +92,7 @@ def test_a_results_folder_starts_no_interpreter(
 
 
 def test_the_command_that_continues_a_run_can_be_pasted(with_arms: Path) -> None:
+    resumable(with_arms)
     request = RunRequest(arms=(("base", sys.executable), ("head", sys.executable)), trust_remote_code=True)
     name, *typed = shlex.split(resume_command(with_arms, request))
     assert name == "slmbench"
@@ -90,6 +100,7 @@ def test_the_command_that_continues_a_run_can_be_pasted(with_arms: Path) -> None
 
 
 def test_what_is_typed_is_what_is_started(with_arms: Path, marker: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resumable(with_arms)
     typed = [part for arm in ("base", "head") for part in ("--arm", f"{arm}={sys.executable}")]
     assert run_main(["run", "--resume", str(with_arms), "--dry-run", "--json", *typed]) == ExitCode.OK
     assert len(json.loads(capsys.readouterr().out)["cases"]) > 0
@@ -104,6 +115,8 @@ def test_no_file_widens_trust(
     edit_json(folder / "run.json", options=options(trust_remote_code=True))
     asked: list[RunRequest] = []
     command = ["run", "--resume", str(folder), "--dry-run"]
+    if file == "run.json":
+        resumable(folder)
     if file == "baseline":
         baseline = str(tmp_path / "base.json")
         assert run_main(["baseline", "save", str(folder), baseline]) == ExitCode.OK

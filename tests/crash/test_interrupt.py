@@ -31,10 +31,12 @@ def test_ctrl_c_prints_the_command_that_goes_on(tmp_path: Path, shared_cache: Pa
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT_S) == 130
     last = bench.output().strip().splitlines()[-1]
-    found = re.fullmatch(r"slmbench: error: interrupted; (\d+) samples? of 1 case kept in .*; to continue: (.*)", last)
+    said = r"slmbench: error: interrupted; (\d+) samples? of 1 case kept in .*; so far: (.*); to continue: (.*)"
+    found = re.fullmatch(said, last)
     assert found, last
     assert int(found[1]) == samples.read_bytes().count(b'"type":"sample"') > 0
-    program, *arguments = shlex.split(found[2])
+    assert bench.call(*shlex.split(found[2])[1:]) == 0, bench.output()
+    program, *arguments = shlex.split(found[3])
     assert program == "slmbench"
     assert bench.call(*arguments) == 0, bench.output()
     assert samples.read_bytes().count(b'"type":"sample"') >= 40

@@ -72,6 +72,24 @@ def test_each_disturbance_is_named_with_its_figure(sight: Sight, name: str, seve
     assert finding.remedy
 
 
+def test_a_slow_clock_that_is_the_fastest_source_already_has_other_advice() -> None:
+    assert "clocksource=tsc" in only(replace(QUIET, clock_ns=2500, clock_source="hpet")).remedy
+    assert "clocksource" not in only(replace(QUIET, clock_ns=2500, clock_source="tsc")).remedy
+
+
+def test_a_reading_of_the_clock_does_not_count_what_others_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All batches but one are interrupted for 10 ms in their middle."""
+    now, readings = [0], [0]
+
+    def counter() -> int:
+        readings[0] += 1
+        now[0] += 50 + (10_000_000 if readings[0] % 102 == 60 and readings[0] // 102 != 7 else 0)
+        return now[0]
+
+    monkeypatch.setattr("slmbench.machine.doctor.time.perf_counter_ns", counter)
+    assert doctor._clock_ns() == pytest.approx(50, rel=0.02)
+
+
 def test_the_quota_names_the_threads_to_use() -> None:
     assert "--threads 1" in only(with_hardware(cpu_quota_cores=1.5)).remedy
 

@@ -20,6 +20,7 @@ from slmbench.machine.doctor_engines import (
 from slmbench.machine.finding import Finding
 from slmbench.machine.fingerprint import ENGINES
 from slmbench.records.limits import BandwidthPoint, Limits, MatrixRate
+from slmbench.system.extras import not_installed
 
 FLAGS = ("avx2", "avx512_vnni", "avx512_bf16")
 
@@ -49,7 +50,12 @@ def found(sight: EngineSight) -> dict[str, Finding]:
 
 def test_what_the_processor_has_and_what_engines_make_of_it() -> None:
     finding = found(EngineSight(flags=FLAGS, limits=(limits(),)))["instruction sets"]
-    assert "has VNNI or int8 dot products (avx512_vnni), bf16 (avx512_bf16) and lacks AMX, fp16." in finding.what
+    has = "this processor has VNNI or int8 dot products (avx512_vnni), bf16 (avx512_bf16), and none of: AMX, fp16. "
+    assert finding.what.startswith(has)
+    none = found(EngineSight(flags=("sse2",)))["instruction sets"].what
+    assert none.startswith("this processor has none of: AMX, VNNI or int8 dot products, bf16, fp16. ")
+    whole = found(EngineSight(flags=("amx_int8", *FLAGS, "avx512_fp16")))["instruction sets"].what
+    assert "none of" not in whole
     assert (
         "openvino computes bf16 at 2.0x the rate of fp32; openvino computes in fp32, bf16 only, not in fp16"
         in finding.what
@@ -69,8 +75,19 @@ def test_a_device_that_the_system_lists_and_no_engine_can_use_lacks_its_driver()
     finding = found(EngineSight(devices=devices))["missing driver"]
     assert (finding.severity, finding.remedy) == ("noise", "install intel-opencl-icd")
     without = found(EngineSight(devices=Devices(rows=(row(), row(device="npu", engine_name="NPU")))))
-    assert without["refused devices"].what == "2 devices that engines looked for cannot be used here"
+    assert without["refused devices"].what == (
+        "2 devices that engines looked for cannot be used here: gpu GPU (openvino), npu NPU (openvino)"
+    )
     assert "missing driver" not in without
+    assert "devices not looked for" not in without
+
+
+def test_a_device_whose_engine_is_not_installed_is_not_said_to_be_absent() -> None:
+    unknown = row(backend="torch", engine_name="cuda", detail=not_installed("torch"), remedy="pip install torch")
+    mixed = found(EngineSight(devices=Devices(rows=(row(), unknown))))
+    assert mixed["refused devices"].what.endswith(": gpu GPU (openvino)")
+    assert mixed["devices not looked for"].what == "1 device of engines that are not installed: gpu cuda (torch)"
+    assert "refused devices" not in found(EngineSight(devices=Devices(rows=(unknown,))))
 
 
 def test_an_engine_that_breaks_is_wrong_and_one_that_is_not_installed_a_note() -> None:

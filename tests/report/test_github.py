@@ -18,7 +18,7 @@ from slmbench.analysis.verdicts import compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
 from slmbench.report.github import MOST_SUMMARY_BYTES, annotation_lines, job_summary
-from slmbench.report.text_table import escape_markdown
+from slmbench.report.text_table import markdown_sentence
 
 pytestmark = pytest.mark.usefixtures("calibrated")
 
@@ -113,7 +113,7 @@ def test_a_check_that_cannot_judge_says_why_everywhere(
     error = ElementTree.fromstring(junit.read_text()).find("testsuite/testcase/error")
     assert error is not None
     assert (error.get("type"), error.get("message")) == (kind, reason)
-    assert summary.read_text(encoding="utf-8") == f"## slmbench: {kind}\n\n{escape_markdown(reason)}\n"
+    assert summary.read_text(encoding="utf-8") == f"## slmbench: {kind}\n\n{markdown_sentence(reason)}\n"
     if kind == "failed":
         assert reason.endswith("slmbench run failed: no such model 'x'")
 

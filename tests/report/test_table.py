@@ -21,7 +21,7 @@ from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
 from slmbench.report.run_columns import text_table
 from slmbench.report.run_table import run_table
 from slmbench.report.sentences import pair_sentences
-from slmbench.report.text_table import bounded, bracketed, number
+from slmbench.report.text_table import bounded, bracketed, markdown_sentence, number
 from slmbench.report.write import print_run, table_markdown, write_reports
 
 
@@ -142,6 +142,23 @@ def test_a_case_that_did_not_converge_says_so(tmp_path: Path) -> None:
     assert "not converged" in row["flags"]
 
 
+def test_a_stopped_run_flags_what_its_cells_call_not_converged(tmp_path: Path) -> None:
+    """Only a run that ended says which of its cases converged."""
+    made = make_run([Speed(loads=2, between=0.6), Speed(model="sure")])
+    made.record = made.record.model_copy(update={"outcomes": {}, "finished": None})
+    lines = shown(made, tmp_path).splitlines()
+    cells = {line.split()[0]: line for line in lines if line.startswith(("dec-small ", "sure "))}
+    assert "[not converged]" in cells["dec-small"]
+    assert "C" in cells["dec-small"].split()[-1]
+    assert "C" not in cells["sure"].split()[-1]
+    assert any(line.startswith("Flags: C not converged: ") for line in lines)
+
+
+def test_a_command_in_a_note_stays_code_in_markdown() -> None:
+    assert markdown_sentence("a*b: `slmbench limits --again` helps") == r"a\*b: `slmbench limits --again` helps"
+    assert markdown_sentence("`<img>` and `[x](y)` of `me") == r"\`&lt;img&gt;\` and \`[x]\(y)\` of \`me"
+
+
 @pytest.mark.parametrize("width", [100, 120])
 def test_the_terminal_table_fits(tmp_path: Path, width: int) -> None:
     speeds = [
@@ -211,8 +228,24 @@ def test_sentences_say_which_way_round_it_is(tmp_path: Path) -> None:
     equal = sentence()
     assert "as soon (no difference larger than" in equal
     unknown = sentence(between=0.2)
-    assert "(too few loads to tell)" in unknown
+    assert "(the loads vary too much to tell)" in unknown
     assert " later and " in unknown
+
+
+def test_only_where_loads_are_few_more_of_them_are_missing(tmp_path: Path) -> None:
+    def sentence(loads: int) -> str:
+        speeds = [
+            Speed(model=model, family=family, loads=loads, between=0.2)
+            for model, family in (("mu", "encoder-decoder"), ("dec", "decoder-only"))
+        ]
+        (text,) = pair_sentences(columns_of(read_run(make_run(speeds).write(tmp_path / str(loads)))))
+        return text
+
+    assert "too few loads to tell" in sentence(2)
+    assert "vary too much" not in sentence(2)
+    for loads in (3, 12):
+        assert "the loads vary too much to tell" in sentence(loads)
+        assert "too few" not in sentence(loads)
 
 
 def test_a_pair_is_judged_against_the_best_decoder_path(tmp_path: Path) -> None:

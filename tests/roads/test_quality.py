@@ -69,8 +69,13 @@ def run(place: Path) -> Path:
     assert re.search(
         rf"quality: {len(SHOWN)} configurations on 13 windows of text\.txt: about .* once for the reference \(", said
     )
-    said = " ".join(typed(place, *ASKED, "--quality-text", "text.txt", "--out", "run").split())
+    told = typed(place, *ASKED, "--quality-text", "text.txt", "--out", "run", "--verbose")
+    said = " ".join(told.split())
     assert f"quality: {len(SHOWN)} configurations on 13 windows of text.txt: about" in said
+    # Both say how far they are: the reference in its process, and each configuration.
+    assert "running my-llama in torch in fp32, the reference for quality: 13 windows" in told.splitlines()
+    assert re.search(r"^my-llama in torch in fp32, the reference for quality: 12 of 13 windows, about", told, re.M)
+    assert re.search(r"^quality of my-llama on torch in fp32: 12 of 13 windows, about", told, re.M)
     return place / "run"
 
 
@@ -133,7 +138,15 @@ def test_a_run_that_was_stopped_continues_where_it_was(place: Path, run: Path) -
     path.write_text("".join([*lines[:20], *failed]) + lines[20][:50], encoding="utf-8")
     before = rows_of(place, place / "cut")
     assert [row["quality_note"] for row in before.values()].count("no quality: signal 11") == 2
-    typed(place, "run", "--resume", "cut")
+    finished = json.loads((place / "cut" / "run.json").read_text(encoding="utf-8"))["finished"]
+    said = typed(place, "run", "--resume", "cut", "--dry-run")
+    assert "quality: 2 configurations on 13 windows of" in " ".join(said.split())
+    said = typed(place, "run", "--resume", "cut")
+    # No case is measured again, so the samples ended when they did.
+    assert "quality: 2 configurations on 13 windows of text.txt: about" in " ".join(said.split())
+    assert "of loads" not in said
+    assert json.loads((place / "cut" / "run.json").read_text(encoding="utf-8"))["finished"] == finished
+    assert "nothing left to measure" in typed(place, "run", "--resume", "cut", "--dry-run")
     again = path.read_text(encoding="utf-8").splitlines(keepends=True)
     assert again[:22] == [*lines[:20], *failed]
     assert len(again) == len(lines) + 2

@@ -163,6 +163,12 @@ def test_a_resumed_run_answers_what_is_missing_also_when_the_file_is_gone(road: 
     cut = len(before) - 7
     path.write_text("".join(before[:cut]) + before[cut][:25])
     (road["place"] / "tasks.jsonl").unlink()
+    seen = subprocess.run(
+        [sys.executable, "-m", "slmbench", "run", "--resume", "run", "--dry-run"],
+        cwd=road["place"], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "tasks: 7 answers left of " in seen.stdout, seen.stdout + seen.stderr
+    assert "quality" not in seen.stdout
     done = subprocess.run(
         [sys.executable, "-m", "slmbench", "run", "--resume", "run"],
         cwd=road["place"], capture_output=True, text=True, check=False,

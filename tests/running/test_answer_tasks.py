@@ -21,6 +21,7 @@ from slmbench.plan.planner import PlannedCell
 from slmbench.records.answers import ANSWERS_NAME, AnswerRecord, NoAnswersRecord, answer_lines, task_key
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import SAMPLES_NAME, CaseInfo, FailureReason, FailureRecord, RunRecord, write_run
+from slmbench.running import events as e
 from slmbench.running.answer_tasks import answer_tasks
 from slmbench.running.settings import MeasureSettings, PlannedCase
 
@@ -29,7 +30,13 @@ WORDS = ["w5 w9 w12", "w100 w200", "w7", "w8 w9"]
 
 
 @pytest.fixture
-def ask(tmp_path: Path, quick: MeasureSettings) -> Callable[..., dict[str, list[Any]]]:
+def heard() -> list[e.Event]:
+    """What was told while the last tasks were answered."""
+    return []
+
+
+@pytest.fixture
+def ask(tmp_path: Path, quick: MeasureSettings, heard: list[e.Event]) -> Callable[..., dict[str, list[Any]]]:
     made = Tokenizer(WordLevel({"[UNK]": 0, "</s>": 1, **{f"w{i}": i for i in range(3, 1000)}}, unk_token="[UNK]"))
     made.pre_tokenizer = Whitespace()
     made.add_special_tokens(["</s>"])
@@ -39,7 +46,7 @@ def ask(tmp_path: Path, quick: MeasureSettings) -> Callable[..., dict[str, list[
     run = tmp_path / "run"
     run.mkdir()
 
-    def asked(*plan: PlannedCase) -> dict[str, list[Any]]:
+    def ask_all(*plan: PlannedCase) -> dict[str, list[Any]]:
         tasks, tokenizer = read_tasks(path), TaskTokenizer(tmp_path)
         spec = ArtifactSpec(format="torch", exporter="none", weight_precision="fp32")
         cells = {task_key(one.case): PlannedCell(one.case, one.checkpoint, spec, "standin") for one in plan}
@@ -47,15 +54,15 @@ def ask(tmp_path: Path, quick: MeasureSettings) -> Callable[..., dict[str, list[
         if not (run / "run.json").exists():
             infos = tuple(CaseInfo(case=one.case, checkpoint=one.checkpoint, engine="standin") for one in plan)
             write_run(run, RunRecord(run_id="r", slmbench_version="1", created="", seed=0, plan_digest="", cases=infos))
-        answer_tasks(
-            AskedTasks(tasks, scorers(tasks), 5, cells, {CHECKPOINT: reading}, {}), plan, run, quick, lambda _: None
-        )
+        heard.clear()
+        asked = AskedTasks(tasks, scorers(tasks), 5, cells, {CHECKPOINT: reading}, {})
+        answer_tasks(asked, plan, run, quick, lambda _: None, heard.append)
         found: dict[str, list[Any]] = {}
         for record in answer_lines(run, []):
             found.setdefault(record.case, []).append(record)
         return found
 
-    return asked
+    return ask_all
 
 
 def test_a_case_that_dies_costs_no_other(
@@ -79,17 +86,20 @@ def test_a_case_that_dies_costs_no_other(
 
 
 def test_what_was_answered_is_not_asked_again(
-    ask: Callable[..., dict[str, list[Any]]], planned: Planned, tmp_path: Path
+    ask: Callable[..., dict[str, list[Any]]], planned: Planned, tmp_path: Path, heard: list[e.Event]
 ) -> None:
     case = planned("a")
     (first,) = ask(case).values()
+    assert [(one.done, one.of) for one in heard if isinstance(one, e.PartDone)] == [(n, 4) for n in range(5)]
     path = tmp_path / "run" / ANSWERS_NAME
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2]) + lines[2][:30])
     (again,) = ask(case).values()
     assert again[:2] == first[:2]
     assert [(one.item, one.answer) for one in again] == [(one.item, one.answer) for one in first]
+    assert [(one.done, one.of) for one in heard if isinstance(one, e.PartDone)] == [(0, 2), (1, 2), (2, 2)]
     assert ask(case) == {task_key(case.case): again}
+    assert heard == []
 
 
 def test_a_case_that_died_is_tried_again(

@@ -62,6 +62,18 @@ def test_a_budget_too_small_is_said_at_once_with_what_would_fit(capsys: pytest.C
     assert "too small" not in forecast(capsys, "--budget", "120")
 
 
+def test_one_case_is_spoken_of_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["run", "--model", "dec-tiny", "--backend", "onnxruntime", "--input-tokens", "16", "--output-tokens", "4"]
+    assert run_main([*asked, "--dry-run", "--budget", "1"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--budget 1 is too small for a sample of the case: it is measured all the same, and takes longer." in text
+    assert "gives it a sample, --budget" in text
+    assert "each" not in text
+    # What a generation takes is not nothing.
+    assert "under 1 s" in text
+    assert " 0 s" not in text
+
+
 def seconds(folder: Path, since: datetime | None = None) -> float:
     """Return how long was measured, by the stamps of the records that began after ``since``."""
     run = read_run(folder)

@@ -9,7 +9,7 @@ import pytest
 
 from slmbench.records.schema import FailureRecord, LoadRecord, SampleRecord
 from slmbench.running import events as e
-from slmbench.running.progress import duration, figure, show_progress
+from slmbench.running.progress import duration, figure, roughly, show_progress
 
 
 def load(case: str, warmups: int) -> LoadRecord:
@@ -145,3 +145,37 @@ def test_figures_and_durations() -> None:
         "59 min 59 s",
         "1 h 5 min",
     ]
+    assert [roughly(s) for s in (0, 0.01, 0.99, 1, 61)] == ["0 s", "under 1 s", "under 1 s", "1 s", "1 min 1 s"]
+
+
+#: Windows of two texts, one a half minute.
+PARTS: list[e.Event] = [e.PartDone(f"quality of {model}", done, 4) for model in ("a", "b") for done in range(5)]
+
+
+def test_what_comes_after_the_samples_says_once_a_minute_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("slmbench.running.progress.time.monotonic", lambda: now[0])
+    stream, silent = io.StringIO(), io.StringIO()
+    with show_progress(stream) as observe, show_progress(silent, quiet=True) as quiet:
+        for event in PARTS:
+            observe(event)
+            quiet(event)
+            now[0] += 30.0
+    assert stream.getvalue().splitlines() == [
+        "quality of a: 2 of 4 windows, about 1 min 0 s left",
+        "quality of b: 2 of 4 windows, about 1 min 0 s left",
+    ]
+    assert silent.getvalue() == ""
+
+
+def test_a_terminal_shows_how_many_windows_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("slmbench.running.progress.REDRAW_INTERVAL_S", 0.0)
+    stream = Terminal()
+    with show_progress(stream) as observe:
+        for event in [*EVENTS, *PARTS[:3]]:
+            observe(event)
+    text = stream.getvalue()
+    places = [text.index(one) for one in ("round 3", "quality of a: 0 of 4 windows", "quality of a: 2 of 4 windows")]
+    assert places == sorted(places)
