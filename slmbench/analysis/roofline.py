@@ -84,7 +84,7 @@ def bandwidth_use(decode_step_bytes: float, tpot_ns: float, limits: Limits) -> U
     if local > _CACHED * memory:
         # A measurement that others disturbed differs by as much between two sizes that are both in memory.
         cached = "" if limits.disturbed else ", as the cache holds them at least in part"
-        notes.append(f"the limit is that of reading as few bytes as a step does, which is faster than more{cached}")
+        notes.append(f"the limit is the rate of reading the few bytes of one step, higher than for more bytes{cached}")
     notes += _doubts(limits, share)
     return Use(share, local, NOTE_SEPARATOR.join(notes) or None)
 
