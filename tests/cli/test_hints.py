@@ -121,5 +121,6 @@ def test_nothing_is_left_out_of_a_single_row(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "80")
     assert run_main(["table", str(run)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "memory: " in said
+    assert "memory" in said
+    assert "threads: 2" in said
     assert "Left out" not in said
