@@ -107,7 +107,7 @@ def _unsure(side: Side) -> Iterator[str]:
     found = [f"{count} of {amount(len(cases), 'case')} {what}" for count, what in kinds if count]
     if found:
         yield (
-            f"{', '.join(found)}: a check against them may be inconclusive whatever the new run is like; "
+            f"{', '.join(found)}: a check against them may be inconclusive however good the new run is; "
             f"measure again on a quiet machine{f', {_what_helps(side)},' if wide else ''} and save that"
         )
 

@@ -39,7 +39,7 @@ from slmbench.system.telemetry import output_is_ours
 def make_reference(
     checkpoint: Checkpoint, windows: Sequence[Window], place: Path, tell: Callable[[int], None] | None = None
 ) -> None:
-    """Write what torch predicts in these windows to the folder ``place``; ``tell`` is told how many are read.
+    """Write what torch predicts in these windows to the folder ``place``; ``tell`` gets the number read so far.
 
     Raises:
         CannotRunError: torch does not load the checkpoint, or the disk has no room.

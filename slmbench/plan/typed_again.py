@@ -1,4 +1,4 @@
-"""Options that are typed next to ``--resume``: a run goes on with its own, and other values are refused."""
+"""Options typed next to ``--resume``: a run keeps those it was started with, and a different value is an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Said = tuple[str, object, object]
 
 
 def continued(folder: Path, typed: RunRequest, before: RunRequest) -> RunRequest:
-    """Return the request of a run that goes on in its folder: its own, with the files where they are now.
+    """Return the request to continue a run with: the run's own, with its files where they are now.
 
     Raises:
         BadInputError: as :func:`check_same_options`.
@@ -48,7 +48,7 @@ def check_same_options(
         BadInputError: an option differs.
     """
     if typed.out is not None and typed.out.resolve() != folder.resolve():
-        raise BadInputError(f"{folder}: --resume goes on in this folder, not in {typed.out}; leave out --out")
+        raise BadInputError(f"{folder}: --resume continues the run in this folder, not in {typed.out}; leave out --out")
     asked = [
         (flag(name), _as_typed(name, getattr(typed, name)), _as_typed(name, getattr(before, name)))
         for name in RunRequest.model_fields

@@ -233,7 +233,7 @@ def _too_small(costs: PlanCosts, budget: str, least: float) -> str:
     first, all_of_it = math.ceil(costs.least_s), math.ceil(least)
     if len(costs.cases) == 1:
         return (
-            f"{budget} is too small for a sample of the case: it is measured all the same, and takes longer. "
+            f"{budget} is too small for a sample of the case: it is measured anyway, and takes longer. "
             f"About --budget {first} gives it a sample, --budget {all_of_it} an interval."
         )
     fit = int(len(costs.cases) * costs.budget_s / costs.least_s)

@@ -1,4 +1,4 @@
-"""What an observer is told while a run measures. Events are sent between samples, never during one."""
+"""The events that an observer gets while a run measures. They are sent between samples, never during one."""
 
 from __future__ import annotations
 

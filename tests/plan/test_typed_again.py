@@ -73,5 +73,7 @@ def test_one_load_for_each_length_is_an_option_too() -> None:
 
 
 def test_a_run_goes_on_in_its_own_folder() -> None:
-    with pytest.raises(BadInputError, match="--resume goes on in this folder, not in results/other; leave out --out"):
+    with pytest.raises(
+        BadInputError, match="--resume continues the run in this folder, not in results/other; leave out --out"
+    ):
         go_on(out=Path("results/other"))

@@ -66,7 +66,7 @@ def test_one_case_is_spoken_of_as_one(capsys: pytest.CaptureFixture[str]) -> Non
     asked = ["run", "--model", "dec-tiny", "--backend", "onnxruntime", "--input-tokens", "16", "--output-tokens", "4"]
     assert run_main([*asked, "--dry-run", "--budget", "1"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "--budget 1 is too small for a sample of the case: it is measured all the same, and takes longer." in text
+    assert "--budget 1 is too small for a sample of the case: it is measured anyway, and takes longer." in text
     assert "gives it a sample, --budget" in text
     assert "each" not in text
     # What a generation takes is not nothing.

@@ -94,7 +94,7 @@ def test_the_same_command_goes_on_and_another_option_is_refused_in_one_line(
     for more, said in (
         (["--input-tokens", "32"], "was started with --input-tokens 8, not with --input-tokens 32; leave it out"),
         (["--precision", "int8"], "was started without --precision, not with --precision int8; leave it out"),
-        (["--out", str(done.parent / "x")], "--resume goes on in this folder, not in "),
+        (["--out", str(done.parent / "x")], "--resume continues the run in this folder, not in "),
     ):
         for look in ([], ["--dry-run"]):
             assert run_main(["run", "--resume", str(done), *more, *look]) == 2
