@@ -57,8 +57,8 @@ def check_same_options(
     for option, now, then in [*more, *asked]:
         if now != then:
             raise BadInputError(
-                f"{folder}: was started {_shown(option, then)}, not {_shown(option, now)}; leave it out, or choose "
-                "another --out"
+                f"{folder}: was started {_shown(option, then)}, not {_shown(option, now)}; leave it out, or start a "
+                "new run without --resume"
             )
 
 

@@ -92,7 +92,10 @@ def test_the_same_command_goes_on_and_another_option_is_refused_in_one_line(
     assert run_main([*ASKED, "--resume", str(done), "--out", str(done)]) == 0
     capsys.readouterr()
     for more, said in (
-        (["--input-tokens", "32"], "was started with --input-tokens 8, not with --input-tokens 32; leave it out"),
+        (
+            ["--input-tokens", "32"],
+            "was started with --input-tokens 8, not with --input-tokens 32; leave it out, or start a new run without ",
+        ),
         (["--precision", "int8"], "was started without --precision, not with --precision int8; leave it out"),
         (["--out", str(done.parent / "x")], "--resume continues the run in this folder, not in "),
     ):
