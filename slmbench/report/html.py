@@ -24,6 +24,7 @@ from slmbench.report import charts
 from slmbench.report.answers import TASKS_LEGEND, answers_side_by_side, answers_table
 from slmbench.report.case_details import case_details
 from slmbench.report.case_labels import side_labels
+from slmbench.report.chart_bundle import chart_bundle
 from slmbench.report.chart_parts import packed
 from slmbench.report.claims import claims_table
 from slmbench.report.comparison import (
@@ -102,19 +103,11 @@ class Page:
             chart_json=Markup(specs.replace("<", "\\u003c")),
             css=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
             script=Markup(folder.joinpath("report.js").read_text(encoding="utf-8")),
-            bundle=Markup(_bundle()),
+            bundle=Markup(chart_bundle()),
             nonce=hashlib.sha256(specs.encode()).hexdigest()[:24],
             legend=LEGEND,
             version=__version__,
         )
-
-
-def _bundle() -> str:
-    """Return vega, vega-lite and vega-embed as one script."""
-    import vl_convert
-
-    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def run_charts(run: RunColumns) -> dict[str, dict[str, Any]]:

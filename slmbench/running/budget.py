@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from slmbench.running.case_state import CaseState
 
-#: Warm-ups of a load, where they are guessed.
-WARM_UPS = 3
+#: Warm-ups of a load's lane, where they are guessed.
+WARM_UPS = 2
 
 
 @dataclass

@@ -13,6 +13,7 @@ from slmbench.case import Workload
 from slmbench.errors import amount
 from slmbench.export.artifact_store import find_artifact
 from slmbench.measure.stop_rule import counted
+from slmbench.measure.warmup import beginning
 from slmbench.models.artifact import expected_weight_bytes
 from slmbench.models.catalog import export_bytes, run_bytes
 from slmbench.models.checkpoint import Checkpoint
@@ -37,12 +38,13 @@ EXPORT_BYTES_PER_S = 2e7
 
 
 class CaseEstimate(BaseModel):
-    """One case: its key and one generation's seconds."""
+    """One case: its key, and the seconds of one generation and of one that warms up."""
 
     model_config = ConfigDict(frozen=True)
 
     key: str
     sample_s: float
+    warm_up_s: float
     memory_bytes: int
 
 
@@ -134,6 +136,7 @@ class _Lane:
 
     load_key: str
     sample_s: float = 0.0
+    warm_up_s: float = 0.0
     #: Still to come: loads that are sampled, samples, and whether a case has none yet.
     loads: int = 0
     samples: int = 0
@@ -166,9 +169,9 @@ class _Openings:
             return
         found = self.lanes.setdefault((load_key, lane), _Lane(load_key))
         if before is None or before.memory is None:
-            self.survey_s += WARM_UPS * max(0.0, case.sample_s - found.sample_s)
+            self.survey_s += WARM_UPS * max(0.0, case.warm_up_s - found.warm_up_s)
         # Shorter outputs come out of the longest.
-        found.sample_s = max(found.sample_s, case.sample_s)
+        found.sample_s, found.warm_up_s = max(found.sample_s, case.sample_s), max(found.warm_up_s, case.warm_up_s)
         loads = self.loads if before is None else max(1, self.loads - before.sampled_loads)
         have = 0 if before is None else len(counted(before.samples))
         samples = self._samples - have if self._rounds is None else loads * self._rounds
@@ -180,7 +183,7 @@ class _Openings:
         loads: dict[str, int] = {}
         for lane in self.lanes.values():
             loads[lane.load_key] = max(loads.get(lane.load_key, 0), lane.loads)
-        warm_ups = sum(loads[lane.load_key] * WARM_UPS * lane.sample_s for lane in self.lanes.values())
+        warm_ups = sum(loads[lane.load_key] * WARM_UPS * lane.warm_up_s for lane in self.lanes.values())
         return warm_ups + sum(count * self._start_s[key] for key, count in loads.items())
 
     def sampling_s(self) -> float:
@@ -191,7 +194,7 @@ class _Openings:
         """Return what it takes until every case has one sample."""
         first = [lane for lane in self.lanes.values() if lane.unsampled]
         opened = {lane.load_key for lane in first}
-        generated = sum((WARM_UPS + 1) * lane.sample_s for lane in first)
+        generated = sum(WARM_UPS * lane.warm_up_s + lane.sample_s for lane in first)
         return self.survey_s + sum(self._start_s[key] for key in opened) + generated
 
 
@@ -246,8 +249,12 @@ def _too_small(costs: PlanCosts, budget: str, least: float) -> str:
 
 def estimated_s(cell: PlannedCell) -> float:
     """Return about how many seconds one generation takes on a slow machine."""
+    return _workload_s(cell, cell.case.workload)
+
+
+def _workload_s(cell: PlannedCell, work: Workload) -> float:
     weight_bytes = weight_bytes_of(cell.checkpoint, cell.case.weight_precision)
-    return sum(generation_s(cell.checkpoint, one, weight_bytes) for one in _turns(cell.checkpoint, cell.case.workload))
+    return sum(generation_s(cell.checkpoint, one, weight_bytes) for one in _turns(cell.checkpoint, work))
 
 
 def weight_bytes_of(checkpoint: Checkpoint, precision: Precision) -> float:
@@ -256,12 +263,17 @@ def weight_bytes_of(checkpoint: Checkpoint, precision: Precision) -> float:
 
 
 def _case(cell: PlannedCell, past: PastCosts, backend: Backend) -> CaseEstimate:
-    seconds = estimated_s(cell) * past.factor(kind_of(cell.case))
-    pictures = cell.case.workload.images > 0
+    work, factor = cell.case.workload, past.factor(kind_of(cell.case))
+    pictures = work.images > 0
     given = cell.checkpoint.given and cell.checkpoint.given.of_case(pictures=pictures)
     held = given.weight_bytes // 4 if given else parameters_held(cell.checkpoint, pictures=pictures)
     memory_bytes = run_bytes(held, copies=_copies(cell, backend))
-    return CaseEstimate(key=cell.case.key, sample_s=seconds, memory_bytes=memory_bytes)
+    return CaseEstimate(
+        key=cell.case.key,
+        sample_s=factor * _workload_s(cell, work),
+        warm_up_s=factor * _workload_s(cell, beginning(work) or work),
+        memory_bytes=memory_bytes,
+    )
 
 
 def _copies(cell: PlannedCell, backend: Backend) -> int:

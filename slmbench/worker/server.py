@@ -36,7 +36,7 @@ from slmbench.measure.energy import EnergyReader
 from slmbench.measure.generate import Generation, ShortGenerationError
 from slmbench.measure.proof import Agreement, agreement, telling_prompt, tolerance_of
 from slmbench.measure.random_prompts import PromptSource, PromptStream, pad_batch
-from slmbench.measure.warmup import warm_up
+from slmbench.measure.warmup import beginning, warm_up
 from slmbench.measure.workload import carry_out, prompts_of, reserve, said_tokens
 from slmbench.models.artifact import Artifact, GoldenPrompt
 from slmbench.records.schema import FailureReason
@@ -46,9 +46,6 @@ from slmbench.worker.environment import described
 from slmbench.worker.open_request import checked_artifact, checked_options
 from slmbench.worker.picture_prompts import AskedPicture, PicturePrompts, ShownPrompts
 from slmbench.worker.unused_packages import hide_unused_packages
-
-#: Tokens of a warm-up's generation: enough to see whether steps have become steady.
-WARM_UP_TOKENS = 8
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, service: Service) -> None:
@@ -188,8 +185,10 @@ class _OpenCase:
             )
         self._reserved_image_tokens = 0
         self._reserve_workload()
-        # One step after the first token is enough here: the rest belongs to the warm-up.
-        first = self._generate(PromptStream.WARM_UP, 0, 0, most=2)
+        # The warm-up goes on from here; where it takes the whole workload, one step after the first token is enough.
+        read_first = beginning(self.case.workload)
+        first = self._generate(PromptStream.WARM_UP, 0, 0, most=read_first.output_tokens if read_first else 2)
+        self._read_first = (read_first, (first.token_ns[0], first.token_ns[-1]))
         # Everything allocated so far stays until the worker ends: later collections need not visit it.
         gc.collect()
         gc.freeze()
@@ -328,14 +327,15 @@ class _OpenCase:
     def _warm_up(self, request: p.WarmUp) -> p.Warm:
         work = request.workload
         self._turn_to(work)
-        # Whole prompts, but only so many steps as show a steady time. Later turns read more than the first.
-        steps = min(WARM_UP_TOKENS, work.output_tokens) if work.turns == 1 and work.cache == "on" else None
+        generated, (read_first, took_ns) = beginning(work), self._read_first
+        steps = generated.output_tokens if generated else None
+        before = took_ns if generated and generated == read_first else None
 
         def once(index: int) -> tuple[int, int]:
             made = self._generate(PromptStream.WARM_UP, request.load + 1, index, most=steps)
             return made.token_ns[0], made.token_ns[-1]
 
-        warm = warm_up(once, request.most)
+        warm = warm_up(once, request.most, before)
         longer = work.output_tokens / steps if steps else 1
         return p.Warm(
             generations=warm.generations, stationary=warm.stationary, last_ns=math.ceil(warm.last_ns * longer)

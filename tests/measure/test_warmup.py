@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from slmbench.measure.warmup import warm_up
+from slmbench.case import Workload
+from slmbench.measure.warmup import beginning, warm_up
 
 
 def test_ends_when_two_in_a_row_agree() -> None:
     times = [(100, 900), (60, 700), (59, 690), (1, 1)]
     warm = warm_up(lambda index: times[index], most=8)
     assert (warm.generations, warm.stationary, warm.last_ns) == (3, True, 690)
+
+
+def test_one_is_enough_where_it_agrees_with_the_first_inference() -> None:
+    assert warm_up(lambda index: (61, 710), most=8, before=(60, 700)).generations == 1
+    times = [(60, 700), (61, 690)]
+    warm = warm_up(lambda index: times[index], most=8, before=(100, 900))
+    assert (warm.generations, warm.stationary, warm.last_ns) == (2, True, 690)
+    assert not warm_up(lambda index: (60, 700), most=1, before=(100, 900)).stationary
+
+
+def test_a_warm_up_reads_the_whole_prompt_and_takes_few_steps() -> None:
+    work = Workload(input_tokens=512, output_tokens=64)
+    assert beginning(work) == Workload(input_tokens=512, output_tokens=8)
+    assert beginning(Workload(input_tokens=512, output_tokens=1)) == Workload(input_tokens=512, output_tokens=1)
+    assert beginning(work.model_copy(update={"turns": 3, "added_tokens": 8})) is None
+    assert beginning(work.model_copy(update={"cache": "off"})) is None
 
 
 def test_both_the_first_token_and_the_whole_must_agree() -> None:

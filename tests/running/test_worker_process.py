@@ -39,7 +39,7 @@ def test_phases_are_told_apart(worker: Worker, planned: MakePlan) -> None:
     assert (opened.load_ns, opened.compile_ns) == (5, 7)
     assert opened.first_inference_ns >= 30e6
     warm = worker.ask(p.WarmUp(workload=planned(ttft_ms=30).case.workload, load=0, most=4), p.Warm, 20)
-    assert 2 <= warm.generations <= 4
+    assert 1 <= warm.generations <= 4
     sample = worker.ask(p.TakeSample(round=0), p.Sampled, 20)
     assert sample.token_ns[0] >= 30e6
     assert sample.token_ns[-1] >= 33e6
