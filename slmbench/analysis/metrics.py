@@ -244,7 +244,7 @@ _OF_ONE_RUN = ("out", "resume", "arms")
 
 def matching_key(case: Case) -> str:
     """Return the key that a case has on every side: its own, without the arm."""
-    return case.model_copy(update={"arm": None}).key
+    return (case.model_copy(update={"arm": None}) if case.arm else case).key
 
 
 def arms_of(run: RunColumns) -> list[str]:

@@ -37,12 +37,15 @@ def full_names(cases: Sequence[Case], paths: Mapping[str, str]) -> dict[str, str
     named = {case.key: f"{case.checkpoint} on {case.backend} in {precision_of(case)}" for case in cases}
     rest = [part for part in _PARTS if part not in (_model, _backend, _precision, _recipe, _lengths)]
 
-    def told(case: Case) -> str:
-        alike = [other for other in cases if named[other.key] == named[case.key]]
-        parts = [part for part in rest if len({part(other, paths.get(other.key, "")) for other in alike}) > 1]
-        return " ".join(filter(None, [named[case.key], *(part(case, paths.get(case.key, "")) for part in parts)]))
-
-    return {case.key: told(case) for case in cases}
+    alike: dict[str, list[Case]] = {}
+    for case in cases:
+        alike.setdefault(named[case.key], []).append(case)
+    told: dict[str, str] = {}
+    for name, group in alike.items():
+        values = [{case.key: part(case, paths.get(case.key, "")) for case in group} for part in rest]
+        more = [value for value in values if len(set(value.values())) > 1]
+        told |= {case.key: " ".join(filter(None, [name, *(value[case.key] for value in more)])) for case in group}
+    return told
 
 
 #: Of a case and its decoder path.

@@ -251,10 +251,9 @@ def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
     """Return percentiles of the gaps between tokens of a turn, over all turns of all samples, if they are enough."""
     generations = samples.generations() if samples is not None else []
     gaps = np.concatenate([np.diff(stamps) for stamps in generations]) * NANO if generations else np.empty(0)
-    row = {
-        f"itl_p{percent}_s": float(np.percentile(gaps, percent)) if gaps.size >= needed else math.nan
-        for percent, needed in PERCENTILE_NEEDS.items()
-    }
+    row = dict.fromkeys([f"itl_p{percent}_s" for percent in PERCENTILE_NEEDS], math.nan)
+    if shown := [percent for percent, needed in PERCENTILE_NEEDS.items() if gaps.size >= needed]:
+        row |= zip([f"itl_p{percent}_s" for percent in shown], np.percentile(gaps, shown).tolist(), strict=True)
     return row | {"itl_max_s": float(gaps.max()) if gaps.size else math.nan}
 
 
