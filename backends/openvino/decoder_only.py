@@ -11,8 +11,9 @@ from slmbench.backend import Tokens
 from slmbench.errors import CannotRunError
 from slmbench.models.artifact import Role
 
-from .compiled_graph import StepIds
+from .compiled_graph import CompiledGraph, StepIds
 from .session import OpenVinoSession
+from .step_graph import begin_with_inputs, state_begun_by
 
 
 class OpenVinoDecoderOnlySession(OpenVinoSession):
@@ -44,6 +45,7 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
             for length in range(1, total + 1)
         ]
         self._mask_index = step.input_index("attention_mask")
+        self._begin_empty(step, batch)
         self._spread = self._narrowed = False
         for request in (self._prompt, self._steps):
             self._take_rows(request, np.arange(batch))
@@ -69,9 +71,32 @@ class OpenVinoDecoderOnlySession(OpenVinoSession):
         if self._holder is request:
             return
         given = {state.name: state for state in self._holder.query_state()}
-        for state in request.query_state():
-            state.state = given[state.name].state
+        # The engine takes what a state begins with row by row: a prompt's row for several answers has to be set.
+        if request is self._steps and not self._spread:
+            for name, index in self._beginnings.items():
+                request.set_input_tensor(index, given[name].state)
+            request.reset_state()
+        else:
+            for state in request.query_state():
+                state.state = given[state.name].state
         self._holder = request
+
+    def _change_for_steps(self, model: Any, rows: int) -> None:
+        begin_with_inputs(model)
+        super()._change_for_steps(model, rows)
+
+    def _begin_empty(self, step: CompiledGraph, batch: int) -> None:
+        """Have the steps' states begin empty until a prompt's are taken over: this graph may read prompts itself."""
+        import openvino as ov
+
+        self._beginnings: dict[str, int] = {}
+        for index, port in enumerate(step.model.inputs):
+            if (name := state_begun_by(port)) is None:
+                continue
+            self._beginnings[name] = index
+            lengths = [0 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
+            nothing = ov.Tensor(port.get_element_type(), ov.Shape([batch, *lengths[1:]]))
+            step.request.set_input_tensor(index, nothing)
 
     def start(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Tokens:
         """Prefill the prompts ``[B, S]``; a padded batch is padded on the left.

@@ -8,6 +8,7 @@ graph of their own (see :mod:`.step_graph`), unless the path asked for is plain 
 from __future__ import annotations
 
 import platform
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,14 @@ class OpenVinoSession:
         if not self._apart or rows == self._step_rows:
             return
 
-        def change(model: Any) -> None:
-            for_one_token(model, rows, plain_products=self._plain_products)
-
         self._graphs.pop("decode", None)
+        change = partial(self._change_for_steps, rows=rows)
         self._graphs["decode"] = self._read_graphs[self._stepped].compile(change)
         self._step_rows = rows
+
+    def _change_for_steps(self, model: Any, rows: int) -> None:
+        """Make of a copy of the artifact's graph the one that steps run."""
+        for_one_token(model, rows, plain_products=self._plain_products)
 
     def draw(self, seed: int | None) -> None:
         """Draw tokens with this seed from the next start on; None: take the best."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_abilities import need_bf16_of_openvino
 
 from slmbench.backend import BadInputError, Extends, FreesMemory, Rereads, Session, load_backend
 from slmbench.models.artifact import Artifact, ArtifactSpec, Role
@@ -15,7 +16,7 @@ from slmbench.models.checkpoint import resolve
 pytest.importorskip("openvino", reason="needs slmbench[cpu]")
 pytest.importorskip("torch", reason="exporting needs slmbench[export]")
 
-from slmbench.backends.openvino.step_graph import for_one_token, keep_products_plain
+from slmbench.backends.openvino.step_graph import for_one_token, keep_products_plain, state_begun_by
 
 from slmbench.export.build import ensure_artifact
 
@@ -77,6 +78,35 @@ def test_several_answers_to_a_prompt_and_then_one_again() -> None:
     shared, wide = given[0]
     assert [shared[0], shared[2]] == wide[:2]
     assert shared[0] == shared[1] != shared[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"kv_cache": "u8"}, {"kv_cache": "f16"}, {"compute_precision": "bf16"}],
+    ids=["fp32", "K/V in u8", "K/V in f16", "bf16"],
+)
+def test_the_states_of_steps_begin_with_the_prompts(options: dict[str, str]) -> None:
+    """In whatever precision the engine keeps them; the same tokens as from one graph that reads and steps."""
+    if "compute_precision" in options:
+        need_bf16_of_openvino()
+    given = []
+    for path in PATHS:
+        session: Any = open_session("llama-tiny", path, batch=2, **options)
+        assert session.attention_path() == path
+        for prompt in (PROMPT, PROMPT[:, :9]):
+            first = session.start(prompt).copy()
+            read = {state.name: state.state for state in session._prompt.query_state()}
+            second = session.step(first).copy()
+            given.append([first.tolist(), *(one.tolist() for one in steps(session, second, 6))])
+            if options or path == "SDPA":
+                continue
+            begun = {state_begun_by(port) for port in session._graphs["decode"].model.inputs} - {None}
+            assert begun == set(read)
+            for state in session._steps.query_state():
+                kept, before = state.state.data, read[state.name].data
+                assert kept.shape[2] == before.shape[2] + 7
+                assert np.array_equal(kept[:, :, :-7], before)
+    assert given[:2] == given[2:]
 
 
 def test_a_decoder_of_steps_rereads_an_answer_by_the_whole_graph() -> None:
