@@ -27,17 +27,19 @@ def calibrate(
     ] = None,
     runs: Annotated[int, typer.Option(help="Identical runs to measure, 3 or more.")] = 6,
     like: Annotated[
-        str | None, typer.Option(help="Measure what this baseline or run measured.", show_default="smoke suite")
+        str | None, typer.Option(help="Measure what this baseline or run measured.", show_default="as `slmbench run`")
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="Whose engines measure.", show_default="the suite's", **NAMES)
+        list[str] | None,
+        typer.Option(help="Whose engines measure, without --like.", show_default="as `slmbench run`", **NAMES),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Measure how far identical runs lie apart on this machine.
 
     Kept per machine. compare and check need it to judge separate runs of the same cases; arms do not. It says which
-    gates separate runs can be judged at here, and how many identical runs that takes.
+    gates separate runs can be judged at here, and how many identical runs that takes. Without RUN and --like it
+    measures what `slmbench run` does without options: the quick suite, about three minutes a run.
     """
     from rich.console import Console
 

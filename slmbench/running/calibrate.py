@@ -17,10 +17,7 @@ from slmbench.plan.request import RunRequest
 from slmbench.running.more_samples import request_of
 from slmbench.running.runner import execute
 
-SUITE = "smoke"
 DEFAULT_RUNS = 6
-#: Samples of a case in one run of the smoke suite: some loads of some rounds each.
-SAMPLES = 15
 
 Say = Callable[[str], None]
 
@@ -28,7 +25,6 @@ Say = Callable[[str], None]
 def calibrate(
     *,
     runs: int = DEFAULT_RUNS,
-    samples: int = SAMPLES,
     backends: Sequence[str] = (),
     like: str | None = None,
     say: Say | None = None,
@@ -36,7 +32,7 @@ def calibrate(
     """Measure the same ``runs`` times and keep each run's levels for this machine.
 
     What is measured is what the baseline or run ``like`` measured: a calibration holds for its cases alone. Without it,
-    the smoke suite: quick, and a first idea of the machine.
+    what `slmbench run` measures with nothing else asked.
 
     Raises:
         BadInputError: fewer than three runs, an unknown backend, or ``like`` does not say what was measured.
@@ -46,10 +42,8 @@ def calibrate(
         raise BadInputError(f"{runs} runs say too little about how runs differ; {MINIMUM_RUNS} or more are needed")
     if like is not None and backends:
         raise BadInputError("--backend and --like: the backends are those of the run that --like names")
-    # One seed for all: other prompts would be another workload.
-    request = RunRequest(suite=SUITE, backends=tuple(backends), exporter="slmbench", repeat=samples, seed=0)
-    if like is not None:
-        request = request_of(like)
+    # Its seed is that of every run: other prompts would be another workload.
+    request = request_of(like) if like is not None else RunRequest(backends=tuple(backends))
     sides = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):

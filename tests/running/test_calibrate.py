@@ -13,8 +13,9 @@ from slmbench.analysis.noise import read_floor
 from slmbench.analysis.sides import read_side
 from slmbench.analysis.verdicts import fingerprint_of
 from slmbench.cli import run_main
-from slmbench.errors import BadInputError, CannotRunError
+from slmbench.errors import BadInputError, CannotRunError, ExitCode
 from slmbench.machine.fingerprint import collect
+from slmbench.plan.request import DEFAULT_SUITE, RunRequest, requested_suite
 from slmbench.running import calibrate as module
 from slmbench.running.calibrate import calibrate
 
@@ -121,3 +122,24 @@ def test_a_case_that_fails_ends_the_calibration(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(CannotRunError, match="the engine died"):
         calibrate(runs=3)
     assert read_floor(collect()).calibration is None
+
+
+@pytest.mark.parametrize("backends", [(), ("onnxruntime",)])
+def test_without_a_baseline_it_measures_what_run_measures(
+    backends: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    """A calibration holds for its cases alone: those of another suite would be of no use to what `run` measured."""
+    asked: list[RunRequest] = []
+
+    def measure(request: RunRequest) -> None:
+        asked.append(request)
+        raise CannotRunError("nothing is measured here")
+
+    monkeypatch.setattr(module, "execute", measure)
+    named = [word for name in backends for word in ("--backend", name)]
+    assert run_main(["calibrate", *named]) == ExitCode.FAILED
+    calibrated = asked.pop()
+    monkeypatch.setattr("slmbench.running.runner.execute", lambda request, **_: measure(request))
+    assert run_main(["run", *named]) == ExitCode.FAILED
+    assert calibrated.model_copy(update={"out": None}) == asked.pop()
+    assert requested_suite(calibrated).name == DEFAULT_SUITE
