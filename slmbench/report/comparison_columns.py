@@ -59,15 +59,10 @@ def _verdict(row: Row) -> str:
     text = f"{MARKS[row['verdict']]} {row['verdict']}"
     if row["judged_with"]:
         return f"{text} (judged with {lengths_of(row['judged_with'])})"
-    if row["verdict"] == "inconclusive" and row["metric"] not in QUALITY_METRICS and _is_hidden(row):
+    # Beyond that the note under the table says it: no figure would tell anything.
+    if row["verdict"] == "inconclusive" and row["hidden_by_noise"] and row["detectable"] <= TELLING:
         return f"{text} (sees {number(row['detectable'] * 100, 2)} %)"
     return text
-
-
-def _is_hidden(row: Row) -> bool:
-    """Return whether noise hides a slowdown: :attr:`Judgement.hidden_by_noise`, from a row at its 95 % interval."""
-    is_smaller = max(row["ratio"], 1 / row["ratio"]) <= 1 + row["detectable"] <= 1 + TELLING
-    return bool(is_smaller and row["ratio_high"] > 1 + row["gate"])
 
 
 def lengths_of(key: str) -> str:

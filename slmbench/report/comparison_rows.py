@@ -21,6 +21,7 @@ def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
     """Return one flat row a figure: what the case is, both figures in SI units, ratio or difference, verdict.
 
     Speed has a ratio, quality (nats or a share of tokens) a difference; the other of the two is NaN.
+    ``hidden_by_noise``: a slowdown may be there that only a larger one would have shown (false for quality).
     ``judged_with`` names the case whose judgement stands for a figure that several cases share; else it is empty.
     What could not be judged has a row, too, without figures (NaN).
     """
@@ -40,6 +41,7 @@ def _row_without_figures(comparison: Comparison, left: NotJudged) -> dict[str, A
         "gate": left.gate,
         "noise_floor": math.nan,
         "detectable": math.nan,
+        "hidden_by_noise": False,
         "verdict": "not judged",
         "reason": left.reason,
         "judged_with": "",
@@ -72,6 +74,7 @@ def _quality_row(comparison: Comparison, found: QualityJudgement) -> dict[str, A
         "gate": found.gate,
         "noise_floor": math.nan,
         "detectable": found.detectable if math.isfinite(found.detectable) else math.nan,
+        "hidden_by_noise": False,
         "verdict": found.verdict,
         "reason": found.reason,
         "judged_with": "",
@@ -89,6 +92,7 @@ def _row(comparison: Comparison, found: Judgement) -> dict[str, Any]:
         "gate": found.gate,
         "noise_floor": found.noise_floor,
         "detectable": found.detectable if math.isfinite(found.detectable) else math.nan,
+        "hidden_by_noise": found.hidden_by_noise,
         "verdict": found.verdict,
         "reason": found.reason,
         "judged_with": found.judged_with or "",

@@ -21,6 +21,9 @@ from slmbench.cli import run_main
 from slmbench.errors import ExitCode
 from slmbench.plan.request import RunRequest
 from slmbench.report.check_summary import Sampler, judge_until_conclusive
+from slmbench.report.comparison import seen_in
+from slmbench.report.comparison_columns import COLUMNS
+from slmbench.report.comparison_rows import rows_of
 from slmbench.report.formats import bencher_json, github_json, junit_xml
 from slmbench.report.github import annotation_lines, job_summary
 
@@ -359,3 +362,20 @@ def test_neither_compare_nor_check_loads_torch_or_an_engine(runs: tuple[str, str
     )
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_cell_says_what_would_have_been_seen_where_the_note_does(tmp_path: Path) -> None:
+    """At every look: a verdict of a check that looks several times needs more than the 95 % interval shows."""
+    differing = 0
+    for seed in range(12):
+        arms = [Speed(arm=arm, loads=4, between=0.03, ttft_ms=ms) for arm, ms in (("a", 100.0), ("b", 94.0))]
+        pair = read_sides([str(make_run(arms, seed=seed).write(tmp_path / str(seed)))])
+        for look in (1.0, 0.5, 0.125):
+            found = compare_sides(*pair, look=look)
+            rows = {(row["case"], row["metric"]): row for row in rows_of(found)}
+            for one in found.judgements:
+                cell = next(column for column in COLUMNS if column.header == "verdict").cell(rows[one.key, one.metric])
+                noted = one.verdict == "inconclusive" and bool(seen_in([one]))
+                assert ("(sees " in cell) == noted, (seed, look, one.metric)
+                differing += one.verdict == "inconclusive" and one.excludes_slowdown != (one.ratio.high <= 1 + one.gate)
+    assert differing
