@@ -94,7 +94,7 @@ def save_baseline(side: Side, path: Path) -> None:
     if single:
         raise NotComparableError(
             f"{side.name}: loaded once only, so nothing is known of how loads differ: {single[0]}; "
-            "measure it with two loads or more (--quick and --repeat 1 make one)"
+            "measure it with two loads or more (`slmbench run --quick` and `slmbench run --repeat 1` make one)"
         )
     baseline = Baseline(
         slmbench_version=__version__,

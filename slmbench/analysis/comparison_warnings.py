@@ -35,7 +35,7 @@ def wider_gate(judgements: Iterable[Judgement], gates: Gates) -> Iterable[str]:
         if one.shift and one.shift.assumed and one.gate != gates.gate(one.metric, one.key):
             yield (
                 f"the gate is {one.gate:.0%}, not {gates.gate(one.metric, one.key):.0%}, as {one.shift.assumed}: "
-                "`slmbench calibrate --like` the baseline, once, or --arm in one run lets smaller changes be judged"
+                "`slmbench calibrate --like` the baseline, once, or `slmbench run --arm` lets smaller changes be judged"
             )
 
 

@@ -70,6 +70,8 @@ class Judgement(JudgedFigure):
     shift: Shift | None
     #: The case whose judgement stands for this one; None where this is judged itself.
     judged_with: str | None = None
+    #: Whether `slmbench check --until-conclusive` can add loads to the new side.
+    new_takes_more_loads: bool = True
 
     @property
     def ratio(self) -> stats.Interval:

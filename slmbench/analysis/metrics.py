@@ -58,6 +58,10 @@ def phase(name: str) -> Callable[[SampleColumns], Floats]:
     return lambda c: _seconds(c.phases_ns[name]) if name in c.phases_ns else np.full(len(c), np.nan)
 
 
+def _from_text_s(c: SampleColumns) -> Floats:
+    return _seconds(c.first_ns) + phase("tokenise")(c)
+
+
 def _first_s(load: LoadRecord) -> float:
     return math.nan if load.first_inference_ns is None else load.first_inference_ns * NANO
 
@@ -79,13 +83,7 @@ _METRICS = (
     Metric("encode", "encoder", "s", phase("encode"), belongs_to="generation"),
     Metric("cross_kv", "cross-attention K/V", "s", phase("cross_kv"), belongs_to="generation"),
     Metric("first_step", "first decoder step", "s", phase("first_step"), belongs_to="generation"),
-    Metric(
-        "ttft_text",
-        "time to first token from the text",
-        "s",
-        lambda c: _seconds(c.first_ns) + phase("tokenise")(c),
-        belongs_to="generation",
-    ),
+    Metric("ttft_text", "time to first token from the text", "s", _from_text_s, belongs_to="generation"),
     Metric("energy", "energy per token", "J", lambda c: c.energy_j / (c.rows * c.tokens)),
     Metric("load", "loading the model", "s", of_load=lambda r: r.load_ns * NANO, belongs_to="configuration"),
     Metric("ready", "loading and compiling the model", "s", of_load=_ready_s, belongs_to="configuration"),
@@ -236,6 +234,8 @@ class Side:
     simulated: tuple[Case, ...] = ()
     #: Cells that were asked for with these cases and cannot run there; a baseline does not say.
     refusals: tuple[Refusal, ...] = ()
+    #: Whether `slmbench check --until-conclusive` can add loads to it: it is a run on this disk, of this machine alone.
+    takes_more_loads: bool = False
 
 
 #: Options that belong to one run's place and time.

@@ -11,7 +11,10 @@ from slmbench.analysis.metrics import DEFAULT_METRICS, Side, SideCase
 
 #: Parts of the first token's time: only encoder-decoders have them, and not every graph separates them.
 _PHASES = ("vision", "prefill", "encode", "cross_kv", "first_step")
-_DERIVED = ": it is the beginning of longer generations, where that cannot be seen; --no-share measures it by itself"
+_DERIVED = (
+    ": it is the beginning of longer generations, where that cannot be seen; "
+    "`slmbench run --no-share` measures it by itself"
+)
 _OF_LATER_TURNS = ("turn_ttft", "last_ttft")
 
 

@@ -132,7 +132,7 @@ def refusal_of(pair: Pair) -> str | None:
         return None
     for side in (pair.encoder, pair.decoder):
         if side.tasks is None:
-            return f"{side.case.checkpoint} has answered no tasks (--tasks FILE)"
+            return f"{side.case.checkpoint} has answered no tasks (`slmbench run --tasks FILE`)"
         if side.tasks.reason:
             return f"{side.case.checkpoint} has no score: {side.tasks.reason}"
     difference, margin = pair.score_difference, QUALITY_MARGIN

@@ -29,7 +29,7 @@ def read_sides(names: Sequence[str], *, arms: Sequence[str] = (), keep_tokens: b
         if len(chosen) < 2:
             has = f"has {len(chosen)} of them" if chosen else "has none"
             raise BadInputError(f"{names[0]}: a single run is compared by its arms, and this one {has}; name two runs")
-        return distinct([side_of(run, arm, arm) for arm in chosen])
+        return distinct([_side_of_run(run, arm, arm) for arm in chosen])
     if arms:
         raise BadInputError("--arms goes with a single run; write RUN@ARM for several")
     if len(names) < 2:
@@ -62,7 +62,11 @@ def read_side(name: str, *, runs: dict[Path, RunColumns] | None = None, keep_tok
     arms = arms_of(run)
     if arms and arm is None:
         raise BadInputError(f"{path}: has arms; write {path}@{arms[0]} (arms: {', '.join(arms)})")
-    return side_of(run, f"{folder.name}@{arm}" if arm else folder.name, arm)
+    return _side_of_run(run, f"{folder.name}@{arm}" if arm else folder.name, arm)
+
+
+def _side_of_run(run: RunColumns, name: str, arm: str | None) -> Side:
+    return replace(side_of(run, name, arm), takes_more_loads=True)
 
 
 def _split_arm(name: str) -> tuple[Path, str | None]:

@@ -11,8 +11,6 @@ from slmbench.analysis.noise import DEFAULT_CHANGE, DEFAULT_FLOOR, Shift
 
 #: What stands between a disturbance and what else keeps a verdict away.
 BETWEEN_REASONS = "; "
-#: What helps where the new side's loads decide.
-_MORE_LOADS = "more loads may tell (`slmbench check --baseline ... --until-conclusive` takes them)"
 
 
 def verdict_of(found: Judgement) -> tuple[Verdict, str]:
@@ -42,7 +40,7 @@ def _one_load(found: Judgement) -> str:
     """Return which side was loaded once, and what would help."""
     names = [name for name, side in (("base", found.base), ("new side", found.new)) if not side.known]
     whose = f"the {names[0]}" if len(names) == 1 else "a side"
-    again = "measure the base again, with more loads" if found.shift and "base" in names else _MORE_LOADS
+    again = "measure the base again, with more loads" if found.shift and "base" in names else _more_loads(found)
     return f"one load of {whose}: nothing is known of how loads differ; {again}"
 
 
@@ -160,9 +158,19 @@ def _remedy(found: Judgement) -> str:
         which = "both sides" if _is_wide(found.new, found.gate) else "the base"
         ways.append(f"measure {which} again, with more loads")
     elif found.loads_would_tell:
-        ways.append(_MORE_LOADS)
+        ways.append(_more_loads(found))
     if found.shift and found.hidden_by_shift:
         # At this ratio; another measurement may have another.
         why = found.shift.assumed or f"identical runs lie up to {found.shift.floor:.1%} apart here"
         ways.append(f"loads alone may not tell, as {why}: use arms{', or calibrate it' * bool(found.shift.assumed)}")
     return "".join(f"; {way}" for way in ways)
+
+
+def _more_loads(found: Judgement) -> str:
+    """Return what helps where the new side's loads decide: what can be done with this side, at this look."""
+    if not found.new_takes_more_loads:
+        return "measure the new side again, with more loads"
+    if found.look < 1:
+        # The check takes loads itself already; where it stops, it says why.
+        return "more loads may tell"
+    return "more loads may tell (`slmbench check --baseline ... --until-conclusive` takes them)"

@@ -193,7 +193,7 @@ def _refusal(base: Side, new: Side, found: Sequence[Difference]) -> str | None:
         versions = "; ".join(str(difference).removeprefix(ENGINE_FIELDS) for difference in hard)
         return (
             f"{base.name} and {new.name} were measured with different versions of an engine ({versions}): save a new "
-            "baseline, or compare both versions in one run with --arm"
+            "baseline, or compare both versions in one run (`slmbench run --arm`)"
         )
     return f"{base.name} and {new.name} are from machines that differ in {'; '.join(map(str, hard))}"
 
@@ -207,7 +207,7 @@ def _way_to_see(base: Side, new: Side, found: Sequence[Difference]) -> str:
     """Return how to look at figures that get no verdict."""
     engines = all(difference.field.startswith(ENGINE_FIELDS) for difference in found if difference.hard)
     one_machine = engines or _are_arms(base, new)
-    grouped = "" if one_machine else "`compare --by-machine` groups them by machine, "
+    grouped = "" if one_machine else "`slmbench compare --by-machine` groups them by machine, "
     return f" ({grouped}--allow-different-machine shows them without a verdict)"
 
 
@@ -247,6 +247,7 @@ def _raw_judgements(
                     look=look,
                     stands_for=stands_for,
                     judged_with=owner if owner != key else None,
+                    new_takes_more_loads=new.takes_more_loads,
                 )
             )
     return found

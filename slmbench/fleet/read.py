@@ -41,7 +41,7 @@ class Machines:
 def unfinished(member: Member) -> str | None:
     """Return why a machine did not finish; None if it did."""
     if member.outcome is None:
-        return "the run is under way, or its client was stopped (--resume continues it)"
+        return "the run is under way, or its client was stopped (`slmbench run --resume` continues it)"
     return member.outcome or None
 
 

@@ -144,7 +144,7 @@ def _line(event: e.Event) -> str | None:
     if isinstance(event, e.Skipped):
         budget = "" if event.budget_s is None else f" of {duration(event.budget_s)}"
         cases = amount(len(event.cases), "case")
-        return f"not measured: {cases}, as the budget{budget} was spent; --resume continues with them"
+        return f"not measured: {cases}, as the budget{budget} was spent; `slmbench run --resume` continues with them"
     return None
 
 

@@ -217,6 +217,24 @@ def test_arms_have_no_baseline_to_make_again(tmp_path: Path, capsys: pytest.Capt
     assert "`slmbench check --baseline ... --until-conclusive` takes them" in said
 
 
+def test_more_loads_are_advised_where_they_can_be_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = judgement(1.02, 0.2, 0.9, CALM, base=0.05, new=0.31)
+    assert reason(wide).endswith(f"; {MORE}")
+    # A later look: the check has taken loads itself, and says why it stopped.
+    assert reason(replace(wide, look=0.25)).endswith("; more loads may tell")
+    assert reason(replace(wide, new_takes_more_loads=False)).endswith("; measure the new side again, with more loads")
+    # A baseline file has no loads added to it, on whichever side it is.
+    run = make_run([Speed(loads=3, between=0.3)], seed=1).write(tmp_path / "run")
+    assert run_main(["baseline", "save", str(run), str(tmp_path / "b.json")]) == ExitCode.OK
+    arms = make_run([Speed(arm=arm, loads=3, between=0.3) for arm in ("a", "b")], seed=2).write(tmp_path / "arms")
+    assert [side.takes_more_loads for side in read_sides([str(run), str(tmp_path / "b.json")])] == [True, False]
+    assert [side.takes_more_loads for side in read_sides([str(arms)])] == [True, True]
+    once = make_run([Speed(loads=1)], seed=3).write(tmp_path / "once")
+    capsys.readouterr()
+    assert run_main(["check", "--baseline", str(run), str(once)]) == ExitCode.INCONCLUSIVE
+    assert MORE in capsys.readouterr().out
+
+
 def test_a_slowdown_that_is_excluded_is_said_and_what_keeps_it_from_a_pass() -> None:
     found = judgement(0.869, 0.075, 0.24, base=0.15, new=0.08, figures=2)
     assert found.excludes_slowdown

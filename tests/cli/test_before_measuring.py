@@ -82,7 +82,7 @@ def test_another_machine_or_engine_is_refused_before_anything_is_measured(
         "run and a run made now were measured with different versions of an engine (openvino: 2026.4.1 / 2027.1)"
         in said
     )
-    assert "save a new baseline, or compare both versions in one run with --arm" in said
+    assert "save a new baseline, or compare both versions in one run (`slmbench run --arm`)" in said
     measured_here(monkeypatch, environment={"OMP_NUM_THREADS": "1"})
     assert run_main(["check", "--baseline", str(run)]) == ExitCode.NOT_COMPARABLE
     assert "are from machines that differ in environment.OMP_NUM_THREADS: absent / 1" in capsys.readouterr().err

@@ -85,6 +85,39 @@ def test_a_hint_with_its_command_names_that_commands_options() -> None:
     assert seen > 10
 
 
+#: Which commands say a text, where not `slmbench run` alone: a bare option in it must be one that all of them have.
+SAID_BY = {
+    "slmbench/analysis/": ("compare", "check"),
+    "slmbench/analysis/baseline.py": ("baseline save",),
+    "slmbench/report/comparison": ("compare", "check"),
+    "slmbench/report/check_summary.py": ("check",),
+    "slmbench/fleet/check.py": ("compare", "check"),
+    "slmbench/fleet/read.py": ("compare", "check", "table"),
+    "slmbench/running/progress.py": ("run", "check"),
+    "slmbench/running/more_samples.py": ("check",),
+    "slmbench/running/calibrate.py": ("calibrate",),
+    "slmbench/cli/calibrate.py": ("calibrate",),
+    "slmbench/cli/check.py": ("check",),
+    "slmbench/cli/compare.py": ("compare",),
+}
+
+
+def test_advice_names_options_of_the_command_that_gives_it() -> None:
+    """Options of others stand behind their command. What a text begins with was typed, and is what it is about."""
+    options, wrong, seen = commands(), [], 0
+    for where, text in texts():
+        places = [place for place in SAID_BY if where.startswith(place)]
+        if not places:
+            continue
+        given = set.intersection(*(options[name] for name in SAID_BY[max(places, key=len)]))
+        bare = re.sub(r"`[^`]*`", "", text)
+        named = [name.group() for name in OPTION.finditer(bare) if name.start() > 0]
+        seen += len(named)
+        wrong += [f"{where}: {name}: {text}" for name in named if name not in given]
+    assert not wrong, wrong
+    assert seen > 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

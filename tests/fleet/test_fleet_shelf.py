@@ -237,6 +237,20 @@ def test_before_and_after_is_judged_machine_by_machine(tmp_path: Path, capsys: p
     assert "old/laptop-2" in (tmp_path / "x.html").read_text(encoding="utf-8")
 
 
+def test_advice_on_a_fleet_can_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No loads are added to the machines of a fleet from here, so no option is named that would."""
+    old = write_fleet(_made(tmp_path / "old"), {"box": Planned(machine("Box 32"), speeds(), seed=1)})
+    new = write_fleet(_made(tmp_path / "new"), {"box": Planned(machine("Box 32"), speeds(loads=1), seed=2)})
+    files = ["--junit", str(tmp_path / "junit.xml"), "--summary", str(tmp_path / "summary.md")]
+    assert run_main(["check", "--baseline", str(old), str(new), *files]) == ExitCode.INCONCLUSIVE
+    texts = [printed(capsys), *(Path(name).read_text(encoding="utf-8") for name in files[1::2])]
+    assert run_main(["compare", str(old), str(new)]) == ExitCode.OK
+    for text in (*texts, printed(capsys)):
+        assert "one load of the new side" in text
+        assert "measure the new side again, with more loads" in text
+        assert "until-conclusive" not in text
+
+
 def test_a_machine_missing_on_one_side_is_not_comparable_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

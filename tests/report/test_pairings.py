@@ -136,5 +136,5 @@ def test_a_pair_by_quality_wants_equal_scores(
 def test_without_answers_a_pair_by_quality_says_why(tmp_path: Path) -> None:
     made = paired(make_run(), "mu-small", "dec-small", "quality")
     sentences = run_sentences(read_columns(made.write(tmp_path / "run")))
-    assert any("mu-small has answered no tasks (--tasks FILE)" in one for one in sentences)
+    assert any("mu-small has answered no tasks (`slmbench run --tasks FILE`)" in one for one in sentences)
     assert not any("than dec-small" in one for one in sentences)

@@ -269,7 +269,7 @@ def test_plain_runs_of_unlike_machines_are_refused_and_grouped_on_request(
 ) -> None:
     names = [str(make_run([*PAIR], machine=machine(cpu)).write(tmp_path / cpu)) for cpu in ("one", "two", "three")]
     assert run_main(["compare", *names]) == ExitCode.NOT_COMPARABLE
-    assert "`compare --by-machine` groups them by machine" in capsys.readouterr().err
+    assert "`slmbench compare --by-machine` groups them by machine" in capsys.readouterr().err
     assert run_main(["compare", *names, "--by-machine", "--format", "json"]) == ExitCode.OK
     raw = json.loads(capsys.readouterr().out)
     assert [kind["equal"] for kind in raw["machines"]] == [["one"], ["three"], ["two"]]
