@@ -59,14 +59,18 @@ def grid() -> list[str]:
 def export(python: str, options: Sequence[str], folder: Path) -> None:
     """Export what the options need; a budget of a second leaves the rest unmeasured."""
     command = [python, "-m", "slmbench", "run", *options, "--budget", "1", "--out", str(folder)]
-    subprocess.run(command, capture_output=True, check=False)
+    subprocess.run(command, capture_output=True, check=False, cwd=folder.parent)
 
 
 def run(python: str, options: Sequence[str], folder: Path) -> Turn:
     """Run the command to its end; follow the memory of everything it starts."""
     begin, peak = time.monotonic(), 0
     command = [python, "-m", "slmbench", "run", *options, "--out", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    # Elsewhere than in this tree: its slmbench would be imported, whatever the interpreter has.
+    there = folder.parent
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=there
+    ) as process:
         followed = psutil.Process(process.pid)
         while process.poll() is None:
             peak = max(peak, _resident(followed))

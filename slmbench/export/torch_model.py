@@ -202,18 +202,19 @@ def _values(entry: catalog.CatalogEntry, module: Any, name: str, shape: tuple[in
         return draw(name, shape, 0.02)
     if kind.endswith("Embedding"):
         return draw(name, shape, _embedding_deviation(entry, name, shape))
-    normalised_after = entry.architecture in ("bart", "marian")
     gain = 1.0
     if name.endswith((".q.weight", ".q_proj.weight")):
         # Attention a little sharper than chance, so that answers depend on the prompt. Sharper still, rounding is
         # amplified from layer to layer, and lower precisions answer otherwise than any trained model would.
-        gain = 3.0 if normalised_after else QUERY_GAIN
+        gain = 3.0 if entry.normalised_after else QUERY_GAIN
         if entry.architecture == "t5":
             # T5 does not divide scores by sqrt(head size): its trained queries are that much smaller.
             gain /= math.sqrt(entry.config["d_kv"])
-    elif normalised_after and name.endswith(".fc2.weight"):
+    elif entry.normalised_after and name.endswith(".fc2.weight"):
         # A block that is normalised after adding must outweigh what it adds to, or the input token gets through.
         gain = 3.0
+    elif entry.quiet_attention and "decoder." in name and name.endswith(".out_proj.weight"):
+        gain = 1 / 3
     return draw(name, shape, gain / math.sqrt(math.prod(shape[1:])))
 
 

@@ -381,14 +381,11 @@ def florence2(text: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def t5gemma2_vision(**sizes: Any) -> dict[str, Any]:
-    """Return the config of a T5Gemma 2 with the vision part of Gemma 3: SigLIP so400m, 256 image tokens."""
+def t5gemma2_vision(siglip: Mapping[str, int], image_tokens: int, **sizes: Any) -> dict[str, Any]:
+    """Return the config of a T5Gemma 2 with a vision part as Gemma 3 has it: a SigLIP whose patches are pooled."""
     config = t5gemma2(**sizes)
     # The places of the tokens in Gemma 3's vocabulary.
     tokens = {"boi_token_index": 255999, "eoi_token_index": 256000, "image_token_index": 256001}
-    vision = {
-        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
-        "num_attention_heads": 16, "image_size": 896, "patch_size": 14, "vision_use_head": False,
-    }  # fmt: skip
-    encoder = config["encoder"] | {"vision_config": vision, "mm_tokens_per_image": 256} | tokens
+    vision = {"model_type": "siglip_vision_model", **siglip, "vision_use_head": False}
+    encoder = config["encoder"] | {"vision_config": vision, "mm_tokens_per_image": image_tokens} | tokens
     return config | {"encoder": encoder} | {k: v for k, v in tokens.items() if k != "boi_token_index"}

@@ -23,6 +23,7 @@ PARAMETER_COUNTS: Mapping[str, int] = {
     "smolvlm-256m": 162_974_016,
     "florence-2-base": 140_236_800,
     "t5gemma2-270m-270m-vision": 368_424_832,
+    "t5gemma2-270m-270m-vision-224": 368_424_832,
     "mu-330m-thin": 326_764_544,
     "mu-small-thin": 56_978_432,
     "mu-330m-330m": 667_082_752,
@@ -76,4 +77,5 @@ VISION_PARAMETER_COUNTS: Mapping[str, int] = {
     "smolvlm-256m": 93_510_912,
     "florence-2-base": 91_207_168,
     "t5gemma2-270m-270m-vision": 417_604_464,
+    "t5gemma2-270m-270m-vision-224": 86_289_408,
 }

@@ -53,8 +53,23 @@ class CatalogEntry:
         """Return the number of all parameters."""
         return self.parameter_count + self.vision_parameter_count
 
+    @property
+    def normalised_after(self) -> bool:
+        """Return whether blocks of the text part are normalised after they are added."""
+        return self.architecture in ("bart", "marian")
+
+    @property
+    def quiet_attention(self) -> bool:
+        """Return whether the decoder's attention is drawn smaller.
+
+        It reads hundreds of picture tokens that are alike, so that random attention gives nearly the same at every
+        step. Normalised after adding, it would outweigh the token that is fed, and every answer would be one token.
+        """
+        return self.whole is not None and self.normalised_after
+
     def digest(self) -> str:
         """Return the SHA-256 over the config, the seed and the way weights are drawn from it."""
         drawn = [WEIGHTS_SCHEME, WEIGHTS_SEED, self.architecture, self.config]
-        key = json.dumps(drawn if self.whole is None else [*drawn, self.whole], sort_keys=True)
-        return hashlib.sha256(key.encode()).hexdigest()
+        drawn += [] if self.whole is None else [self.whole]
+        drawn += ["quiet attention"] if self.quiet_attention else []
+        return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()

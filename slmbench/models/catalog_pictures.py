@@ -37,6 +37,11 @@ def with_pictures(pairs: Iterable[CatalogEntry], gemma3: Mapping[str, Any]) -> l
             whole=whole,
         )
 
+    both = (behind(f"{kind}-{size}") for size in sizes for kind in ("mu", "dec"))
+    return [*both, *_of_released_shapes(gemma3)]
+
+
+def _of_released_shapes(gemma3: Mapping[str, Any]) -> list[CatalogEntry]:
     smollm2 = catalog_configs.decoder(
         "llama", width=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocab=49280, positions=8192, tied=False,
         rope_theta=100000.0,
@@ -45,8 +50,24 @@ def with_pictures(pairs: Iterable[CatalogEntry], gemma3: Mapping[str, Any]) -> l
         "smolvlm-256m", "decoder-only", "llama", smollm2, "HuggingFaceTB/SmolVLM-256M-Instruct",
         "config.json of HuggingFaceTB/SmolVLM-256M-Instruct", whole=catalog_configs.smolvlm(smollm2),
     )  # fmt: skip
-    t5gemma2 = catalog_configs.t5gemma2_vision(**gemma3)
-    siglip = "arXiv 2512.14856 and Gemma 3's config.json: SigLIP so400m/14 at 896, 256 image tokens"
+    so400m = {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+        "image_size": 896, "patch_size": 14,
+    }  # fmt: skip
+    base = {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "image_size": 224, "patch_size": 16,
+    }  # fmt: skip
+    t5gemma2 = CatalogEntry(
+        "t5gemma2-270m-270m-vision", "encoder-decoder", "t5gemma2",
+        catalog_configs.t5gemma2_vision(so400m, 256, **gemma3), "google/t5gemma-2-270m-270m",
+        "arXiv 2512.14856 and Gemma 3's config.json: SigLIP so400m/14 at 896, 256 image tokens",
+    )  # fmt: skip
+    scaled = CatalogEntry(
+        "t5gemma2-270m-270m-vision-224", "encoder-decoder", "t5gemma2",
+        catalog_configs.t5gemma2_vision(base, 49, **gemma3), "scaled from google/t5gemma-2-270m-270m",
+        "t5gemma2-270m-270m-vision with the vision part of google/siglip-base-patch16-224, 49 image tokens",
+    )  # fmt: skip
     # BART-base's; after its own tokens come those of places, tasks and pictures, up to a multiple of 64.
     bart = catalog_configs.bart(width=768, layers=6, heads=12, ffn=3072, vocab=51328)
     florence2 = CatalogEntry(
@@ -54,12 +75,4 @@ def with_pictures(pairs: Iterable[CatalogEntry], gemma3: Mapping[str, Any]) -> l
         "arXiv 2311.06242 (its 0.23B parameters are those of BART-base's text part) and transformers' conversion",
         whole=catalog_configs.florence2(bart),
     )  # fmt: skip
-    return [
-        *(behind(f"{kind}-{size}") for size in sizes for kind in ("mu", "dec")),
-        smolvlm,
-        florence2,
-        CatalogEntry(
-            "t5gemma2-270m-270m-vision", "encoder-decoder", "t5gemma2", t5gemma2, "google/t5gemma-2-270m-270m", siglip,
-            whole=t5gemma2,
-        ),
-    ]  # fmt: skip
+    return [smolvlm, florence2, *(replace(entry, whole=entry.config) for entry in (t5gemma2, scaled))]

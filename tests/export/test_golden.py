@@ -12,6 +12,7 @@ from slmbench.export.golden_pictures import two_that_tell
 from slmbench.export.golden_record import make_golden, pick
 from slmbench.models.artifact import GoldenPrompt
 from slmbench.models.checkpoint import Checkpoint, resolve
+from slmbench.terms import MARGIN_TOLERANCE
 
 TINY = tiny_models()
 
@@ -112,3 +113,28 @@ def test_if_too_few_answers_are_decided_the_most_decided_are_kept() -> None:
     assert kept is not None
     assert [one.tokens for one in kept] == [(2,), (1,)]
     assert two_that_tell([answer(1, 0.9)] * 8) is None
+
+
+@pytest.mark.slow
+def test_answers_after_a_picture_follow_the_tokens_though_its_states_are_alike() -> None:
+    """Florence-2's decoder reads hundreds of states that hardly differ; an answer of one token would prove nothing."""
+    torch = pytest.importorskip("torch")
+    from slmbench.export.torch_model import load_model
+    from transformers.modeling_outputs import BaseModelOutput
+
+    checkpoint = resolve("florence-2-base")
+    model: Any = load_model(checkpoint)
+    width = checkpoint.geometry.encoder_side.width
+    noise = torch.randn(1, 600, width, generator=torch.Generator().manual_seed(1))
+    # As alike as those that its own encoder makes: a cosine of 0.88.
+    alike = torch.nn.functional.layer_norm(noise[:, :1] * 0.88**0.5 + noise * 0.12**0.5, (width,))
+    tokens, decided = [checkpoint.decoder_start_token_id], 0
+    with torch.inference_mode():
+        for _ in range(24):
+            states = BaseModelOutput(last_hidden_state=alike)
+            out = model(encoder_outputs=states, decoder_input_ids=torch.tensor([tokens]))
+            token, margin = pick(out.logits[0, -1].double().numpy(), checkpoint.eos_token_ids)
+            decided += margin > MARGIN_TOLERANCE["int8"]
+            tokens.append(token)
+    assert len(set(tokens)) > 6
+    assert decided >= 4
