@@ -152,6 +152,9 @@ def _case_row(run: RunColumns, row: dict[str, Any]) -> list[str]:
 
 def _milliseconds(row: dict[str, Any], name: str) -> str:
     found = Interval(*(1e3 * row[f"{name}_s{end}"] for end in ("_low", "", "_high")))
+    if math.isnan(found.mid):
+        # One token out has no time per token.
+        return ""
     return f"{found.mid:.4g}" + (f" [{found.low:.4g}, {found.high:.4g}]" if found.known else "")
 
 
