@@ -68,9 +68,7 @@ def run(python: str, options: Sequence[str], folder: Path) -> Turn:
     command = [python, "-m", "slmbench", "run", *options, "--out", str(folder)]
     # Elsewhere than in this tree: its slmbench would be imported, whatever the interpreter has.
     there = folder.parent
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=there
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=there) as process:
         followed = psutil.Process(process.pid)
         while process.poll() is None:
             peak = max(peak, _resident(followed))

@@ -119,8 +119,9 @@ def test_if_too_few_answers_are_decided_the_most_decided_are_kept() -> None:
 def test_answers_after_a_picture_follow_the_tokens_though_its_states_are_alike() -> None:
     """Florence-2's decoder reads hundreds of states that hardly differ; an answer of one token would prove nothing."""
     torch = pytest.importorskip("torch")
-    from slmbench.export.torch_model import load_model
     from transformers.modeling_outputs import BaseModelOutput
+
+    from slmbench.export.torch_model import load_model
 
     checkpoint = resolve("florence-2-base")
     model: Any = load_model(checkpoint)
