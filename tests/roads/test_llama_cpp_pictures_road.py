@@ -44,6 +44,28 @@ def test_llama_cpp_reads_the_pictures_that_torch_reads(tmp_path: Path, capsys: p
     assert "vision ms" in shown
 
 
+@pytest.mark.slow
+def test_a_smolvlm_is_read_in_tiles_with_words_around_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the manual types it: in fp32 and in 8 bits, whose projector is what people deploy."""
+    seer, out = picture_folders.with_words(picture_folders.make("smolvlm", tmp_path / "seer")), tmp_path / "run"
+    asked = ["--model", str(seer), "--backend", "llama_cpp", "--precision", "fp32,int8", *PICTURE]
+    assert run_main(["run", *asked, "--out", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    run = read_run(out)
+    kept = {info.case.key: info.case.weight_precision for info in run.record.cases}
+    assert sorted(kept.values()) == ["fp32", "int8"]
+    for load in run.loads:
+        assert load.executed_on == "cpu"
+        assert load.agreement == 1.0 or kept[load.case] == "int8"
+        assert load.settings["vision weights"] == {"fp32": "F32", "int8": "F16"}[kept[load.case]]
+        assert "SmolVLMImageProcessor" in load.settings["picture processor"]
+    for sample in run.samples:
+        assert (sample.input_tokens, sample.image_tokens) == (12 + 33, 33)
+        assert 0 < sample.phases_ns["vision"] < sample.token_ns[0]
+        assert sample.phases_ns["preprocess"] > 0
+    assert "vision ms" in shown
+
+
 def test_a_vision_part_that_llama_cpp_gets_wrong_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
