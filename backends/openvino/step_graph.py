@@ -56,8 +56,8 @@ def for_one_token(model: Any, rows: int, *, plain_products: bool) -> None:
 def begin_with_inputs(model: Any) -> None:
     """Have every state begin, after a reset, with what an input of its own gives, in place.
 
-    A state that is set is laid out anew in a buffer of just its length, and the step after it has to copy it once more
-    into a larger one. What a state begins with is copied once, to where it stays.
+    Setting a state puts it in a buffer of exactly its length, so the next step has to copy it again, into a larger one.
+    What a state begins with is copied once, to where it stays.
     """
     from openvino import opset13 as ops
 

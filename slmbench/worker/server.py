@@ -185,7 +185,7 @@ class _OpenCase:
             )
         self._reserved_image_tokens = 0
         self._reserve_workload()
-        # The warm-up goes on from here; where it takes the whole workload, one step after the first token is enough.
+        # This is the first warm-up, unless warm-ups run the whole workload: then two tokens are enough here.
         read_first = beginning(self.case.workload)
         first = self._generate(PromptStream.WARM_UP, 0, 0, most=read_first.output_tokens if read_first else 2)
         self._read_first = (read_first, (first.token_ns[0], first.token_ns[-1]))
