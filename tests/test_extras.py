@@ -57,6 +57,7 @@ def test_no_message_names_an_extra_by_itself() -> None:
 )
 def test_modules_and_distributions_get_the_same_text(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "_from_folder", lambda: False)
+    monkeypatch.setattr(extras, "_too_large", lambda _: "")
     assert missing(name) == text
     error = ModuleNotFoundError(f"No module named '{name}'", name=name)
     assert needed(error, "here").endswith(install_command(name))

@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(add_completion=False)
-CAPTION = "vision: the part that reads pictures; fits: memory this machine has now, for one fp32 copy and its export"
+CAPTION = (
+    "vision: parameters of the part that reads pictures; fits: this machine has memory now to run it in fp32 and to "
+    "export it (run: to run it only)"
+)
 
 
 @app.command()
@@ -40,25 +43,26 @@ def models(
     columns = (
         Column("name", lambda row: str(row["name"]), numeric=False, identity=True),
         Column("family", lambda row: str(row["family"]), numeric=False, weight=9),
-        Column("parameters", _parameters, weight=9),
+        Column("parameters", lambda row: _millions(row["parameter_count"]), weight=9),
+        Column("vision", lambda row: _millions(row["vision_parameter_count"]), weight=9),
         Column("shape of", lambda row: str(row["shape_of"]), numeric=False, weight=3),
         Column("pair", lambda row: row["pair"] or "-", numeric=False, weight=4),
         Column("fits", partial(_fits, torch=torch), numeric=False, weight=9),
     )
     console = make_console()
     table = folded(columns, rows, console.width, "--json")
-    notes = [*table.notes, CAPTION, *([] if torch else [f"* export needs torch: {missing('torch')}"])]
+    notes = [*table.notes, CAPTION, *([] if torch else [f"* its export needs torch: {missing('torch')}"])]
     print_table(console, replace(table, notes=notes))
 
 
-def _parameters(row: Mapping[str, Any]) -> str:
-    more = f" + {row['vision_parameter_count'] / 1e6:,.1f}M vision" if row["vision_parameter_count"] else ""
-    return f"{row['parameter_count'] / 1e6:,.1f}M{more}"
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f}M" if count else "-"
 
 
 def _fits(row: Mapping[str, Any], *, torch: bool) -> str:
-    export = "export" if torch or not row["export_needs_torch"] else "export*"
-    return f"run, {export}" if row["fits_export"] else "run" if row["fits_run"] else "no"
+    if row["fits_export"]:
+        return "yes" if torch or not row["export_needs_torch"] else "yes*"
+    return "run" if row["fits_run"] else "no"
 
 
 def _print_architectures(as_json: bool) -> None:

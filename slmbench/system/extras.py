@@ -102,11 +102,13 @@ def missing(name: str) -> str:
 
 
 def _too_large(name: str) -> str:
-    """Return that the disk has no room for what brings a distribution; empty where it has."""
+    """Return that the disk has no room for what brings a distribution; empty where it has.
+
+    Again without a folder: refusals get into results.
+    """
     needed = _LARGE_GB.get(EXTRAS.get(_distribution(name), ""), 0.0)
-    place = sysconfig.get_path("purelib")
-    free = shutil.disk_usage(place).free / 1e9
-    return f" (some {needed:g} GB; {place} has {free:.1f} GB free)" if free < needed else ""
+    free = shutil.disk_usage(sysconfig.get_path("purelib")).free / 1e9
+    return f" (some {needed:g} GB; the disk of this Python has {free:.1f} GB free)" if free < needed else ""
 
 
 def needed(error: ImportError, purpose: str) -> str:

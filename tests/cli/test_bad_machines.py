@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_too_little_disk_for_torch_is_said_before_it_is_installed(monkeypatch: p
     monkeypatch.setattr(extras.shutil, "disk_usage", lambda _: free._replace(free=2 * 10**9))
     assert missing("torch").endswith(" GB free)")
     assert "has 2.0 GB free" in missing("torch")
+    assert sysconfig.get_path("purelib") not in missing("torch"), "refusals get into results"
     assert missing("ctranslate2") == f"ctranslate2 is not installed: {install_command('ctranslate2')}"
 
 

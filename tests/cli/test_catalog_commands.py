@@ -23,7 +23,7 @@ def test_models_lists_the_catalog(capsys: pytest.CaptureFixture[str], monkeypatc
     assert run_main(["models"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in names())
-    assert "163.0M + 93.5M vision" in " ".join(out.split())
+    assert "163.0M 93.5M" in " ".join(out.split())
     # A narrow screen has whole cells too: columns are left out, and named.
     monkeypatch.setenv("COLUMNS", "80")
     assert run_main(["models"]) == 0
@@ -58,9 +58,13 @@ def test_models_says_whose_export_needs_a_torch_that_is_not_here(
     assert run_main(["models"]) == 0
     out = capsys.readouterr().out
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
-    assert "run, export*" in rows["marian-en-de"]
-    assert "export*" not in rows["mu-small"]
-    assert "* export needs torch: torch is not installed: " in " ".join(out.split())
+    assert rows["marian-en-de"].split()[-1] == "yes*"
+    assert rows["mu-small"].split()[-1] == "yes"
+    assert "* its export needs torch: torch is not installed: " in " ".join(out.split())
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in names())
 
 
 def test_explain_prints_every_phase(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,9 @@ def test_a_model_that_needs_torch_is_refused_before_a_folder_is_made(tmp_path: P
     done = slmbench(tmp_path, "run", "--model", "t5-tiny,bart-tiny", SLMBENCH_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 5
     assert done.stdout == ""
-    assert done.stderr == f"slmbench: error: t5-tiny, bart-tiny: {NEEDS_TORCH}\n"
+    # On a small disk the room that torch takes is told as well.
+    assert done.stderr.startswith(f"slmbench: error: t5-tiny, bart-tiny: {NEEDS_TORCH}")
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "results").exists()
 
 
@@ -88,7 +90,7 @@ def test_what_can_run_runs_next_to_a_model_that_needs_torch(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     rows = {row["model"]: row for row in json.loads(done.stdout)}
     assert rows["mu-tiny"]["agreement"] == 1.0
-    assert rows["t5-tiny"]["refusal"] == NEEDS_TORCH
+    assert rows["t5-tiny"]["refusal"].startswith(NEEDS_TORCH)
     assert "failed" not in done.stderr
     again = slmbench(tmp_path, "run", "--resume", "run", "--json", **cache)
     assert (again.returncode, len(json.loads(again.stdout))) == (0, 2), again.stderr
@@ -102,7 +104,8 @@ def test_a_reference_that_needs_torch_is_refused_when_it_is_asked_for(tmp_path: 
     done = slmbench(tmp_path, "run", "--model", str(file), "--reference", "dec-tiny")
     assert done.returncode == 5
     why = f"torch is not installed: {install_command('torch')}"
-    assert done.stderr == f"slmbench: error: --reference dec-tiny cannot be run as the reference here, {why}\n"
+    assert done.stderr.startswith(f"slmbench: error: --reference dec-tiny cannot be run as the reference here, {why}")
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "results").exists()
 
 
