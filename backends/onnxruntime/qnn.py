@@ -107,9 +107,7 @@ class QnnSession(OnnxRuntimeStaticSession):
         spec = artifact.manifest.spec
         self._soc = target_soc(spec.target)
         self._compute = "int16" if spec.weight_precision == "int8" else "fp16"
-        self._cache = (
-            None if options.engine_cache is None else Path(options.engine_cache) / artifact.manifest.artifact_id
-        )
+        self._cache = None if options.engine_cache is None else Path(options.engine_cache)
         self._emulated = True
         graphs = {role: artifact.graph(role) for role in artifact.manifest.graphs}
         super().__init__(artifact.manifest.checkpoint, spec, graphs, "npu", options)

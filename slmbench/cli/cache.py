@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmbench.errors import one_line
+from slmbench.errors import amount, one_line
 
 if TYPE_CHECKING:
     from slmbench.export.artifact_store import Stored
@@ -58,33 +58,63 @@ def clean(
         bool,
         typer.Option("--fleet", help="Remove what fleets left: carried files, runs nobody fetched, half transfers."),
     ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Remove what engines compiled of artifacts; they compile it again.")
+    ] = False,
     references: Annotated[
         bool, typer.Option("--references", help="Remove the predictions that quality is compared with.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove artifacts; they are exported, or received, again when they are needed."""
-    from slmbench.evaluation.stored_reference import remove_references
+    """Remove artifacts; they are exported, or received, again when they are needed.
+
+    What engines compiled of an artifact goes with it, and counts.
+    """
+    if references:
+        _clean_references(dry_run)
+    if ids or everything or damaged or fleet or not (references or compiled):
+        _clean_artifacts(ids or [], everything, damaged, fleet, dry_run)
+    if compiled:
+        _clean_compiled(dry_run)
+    if fleet:
+        _clean_left(dry_run)
+
+
+def _clean_artifacts(ids: list[str], everything: bool, damaged: bool, fleet: bool, dry_run: bool) -> None:
     from slmbench.export.artifact_store import list_artifacts, remove, select
 
-    if references and not dry_run:
-        count, size_bytes = remove_references()
-        typer.echo(f"removed {count} references, {size_bytes / 1e6:.1f} MB")
-    if references and not (ids or everything or damaged or fleet):
-        return
-    chosen = (
-        select(ids or [], everything=everything, damaged=damaged) if ids or everything or damaged or not fleet else []
-    )
+    chosen = select(ids, everything=everything, damaged=damaged) if ids or everything or damaged or not fleet else []
     if fleet:
         chosen += [one for one in list_artifacts() if one.transfer and one not in chosen]
     gone = chosen if dry_run else remove(chosen)
-    size = sum(item.size_bytes for item in gone)
-    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)} artifacts, {size / 1e6:.1f} MB")
+    _say_removed(dry_run, amount(len(gone), "artifact"), sum(item.size_bytes + item.compiled_bytes for item in gone))
     for item in chosen:
         if item not in gone:
             typer.echo(f"{item.folder.name} stays: another process is writing or measuring it")
-    if fleet:
-        _clean_left(dry_run)
+
+
+def _clean_compiled(dry_run: bool) -> None:
+    from slmbench.export.compiled_copies import compiled_folders, remove_compiled
+
+    found = compiled_folders()
+    gone = [(folder, size) for folder, size in found if dry_run or remove_compiled(folder)]
+    _say_removed(dry_run, f"what engines compiled of {amount(len(gone), 'artifact')}", sum(size for _, size in gone))
+    for folder, _ in found:
+        if folder not in [one for one, _ in gone]:
+            typer.echo(f"{folder.name} stays: another process is measuring it")
+
+
+def _clean_references(dry_run: bool) -> None:
+    from slmbench.evaluation.stored_reference import remove_references, stored_references
+
+    found = stored_references()
+    if not dry_run:
+        remove_references()
+    _say_removed(dry_run, amount(len(found), "reference"), sum(size for _, size in found))
+
+
+def _say_removed(dry_run: bool, what: str, size_bytes: int) -> None:
+    typer.echo(f"{'would remove' if dry_run else 'removed'} {what}, {size_bytes / 1e6:.1f} MB")
 
 
 def _clean_left(dry_run: bool) -> None:
@@ -92,8 +122,7 @@ def _clean_left(dry_run: bool) -> None:
 
     left = list_left()
     gone = left if dry_run else remove_left(left)
-    size = sum(one.size_bytes for one in gone)
-    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)} things that a fleet left, {size / 1e6:.1f} MB")
+    _say_removed(dry_run, f"{amount(len(gone), 'thing')} that a fleet left", sum(one.size_bytes for one in gone))
     for one in left:
         if one not in gone:
             typer.echo(f"{one.name} stays: it is measured or arrives now")
@@ -137,6 +166,22 @@ def _print(stored: list[Stored], left: list[Left], as_json: bool) -> None:
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     make_console().print(table)
     total = sum(item.size_bytes for item in stored)
-    typer.echo(f"{len(stored)} artifacts, {total / 1e6:.1f} MB in {artifacts_dir()}")
+    typer.echo(f"{amount(len(stored), 'artifact')}, {total / 1e6:.1f} MB in {artifacts_dir()}")
     if left:
         _print_left(left)
+    _print_others()
+
+
+def _print_others() -> None:
+    """Print what else takes room in the cache, and what removes it."""
+    from slmbench.evaluation.stored_reference import stored_references
+    from slmbench.export.compiled_copies import compiled_folders
+
+    if found := compiled_folders():
+        total = sum(size for _, size in found)
+        what = f"compiled by engines: of {amount(len(found), 'artifact')}, {total / 1e6:.1f} MB"
+        typer.echo(f"{what}; `slmbench cache clean --compiled` removes them")
+    if found := stored_references():
+        total = sum(size for _, size in found)
+        what = f"references of quality: {len(found)}, {total / 1e6:.1f} MB"
+        typer.echo(f"{what}; `slmbench cache clean --references` removes them")

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from slmbench.errors import BadInputError
 from slmbench.evaluation.text import Window
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.system.files import sized_folders
 from slmbench.system.locks import in_use, is_used
 from slmbench.system.paths import cache_dir
 from slmbench.terms import StrictModel
@@ -165,16 +166,15 @@ def remove_abandoned(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_references() -> tuple[int, int]:
-    """Remove every reference from the cache; return how many there were, and their bytes.
+def stored_references() -> list[tuple[Path, int]]:
+    """Return the folders of the references in the cache, and their bytes."""
+    return sized_folders(references_dir())
 
-    A run that measures with one keeps its open file, or makes it again.
-    """
-    folders = [one for one in references_dir().glob("*") if one.is_dir()]
-    size = sum(path.stat().st_size for one in folders for path in one.rglob("*") if path.is_file())
-    for one in folders:
-        shutil.rmtree(one, ignore_errors=True)
-    return len(folders), size
+
+def remove_references() -> None:
+    """Remove every reference from the cache. A run that measures with one keeps its open file, or makes it again."""
+    for folder, _ in stored_references():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_stored(place: Path) -> bool:

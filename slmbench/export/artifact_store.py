@@ -17,10 +17,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from slmbench.errors import BadInputError, CannotRunError
+from slmbench.export.compiled_copies import compiled_dir, remove_compiled
 from slmbench.export.routes import outdated
 from slmbench.models.artifact import MANIFEST_NAME, Artifact, ArtifactSpec, damage, read_artifact
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.system.files import write_whole
+from slmbench.system.files import bytes_in, write_whole
 from slmbench.system.locks import is_used, locks_dir
 from slmbench.system.paths import cache_dir
 
@@ -52,6 +53,8 @@ class Stored:
     problem: str | None
     #: False where this user may not read it: nobody knows whether it is whole.
     readable: bool = True
+    #: Of what engines compiled of it.
+    compiled_bytes: int = 0
 
     @property
     def unfinished(self) -> bool:
@@ -75,6 +78,7 @@ class Stored:
             "id": self.folder.name,
             "folder": str(self.folder),
             "size_bytes": self.size_bytes,
+            "compiled_bytes": self.compiled_bytes,
             "checkpoint": manifest.checkpoint.name if manifest else "?",
             "label": manifest.spec.label() if manifest else "?",
             "created": manifest.created if manifest else "?",
@@ -96,6 +100,7 @@ def move_into_place(folder: Path, place: Path) -> None:
     """
     if place.exists():
         refuse_if_measured(place)
+        remove_compiled(compiled_dir(place.name))
         old = place.with_name(f"{UNFINISHED}{place.name}-old-{os.getpid()}")
         place.rename(old)
         folder.rename(place)
@@ -164,13 +169,17 @@ def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = Fals
         BadInputError: nothing is asked for, or an id that fits none or several.
     """
     if not (ids or everything or damaged):
-        raise BadInputError("say what to remove: ids from `slmbench cache list`, --damaged, --fleet or --all")
+        raise BadInputError(
+            "say what to remove: ids from `slmbench cache list`, --compiled, --damaged, --fleet, --references or --all"
+        )
     stored = list_artifacts(hashes=damaged)
     if everything:
         return stored
     chosen = {item.folder: item for item in stored if damaged and item.problem and item.readable}
     for start in ids:
-        fitting = [item for item in stored if item.folder.name.startswith(start)]
+        fitting = [item for item in stored if item.folder.name == start] or [
+            item for item in stored if item.folder.name.startswith(start)
+        ]
         if len(fitting) != 1:
             raise BadInputError(
                 f"'{start}' fits {len(fitting)} artifacts in the cache; `slmbench cache list` shows them"
@@ -180,7 +189,9 @@ def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = Fals
 
 
 def remove(stored: list[Stored]) -> list[Stored]:
-    """Remove the folders and return those that are gone; what another process is writing or measuring stays.
+    """Remove the folders, and what engines compiled of them; return those that are gone.
+
+    What another process is writing or measuring stays.
 
     Raises:
         BadInputError: a folder outside the store, or one that cannot be removed.
@@ -196,6 +207,7 @@ def remove(stored: list[Stored]) -> list[Stored]:
                     continue
                 if item.folder.exists():
                     shutil.rmtree(item.folder)
+                remove_compiled(compiled_dir(item.folder.name))
         except Timeout:
             continue
         except OSError as error:
@@ -226,7 +238,7 @@ def _closed_to_us(folder: Path) -> Path | None:
 def _look_at(folder: Path, hashes: bool) -> Stored:
     if (closed := _closed_to_us(folder)) is not None:
         return Stored(folder, 0, None, f"unknown: {closed}: permission denied", readable=False)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = bytes_in(folder)
     if folder.name.startswith(UNFINISHED):
         kind = "received in part" if _TRANSFER.search(folder.name) else "unfinished export"
         return Stored(folder, size, None, kind)
@@ -234,7 +246,8 @@ def _look_at(folder: Path, hashes: bool) -> Stored:
         artifact = read_artifact(folder)
     except BadInputError as error:
         return Stored(folder, size, None, str(error))
-    return Stored(folder, size, artifact, damage(artifact, hashes=hashes))
+    compiled = bytes_in(compiled_dir(folder.name))
+    return Stored(folder, size, artifact, damage(artifact, hashes=hashes), compiled_bytes=compiled)
 
 
 # The stamp is part of the key: files that were changed are looked at again.

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from slmbench.errors import BadInputError
 from slmbench.plan.sent_files import PART, carried_dir
 from slmbench.system.digests import sha256_of
+from slmbench.system.files import bytes_in
 from slmbench.system.locks import is_measured_into, locks_dir
 from slmbench.system.paths import cache_dir
 
@@ -102,7 +103,7 @@ def _folders(above: Path) -> list[Path]:
 
 def _look(folder: Path, kind: Kind, name: str, hashes: bool) -> Left:
     stats = [path.stat() for path in (folder, *folder.rglob("*")) if path.exists()]
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = bytes_in(folder)
     newest = max((one.st_mtime for one in stats), default=time.time())
     whole = [path for path in folder.iterdir() if hashes and kind == "carried file" and not path.name.endswith(PART)]
     damaged = [path.name for path in whole if sha256_of(path) != folder.name]

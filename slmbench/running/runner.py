@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from slmbench._version import __version__
 from slmbench.analysis.divergence import Divergence, divergence_of
 from slmbench.errors import BadInputError, CannotRunError, RunInterruptedError, amount
+from slmbench.export.compiled_copies import compiled_dir
 from slmbench.export.recipes import PLAIN
 from slmbench.machine.cpu import emulator
 from slmbench.models.artifact import Artifact
@@ -55,7 +56,7 @@ from slmbench.running.quality import measure_quality
 from slmbench.running.run_folder import run_folder
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.system.locks import only_run_in
-from slmbench.system.paths import cache_dir, plain_text
+from slmbench.system.paths import plain_text
 from slmbench.worker.protocol import Described
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def _planned(cell: PlannedCell, artifact: Artifact, prompts: AskedPrompts, arms:
         artifact=artifact.folder,
         artifact_id=artifact.manifest.artifact_id,
         stamp=artifact.stamp,
-        options=cell.options | {"engine_cache": str(cache_dir() / "engines" / case.backend)},
+        options=cell.options | {"engine_cache": str(compiled_dir(artifact.manifest.artifact_id) / case.backend)},
         python=arms[case.arm] if case.arm else None,
         configuration=cell.configuration,
         prompts=prompts.texts.texts if prompts.texts else (),

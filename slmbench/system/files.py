@@ -234,6 +234,17 @@ def make_folder(parent: Path, prefix: str) -> Path:
             return folder
 
 
+def bytes_in(folder: Path) -> int:
+    """Return the bytes of the files in a folder; 0 where it does not exist."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def sized_folders(parent: Path) -> list[tuple[Path, int]]:
+    """Return the folders in a folder, which need not exist, and their bytes, largest first."""
+    found = [(one, bytes_in(one)) for one in parent.glob("*") if one.is_dir()]
+    return sorted(found, key=lambda one: one[1], reverse=True)
+
+
 def nearest_folder(path: Path) -> Path:
     """Return the path, or the nearest folder above it that exists."""
     return next((one for one in (path, *path.absolute().parents) if one.is_dir()), path)

@@ -276,6 +276,11 @@ def test_list_select_and_remove(cache: Path, checkpoint: Checkpoint) -> None:
     assert stored.summary()["checkpoint"] == "llama-tiny"
     assert select([stored.folder.name[:6]]) == [stored]
     assert select([], damaged=True) == []
+    longer = stored.folder.with_name(f"{stored.folder.name}-old")
+    shutil.copytree(stored.folder, longer)
+    # A whole id is that artifact, also where another begins with it.
+    assert [one.folder for one in select([stored.folder.name])] == [stored.folder]
+    shutil.rmtree(longer)
     with pytest.raises(BadInputError, match="fits 0 artifacts"):
         select(["zzz"])
     with pytest.raises(BadInputError, match="say what to remove"):
