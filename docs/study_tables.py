@@ -17,17 +17,19 @@ import math
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from slmbench.analysis.pairs import Pair, pairs_of, precision_of, sides_of
 from slmbench.analysis.stats import Interval
-from slmbench.errors import one_line
+from slmbench.errors import amount, one_line
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import RUN_NAME, SAMPLES_NAME
 from slmbench.report.chart_files import write_pictures
 from slmbench.report.claims import claims_table
+from slmbench.report.crossover_sentences import crossover_sentences
 from slmbench.report.html import run_charts
 from slmbench.report.pairing_words import PAIRING_NAMES
 from slmbench.report.run_table import run_table
@@ -40,7 +42,7 @@ HEAD = """\
 Made by `docs/study_tables.py` from the raw samples in `results/study/`; not written by hand. What they mean is in
 [study.md](study.md). Means over loads of their medians, with 95 % intervals in brackets. "within" says how narrow the
 intervals are: "3 %" where time to first token and time per token both reached the run's target, else what was
-reached, and why.
+reached, and why. "not known": the loads differ so much that the figure could be ten times off.
 """
 
 
@@ -89,16 +91,24 @@ def section(name: str, run: RunColumns, plots: Sequence[Path], folder: Path) -> 
     lines = [f"\n## {name}\n", *_conditions(run)]
     pairs = [pair for side in sides_of(run) for pair in pairs_of(side)]
     lines += _table("Pairs", _PAIR_HEADERS, (_pair_row(run, pair) for pair in pairs))
+    if crossed := crossover_sentences(pairs):
+        lines += ["### Where the lead changes hands\n", *(f"- {escape_markdown(line)}" for line in crossed), ""]
     claimed = claims_table(run)
     if claimed:
         lines += ["### Claims\n", markdown_table(claimed.headers, claimed.rows, claimed.numeric)]
         lines += [f"- {escape_markdown(line)}" for line in claimed.notes]
     rows = run_table(run).to_dict("records")
     lines += _table("Every case", _CASE_HEADERS, (_case_row(run, row) for row in rows if row["samples"]))
-    left = [f"- {escape_markdown(one_line(str(row['case'])))}: {_reason(row)}" for row in rows if not row["samples"]]
-    lines += ["### Not measured\n", *left] if left else []
+    lines += _left([row for row in rows if not row["samples"]])
     lines += [f"\n![{plot.stem}]({plot.relative_to(folder).as_posix()})" for plot in plots]
     return "\n".join(lines) + "\n"
+
+
+def _left(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what was not measured: one line for all cases that an engine has without samples for one reason."""
+    cases = Counter((row["backend"], _reason(row)) for row in rows)
+    lines = [f"- {amount(count, 'case')} on {engine}: {reason}" for (engine, reason), count in cases.items()]
+    return ["### Not measured\n", *lines] if lines else []
 
 
 def _conditions(run: RunColumns) -> Iterator[str]:
@@ -155,11 +165,15 @@ def _milliseconds(row: dict[str, Any], name: str) -> str:
     if math.isnan(found.mid):
         # One token out has no time per token.
         return ""
-    return f"{found.mid:.4g}" + (f" [{found.low:.4g}, {found.high:.4g}]" if found.known else "")
+    return f"{found.mid:.4g}{_bounds(found, '.4g')}"
 
 
 def _factor(found: Interval) -> str:
-    return f"{found.mid:.2f}x" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.known else "")
+    return f"{found.mid:.2f}x{_bounds(found, '.2f')}" if found.telling else "not known"
+
+
+def _bounds(found: Interval, form: str) -> str:
+    return f" [{found.low:{form}}, {found.high:{form}}]" if found.telling else ""
 
 
 def _within(run: RunColumns, key: str) -> str:
@@ -175,7 +189,7 @@ def _within(run: RunColumns, key: str) -> str:
 
 
 def _width(name: str, width: float | None) -> str:
-    return f"{name} unknown" if width is None or not math.isfinite(width) else f"{name} ±{width:.1%}"
+    return f"{name} not known" if width is None or not width < 1 else f"{name} ±{width:.1%}"
 
 
 def _reason(row: dict[str, Any]) -> str:
