@@ -32,7 +32,7 @@ from slmbench.report.claims import claims_table
 from slmbench.report.crossover_sentences import crossover_sentences
 from slmbench.report.html import run_charts
 from slmbench.report.pairing_words import PAIRING_NAMES
-from slmbench.report.run_table import run_table
+from slmbench.report.run_table import table_rows
 from slmbench.report.text_table import escape_markdown, markdown_table, size
 
 HERE = Path(__file__).parent
@@ -97,7 +97,7 @@ def section(name: str, run: RunColumns, plots: Sequence[Path], folder: Path) -> 
     if claimed:
         lines += ["### Claims\n", markdown_table(claimed.headers, claimed.rows, claimed.numeric)]
         lines += [f"- {escape_markdown(line)}" for line in claimed.notes]
-    rows = run_table(run).to_dict("records")
+    rows = table_rows(run)
     lines += _table("Every case", _CASE_HEADERS, (_case_row(run, row) for row in rows if row["samples"]))
     lines += _left([row for row in rows if not row["samples"]])
     lines += [f"\n![{plot.stem}]({plot.relative_to(folder).as_posix()})" for plot in plots]

@@ -22,6 +22,8 @@ def far_off(values: Floats) -> NDArray[np.bool_]:
     if np.count_nonzero(usable) < MINIMUM_SAMPLES:
         return found
     logs = np.log(values[usable])
+    if np.ptp(logs) <= np.log(MINIMUM_FACTOR):
+        return found
     away = np.abs(logs - np.median(logs))
     # 1.4826: the median deviation of normal values is that much smaller than their standard deviation.
     spread = 1.4826 * float(np.median(away))

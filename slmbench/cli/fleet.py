@@ -140,8 +140,9 @@ def run_fleet(
     _need_dask()
     from slmbench.fleet.client import LOCAL, linked, run_on_fleet
     from slmbench.fleet.connection import full_address
-    from slmbench.fleet.report import fleet_table, print_fleet, write_fleet
+    from slmbench.fleet.report import fleet_rows, print_fleet, write_fleet
     from slmbench.fleet.selection import MachineSelection
+    from slmbench.report.run_table import json_rows
     from slmbench.report.text_table import make_console
     from slmbench.system.locks import only_run_in
 
@@ -160,13 +161,13 @@ def run_fleet(
     with only_run_in(folder):
         record = _run(measure())
         write_fleet(folder)
-    table = fleet_table(folder, record)
+    rows = fleet_rows(folder, record)
     if as_json:
-        typer.echo(table.to_json(orient="records", indent=1))
+        typer.echo(json_rows(rows))
     else:
         print_fleet(make_console(), folder)
     say(f"results are in {folder}")
-    failed = "failure" in table and table["failure"].notna().any()
+    failed = any(row["failure"] for row in rows)
     refused = strict and any(machine.left_out for machine in record.machines.values())
     return ExitCode.FAILED if record.not_run or failed or refused else ExitCode.OK
 

@@ -237,14 +237,14 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
     import sys
 
     from slmbench.analysis.task_scores import unanswered
-    from slmbench.report.run_table import run_table
+    from slmbench.report.run_table import json_rows, table_rows
     from slmbench.report.text_table import make_console
     from slmbench.report.write import print_run
     from slmbench.running.watched import execute_watched
 
     columns = execute_watched(request, quiet=quiet, verbose=verbose)
     if as_json:
-        typer.echo(run_table(columns).to_json(orient="records", indent=1))
+        typer.echo(json_rows(table_rows(columns)))
     else:
         print_run(make_console(), columns)
         said = [f"everything is in {columns.folder}"]
@@ -257,7 +257,7 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
     # What has no figures because its budget was spent is named there, too.
     tasks = columns.record.tasks
     refused = columns.record.refusals or (tasks and tasks.refused)
-    failed = run_table(columns)["failure"].notna().any() or unanswered(columns) or (strict and refused)
+    failed = any(row["failure"] for row in table_rows(columns)) or unanswered(columns) or (strict and refused)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 

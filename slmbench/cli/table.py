@@ -41,15 +41,15 @@ def table(
 def _run(run: Path, *, as_json: bool, markdown: bool, plots: Path | None, write: bool) -> None:
     """Recreate the tables of a run of one machine."""
     from slmbench.records.sample_arrays import read_columns
-    from slmbench.report.run_table import run_table
+    from slmbench.report.run_table import json_rows, table_rows
     from slmbench.report.text_table import make_console
     from slmbench.report.write import print_run, table_markdown, write_reports
 
     columns = read_columns(run)
     if as_json:
-        typer.echo(run_table(columns).to_json(orient="records", indent=1))
+        typer.echo(json_rows(table_rows(columns)))
     elif markdown:
-        typer.echo(table_markdown(columns, run_table(columns)), nl=False)
+        typer.echo(table_markdown(columns, table_rows(columns)), nl=False)
     else:
         print_run(make_console(), columns)
     if write:
@@ -66,14 +66,15 @@ def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: boo
     """Recreate a fleet's tables: each machine's, then all side by side."""
     from slmbench.errors import BadInputError
     from slmbench.fleet.read import read_machines
-    from slmbench.fleet.report import fleet_markdown, fleet_table, print_fleet, write_fleet
+    from slmbench.fleet.report import fleet_markdown, fleet_rows, print_fleet, write_fleet
+    from slmbench.report.run_table import json_rows
     from slmbench.report.text_table import make_console
 
     folder = run if run.is_dir() else run.parent
     if others:
         raise BadInputError(f"{run}: --format and --plots work on the run of one machine, in {folder / 'machines'}")
     if as_json:
-        typer.echo(fleet_table(folder, read_machines(folder).record).to_json(orient="records", indent=1))
+        typer.echo(json_rows(fleet_rows(folder, read_machines(folder).record)))
     elif markdown:
         typer.echo(fleet_markdown(read_machines(folder)), nl=False)
     else:

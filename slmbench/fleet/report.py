@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slmbench.analysis.machines import DEVICES, Shelf, Stand, shelf_of
 from slmbench.analysis.metrics import Side, metric_named
@@ -18,11 +18,10 @@ from slmbench.records.sample_arrays import read_columns
 from slmbench.records.schema import read_run
 from slmbench.report.csv_text import csv_text
 from slmbench.report.machines_table import print_shelf, shelf_markdown
-from slmbench.report.run_table import run_table
+from slmbench.report.run_table import table_rows
 from slmbench.system.files import write_whole
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
 
 #: With more tables than this, only the machines side by side are printed.
@@ -71,8 +70,7 @@ def write_fleet(folder: Path) -> None:
         for path in run_folders(folder, name):
             write_reports(read_columns(path))
     machines = read_machines(folder)
-    frame = fleet_table(folder, machines.record)
-    write_whole(folder / "table.csv", csv_text(frame.columns, frame.itertuples(index=False, name=None)))
+    write_whole(folder / "table.csv", csv_text(fleet_rows(folder, machines.record)))
     write_whole(folder / "table.md", fleet_markdown(machines))
     shelf = _shelf(machines)
     if shelf is not None:
@@ -94,17 +92,14 @@ def _shelf(machines: Machines) -> Shelf | None:
         return None
 
 
-def fleet_table(folder: Path, record: FleetRecord) -> pd.DataFrame:
-    """Return the tables of all machines one below the other, ``machine`` first; figures in SI units."""
-    import pandas as pd
-
-    tables = []
-    for name in record.machines:
-        for path in run_folders(folder, name):
-            table = run_table(read_run(path))
-            table.insert(0, "machine", name)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"machine": []})
+def fleet_rows(folder: Path, record: FleetRecord) -> list[dict[str, Any]]:
+    """Return the rows of all machines one below the other, ``machine`` first; figures in SI units."""
+    return [
+        {"machine": name, **row}
+        for name in record.machines
+        for path in run_folders(folder, name)
+        for row in table_rows(read_run(path))
+    ]
 
 
 def stands_of(machines: Machines, prefix: str = "") -> list[Stand]:

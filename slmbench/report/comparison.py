@@ -330,7 +330,7 @@ def comparison_markdown(
 def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     """Return all judgements as CSV, in SI units."""
     rows = [row for comparison in comparisons for row in rows_of(comparison)]
-    return csv_text(list(rows[0]), (row.values() for row in rows)) if rows else ""
+    return csv_text(rows)
 
 
 def comparisons_json(comparisons: Sequence[Comparison], problems: Sequence[str] = ()) -> str:

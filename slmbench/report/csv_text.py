@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from slmbench.errors import one_line
 
@@ -13,16 +13,19 @@ from slmbench.errors import one_line
 _FORMULA = ("=", "+", "-", "@")
 
 
-def csv_text(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table as CSV; what is unknown (None, NaN) is empty.
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return a table as CSV; what is unknown (None, NaN) or not in a row is empty, and so is a table without rows.
 
     Text is one line without control characters; where a spreadsheet would calculate with it, an apostrophe is before
     it, as https://owasp.org/www-community/attacks/CSV_Injection advises.
     """
+    if not rows:
+        return ""
+    columns = dict.fromkeys(name for row in rows for name in row)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(map(_cell, row) for row in rows)
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
     return out.getvalue()
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slmbench._version import __version__
 from slmbench.analysis.crossover import crossovers, curves_of
@@ -44,9 +44,6 @@ from slmbench.report.run_conditions import conditions, facts
 from slmbench.report.sentences import run_sentences
 from slmbench.report.speed_against_quality import front_chart
 from slmbench.report.text_table import TextTable, bounded
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LEGEND = (
     "A figure is the geometric mean over loads of each load's median, with its 95 % interval: a model is loaded "
@@ -117,17 +114,17 @@ def run_charts(run: RunColumns) -> dict[str, dict[str, Any]]:
     return {chart["title"]: chart["spec"] for chart in page.charts}
 
 
-def run_report(run: RunColumns, frame: pd.DataFrame) -> str:
+def run_report(run: RunColumns, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the report of a run as one HTML file."""
     record = run.record
     page = Page(
         title=f"slmbench: {record.suite or 'run'}",
         subtitle=_run_subtitle(run),
-        sentences=run_sentences(run) or _plain_sentences(frame),
+        sentences=run_sentences(run) or _plain_sentences(rows),
         warnings=list(run.warnings),
     )
     ids = {info.case.key: f"case-{index}" for index, info in enumerate(record.cases, 1)}
-    page.tables.append(_run_table(frame, ids))
+    page.tables.append(_run_table(rows, ids))
     if claimed := claims_table(run):
         page.tables.append(html_table("Claims", claimed, []))
     if answered := answers_table(run):
@@ -161,12 +158,12 @@ def _run_subtitle(run: RunColumns) -> str:
     return f"{record.run_id}, {record.created}{state}: {counts}"
 
 
-def _plain_sentences(frame: pd.DataFrame) -> list[str]:
+def _plain_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for a run of one case, where there is nothing to compare."""
-    if frame.empty or not frame["ttft_s"].notna().any():
+    measured = [row for row in rows if math.isfinite(row["ttft_s"])]
+    if not measured:
         return ["Nothing was measured."]
-    rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-    row = min(rows, key=lambda row: row["ttft_s"] if math.isfinite(row["ttft_s"]) else math.inf)
+    row = min(measured, key=lambda row: row["ttft_s"])
     precision = f"{row['weight_precision']}/{row['compute_precision']}"
     return [
         f"{row['model']} on {row['backend']} in {precision} gives its first token after {bounded(row, 'ttft_s', 1e3)} "
@@ -175,9 +172,9 @@ def _plain_sentences(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _run_table(frame: pd.DataFrame, ids: Mapping[str, str]) -> dict[str, Any]:
-    table = text_table(frame)
-    keys = [row["case"] for row in frame.to_dict("records") if math.isfinite(row["ttft_s"])]
+def _run_table(rows: Sequence[Mapping[str, Any]], ids: Mapping[str, str]) -> dict[str, Any]:
+    table = text_table(rows)
+    keys = [row["case"] for row in rows if math.isfinite(row["ttft_s"])]
     return html_table("Results", table, [ids[key] for key in keys], DETAILS)
 
 

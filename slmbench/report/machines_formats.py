@@ -78,8 +78,7 @@ def _spread(name: str, interval: Interval | None) -> dict[str, float]:
 
 def shelf_csv(shelf: Shelf) -> str:
     """Return every cell as a line of CSV; what is unknown is empty."""
-    rows = shelf_rows(shelf)
-    return csv_text(list(rows[0]), (_known(row).values() for row in rows)) if rows else ""
+    return csv_text([_known(row) for row in shelf_rows(shelf)])
 
 
 def shelf_json(shelf: Shelf) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
 from slmbench.analysis.roofline import NOTE_SEPARATOR
 from slmbench.analysis.stats import Interval
 from slmbench.errors import one_line
@@ -175,13 +173,12 @@ def _for_terminals(columns: Sequence[Column]) -> list[Column]:
     return [replace(c, cell=_letters) if c.header == "flags" else c for c in columns]
 
 
-def text_table(frame: pd.DataFrame, width: int | None = None, shows_all: str = "") -> TextTable:
+def text_table(all_rows: Sequence[Mapping[str, Any]], width: int | None = None, shows_all: str = "") -> TextTable:
     """Return the run table as text. Columns whose rows all agree are folded into ``common``.
 
     With a ``width`` in characters the least important columns are left out, named in the notes, until it fits;
     ``shows_all`` is the command that has them.
     """
-    all_rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
     rows = [row for row in all_rows if _has_figures(row)]
     table = folded(_for_terminals(COLUMNS) if width else COLUMNS, rows, width, shows_all)
     notes = list(_failures([row for row in all_rows if row["failure"] or (row not in rows and not row["refusal"])]))

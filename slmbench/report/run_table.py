@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,42 +58,59 @@ _USES = ("bandwidth_use", "compute_use")
 _EMPTY = Interval(math.nan, math.nan, math.nan)
 
 
-def run_table(run: Run | RunColumns) -> pd.DataFrame:
-    """Return one row a planned case, failed ones included, and one for each cell that cannot run.
+#: What rows are sorted by.
+_ORDER = (
+    "batch", "answers", "input_tokens", "turns", "output_tokens", "kv_cache", "device", "weight_precision",
+    "compute_precision", "engine",
+)  # fmt: skip
 
-    Times are in s, rates in tokens/s, memory in bytes; ``X_low`` and ``X_high`` bound ``X`` at 95 %. What was not
-    measured is NaN or None. ``failure`` says why a case has no figures, ``refusal`` why a cell cannot run.
-    Simulated cases never have times.
+
+def run_table(run: Run | RunColumns) -> pd.DataFrame:
+    """Return :func:`table_rows` as a frame.
 
     Raises:
         BadInputError: a sample's times are not times.
     """
     import pandas as pd
 
+    rows = table_rows(run)
+    frame = pd.DataFrame(rows)
+    for name in [one for one in TEXT_COLUMNS if one in frame]:
+        # What is absent stays None: as NaN it would be a figure, and true, and 2 threads 2.0.
+        frame[name] = pd.Series([row[name] for row in rows], dtype=object)
+    return frame
+
+
+def table_rows(run: Run | RunColumns) -> list[dict[str, Any]]:
+    """Return one row a planned case, failed ones included, and one for each cell that cannot run.
+
+    Times are in s, rates in tokens/s, memory in bytes; ``X_low`` and ``X_high`` bound ``X`` at 95 %. What was not
+    measured is NaN or None. ``failure`` says why a case has no figures, ``refusal`` why a cell cannot run.
+    Simulated cases never have times. All rows have the same columns.
+
+    Raises:
+        BadInputError: a sample's times are not times.
+    """
     columns = columns_of(run) if isinstance(run, Run) else run
     infos = columns.record.cases
     more = zip(picture_figures(columns, infos), score_columns(columns, infos), strict=True)
     rows = [_row(columns, info) | pictures | score for info, (pictures, score) in zip(infos, more, strict=True)]
     rows += [_refused_row(refusal) for refusal in columns.record.refusals]
-    order = [
-        "batch",
-        "answers",
-        "input_tokens",
-        "turns",
-        "output_tokens",
-        "kv_cache",
-        "device",
-        "weight_precision",
-        "compute_precision",
-        "engine",
-    ]
-    frame = pd.DataFrame(rows)
-    if not rows:
-        return frame
-    for name in [one for one in TEXT_COLUMNS if one != "score_metric" or columns.record.tasks]:
-        # What is absent stays None: as NaN it would be a figure, and true, and 2 threads 2.0.
-        frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
-    return frame.sort_values(order, kind="stable", ignore_index=True)
+    names = dict.fromkeys(name for row in rows for name in row)
+    absent = {name: None if name in TEXT_COLUMNS else math.nan for name in names}
+    return sorted(({**absent, **row} for row in rows), key=_place)
+
+
+def _place(row: Mapping[str, Any]) -> list[tuple[bool, Any]]:
+    """Return what a row is sorted by; what it lacks comes last."""
+    values = [row[name] for name in _ORDER]
+    return [(False, value) if isinstance(value, (int, str)) else (True, "") for value in values]
+
+
+def json_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as JSON; what was not measured is null."""
+    known = [{name: None if value != value else value for name, value in row.items()} for row in rows]
+    return json.dumps(known, indent=1, ensure_ascii=False)
 
 
 def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:
@@ -244,7 +263,7 @@ def _bounded(name: str, interval: Interval) -> dict[str, float]:
 
 
 def _median(values: list[float]) -> float:
-    return float(np.median(values)) if values else math.nan
+    return median(values) if values else math.nan
 
 
 def _gap_percentiles(samples: SampleColumns | None) -> dict[str, float]:
@@ -337,4 +356,5 @@ def _flags(
 def drift_of(values: Floats) -> float:
     """Return by how much the median of the last third lies above that of the first third; 0 for fewer than nine."""
     third = len(values) // 3
-    return float(np.median(values[-third:]) / np.median(values[:third]) - 1) if third >= 3 else 0.0
+    # Not numpy's: for so few values it takes ten times as long, and a large run has thousands of cases.
+    return median(values[-third:].tolist()) / median(values[:third].tolist()) - 1 if third >= 3 else 0.0

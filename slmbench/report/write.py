@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slmbench.errors import one_line
 from slmbench.records.sample_arrays import RunColumns, columns_of
@@ -13,13 +14,12 @@ from slmbench.report.answers import TASKS_LEGEND, answers_table
 from slmbench.report.claims import claims_table
 from slmbench.report.csv_text import csv_text
 from slmbench.report.run_columns import text_table
-from slmbench.report.run_table import run_table
+from slmbench.report.run_table import table_rows
 from slmbench.report.sentences import run_sentences
 from slmbench.report.text_table import escape_markdown, markdown_sentence, markdown_table, print_table
 from slmbench.system.files import write_whole
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
 
 LEGEND = (
@@ -41,15 +41,15 @@ def write_reports(run: Run | RunColumns, folder: Path | None = None) -> None:
 
     columns = columns_of(run) if isinstance(run, Run) else run
     into = folder or columns.folder
-    frame = run_table(columns)
-    write_whole(into / "table.md", table_markdown(columns, frame))
-    write_whole(into / "table.csv", csv_text(frame.columns, frame.itertuples(index=False, name=None)))
-    write_whole(into / "report.html", run_report(columns, frame))
+    rows = table_rows(columns)
+    write_whole(into / "table.md", table_markdown(columns, rows))
+    write_whole(into / "table.csv", csv_text(rows))
+    write_whole(into / "report.html", run_report(columns, rows))
 
 
-def table_markdown(run: RunColumns, frame: pd.DataFrame) -> str:
+def table_markdown(run: RunColumns, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the run's table with its sentences as Markdown."""
-    table = text_table(frame)
+    table = text_table(rows)
     lines = [f"# {escape_markdown(run.record.suite or 'Run')} {escape_markdown(run.record.run_id)}", ""]
     if table.common:
         common = ", ".join(f"{name}: {value}" for name, value in table.common.items())
@@ -74,7 +74,7 @@ def print_run(console: Console, run: Run | RunColumns) -> None:
 
     columns = columns_of(run) if isinstance(run, Run) else run
     shows_all = f"`slmbench table {shlex.quote(str(columns.folder))} --markdown`"
-    print_table(console, text_table(run_table(columns), console.width, shows_all))
+    print_table(console, text_table(table_rows(columns), console.width, shows_all))
     if answered := answers_table(columns, console.width, shows_all):
         console.print(Text("Answers to tasks", style="bold"))
         print_table(console, answered)

@@ -24,18 +24,19 @@ def run_folder(request: RunRequest, suite: Suite) -> Iterator[Path]:
         BadInputError: it cannot be made or written, is not empty, or another run writes there.
     """
     folder = request.resume or request.out or Path("results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{suite.name}"
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        _make(folder, resumed=request.resume is not None)
-        with only_run_in(folder):
+    # The lock comes first: who does not get it must not remove what the other has just made.
+    with only_run_in(folder):
+        new = [one for one in (folder, *folder.parents) if not one.exists()]
+        try:
+            _make(folder, resumed=request.resume is not None)
             yield folder
-    finally:
-        if new and not (folder / RUN_NAME).exists():
-            # What a log says of an error is in the error.
-            shutil.rmtree(folder / "logs", ignore_errors=True)
-            with suppress(OSError):
-                for one in new:
-                    one.rmdir()
+        finally:
+            if new and not (folder / RUN_NAME).exists():
+                # What a log says of an error is in the error.
+                shutil.rmtree(folder / "logs", ignore_errors=True)
+                with suppress(OSError):
+                    for one in new:
+                        one.rmdir()
 
 
 def _make(folder: Path, *, resumed: bool) -> None:

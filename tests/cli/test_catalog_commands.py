@@ -117,7 +117,7 @@ def test_export_and_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path, mo
     assert run_main(["cache", "clean", "--damaged", "--dry-run"]) == 0
     assert folder.exists()
     assert run_main(["cache", "clean", "--damaged"]) == 0
-    assert "removed 1 artifacts, 1.7 MB" in capsys.readouterr().out
+    assert "removed 1 artifact, 1.7 MB" in capsys.readouterr().out
     assert not folder.exists()
     assert run_main(["cache", "list"]) == 0
     assert "0 artifacts" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from slmbench.records.tasks_asked import TasksRecord
 from slmbench.report.answers import answer_sentences, answers_side_by_side, answers_table
 from slmbench.report.html import run_report
 from slmbench.report.run_columns import text_table
-from slmbench.report.run_table import run_table
+from slmbench.report.run_table import run_table, table_rows
 from slmbench.report.write import table_markdown
 
 
@@ -98,10 +98,10 @@ def test_a_case_that_failed_is_named_with_its_reason(tmp_path: Path) -> None:
 def test_answers_are_no_verdicts(tmp_path: Path) -> None:
     one = case()
     run = run_of(tmp_path, [answer(one, 1, "exact", 0, "it has regressed\n<b>really</b>")], [one], 1)
-    page = run_report(run, run_table(run))
+    page = run_report(run, table_rows(run))
     assert "&lt;b&gt;really&lt;/b&gt;" in page
     assert "v-regressed" not in page.split("Answers side by side")[1].split("</table>")[0]
-    assert "really" not in table_markdown(run, run_table(run))
+    assert "really" not in table_markdown(run, table_rows(run))
     texts = answers_side_by_side(run)
     assert texts is not None
     assert texts.headers == ["line", "prompt", "right answer", "standin"]
@@ -121,6 +121,6 @@ def test_runs_without_tasks_have_no_column_of_theirs(tmp_path: Path) -> None:
     frame = run_table(run)
     assert answers_table(run) is None
     assert not {"score", "score_metric", "task_items"} & set(frame.columns)
-    assert "score [95 %]" not in text_table(frame).headers
+    assert "score [95 %]" not in text_table(table_rows(run)).headers
     with pytest.raises(KeyError):
         frame["score"]

@@ -27,7 +27,7 @@ from slmbench.records.schema import FailureRecord
 from slmbench.report.chart_parts import FAMILIES
 from slmbench.report.html import comparison_report, run_charts, run_report
 from slmbench.report.machines_formats import shelf_page
-from slmbench.report.run_table import run_table
+from slmbench.report.run_table import run_table, table_rows
 from slmbench.report.write import table_markdown
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -42,7 +42,7 @@ SPEEDS = [
 
 def report_of(folder: Path) -> str:
     run = read_columns(folder)
-    return run_report(run, run_table(run))
+    return run_report(run, table_rows(run))
 
 
 def without_scripts(text: str) -> str:
@@ -85,7 +85,7 @@ def test_every_arm_is_drawn(tmp_path: Path) -> None:
     def counts(speeds: list[Speed]) -> dict[str, int]:
         limits = {f"{engine}|cpu": {**LIMITS["openvino|cpu"], "engine": engine} for engine in ENGINES}
         run = read_columns(make_run(speeds, limits=limits).write(tmp_path / f"run-{len(speeds)}"))
-        found = {"rows": len(run_table(run)), "details": run_report(run, run_table(run)).count("<details id=")}
+        found = {"rows": len(run_table(run)), "details": run_report(run, table_rows(run)).count("<details id=")}
         return found | {title: len(set(labels_in(spec))) for title, spec in run_charts(run).items()}
 
     plain = [speed for speed in SPEEDS if speed.input_tokens < 512]
@@ -100,7 +100,7 @@ def test_an_arm_that_failed_does_not_hide_the_other(tmp_path: Path) -> None:
     failure = FailureRecord(case=Speed(arm="new").case.key, load=0, reason="killed", message="out of memory")
     append(folder, failure)
     assert {"Time to first token", "Gap before each token"} <= set(run_charts(read_columns(folder)))
-    table = table_markdown(read_columns(folder), run_table(read_columns(folder)))
+    table = table_markdown(read_columns(folder), table_rows(read_columns(folder)))
     assert "dec-small on openvino in fp32 (512 / 32), arm new: failed: killed: out of memory" in table
     old, new = read_sides([str(folder)])
     assert exit_code([compare_sides(old, new)]) == ExitCode.FAILED

@@ -19,7 +19,7 @@ from slmbench.plan.suite import Suite, parse_suite
 from slmbench.records.answers import ANSWERS_NAME, AnswerRecord, task_key
 from slmbench.records.sample_arrays import read_columns
 from slmbench.records.tasks_asked import TasksRecord
-from slmbench.report.run_table import run_table
+from slmbench.report.run_table import table_rows
 from slmbench.report.sentences import run_sentences
 from slmbench.report.write import table_markdown
 from slmbench.terms import PairNames
@@ -130,7 +130,7 @@ def test_a_pair_by_quality_wants_equal_scores(
     else:
         assert not spoken
         assert re.search(said, refused[0]), refused
-    assert "first token" in table_markdown(run, run_table(run)) or said
+    assert "first token" in table_markdown(run, table_rows(run)) or said
 
 
 def test_without_answers_a_pair_by_quality_says_why(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from slmbench.analysis.stats import Interval
 from slmbench.records.sample_arrays import columns_of, read_columns
 from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
 from slmbench.report.run_columns import text_table
-from slmbench.report.run_table import run_table
+from slmbench.report.run_table import run_table, table_rows
 from slmbench.report.sentences import pair_sentences
 from slmbench.report.text_table import bounded, bracketed, markdown_sentence, number
 from slmbench.report.write import print_run, table_markdown, write_reports
@@ -130,7 +130,7 @@ def test_flags_are_letters_on_a_terminal_and_words_in_files(tmp_path: Path) -> N
     assert next(line for line in lines if line.startswith("dec-small")).split()[-1] == "1L"
     assert "Flags: 1 one load, no interval; L other processes disturbed samples" in lines
     run = read_columns(tmp_path / "run")
-    assert "other processes disturbed 100% of samples" in table_markdown(run, run_table(run))
+    assert "other processes disturbed 100% of samples" in table_markdown(run, table_rows(run))
 
 
 def test_a_case_that_did_not_converge_says_so(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_run_of_nothing_is_a_table_of_nothing(tmp_path: Path) -> None:
 def test_names_from_outside_cannot_break_a_table(tmp_path: Path) -> None:
     name = "a|b\x1b[31m<img src=x onerror=alert(1)>[x](javascript:1)"
     run = columns_of(read_run(make_run([Speed(model=name)]).write(tmp_path / "run")))
-    markdown = table_markdown(run, run_table(run))
+    markdown = table_markdown(run, table_rows(run))
     assert "<img" not in markdown
     assert "\x1b" not in markdown
     assert "](" not in markdown
@@ -272,10 +272,10 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 def test_of_the_only_case_settings_stand_above_and_figures_in_its_row(tmp_path: Path, width: int) -> None:
     made = make_run([Speed(model="mu", family="encoder-decoder", loads=4, rounds=5)], limits=LIMITS)
     made.write(tmp_path / "run")
-    table = text_table(run_table(read_columns(tmp_path / "run")), width)
+    table = text_table(table_rows(read_columns(tmp_path / "run")), width)
     assert {"ttft ms [95 %]", "tok/s [95 %]", "agreement", "memory"} <= set(table.headers)
     assert "threads" in table.common
-    everything = text_table(run_table(read_columns(tmp_path / "run")))
+    everything = text_table(table_rows(read_columns(tmp_path / "run")))
     assert set(everything.headers) == {*table.headers, *table.common}
     assert not [note for note in table.notes if "Left out" in note]
 
