@@ -23,6 +23,9 @@ PICTURES = tuple(
     GoldenPicture(seed=seed, width=width, height=height)
     for seed, (width, height) in enumerate([(96, 64), (64, 80)] * 4, start=1)
 )
+#: Tokens of an answer that tell it from the other's in int8, at least: a single one might come out by chance, or from
+#: whatever the picture is. Most answers of random weights have six to twelve among 24.
+LEAST_TELLING = 4
 
 
 def golden_after_pictures(network: Any, checkpoint: Checkpoint, *, of_tiles: bool = False) -> GoldenRecord:
@@ -59,23 +62,31 @@ def golden_after_pictures(network: Any, checkpoint: Checkpoint, *, of_tiles: boo
 def two_that_tell(prompts: Iterable[GoldenPrompt]) -> tuple[GoldenPrompt, GoldenPrompt] | None:
     """Return two prompts with different answers by which 8-bit weights can be proven; None if all answers are the same.
 
-    Random weights may give one answer to many pictures, or be undecided at every token of it: then nothing of that
-    prompt counts in int8. No more are tried than needed. If too few are decided, those of the largest margins are
-    returned.
+    Random weights may give one answer to many pictures, or be undecided at nearly every token of it: then hardly
+    anything of that prompt counts in int8. No more are tried than needed. If no two have enough, those that have the
+    most are returned.
     """
-    best: dict[tuple[int, ...], GoldenPrompt] = {}
+    tried: list[GoldenPrompt] = []
+    best: tuple[GoldenPrompt, GoldenPrompt] | None = None
     for prompt in prompts:
-        best[prompt.tokens] = max(best.get(prompt.tokens, prompt), prompt, key=_largest_margin)
-        if sum(_largest_margin(one) > MARGIN_TOLERANCE["int8"] for one in best.values()) == 2:
+        pairs = [(other, prompt) for other in tried if other.tokens != prompt.tokens]
+        best = max(pairs if best is None else [best, *pairs], key=_telling, default=None)
+        if best is not None and _telling(best)[0] >= LEAST_TELLING:
             break
-    if len(best) < 2:
-        return None
-    first, second = sorted(best.values(), key=_largest_margin, reverse=True)[:2]
-    return first, second
+        tried.append(prompt)
+    return best
 
 
-def _largest_margin(prompt: GoldenPrompt) -> float:
-    return max(prompt.margins)
+def _telling(pair: tuple[GoldenPrompt, GoldenPrompt]) -> tuple[int, float]:
+    """Return how many tokens each answer has at least that are decided in int8 and not the other's; then how decided.
+
+    A token that both have in the same place may come from the text alone.
+    """
+    one, other = pair
+    places = [place for place, (own, its) in enumerate(zip(one.tokens, other.tokens, strict=True)) if own != its]
+    margins = [[prompt.margins[place] for place in places] for prompt in pair]
+    counts = (sum(margin > MARGIN_TOLERANCE["int8"] for margin in own) for own in margins)
+    return min(counts), min(max(own) for own in margins)
 
 
 def _generate(

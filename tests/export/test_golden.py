@@ -95,24 +95,40 @@ def test_cross_keys_and_values_are_computed_once(name: str) -> None:
     assert len(set(calls)) == layers
 
 
-def answer(token: int, margin: float) -> GoldenPrompt:
-    """Return a golden prompt of one token."""
-    return GoldenPrompt(input_ids=(1,), tokens=(token,), margins=(margin,))
+def answer(token: int, decided: int, *, margin: float = 0.5, same: int = 0) -> GoldenPrompt:
+    """Return a golden prompt with an answer of eight tokens.
+
+    The first ``decided`` of them are decided in int8 by ``margin``. The first ``same`` are every such answer's.
+    """
+    tokens = (99,) * same + (token,) * (8 - same)
+    return GoldenPrompt(input_ids=(1,), tokens=tokens, margins=(margin,) * decided + (0.01,) * (8 - decided))
 
 
 def test_pictures_are_tried_until_two_answers_can_prove_eight_bits() -> None:
-    prompts = iter([answer(1, 0.1), answer(2, 0.5), answer(2, 0.6), answer(3, 0.3), answer(4, 0.9)])
+    prompts = iter([answer(1, 0), answer(2, 5), answer(2, 8), answer(3, 4), answer(4, 8)])
     kept = two_that_tell(prompts)
-    assert kept is not None
-    assert [(one.tokens, one.margins) for one in kept] == [((2,), (0.6,)), ((3,), (0.3,))]
-    assert [one.tokens for one in prompts] == [(4,)], "no more is tried than needed"
+    assert kept == (answer(2, 5), answer(3, 4))
+    assert list(prompts) == [answer(4, 8)], "no more is tried than needed"
 
 
-def test_if_too_few_answers_are_decided_the_most_decided_are_kept() -> None:
-    kept = two_that_tell([answer(1, 0.1), answer(2, 0.2), answer(3, 0.05)])
-    assert kept is not None
-    assert [one.tokens for one in kept] == [(2,), (1,)]
-    assert two_that_tell([answer(1, 0.9)] * 8) is None
+def test_an_answer_with_one_decided_token_proves_no_eight_bits() -> None:
+    """That one may come out by chance."""
+    once = answer(1, 1, margin=3.0)
+    assert two_that_tell([once, answer(2, 8), answer(3, 4)]) == (answer(2, 8), answer(3, 4))
+    assert two_that_tell([once, answer(2, 8), answer(3, 3)]) == (answer(2, 8), answer(3, 3))
+
+
+def test_tokens_that_both_answers_have_tell_nothing() -> None:
+    """Not though they are decided: a picture that nobody looked at would give them too."""
+    first, alike = answer(1, 6, same=5), answer(2, 6, same=5)
+    assert two_that_tell([first, alike, answer(3, 4)]) == (first, answer(3, 4))
+
+
+def test_if_too_few_tokens_are_decided_the_most_decided_answers_are_kept() -> None:
+    assert two_that_tell([answer(1, 1), answer(2, 2), answer(3, 3)]) == (answer(2, 2), answer(3, 3))
+    undecided = [answer(token, 8, margin=margin) for token, margin in ((1, 0.1), (2, 0.2), (3, 0.05))]
+    assert two_that_tell(undecided) == (undecided[0], undecided[1])
+    assert two_that_tell([answer(1, 8)] * 8) is None
 
 
 @pytest.mark.slow
