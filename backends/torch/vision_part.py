@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -35,8 +36,9 @@ class TorchPictures(HeldPictures):
         super().__init__(checkpoint, networks.inputs, prepare, see, None)
         self._text = networks.text
         if self._merge:
-            # Steps count on from the prompt's positions.
-            spread_positions(self._text, lambda: self.positions)
+            # Steps count on from the prompt's positions. The network does not hold what holds it.
+            itself = weakref.proxy(self)
+            spread_positions(self._text, lambda: itself.positions)
 
     def in_place(self, input_ids: Tokens) -> AbstractContextManager[None]:
         """Have the text network read these prompts with the features that go with them.

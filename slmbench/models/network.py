@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,9 @@ def _answering_for_states(cache: Any) -> Any:
 
     transformers' hybrid networks ask for one even where their config has no recurrent layer, and get an error.
     """
-    cache.has_previous_state = lambda *_: cache.get_seq_length() > 0
+    # A cache that held itself would stay, with all its K/V, until Python looks for cycles: a worker hardly ever does.
+    itself = weakref.proxy(cache)
+    cache.has_previous_state = lambda *_: itself.get_seq_length() > 0
     return cache
 
 

@@ -167,7 +167,7 @@ class _OpenCase:
 
             self.tokenizer = load_tokenizer(request.tokenizer)
         if not self.artifact.manifest.spec.pictures:
-            hide_unused_packages()
+            hide_unused_packages(self.case.backend)
         backend = load_backend(self.case.backend)
         options = checked_options(backend, request.options)
         begin = time.perf_counter_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from slmbench.measure.proof import agreement
 from slmbench.models import catalog
 from slmbench.models.artifact import Artifact, ArtifactSpec
 from slmbench.models.checkpoint import resolve
+from slmbench.system.collector import collector_paused
 from slmbench.terms import MARGIN_TOLERANCE
 
 torch = pytest.importorskip("torch", reason="needs slmbench[export]")
@@ -163,6 +165,26 @@ def test_start_forgets_the_generation_before(name: str) -> None:
     fresh = generate(session, first)
     assert not np.array_equal(fresh[:, :5], generate(session, second, count=5))
     assert np.array_equal(generate(session, first), fresh)
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny"])
+def test_kv_of_an_earlier_shape_are_freed_without_the_collector(name: str) -> None:
+    """A worker hardly ever looks for cycles, and each window of a text is reserved again."""
+    session: Any = open_session(artifact_of(name))
+    prompt = np.full((1, 4), 5)
+
+    def held() -> Any:
+        cache = session._past if name == "llama-tiny" else session._self_kv
+        return weakref.ref(cache.layers[0].keys)
+
+    with collector_paused():
+        generate(session, prompt, count=2)
+        before = held()
+        assert before() is not None
+        session.reserve(1, 48, 24)
+        generate(session, prompt, count=2)
+        assert before() is None
+        assert held()() is not None
 
 
 @pytest.mark.parametrize("name", ["llama-tiny", "t5-tiny"])

@@ -18,7 +18,7 @@ from slmbench.running.scheduler import measure
 from slmbench.running.settings import MeasureSettings, PlannedCase
 from slmbench.running.worker_process import Worker
 from slmbench.worker import protocol as p
-from slmbench.worker.unused_packages import UNUSED
+from slmbench.worker.unused_packages import UNUSED, UNUSED_BY_TORCH, hide_unused_packages
 
 openvino = pytest.importorskip("openvino")
 
@@ -73,12 +73,20 @@ def test_a_pair_on_openvino(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which files a process has mapped")
 def test_torch_brings_no_package_that_a_text_model_does_not_need(tmp_path: Path) -> None:
-    if not any(find_spec(name) for name in UNUSED):
-        pytest.skip("none of them is installed")
+    unused = {*UNUSED, *UNUSED_BY_TORCH}
+    assert any(find_spec(name) for name in unused)
     case = planned("dec-tiny", "torch")
     request = p.Open(case=case.case, artifact=case.artifact, options=case.options, seed=0)
     with Worker(tmp_path / "w.log") as worker:
         worker.ask(request, p.Opened, 120)
         mapped = [Path(one.path) for one in psutil.Process(worker.pid).memory_maps()]
     assert any("torch" in path.parts for path in mapped)
-    assert not [path for path in mapped if {*UNUSED, "pandas"} & set(path.parts)]
+    assert not [path for path in mapped if {*unused, "pandas"} & set(path.parts)]
+
+
+def test_an_engine_of_a_plugin_may_compute_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend, hidden in (("numpy", UNUSED), ("torch", (*UNUSED, *UNUSED_BY_TORCH))):
+        monkeypatch.setattr(sys, "modules", {})
+        hide_unused_packages(backend)
+        assert set(sys.modules) == set(hidden)
+        monkeypatch.undo()
