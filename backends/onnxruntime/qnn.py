@@ -41,9 +41,8 @@ def devices() -> list[DeviceStatus]:
             return [DeviceStatus("npu", PROVIDER, True, f"{device.device.vendor} NPU", driver=_driver(device))]
     kinds = ", ".join(sorted({device.device.type.name for device in found})) or "none"
     detail = f"looked for a Qualcomm NPU: onnxruntime-qnn has a device of type {kinds}, none of type NPU"
-    return [
-        DeviceStatus("npu", PROVIDER, False, detail, "a Snapdragon device with Qualcomm's NPU driver, or --simulate")
-    ]
+    remedy = "a Snapdragon device with Qualcomm's NPU driver, or `slmbench run --simulate`"
+    return [DeviceStatus("npu", PROVIDER, False, detail, remedy)]
 
 
 def artifact_specs(precision: Precision) -> Sequence[ArtifactSpec]:

@@ -82,7 +82,7 @@ def _device_refusal(listed: Sequence[str]) -> tuple[str, str]:
         remedy = "intel-level-zero-npu and intel-driver-compiler-npu from github.com/intel/linux-npu-driver"
     else:
         remedy = "an Intel Core Ultra machine and Intel's NPU driver"
-    return f"looked for an Intel NPU: {', '.join(found)}", f"{remedy}, or --simulate"
+    return f"looked for an Intel NPU: {', '.join(found)}", f"{remedy}, or `slmbench run --simulate`"
 
 
 def _has_compiler() -> bool:

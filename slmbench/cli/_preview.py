@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from slmbench.running.evaluation_costs import EvaluationCosts
 
 
-def print_estimate(costs: PlanCosts, more: EvaluationCosts, *, quick: bool = False) -> None:
-    """Print the cases of a plan, what cannot run, and the costs, ``more`` for quality and tasks."""
+def print_estimate(costs: PlanCosts, more: EvaluationCosts, *, quick: bool = False, typed: bool = True) -> None:
+    """Print the cases of a plan, what cannot run, and the costs, ``more`` for quality and tasks.
+
+    ``quick`` and ``typed`` are those of the forecast.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -34,7 +37,7 @@ def print_estimate(costs: PlanCosts, more: EvaluationCosts, *, quick: bool = Fal
         console.print(Text(one_line(line)))
     for line in costs.exports:
         console.print(Text(f"to export: {one_line(line)}"))
-    for line in (*forecast_lines(costs, quick=quick), *more.lines):
+    for line in (*forecast_lines(costs, quick=quick, typed=typed), *more.lines):
         console.print(Text(one_line(line)))
     one = "with the model" if costs.opened == 1 else f"with all {costs.opened} models"
     if not costs.cases:

@@ -78,7 +78,7 @@ def _replaced(out: Path) -> str:
 
 
 def _what_helps(side: Side) -> str:
-    """Return which option gives narrower intervals: a number of samples that is fixed is not changed by a budget."""
+    """Return what gives narrower intervals: a number of samples that is fixed is not changed by a budget."""
     from slmbench.plan.request import RunRequest, request_from_file, requested_suite
     from slmbench.running.case_state import REPEAT_LOADS
 
@@ -90,12 +90,12 @@ def _what_helps(side: Side) -> str:
         # Of another version, or its suite is gone.
         return "for longer"
     if request.quick:
-        return "without --quick"
+        return "by `slmbench run` without --quick"
     if request.repeat:
-        return f"without --repeat, which takes {REPEAT_LOADS} loads at most"
+        return f"by `slmbench run` without --repeat, which takes {REPEAT_LOADS} loads at most"
     if suite.repeat:
         return f"with a suite that has no `repeat` ({suite.name} has, and takes {REPEAT_LOADS} loads at most)"
-    return "with a larger --budget"
+    return "by `slmbench run` with a larger --budget"
 
 
 def _unsure(side: Side) -> Iterator[str]:

@@ -133,7 +133,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     lines += [("cost", flag) for flag in found["flags"]]
     for one in found["projectors"]:
-        able = f"{one['file']} ({one['type']}): measured with --images 1 --reference CHECKPOINT"
+        able = f"{one['file']} ({one['type']}): measured with `slmbench run --images 1 --reference CHECKPOINT`"
         lines.append(("projector", one["refusal"] or able))
     if not can:
         lines += [(str(row["backend"]), str(row["refusal"])) for row in found["backends"]]

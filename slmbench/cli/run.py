@@ -287,7 +287,7 @@ def _preview(request: RunRequest, as_json: bool) -> int:
     elif left and left.nothing and request.resume:
         print(one_line(nothing_left(request.resume)))
     else:
-        print_estimate(costs, more, quick=request.quick)
+        print_estimate(costs, more, quick=request.quick, typed=request.resume is None)
     return ExitCode.OK
 
 

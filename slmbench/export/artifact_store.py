@@ -170,7 +170,7 @@ def select(ids: Sequence[str], *, everything: bool = False, damaged: bool = Fals
     """
     if not (ids or everything or damaged):
         raise BadInputError(
-            "say what to remove: ids from `slmbench cache list`, --compiled, --damaged, --fleet, --references or --all"
+            "say what to remove: --compiled, --damaged, --fleet, --references, --all, or ids from `slmbench cache list`"
         )
     stored = list_artifacts(hashes=damaged)
     if everything:

@@ -138,7 +138,7 @@ def make_spec(
     if layout == "dynamic" and bounds != (None, None):
         raise BadInputError("--input-tokens and --output-tokens bound the static layout; the dynamic one has no bounds")
     if soc is not None and target != "qnn":
-        raise BadInputError(f"--soc {soc} needs --target qnn")
+        raise BadInputError(f"slmbench export --soc {soc} needs --target qnn")
     if pictures and exporter == "auto":
         chosen = _FOR_PICTURES.get(format, "generic")
     elif format == "torch" or (layout == "dynamic" and target is None):
@@ -181,7 +181,9 @@ def route(spec: ArtifactSpec) -> RouteEntry:
 def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     """Return why this artifact cannot be exported (one line), or None when it can."""
     if spec.weight_precision in GGUF_PRECISIONS and spec.format != "gguf":
-        return f"{spec.weight_precision} is a precision of GGUF files, which --backend llama_cpp runs"
+        return (
+            f"{spec.weight_precision} is a precision of GGUF files, which `slmbench run --backend llama_cpp` measures"
+        )
     if spec.pictures and (reason := _pictures_refusal(checkpoint, spec)) is not None:
         return reason
     try:

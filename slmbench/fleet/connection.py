@@ -119,7 +119,10 @@ class Link:
         names = [one.about.name.lower() for one in found]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise CannotRunError(f"two machines are named {', '.join(sorted(twice))}; start them with another --name")
+            raise CannotRunError(
+                f"two machines are named {', '.join(sorted(twice))}; "
+                "start one with another name (`slmbench fleet worker --name`)"
+            )
         return sorted(found, key=lambda one: one.about.name)
 
     async def addresses(self) -> list[str]:

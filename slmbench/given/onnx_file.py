@@ -209,8 +209,8 @@ class _OnnxReader:
         if kind == "EPContext":
             raise ValueError(
                 "a wrapper around a context binary, which an NPU's compiler made for one chip and library"
-                f"{self._bounds()}; slmbench measures the checkpoint that it was made of: --device npu, with "
-                "--simulate where there is no NPU"
+                f"{self._bounds()}; slmbench measures the checkpoint that it was made of: `slmbench run "
+                "--device npu`, with --simulate where there is no NPU"
             )
         self.header.operators[kind] += 1
         if self.header.operators.total() > _MOST_NODES:

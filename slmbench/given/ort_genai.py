@@ -16,7 +16,10 @@ from slmbench.models.given_record import ALL_LOGITS, NO_SHARED_BUFFER
 from slmbench.system.files import json_object
 
 CONFIG = "genai_config.json"
-_WITH_PICTURES = "with pictures slmbench measures the checkpoint that it was made of: --backend onnxruntime --images 1"
+_WITH_PICTURES = (
+    "with pictures slmbench measures the checkpoint that it was made of: "
+    "`slmbench run --backend onnxruntime --images 1`"
+)
 _ENDINGS = (".onnx", ".data", ".json", ".txt", ".jinja", ".model", ".onnx_data")
 
 

@@ -20,7 +20,9 @@ from slmbench.models import projector_layout as layout
 from slmbench.models.checkpoint import Checkpoint
 
 #: What people do instead with a projector that slmbench does not run.
-_INSTEAD = "; measure the checkpoint that the files were made of: --backend openvino, onnxruntime or torch"
+_INSTEAD = (
+    "; measure the checkpoint that the files were made of: `slmbench run --backend openvino`, onnxruntime or torch"
+)
 #: What files may leave out, and what libmtmd takes then.
 _DEFAULTS: Mapping[str, Any] = {"clip.use_gelu": False}
 _GEMMA_SCALE = {"clip.vision.projector.scale_factor": 4}

@@ -90,8 +90,8 @@ def of_file(path: Path) -> Checkpoint:
     if _begins_with(path, _NPUW):
         raise BadInputError(
             f"{path}: a model that OpenVINO's NPU wrapper (NPUW) compiled{_made_by(path)}, for one driver and for "
-            "shapes that only it can read; slmbench measures the checkpoint that it was made of: --device npu, with "
-            "--simulate where there is no NPU"
+            "shapes that only it can read; slmbench measures the checkpoint that it was made of: "
+            "`slmbench run --device npu`, with --simulate where there is no NPU"
         )
     if path.suffix in _PARTS and _is_model(path.parent):
         raise BadInputError(f"{path}: one file of a model; give the folder: {path.parent}")

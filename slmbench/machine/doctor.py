@@ -268,7 +268,8 @@ def _quota(sight: Sight) -> Iterator[Finding]:
             what=f"the container may use {quota:g} cores' time on {cores} cores",
             why="with a thread a core the kernel stops all of them for the rest of every 100 ms: "
             "the slow tail is the quota's, not the model's",
-            remedy=f"--threads {max(int(quota), 1)}, or give the container whole cores (docker: --cpuset-cpus)",
+            remedy=f"`slmbench run --threads {max(int(quota), 1)}`, "
+            "or give the container whole cores (docker: --cpuset-cpus)",
         )
 
 
@@ -330,7 +331,7 @@ def _settings(sight: Sight) -> Iterator[Finding]:
             severity="note",
             what=f"{name}={value} is set",
             why="it changes threads, instruction sets or memory of some engines and not of others; it is recorded",
-            remedy=f"unset {name}, unless you mean it: --threads sets the number for every engine",
+            remedy=f"unset {name}, unless you mean it: `slmbench run --threads` sets the number for every engine",
         )
 
 

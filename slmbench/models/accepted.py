@@ -35,7 +35,11 @@ def quantisation(config: Mapping[str, Any]) -> str | None:
 
 def quantised(where: str, method: str) -> str:
     """Return the line that says why quantised weights are not taken, and what to do."""
-    way = "--dequantize has transformers turn them into it once. Or give" if can_dequantize(method) else "Give"
+    way = (
+        "`slmbench run --dequantize` has transformers turn them into it once. Or give"
+        if can_dequantize(method)
+        else "Give"
+    )
     return (
         f"{where}: its weights are quantised ({method}); slmbench exports from weights in full precision. {way} the "
         "checkpoint that this one was made from, or measure the GGUF or OpenVINO artifact of this model as it is"
@@ -84,7 +88,7 @@ def unknown(kind: str, where: str, *, brings_code: bool) -> str:
     if brings_code:
         return (
             f"{where}: '{one_line(kind)[:60]}' needs the Python code that comes with the checkpoint; "
-            "--trust-remote-code lets it run, if you trust whoever wrote it"
+            "`slmbench run --trust-remote-code` lets it run, if you trust whoever wrote it"
         )
     return (
         f"{where}: unsupported architecture '{one_line(kind)[:60]}': transformers {version('transformers')} does not "

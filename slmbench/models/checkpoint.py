@@ -178,7 +178,7 @@ def _exported_from(folder: Path) -> str | None:
         # A manifest says nothing of this machine's folders.
         return f"slmbench exported it from a folder named {found.name} and makes it again by itself: name that folder"
     origin = found.path or found.name
-    return f"slmbench exported it from {origin} and makes it again by itself: `--model {origin}`"
+    return f"slmbench exported it from {origin} and makes it again by itself: name {origin}"
 
 
 def how_resolved(checkpoint: Checkpoint) -> dict[str, bool]:

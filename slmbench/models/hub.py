@@ -185,7 +185,7 @@ class _reported:  # noqa: N801 (reads as a statement: `with _reported(where)`)
         if isinstance(error, (OSError, errors.HfHubHTTPError)) or type(error).__module__.startswith("httpx"):
             raise CannotRunError(
                 f"{where}: the Hub cannot be reached{_by_proxy()} ({one_line(str(error))[:160]}); --offline uses what "
-                "is cached, --model FOLDER a copy from elsewhere"
+                "is cached, a folder with a copy from elsewhere can be named instead"
             ) from error
 
 

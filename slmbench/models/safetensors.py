@@ -125,9 +125,9 @@ def weight_files(folder: Path) -> list[Path]:
 def pickle_only(where: str, name: str) -> str:
     """Return the line that says why a pickle is not loaded and how to convert it."""
     return (
-        f"{where}: only pickled weights ({name}), and a pickle can run code. --convert-pickles turns them into "
-        "safetensors once, loading tensors and nothing else. Many Hub repositories have a converted revision: look for "
-        "the pull request 'Adding safetensors', and give it as org/name@refs/pr/NUMBER"
+        f"{where}: only pickled weights ({name}), and a pickle can run code. `slmbench run --convert-pickles` turns "
+        "them into safetensors once, loading tensors and nothing else. Many Hub repositories have a converted "
+        "revision: look for the pull request 'Adding safetensors', and give it as org/name@refs/pr/NUMBER"
     )
 
 

@@ -14,7 +14,7 @@ from slmbench.analysis.verdicts import fingerprint_of, machine_differences
 from slmbench.errors import BadInputError, CannotRunError, NotComparableError, amount, one_line
 from slmbench.machine.fingerprint import ENGINE_FIELDS, Fingerprint
 from slmbench.plan.request import RunRequest
-from slmbench.running.more_samples import request_of
+from slmbench.running.more_samples import of_run, request_of
 from slmbench.running.runner import execute
 
 DEFAULT_RUNS = 6
@@ -50,7 +50,8 @@ def calibrate(
             if say is not None:
                 say(f"identical run {number + 1} of {runs}")
             out = Path(folder) / f"run-{number}"
-            execute(request.model_copy(update={"out": out, "arms": ()}))
+            with of_run(f"identical run {number + 1}"):
+                execute(request.model_copy(update={"out": out, "arms": ()}))
             sides.append(read_side(str(out)))
     for side in sides:
         for key, case in side.cases.items():

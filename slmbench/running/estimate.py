@@ -198,10 +198,11 @@ class _Openings:
         return self.survey_s + sum(self._start_s[key] for key in opened) + generated
 
 
-def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
+def forecast_lines(costs: PlanCosts, *, quick: bool = False, typed: bool = True) -> list[str]:
     """Return what the run will take, exports, loads and sampling apart, and whether its budget is too small.
 
-    With ``quick`` nobody chose the budget, and each case gets a load in any case.
+    With ``quick`` nobody chose the budget, and each case gets a load in any case. Without ``typed`` the budget is from
+    a file (a baseline's, or that of a run that is resumed): its option is named with the command that has it.
     """
     least = costs.load_s + costs.sampling_s
     exports = f"{duration(costs.export_s)} of exports ({amount(len(costs.exports), 'artifact')})"
@@ -216,34 +217,48 @@ def forecast_lines(costs: PlanCosts, *, quick: bool = False) -> list[str]:
     if quick:
         more = f"; each case gets a sample first, about {duration(costs.least_s)} here"
         more = more if costs.least_s > costs.budget_s else ""
-        return [*lines, f"Measuring ends after {duration(costs.budget_s)} (--quick){more}."]
+        return [*lines, f"Measuring ends after {duration(costs.budget_s)} ({_asked('--quick', typed)}){more}."]
     if not costs.strict:
         ends = f"Measuring ends when the intervals are narrow enough, or after {duration(costs.budget_s)}"
         longer = f"about {duration(least)} here" if least > costs.budget_s else "even if they take longer"
         return [*lines, f"{ends}; {amount(costs.loads, 'load')} of each case come first, {longer}."]
-    budget = f"--budget {costs.budget_s:g}"
-    lines.append(f"Measuring ends after {duration(costs.budget_s)} ({budget}).")
+    lines.append(f"Measuring ends after {duration(costs.budget_s)} ({_asked(_budget(costs.budget_s), typed)}).")
     if costs.least_s > costs.budget_s:
-        lines.append(_too_small(costs, budget, least))
+        lines.append(_too_small(costs, least, typed))
     elif least > costs.budget_s:
         what = "an interval" if len(costs.cases) == 1 else "intervals of all cases"
-        lines.append(f"{budget} is too small for {what}; about --budget {math.ceil(least)} is not.")
+        budget, more = (_option(_budget(seconds), typed) for seconds in (costs.budget_s, math.ceil(least)))
+        lines.append(f"{budget} is too small for {what}; about {more} is not.")
     return lines
 
 
-def _too_small(costs: PlanCosts, budget: str, least: float) -> str:
+def _budget(seconds: float) -> str:
+    return f"--budget {seconds:g}"
+
+
+def _option(option: str, typed: bool) -> str:
+    """Return how to name an option of `slmbench run`: as it is typed, or with its command where another one runs."""
+    return option if typed else f"`slmbench run {option}`"
+
+
+def _asked(option: str, typed: bool) -> str:
+    return f"{'' if typed else 'asked for by '}{_option(option, typed)}"
+
+
+def _too_small(costs: PlanCosts, least: float, typed: bool) -> str:
     """Return what a budget is not enough for, what is measured all the same, and what would be enough."""
-    first, all_of_it = math.ceil(costs.least_s), math.ceil(least)
+    seconds = (costs.budget_s, math.ceil(costs.least_s), math.ceil(least))
+    budget, first, all_of_it = (_option(_budget(one), typed) for one in seconds)
     if len(costs.cases) == 1:
         return (
             f"{budget} is too small for a sample of the case: it is measured anyway, and takes longer. "
-            f"About --budget {first} gives it a sample, --budget {all_of_it} an interval."
+            f"About {first} gives it a sample, {all_of_it} an interval."
         )
     fit = int(len(costs.cases) * costs.budget_s / costs.least_s)
     few = f"it is enough for about {fit}" if fit else "only one will be measured, and it may take longer"
     return (
         f"{budget} is too small for one sample of each of the {len(costs.cases):,} cases: {few}. "
-        f"About --budget {first} gives each a sample, --budget {all_of_it} each an interval."
+        f"About {first} gives each a sample, {all_of_it} each an interval."
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from slmbench.analysis.sides import read_side, where
 from slmbench.analysis.verdicts import check_machines
-from slmbench.errors import BadInputError, one_line
+from slmbench.errors import BadInputError, SlmbenchError, StoppedError, one_line
 from slmbench.machine.fingerprint import collect
 from slmbench.plan.request import RunRequest, request_from_file
 from slmbench.records.sample_arrays import RunColumns, read_columns
@@ -46,9 +47,22 @@ def run_again(
         here = replace(base, name="a run made now", run_id="", machine=collect().model_dump(mode="json"))
         check_machines(base, here, list(base.cases.values()))
     print(one_line(f"measuring what {base.name} measured"), file=sys.stderr, flush=True)
-    folder = execute_watched(request, then=f"slmbench check --baseline {shlex.quote(baseline)}").folder
+    with of_run(f"measuring what {base.name} measured"):
+        then = f"slmbench check --baseline {shlex.quote(baseline)}"
+        folder = execute_watched(request, typed=False, then=then).folder
     print(one_line(f"everything is in {folder}"), file=sys.stderr, flush=True)
     return folder
+
+
+@contextmanager
+def of_run(what: str) -> Iterator[None]:
+    """Say of an error while another command measures whose options it names: those of `slmbench run`."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except SlmbenchError as error:
+        raise type(error)(f"{what}, with the options of `slmbench run`: {error}") from error
 
 
 def request_of(name: str, typed: RunRequest | None = None) -> RunRequest:
@@ -98,7 +112,9 @@ def sampler(name: str, typed: RunRequest | None = None) -> Sampler | None:
         write_run(folder, before.record.model_copy(update={"finished": None}))
         options = {**before.record.options, "budget_s": seconds}
         loads = count + max((int(np.unique(columns.load).size) for columns in before.recorded.values()), default=0)
-        execute_watched(request_from_file(options, str(folder / RUN_NAME), given), loads=loads)
+        request = request_from_file(options, str(folder / RUN_NAME), given)
+        with of_run(f"more loads of {folder}"):
+            execute_watched(request, loads=loads, typed=False)
         return read_columns(folder, keep_tokens=False).sample_count > before.sample_count
 
     return Sampler(more_loads, lambda: seconds_a_load(read_columns(folder, keep_tokens=False)))

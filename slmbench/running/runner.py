@@ -70,12 +70,13 @@ def execute(
     say: Say | None = None,
     explain: Say | None = None,
     loads: int | None = None,
+    typed: bool = True,
 ) -> RunColumns:
     """Carry a request out: export what is missing, measure, write the reports. One to resume says all of it again.
 
     ``observer`` gets what is measured, ``say`` what is exported, ``explain`` why something cannot run and which
     exporter was chosen: the table says the first again. ``loads`` is how many a case has in the end, whatever its
-    intervals are by then.
+    intervals are by then. ``typed``: whether somebody typed the request's options just now.
 
     Raises:
         BadInputError: the request is wrong, or a resumed run's plan changed.
@@ -107,7 +108,10 @@ def execute(
             past = read_past_costs()
             costs = estimate(plan, settings, past, left.cases if left else None)
             more = evaluation_costs(quality, asked, past, left.evaluation if left else None)
-            for line in (*forecast_lines(costs, quick=request.quick), *more.lines):
+            # Whoever counts the loads has said how many, and how long they take.
+            own = typed and not request.resume
+            forecast = forecast_lines(costs, quick=request.quick, typed=own) if loads is None else []
+            for line in (*forecast, *more.lines):
                 say(line)
             artifacts = get_artifacts(plan, request, folder, say, holds)
             cases = _measure(plan, prompts, request, settings, folder, artifacts, described, observer, say, quality)

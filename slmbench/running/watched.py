@@ -12,7 +12,13 @@ from slmbench.running.progress import show_progress
 
 
 def execute_watched(
-    request: RunRequest, *, quiet: bool = False, verbose: bool = False, loads: int | None = None, then: str = ""
+    request: RunRequest,
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    loads: int | None = None,
+    typed: bool = True,
+    then: str = "",
 ) -> RunColumns:
     """Carry a request out as :func:`slmbench.running.runner.execute` does, and say on stderr how far it is.
 
@@ -30,7 +36,7 @@ def execute_watched(
     try:
         with show_progress(sys.stderr, verbose=verbose, quiet=quiet) as observer:
             explain = say if verbose else None
-            return runner.execute(request, observer=observer, say=say, explain=explain, loads=loads)
+            return runner.execute(request, observer=observer, say=say, explain=explain, loads=loads, typed=typed)
     except RunInterruptedError as error:
         after = f"; then: {then} {error.folder}" if then and error.folder else ""
         raise StoppedError(f"{error}{after}") from error

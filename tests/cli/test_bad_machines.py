@@ -107,5 +107,7 @@ def test_a_proxy_without_a_network_is_named(tmp_path: Path) -> None:
     assert done.returncode == 5
     first = f"{PREFIX}org/model: the Hub cannot be reached through the proxy 127.0.0.1 (HTTPS_PROXY) ("
     assert done.stderr.startswith(first)
-    assert done.stderr.endswith("--offline uses what is cached, --model FOLDER a copy from elsewhere\n")
+    assert done.stderr.endswith(
+        "--offline uses what is cached, a folder with a copy from elsewhere can be named instead\n"
+    )
     assert "secret" not in done.stderr

@@ -126,7 +126,8 @@ def test_no_file_widens_trust(
     assert "asks to run a checkpoint's own code" in said
     assert said.rstrip().endswith("add --trust-remote-code")
 
-    def execute(request: RunRequest, *, then: str) -> Any:
+    def execute(request: RunRequest, *, then: str, typed: bool) -> Any:
+        assert not typed
         asked.append(request)
         return type("Result", (), {"folder": folder})
 
@@ -154,7 +155,8 @@ def test_a_baseline_does_not_choose_where_to_write(tmp_path: Path, monkeypatch: 
     edit_json(baseline, options={**options(), "out": str(tmp_path / "elsewhere"), "resume": str(folder)})
     asked: list[RunRequest] = []
 
-    def execute(request: RunRequest, *, then: str) -> Any:
+    def execute(request: RunRequest, *, then: str, typed: bool) -> Any:
+        assert not typed
         asked.append(request)
         return type("Result", (), {"folder": folder})
 

@@ -86,7 +86,7 @@ def test_a_projector_that_cannot_be_used_is_refused_in_one_line(
     told = refused(capsys, code, "--model", model, *PICTURE, "--out", out)
     assert said in told
     if code == 5:
-        assert "measure the checkpoint that the files were made of: --backend openvino, onnxruntime or torch" in told
+        assert "measure the checkpoint that the files were made of: `slmbench run --backend openvino`" in told
     assert not out.exists()
 
 
@@ -135,7 +135,7 @@ def test_inspect_says_which_projector_goes_with_a_model(tmp_path: Path, capsys: 
     assert "'pixtral'" in found["mmproj-q.gguf"]["refusal"]
     assert run_main(["inspect", str(model)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "mmproj-F16.gguf (idefics3): measured with --images 1 --reference CHECKPOINT" in shown
+    assert "mmproj-F16.gguf (idefics3): measured with `slmbench run --images 1 --reference CHECKPOINT`" in shown
 
 
 def test_bits_per_weight_count_both_files_where_pictures_are_read() -> None:

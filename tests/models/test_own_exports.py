@@ -25,7 +25,7 @@ def test_the_export_of_a_model_names_the_model(
         assert run_main(["run", "--model", str(given), "--dry-run"]) == ExitCode.BAD_INPUT
         said = capsys.readouterr().err
         assert f"{given}: slmbench exported it from mu-tiny" in said
-        assert "`--model mu-tiny`" in said
+        assert "by itself: name mu-tiny" in said
     manifest = json.loads((out / MANIFEST_NAME).read_text(encoding="utf-8"))
     manifest["checkpoint"] |= {"source": "folder", "name": "mine"}
     (out / MANIFEST_NAME).write_text(json.dumps(manifest), encoding="utf-8")

@@ -124,10 +124,13 @@ def test_a_baseline_says_that_its_run_was_stopped_and_what_it_replaced(
 @pytest.mark.parametrize(
     ("asked", "helps"),
     [
-        (RunRequest(models=("dec-small",)), "with a larger --budget"),
-        (RunRequest(models=("dec-small",), repeat=6), "without --repeat, which takes 5 loads at most"),
+        (RunRequest(models=("dec-small",)), "by `slmbench run` with a larger --budget"),
+        (
+            RunRequest(models=("dec-small",), repeat=6),
+            "by `slmbench run` without --repeat, which takes 5 loads at most",
+        ),
         (RunRequest(suite="smoke"), "with a suite that has no `repeat` (smoke has, and takes 5 loads at most)"),
-        (RunRequest(quick=True), "without --quick"),
+        (RunRequest(quick=True), "by `slmbench run` without --quick"),
         (RunRequest(suite="gone/suite.yaml"), "for longer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -27,7 +27,9 @@ def test_a_precision_of_gguf_files_is_llama_cpps_alone(capsys: pytest.CaptureFix
         ["llama_cpp", "cpu", "q4_k_m-int8", "gguf-dynamic-slmbench"]
     ]
     assert len(found["refusals"]) == 1
-    assert "q4_k_m is a precision of GGUF files, which --backend llama_cpp runs" in found["refusals"][0]
+    assert (
+        "q4_k_m is a precision of GGUF files, which `slmbench run --backend llama_cpp` measures" in found["refusals"][0]
+    )
     assert run_main([*asked, "--backend", "openvino"]) == 5
     assert "precision of GGUF files" in capsys.readouterr().err
 

@@ -51,7 +51,8 @@ def test_check_without_a_run_measures_what_the_baseline_did(
     class Result:
         folder = run
 
-    def execute(request: RunRequest, *, then: str) -> Any:
+    def execute(request: RunRequest, *, typed: bool, then: str) -> Any:
+        assert not typed
         assert then == f"slmbench check --baseline {tmp_path / 'base.json'}"
         asked.append(request)
         return Result
@@ -85,7 +86,8 @@ def test_going_on_takes_a_number_of_loads_and_not_a_width(run: Path, tmp_path: P
 
 
 def test_going_on_says_whether_there_was_more(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def execute(request: RunRequest, *, loads: int) -> None:
+    def execute(request: RunRequest, *, loads: int, typed: bool) -> None:
+        assert not typed
         assert (request.resume, request.budget_s, loads) == (run, 10.0, 8 + 4)
         assert read_run_record(run / "run.json").finished is None
         lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -96,7 +98,7 @@ def test_going_on_says_whether_there_was_more(run: Path, monkeypatch: pytest.Mon
     assert more is not None
     monkeypatch.setattr(resample, "execute_watched", execute)
     assert more.more_loads(4, 10.0)
-    monkeypatch.setattr(resample, "execute_watched", lambda request, loads: None)
+    monkeypatch.setattr(resample, "execute_watched", lambda request, loads, typed: None)
     assert not more.more_loads(4, 10.0)
     assert resample.sampler("nowhere") is None
 

@@ -45,7 +45,8 @@ def refusal(checkpoint: Checkpoint, spec: ArtifactSpec) -> str | None:
     if spec.weight_precision not in _BITS:
         return (
             f"ONNX Runtime on CPUs has no {spec.weight_precision} kernels for these graphs; "
-            f"weights can be {', '.join(_BITS)}; for a GPU --target {CUDA} writes {', '.join(_CUDA_BITS)}"
+            f"weights can be {', '.join(_BITS)}; "
+            f"`slmbench export --target {CUDA}` writes {', '.join(_CUDA_BITS)} for a GPU"
         )
     return None
 

@@ -102,8 +102,8 @@ def check(checkpoint: Checkpoint, spec: ArtifactSpec) -> tuple[int, int]:
         qnn.check(spec)
     elif spec.format == "onnx" and spec.weight_precision != "fp32":
         raise CannotRunError(
-            f"static ONNX graphs in {spec.weight_precision} are made for an NPU only: --target qnn (fp16, int8),"
-            " or fp32 without a target"
+            f"static ONNX graphs in {spec.weight_precision} are made for an NPU only: "
+            "`slmbench export --target qnn` (fp16, int8), or fp32 without a target"
         )
     elif spec.format == "openvino" and spec.weight_precision == "bf16":
         raise CannotRunError("OpenVINO IR has no bf16 weights for NPUs: ask for fp32, fp16, int8 or int4")
