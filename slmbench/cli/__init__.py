@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -133,7 +134,10 @@ def run_main(arguments: list[str]) -> int:
     try:
         code = command.main(arguments, prog_name="slmbench", standalone_mode=False)
     except SlmbenchError as error:
-        return fail(str(error), error.exit_code)
+        code = fail(str(error), error.exit_code)
+        for note in _notes(error):
+            typer.echo(f"slmbench: note: {_shortened(one_line(note))}", err=True)
+        return code
     except click.exceptions.NoArgsIsHelpError as error:
         typer.echo(error.format_message())
         return ExitCode.OK
@@ -152,6 +156,13 @@ def run_main(arguments: list[str]) -> int:
         # typer ends with this code and says nothing.
         return fail("interrupted", ExitCode.INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _notes(error: BaseException | None) -> Iterator[str]:
+    """Yield what an error has for the screen alone: its text may get into files that are passed on."""
+    while error is not None:
+        yield from getattr(error, "__notes__", ())
+        error = error.__cause__
 
 
 def _other_cache(error: OSError) -> str:

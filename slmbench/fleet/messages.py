@@ -15,6 +15,7 @@ from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.models.artifact import ArtifactSpec, FileEntry
 from slmbench.models.checkpoint import Checkpoint
+from slmbench.records.messages import Message
 from slmbench.terms import StrictModel
 
 #: A machine's name, and a run's: both become folders.
@@ -66,7 +67,7 @@ class Needed(StrictModel):
     keys: tuple[str, ...]
     state: Literal["here", "makes", "lacks"]
     #: Why the machine cannot make it.
-    why: str = ""
+    why: Message = ""
 
     def artifact_id(self) -> str:
         """Return its name in every store."""
@@ -78,7 +79,7 @@ class Planned(StrictModel):
 
     keys: tuple[str, ...] = ()
     #: What it leaves out and why, one line each; or why it cannot run anything.
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[Message, ...] = ()
     #: Which of the keys, by their places, are measured together.
     blocks: tuple[tuple[int, ...], ...] = ()
     #: Every artifact that the cases need.
@@ -125,7 +126,7 @@ class Holding(StrictModel):
     files: tuple[FileEntry, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     #: Why it is missing: it cannot be made, or making it failed.
-    why: str = ""
+    why: Message = ""
 
 
 class Receiving(StrictModel):
@@ -138,7 +139,7 @@ class Receiving(StrictModel):
     offset: int = Field(default=0, ge=0)
     #: The bytes did not match their hash; they were dropped.
     damaged: bool = False
-    why: str = ""
+    why: Message = ""
 
 
 class PartBegun(StrictModel):
@@ -161,7 +162,7 @@ class Progress(StrictModel):
     #: ``run.json``: before the first line, and after the last one.
     run: str | None = None
     #: Why it failed, if it did.
-    error: str = ""
+    error: Message = ""
 
 
 M = TypeVar("M", bound=StrictModel)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slmbench.errors import BadInputError, one_line
 from slmbench.fleet.messages import About, Name, Needed
 from slmbench.plan.request import RunRequest
+from slmbench.records.messages import Message
 from slmbench.records.schema import FLEET_NAME, SAMPLES_NAME
 from slmbench.system.files import read_regular, write_whole
 
@@ -27,10 +28,10 @@ class Member(BaseModel):
     keys: tuple[str, ...]
     #: Which of the keys, by their places, are measured together.
     blocks: tuple[tuple[int, ...], ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[Message, ...] = ()
     needs: tuple[Needed, ...] = ()
     #: None while under way; empty when all went well; else why it stopped.
-    outcome: str | None = None
+    outcome: Message | None = None
 
 
 class NotRun(BaseModel):
@@ -40,7 +41,7 @@ class NotRun(BaseModel):
 
     machines: tuple[Name, ...]
     keys: tuple[str, ...]
-    reason: str
+    reason: Message
 
 
 class FleetRecord(BaseModel):
@@ -69,7 +70,7 @@ class Part(BaseModel):
     #: Cases that are done and whose samples are here.
     done: tuple[str, ...] = ()
     #: None while under way; empty when it ended well; else why it did not.
-    outcome: str | None = None
+    outcome: Message | None = None
 
 
 def machine_folder(folder: Path, name: str) -> Path:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,14 +50,15 @@ def read(path: Path) -> Picture:
     """Return the pixels ``[height, width, 3]`` of a file, turned upright; nothing else of it is kept.
 
     Raises:
-        BadInputError: it cannot be read, is no picture, or has more pixels than Pillow takes from strangers.
+        BadInputError: it cannot be read, is no picture, or has more pixels than Pillow takes from strangers. The text
+            does not name the file, see :class:`PictureFile`.
         CannotRunError: Pillow is missing.
     """
     image = _pillow()
     try:
         raw = read_regular(path, MAX_BYTES)
     except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from error
+        raise BadInputError(str(error.strerror)) from error
     try:
         with warnings.catch_warnings():
             # Pillow warns from its limit on and refuses from twice that on; either is too much here.
@@ -66,12 +69,12 @@ def read(path: Path) -> Picture:
                 return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"), dtype=np.uint8)
     except (image.DecompressionBombWarning, image.DecompressionBombError) as error:
         most = image.MAX_IMAGE_PIXELS or 0
-        raise BadInputError(f"{path}: has more pixels than are taken ({most:,}); make the picture smaller") from error
+        raise BadInputError(f"has more pixels than are taken ({most:,}); make the picture smaller") from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise what they like at damaged files: SyntaxError, struct.error, ...
         raise BadInputError(
-            f"{path}: not a picture that can be read ({', '.join(FORMATS)}), or a damaged one: {_said(error)}"
+            f"not a picture that can be read ({', '.join(FORMATS)}), or a damaged one: {_said(error)}"
         ) from error
 
 
@@ -90,10 +93,22 @@ def _pillow() -> Any:
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture of the user, by its content: the file may change while a run lasts."""
+    """A picture of the user, by its content: the file may change while a run lasts.
+
+    What a person called it is theirs, and errors get into results and logs that are passed on: their text says which
+    picture it is by its place. The screen names the file as well, in a note of the error.
+    """
 
     path: Path
     sha256: str
+    #: Where it comes from: "--image", "photos: picture 3 of 12 by name", "pairs.jsonl:3: image".
+    place: str = dataclass_field(default="--image", compare=False)
+
+    @classmethod
+    def of(cls, path: Path, place: str) -> PictureFile:
+        """Return the picture in a file, decoded once; raises as :meth:`read`."""
+        with _named(path, place):
+            return cls(path.absolute(), _digest(read(path)), place)
 
     def read(self) -> Picture:
         """Return its pixels.
@@ -101,10 +116,21 @@ class PictureFile:
         Raises:
             BadInputError: it can no longer be read, or is another picture.
         """
-        pixels = read(self.path)
-        if _digest(pixels) != self.sha256:
-            raise BadInputError(f"{self.path}: was changed after this run began")
+        with _named(self.path, self.place):
+            pixels = read(self.path)
+            if _digest(pixels) != self.sha256:
+                raise BadInputError("was changed after this run began")
         return pixels
+
+
+@contextmanager
+def _named(path: Path, place: str) -> Iterator[None]:
+    try:
+        yield
+    except BadInputError as error:
+        told = BadInputError(f"{place}: {error}")
+        told.add_note(f"that picture is {path}")
+        raise told from error
 
 
 @dataclass(frozen=True)
@@ -134,24 +160,20 @@ def read_pictures(path: Path) -> UserPictures:
     texts: tuple[str, ...] = ()
     if path.is_dir():
         found = sorted(one for one in path.iterdir() if one.suffix.lower() in _SUFFIXES)
-        places = [(str(one), one) for one in found]
+        # Where there is one, its place says nothing that the folder does not.
+        count = f" of {len(found)} by name" if len(found) > 1 else ""
+        places = [(f"{path}: picture {number}{count}", one) for number, one in enumerate(found, 1)]
     elif is_json_lines(path):
         rows = list(_rows(path))
-        places, texts = [(f"{path}:{number}", image) for number, image, _ in rows], tuple(row[2] for row in rows)
+        places = [(f"{path}:{number}: image", image) for number, image, _ in rows]
+        texts = tuple(row[2] for row in rows)
     else:
-        places = [(str(path), path)]
+        places = [("--image", path)]
     if not places:
         raise BadInputError(f"{path}: no pictures in it ({', '.join(sorted(_SUFFIXES))} are read)")
     if len(places) > MAX_FILES:
         raise BadInputError(f"{path}: {len(places):,} pictures; at most {MAX_FILES:,} are taken")
-    return UserPictures(path, tuple(_file(where, one) for where, one in places), texts)
-
-
-def _file(where: str, path: Path) -> PictureFile:
-    try:
-        return PictureFile(path.absolute(), _digest(read(path)))
-    except BadInputError as error:
-        raise BadInputError(str(error) if where == str(path) else f"{where}: image: {error}") from error
+    return UserPictures(path, tuple(PictureFile.of(one, place) for place, one in places), texts)
 
 
 def _digest(pixels: Picture) -> str:

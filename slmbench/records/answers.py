@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from slmbench.case import Case
 from slmbench.records.lines import record_lines
+from slmbench.records.messages import Message
 from slmbench.records.schema import FailureReason
 from slmbench.terms import StrictModel
 
@@ -51,7 +52,7 @@ class NoAnswersRecord(StrictModel):
     type: Literal["none"] = "none"
     case: str
     failure: FailureReason
-    message: str
+    message: Message
 
 
 AnswerLine = Annotated[AnswerRecord | NoAnswersRecord, Field(discriminator="type")]

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter
 from slmbench.errors import BadInputError
 from slmbench.records.answers import answer_schema
 from slmbench.records.lines import record_lines
+from slmbench.records.messages import Message
 from slmbench.records.schema import FailureReason, json_schemas
 from slmbench.terms import Natural, StrictModel
 
@@ -66,7 +67,7 @@ class NoQualityRecord(StrictModel):
     cases: tuple[str, ...]
     #: None: it cannot be asked of these cases (random weights, no reference); else what went wrong.
     failure: FailureReason | None = None
-    message: str
+    message: Message
 
 
 QualityLine = Annotated[WindowRecord | NoQualityRecord, Field(discriminator="type")]

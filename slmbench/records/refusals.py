@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from slmbench.case import Case, Workload
+from slmbench.records.messages import Message
 from slmbench.terms import AskedCompute, Device, Family, Natural, Precision, StrictModel
 
 
@@ -22,7 +23,7 @@ class Refusal(StrictModel):
     workload: Workload
     #: The attention path, where one was asked for by name or all were.
     attention: str | None = None
-    reason: str
+    reason: Message
 
     @property
     def label(self) -> str:

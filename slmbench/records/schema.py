@@ -23,6 +23,7 @@ from slmbench.errors import BadInputError
 from slmbench.models.artifact import StoredWeights
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.records.lines import explain, record_lines
+from slmbench.records.messages import Message
 from slmbench.records.refusals import Refusal
 from slmbench.records.tasks_asked import TasksRecord
 from slmbench.system.files import has_path_bytes, json_text, read_regular, write_whole
@@ -169,8 +170,8 @@ class FailureRecord(StrictModel):
     case: str
     load: Natural | None = None
     reason: FailureReason
-    message: str
-    log_tail: str = ""
+    message: Message
+    log_tail: Message = ""
 
 
 Record = Annotated[LoadRecord | SampleRecord | MemoryRecord | FailureRecord, Field(discriminator="type")]
@@ -237,7 +238,7 @@ class Outcome(StrictModel):
     #: Half-width of the 95 % interval as a share of the figure; None while unknown (fewer than two loads).
     half_width: dict[str, float | None] = Field(default_factory=dict)
     #: What a reader of the figures has to know: "ttft drifted by 7 %", "not stationary after warm-up", ...
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Message, ...] = ()
 
 
 class RunRecord(StrictModel):

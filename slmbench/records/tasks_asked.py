@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from slmbench.records.messages import Message
 from slmbench.terms import Natural, StrictModel
 
 
@@ -19,4 +20,4 @@ class TasksRecord(StrictModel):
     #: By checkpoint whether its prompts went through a chat template.
     chat_templates: dict[str, bool] = Field(default_factory=dict)
     #: Why a case does not answer, by the key of its answers (see slmbench.records.answers).
-    refused: dict[str, str] = Field(default_factory=dict)
+    refused: dict[str, Message] = Field(default_factory=dict)

@@ -68,12 +68,12 @@ class PlannedCase:
         batch = self.case.workload.batch
         return tuple(self.prompts[(index * batch + row) % len(self.prompts)] for row in range(batch))
 
-    def picture(self, index: int) -> tuple[Path, str] | None:
-        """Return the user's picture of the sample with that index and the digest of its pixels; None for drawn ones."""
+    def picture(self, index: int) -> tuple[Path, str, str] | None:
+        """Return file, digest and place of the user's picture of the sample with that index; None for drawn ones."""
         if not self.pictures:
             return None
         one = self.pictures[index % len(self.pictures)]
-        return one.path, one.sha256
+        return one.path, one.sha256, one.place
 
 
 def tokens_to_avoid(plan: Sequence[PlannedCase]) -> dict[int, tuple[int, ...]]:

@@ -19,8 +19,8 @@ from slmbench.models.picture_processor import own_processor
 from slmbench.worker.picture_process import ProcessorElsewhere
 from slmbench.worker.protocol import PictureProcess
 
-#: A picture of the user: its file, and the digest of its pixels.
-AskedPicture = tuple[Path, str]
+#: A picture of the user: its file, the digest of its pixels, and what errors call it.
+AskedPicture = tuple[Path, str, str]
 #: Keeps pictures from being drawn with the numbers that prompts are drawn with.
 _PIXELS = 0x706978
 

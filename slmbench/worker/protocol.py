@@ -61,7 +61,7 @@ class Open(StrictModel):
     #: Token ids that prompts are drawn without.
     avoid: tuple[int, ...] = ()
     #: A picture of the user for what comes before the first sample, as in :class:`TakeSample`.
-    picture: tuple[Path, str] | None = None
+    picture: tuple[Path, str, str] | None = None
     #: Where the checkpoint's own processor of pictures runs, if it has one; None: here.
     picture_process: PictureProcess | None = None
     #: Folder of the ``tokenizer.json``, where texts are read.
@@ -97,8 +97,8 @@ class TakeSample(StrictModel):
     #: Tells a sample that is taken again from the first.
     retake: int = 0
     texts: tuple[str, ...] = ()
-    #: A picture of the user takes the place of drawn ones: its file, and the digest of its pixels.
-    picture: tuple[Path, str] | None = None
+    #: A picture of the user takes the place of drawn ones: its file, the digest of its pixels, its place.
+    picture: tuple[Path, str, str] | None = None
 
 
 class StartJudging(StrictModel):

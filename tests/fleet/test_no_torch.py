@@ -43,17 +43,20 @@ def folder_with_tokenizer(folder: Path) -> Path:
 
 
 @contextmanager
-def node(*arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
-    """Run ``slmbench fleet ...`` and yield the last word of its first line."""
+def node(*arguments: str, env: dict[str, str] | None = None, log: Path | None = None) -> Iterator[str]:
+    """Run ``slmbench fleet ...`` and yield the last word of its first line; ``log`` gets what it says after that."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "slmbench", "fleet", *arguments], stdout=subprocess.PIPE, text=True, env=env
-    )
+        [sys.executable, "-m", "slmbench", "fleet", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT if log else None, text=True, env=env,
+    )  # fmt: skip
     assert process.stdout is not None
     try:
         yield process.stdout.readline().split()[-1]
     finally:
         process.terminate()
-        process.communicate()
+        said, _ = process.communicate()
+        if log:
+            log.write_text(said, encoding="utf-8")
 
 
 def test_without_torch_a_plan_is_made_and_nothing_can_be_exported(tmp_path: Path) -> None:

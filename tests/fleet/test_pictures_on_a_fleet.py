@@ -45,3 +45,40 @@ def test_drawn_pictures_are_measured_by_a_machine_without_torch(
     assert "dec-vision-tiny openvino fp32 (generic, pictures): is there" in captured.err
     assert "Traceback" not in captured.err
     assert "vision ms" in (part.folder / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@takes_turns(0, 4)
+def test_no_picture_of_the_user_and_no_name_of_one_gets_into_a_fleet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture, a folder, JSON lines: each is refused before a machine hears of it; what is drawn has no name."""
+    from PIL import Image
+
+    from slmbench.measure.pictures import drawn
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "album").mkdir()
+    Image.fromarray(drawn(1, 80, 60)).save(tmp_path / "album" / "quicksilver.png")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "<image> why?", "image": "album/quicksilver.png"}))
+    asked = ["--model", "dec-vision-tiny", "--backend", "openvino", "--input-tokens", "8", "--output-tokens", "3"]
+    # Everything that the two programs say, Dask's words among them.
+    logs = [tmp_path / "scheduler.log", tmp_path / "tablet.log"]
+    with (
+        node("scheduler", "--port", "0", log=logs[0]) as address,
+        node("worker", "--scheduler", address, "--name", "tablet", env=environment(tmp_path / "tablet"), log=logs[1]),
+    ):
+        for given in ("album/quicksilver.png", "album", "pairs.jsonl"):
+            assert run_main(["run", "--fleet", address, *asked, "--image", given, "--out", "refused"]) == 2
+            refused = capsys.readouterr().err
+            assert refused.startswith("slmbench: error: --image is for one machine")
+            assert "quicksilver" not in refused
+        drawn_pictures = ["--images", "1", "--image-size", "80x60", "--repeat", "1", "--out", "run"]
+        assert run_main(["run", "--fleet", address, *asked, *drawn_pictures]) == 0
+    assert not (tmp_path / "refused").exists()
+    kept = [one for folder in ("tablet", "run") for one in (tmp_path / folder).rglob("*") if one.is_file()]
+    assert {"fleet.json", "samples.jsonl", "manifest.json"} <= {one.name for one in kept}
+    for file in (*logs, *kept):
+        text = file.read_bytes()
+        assert b"quicksilver" not in text, file
+        assert b"pairs.jsonl" not in text, file
