@@ -45,12 +45,17 @@ class QualityMetric:
     mean_of: Callable[[Units], Interval]
 
 
+def text_subject(reference: str, reference_digest: str, text_digest: str) -> dict[str, str]:
+    """Return what a quality on text is of: the digests of the reference and of the text, by what they are called."""
+    return {f"reference {reference}": reference_digest, "text": text_digest}
+
+
 def _of_text(sums: Callable[[CaseQuality], Floats]) -> Callable[[SideCase], Units | None]:
     def units(found: SideCase) -> Units | None:
         quality = found.quality
         if quality is None or not quality.tokens.size or not np.all(np.isfinite(sums(quality))):
             return None
-        subject = {f"reference {quality.reference}": quality.reference_digest, "text": quality.text_digest}
+        subject = text_subject(quality.reference, quality.reference_digest, quality.text_digest)
         return Units(sums(quality), quality.tokens.astype(np.float64), subject)
 
     return units

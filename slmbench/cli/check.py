@@ -172,7 +172,13 @@ def _carried_out(request: CheckRequest, typed: RunRequest) -> ExitCode:
         from slmbench.running.more_samples import run_again
 
         any_machine = request.allow_different_machine
-        folder = run_again(request.baseline, typed, conditions=request.where, any_machine=any_machine)
+        folder = run_again(
+            request.baseline,
+            typed,
+            conditions=request.where,
+            any_machine=any_machine,
+            any_quality=bool(request.metrics),
+        )
         request = replace(request, new=str(folder))
     if is_fleet(request.baseline) or is_fleet(request.new):
         return run_fleet_check(request)

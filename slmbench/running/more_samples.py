@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from slmbench.analysis.metrics import Side
+from slmbench.analysis.quality import check_same_subject
+from slmbench.analysis.quality_metrics import text_subject
 from slmbench.analysis.sides import read_side, where
 from slmbench.analysis.verdicts import check_machines
 from slmbench.errors import BadInputError, SlmbenchError, StoppedError, one_line
 from slmbench.machine.fingerprint import collect
-from slmbench.plan.request import RunRequest, request_from_file
+from slmbench.plan.quality import plan_quality
+from slmbench.plan.request import RunRequest, plan_request, request_from_file
 from slmbench.records.sample_arrays import RunColumns, read_columns
 from slmbench.records.schema import RUN_NAME, LoadRecord, read_run_record, write_run
 from slmbench.report.check_summary import Sampler
@@ -28,12 +32,18 @@ _UNKNOWN_LOAD_S = 10.0
 
 
 def run_again(
-    baseline: str, typed: RunRequest | None = None, *, conditions: Sequence[str] = (), any_machine: bool = False
+    baseline: str,
+    typed: RunRequest | None = None,
+    *,
+    conditions: Sequence[str] = (),
+    any_machine: bool = False,
+    any_quality: bool = False,
 ) -> Path:
     """Measure what a baseline measured, here and now, and say so on stderr; return the run's folder.
 
     ``conditions`` are those of ``--where``. Without ``any_machine`` a baseline of another machine, or of another
-    version of an engine, is refused: that is known before minutes of measuring.
+    version of an engine, is refused: that is known before minutes of measuring. So is, without ``any_quality``, one
+    whose quality is of other weights or another text.
 
     Raises:
         BadInputError: as :func:`request_of`, or no case fulfils the conditions.
@@ -47,11 +57,33 @@ def run_again(
         here = replace(base, name="a run made now", run_id="", machine=collect().model_dump(mode="json"))
         check_machines(base, here, list(base.cases.values()))
     print(one_line(f"measuring what {base.name} measured"), file=sys.stderr, flush=True)
+    if not any_quality:
+        _check_quality(base, request)
     with of_run(f"measuring what {base.name} measured"):
         then = f"slmbench check --baseline {shlex.quote(baseline)}"
         folder = execute_watched(request, typed=False, then=then).folder
     print(one_line(f"everything is in {folder}"), file=sys.stderr, flush=True)
     return folder
+
+
+def _check_quality(base: Side, request: RunRequest) -> None:
+    """Refuse a request whose quality could not be compared with the baseline's.
+
+    Raises:
+        NotComparableError: the weights or the text are others.
+    """
+    before = {key: case.quality for key, case in base.cases.items() if case.quality and case.quality.tokens.size}
+    if not before:
+        return
+    with of_run(f"measuring what {base.name} measured"):
+        quality = plan_quality(request, plan_request(request)[0])
+    if quality is None:
+        return
+    for group in quality.groups:
+        now = text_subject(group.reference.name, group.reference.digest[:16], quality.text.digest)
+        for key in (key for keys in group.configurations for key in keys if key in before):
+            then = before[key]
+            check_same_subject(key, text_subject(then.reference, then.reference_digest, then.text_digest), now)
 
 
 @contextmanager

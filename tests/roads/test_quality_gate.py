@@ -84,3 +84,27 @@ def test_a_file_that_was_replaced_under_its_name_is_the_same_case(place: Path, s
     (place / "other.txt").write_text(" ".join(f"{number} {SECRET}!" for number in range(42)), encoding="utf-8")
     typed(place, "run", *asked, "--quality-text", "other.txt", "--out", "elsewhere")
     assert "another text" in typed(place, "check", "--baseline", "before.json", "elsewhere", code=3)
+
+
+@pytest.mark.slow
+@takes_turns(0, 4)
+def test_a_check_that_would_measure_another_models_quality_says_so_before_it_measures(place: Path) -> None:
+    """Weights that were trained again have a reference of their own: figures of quality would be of two models."""
+    asked = ("--backend", "onnxruntime", *SHORT, "--repeat", "2", "--quality-text", "text.txt")
+    typed(place, "run", "--model", "my-llama", *asked, "--out", "old")
+    typed(place, "baseline", "save", "old", "old.json")
+    (place / "text.txt").write_text((place / "text.txt").read_text(encoding="utf-8") + " And more.", encoding="utf-8")
+    said = typed(place, "check", "--baseline", "old.json", code=3)
+    assert "quality was measured with another text" in said
+    weights = place / "my-llama" / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-3] ^= 1
+    weights.write_bytes(raw)
+    said = typed(place, "check", "--baseline", "old.json", code=3)
+    assert "another reference my-llama" in said
+    assert "`slmbench run --tasks FILE`" in said
+    assert "measuring 1 case" not in said
+    assert not (place / "results").exists()
+    # Speed alone can be judged.
+    said = typed(place, "check", "--baseline", "old.json", "--metric", "ttft", "--gate", "20000%", code=0)
+    assert "measuring 1 case" in said
