@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from slmbench.records.messages import Message
 from slmbench.terms import ComputePrecision, Device, Natural, StrictModel
 
 SCHEMA_VERSION = 1
@@ -45,7 +46,7 @@ class Limits(StrictModel):
     bandwidth: tuple[BandwidthPoint, ...]
     matrix: dict[ComputePrecision, MatrixRate]
     #: Compute precisions that the engine has not here, and why.
-    refused: dict[ComputePrecision, str] = Field(default_factory=dict)
+    refused: dict[ComputePrecision, Message] = Field(default_factory=dict)
     #: Cores that others kept busy meanwhile, at most; None where not readable.
     foreign_load: float | None = None
     #: Other processes used more than :data:`QUIET_CORES`. To be measured again when the machine is quiet.

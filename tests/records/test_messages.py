@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from slmbench.fleet import messages as sent
 from slmbench.fleet import record as fleet
-from slmbench.records import answers, quality, refusals, schema
+from slmbench.records import answers, limits, quality, refusals, schema, tasks_asked
 from slmbench.records.messages import without_folders
 from slmbench.system.paths import cache_dir
 
@@ -57,7 +57,7 @@ SAID = {"reason", "message", "log_tail", "warnings", "refused", "left_out", "out
 
 def test_every_sentence_of_a_record_is_written_without_folders() -> None:
     seen = 0
-    for model in models(schema, refusals, quality, answers, sent, fleet):
+    for model in models(schema, refusals, quality, answers, limits, tasks_asked, sent, fleet):
         for name in SAID & set(model.model_fields):
             if model.model_fields[name].annotation is schema.FailureReason:
                 continue

