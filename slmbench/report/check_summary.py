@@ -15,6 +15,7 @@ from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
+from slmbench.records.messages import without_folders
 from slmbench.report.comparison import headline
 from slmbench.report.formats import junit_xml, refusal_xml
 from slmbench.report.github import MOST_SUMMARY_BYTES, annotation, job_summary, refusal_summary
@@ -172,7 +173,9 @@ def tell_refusal(reason: str, code: ExitCode, *, junit: Path | None = None, summ
 
     Return it as an annotation. What cannot be written is left out: the reason itself is what the user has to see.
     """
-    kind, reason = _REFUSALS.get(code, "failed"), "; ".join(line.strip() for line in reason.splitlines())
+    kind = _REFUSALS.get(code, "failed")
+    # The screen has the folders; these files are passed on.
+    reason = without_folders("; ".join(line.strip() for line in reason.splitlines()))
     if junit:
         with suppress(SlmbenchError):
             write_output(junit, refusal_xml(kind, reason))

@@ -17,6 +17,7 @@ from slmbench.analysis.sides import read_side
 from slmbench.analysis.verdicts import compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
+from slmbench.records.messages import without_folders
 from slmbench.report.github import MOST_SUMMARY_BYTES, annotation_lines, job_summary
 from slmbench.report.text_table import markdown_sentence
 
@@ -85,6 +86,7 @@ def test_checks_at_the_same_time_share_a_summary(
     ("arguments", "code", "kind"),
     [
         (["--baseline", "{base}", "nowhere"], ExitCode.BAD_INPUT, "bad input"),
+        (["--baseline", "{base}", "{log}x"], ExitCode.BAD_INPUT, "bad input"),
         (["--baseline", "{base}", "{new}", "--metric", "speed"], ExitCode.BAD_INPUT, "bad input"),
         (["--baseline", "{base}", "{other}"], ExitCode.NOT_COMPARABLE, "not comparable"),
         (["--baseline", "{base}", "{new}", "--not-measured", "{log}"], ExitCode.FAILED, "failed"),
@@ -108,7 +110,8 @@ def test_a_check_that_cannot_judge_says_why_everywhere(
     assert run_main(["check", *(one.format(**named) for one in arguments), *outputs]) == code
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    reason = line.removeprefix("slmbench: error: ")
+    reason = without_folders(line.removeprefix("slmbench: error: "))
+    assert str(tmp_path) not in reason
     assert f"::error title=slmbench%3A {kind}::{reason.replace('%', '%25')}\n" == printed.out
     error = ElementTree.fromstring(junit.read_text()).find("testsuite/testcase/error")
     assert error is not None
