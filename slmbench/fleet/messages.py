@@ -15,7 +15,7 @@ from slmbench.machine.devices import DeviceRow
 from slmbench.machine.fingerprint import Fingerprint
 from slmbench.models.artifact import ArtifactSpec, FileEntry
 from slmbench.models.checkpoint import Checkpoint
-from slmbench.records.messages import Message
+from slmbench.records.without_folders import Message
 from slmbench.terms import StrictModel
 
 #: A machine's name, and a run's: both become folders.

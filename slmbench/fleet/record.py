@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slmbench.errors import BadInputError, one_line
 from slmbench.fleet.messages import About, Name, Needed
 from slmbench.plan.request import RunRequest
-from slmbench.records.messages import Message
 from slmbench.records.schema import FLEET_NAME, SAMPLES_NAME
+from slmbench.records.without_folders import Message
 from slmbench.system.files import read_regular, write_whole
 
 PART_NAME = "part.json"

@@ -14,8 +14,8 @@ from pydantic import Field, TypeAdapter
 
 from slmbench.case import Case
 from slmbench.records.lines import record_lines
-from slmbench.records.messages import Message
 from slmbench.records.schema import FailureReason
+from slmbench.records.without_folders import Message
 from slmbench.terms import StrictModel
 
 ANSWERS_NAME = "answers.jsonl"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from slmbench.records.messages import Message
+from slmbench.records.without_folders import Message
 from slmbench.terms import ComputePrecision, Device, Natural, StrictModel
 
 SCHEMA_VERSION = 1

@@ -17,8 +17,8 @@ from pydantic import Field, TypeAdapter
 from slmbench.errors import BadInputError
 from slmbench.records.answers import answer_schema
 from slmbench.records.lines import record_lines
-from slmbench.records.messages import Message
 from slmbench.records.schema import FailureReason, json_schemas
+from slmbench.records.without_folders import Message
 from slmbench.terms import Natural, StrictModel
 
 QUALITY_NAME = "quality.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from slmbench.case import Case, Workload
-from slmbench.records.messages import Message
+from slmbench.records.without_folders import Message
 from slmbench.terms import AskedCompute, Device, Family, Natural, Precision, StrictModel
 
 

@@ -23,9 +23,9 @@ from slmbench.errors import BadInputError
 from slmbench.models.artifact import StoredWeights
 from slmbench.models.checkpoint import Checkpoint
 from slmbench.records.lines import explain, record_lines
-from slmbench.records.messages import Message
 from slmbench.records.refusals import Refusal
 from slmbench.records.tasks_asked import TasksRecord
+from slmbench.records.without_folders import Message
 from slmbench.system.files import has_path_bytes, json_text, read_regular, write_whole
 from slmbench.terms import Natural, PairNames, StrictModel, not_boolean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from slmbench.records.messages import Message
+from slmbench.records.without_folders import Message
 from slmbench.terms import Natural, StrictModel
 
 

@@ -15,7 +15,7 @@ from slmbench.analysis.judgement import FAILING
 from slmbench.analysis.loads_needed import LoadsNeeded, loads_needed
 from slmbench.analysis.verdicts import Comparison
 from slmbench.errors import ERROR_PREFIX, ExitCode, SlmbenchError, one_line
-from slmbench.records.messages import without_folders
+from slmbench.records.without_folders import without_folders
 from slmbench.report.comparison import headline
 from slmbench.report.formats import junit_xml, refusal_xml
 from slmbench.report.github import MOST_SUMMARY_BYTES, annotation, job_summary, refusal_summary

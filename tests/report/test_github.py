@@ -17,7 +17,7 @@ from slmbench.analysis.sides import read_side
 from slmbench.analysis.verdicts import compare_sides
 from slmbench.cli import run_main
 from slmbench.errors import ExitCode
-from slmbench.records.messages import without_folders
+from slmbench.records.without_folders import without_folders
 from slmbench.report.github import MOST_SUMMARY_BYTES, annotation_lines, job_summary
 from slmbench.report.text_table import markdown_sentence
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from slmbench.fleet import messages as sent
 from slmbench.fleet import record as fleet
 from slmbench.records import answers, limits, quality, refusals, schema, tasks_asked
-from slmbench.records.messages import without_folders
+from slmbench.records.without_folders import without_folders
 from slmbench.system.paths import cache_dir
 
 HOME, PREFIX, TEMPORARY = str(Path.home()), sys.prefix, tempfile.gettempdir()
