@@ -356,9 +356,10 @@ def test_sampling_on_ends_where_nothing_more_can_be_had(tmp_path: Path) -> None:
     assert "not sampled further" in ended.warnings[-1]
 
 
-def test_neither_compare_nor_check_loads_torch_or_an_engine(runs: tuple[str, str]) -> None:
+def test_no_table_loads_torch_or_an_engine(runs: tuple[str, str]) -> None:
     code = (
         "import sys; from slmbench.cli import run_main; "
+        f"run_main(['table', {runs[0]!r}]); "
         f"run_main(['compare', {runs[0]!r}, {runs[1]!r}]); "
         f"run_main(['check', '--baseline', {runs[0]!r}, {runs[1]!r}]); "
         "print(sorted({'torch', 'openvino', 'onnxruntime', 'transformers', 'pandas'} & set(sys.modules)))"
