@@ -8,9 +8,9 @@ from multiprocessing import get_context
 from slmbench.backend import load_backend
 from slmbench.case import Case, Workload
 from slmbench.export.build import ensure_artifact
+from slmbench.export.compiled_copies import compiled_dir
 from slmbench.models.checkpoint import resolve
 from slmbench.running.settings import PlannedCase
-from slmbench.system.paths import cache_dir
 from slmbench.terms import Precision
 
 
@@ -46,7 +46,7 @@ def planned_case(
         arm=arm or None,
     )
     options = backend.options_type.model_validate(
-        {"threads": threads, "engine_cache": str(cache_dir() / "engines" / backend_name)}
+        {"threads": threads, "engine_cache": str(compiled_dir(artifact.manifest.artifact_id) / backend_name)}
     )
     return PlannedCase(
         case=case,

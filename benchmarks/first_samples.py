@@ -1,16 +1,17 @@
 """Whether a load's first sample is like its later ones: whether the warm-up was enough.
 
-    python benchmarks/first_samples.py RUN...
+    python benchmarks/first_samples.py [--engine openvino onnxruntime] [--precision fp32] [--loads 30] [--samples 6]
+                                       [--input-tokens 512] [--output-tokens 16] --out FOLDER
+    python benchmarks/first_samples.py --table FOLDER...
 
-Reads folders of `slmbench run`, best of one with many samples in each load:
+The small pair is measured by the real scheduler, with so many loads of each case and so many samples in each. Within
+a load the first sample is divided by the median of the others, for the first token and for a later token; the table
+gives the geometric mean over loads with a 95 % t interval, apart for loads that were warmed up by one generation after
+the first inference and by more. A load counts where other processes disturbed neither of its first two samples.
+1 within ±2 % is wanted: else a mean over loads with few samples each is wrong by as much.
 
-    slmbench run --model mu-small,dec-small --backend openvino,onnxruntime --input-tokens 512 --output-tokens 32
-                 --repeat 50 --out RUN
-
-Within each load of a case the first sample is divided by the median of the others, for the first token and for a later
-token; the table gives the geometric mean over loads with a 95 % t interval, apart for loads that were warmed up by one
-generation after the first inference and by more. A load counts where it has at least four samples of the case, none
-of the first two disturbed by other processes. 1 within ±2 % is wanted: else a mean of few samples a load is too slow.
+`--table` reads any folders of runs that have at least three samples in a load. Started again, the benchmark goes on in
+its folder.
 """
 
 from __future__ import annotations
@@ -18,39 +19,75 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slmbench.analysis import stats
-from slmbench.records.schema import LoadRecord, SampleRecord, read_samples
+from _case import planned_case
 
-LEAST_SAMPLES = 4
+from slmbench.analysis import stats
+from slmbench.records.schema import SAMPLES_NAME, LoadRecord, SampleRecord, read_samples
+from slmbench.running.scheduler import measure
+from slmbench.running.settings import MeasureSettings
+
+LEAST_SAMPLES = 3
 METRICS = ("ttft", "tpot")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--engine", nargs="+", default=["openvino", "onnxruntime"])
+    parser.add_argument(
+        "--precision", default="fp32", help="of the weights; computed in fp32, as not every engine does"
+    )
+    parser.add_argument("--loads", type=int, default=30)
+    parser.add_argument("--samples", type=int, default=6)
+    parser.add_argument("--input-tokens", type=int, default=512)
+    parser.add_argument("--output-tokens", type=int, default=16)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", nargs="+", type=Path)
+    given = parser.parse_args()
+    if given.table is None:
+        if given.out is None:
+            parser.error("--out FOLDER or --table FOLDER...")
+        take(given)
+    print_table(given.table or [given.out])
+
+
+def take(given: argparse.Namespace) -> None:
+    """Measure into the folder."""
+    sizes = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
+    plan = [
+        planned_case(model, engine, precision=given.precision, **sizes)
+        for engine in given.engine
+        for model in ("mu-small", "dec-small")
+    ]
+    given.out.mkdir(parents=True, exist_ok=True)
+    # No interval is that narrow: the number of loads decides.
+    never = {"ttft_target": 1e-9, "tpot_target": 1e-9, "budget_s": 24 * 3600.0}
+    settings = MeasureSettings(min_loads=given.loads, max_loads=given.loads, rounds=given.samples, **never)
+    measure(plan, given.out, settings)
+
+
+def print_table(folders: Sequence[Path]) -> None:
+    """Print the ratios of the runs in the folders, together."""
     ratios: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for folder in parser.parse_args().runs:
+    for folder in folders:
         for engine, warm_ups, metric, ratio in first_over_others(folder):
             for group in (engine, "all"):
                 ratios[group, warm_ups, metric].append(ratio)
-    print(f"{'engine':<20} {'warm-ups':<9} {'metric':<6} {'loads':>5}  first / others")
+    print(f"{'engine':<20} {'warm-ups':<9} {'metric':<6} {'loads':>5}  first / others [95 %]")
     for (engine, warm_ups, metric), found in sorted(ratios.items()):
         if len(found) > 1:
-            found_here = stats.level([[one] for one in found]).interval()
-            print(
-                f"{engine:<20} {warm_ups:<9} {metric:<6} {len(found):5}  "
-                f"{found_here.mid:.3f} [{found_here.low:.3f}, {found_here.high:.3f}]"
-            )
+            ratio = stats.level([[one] for one in found]).interval()
+            numbers = f"{ratio.mid:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+            print(f"{engine:<20} {warm_ups:<9} {metric:<6} {len(found):5}  {numbers}")
 
 
 def first_over_others(folder: Path) -> Iterator[tuple[str, str, str, float]]:
     """Yield engine, "one" or "more" warm-ups, metric and ratio for each load of each case."""
     loads: dict[tuple[str, int], LoadRecord] = {}
     samples: dict[tuple[str, int], list[SampleRecord]] = defaultdict(list)
-    for record in read_samples(folder / "samples.jsonl", []):
+    for record in read_samples(folder / SAMPLES_NAME, []):
         if isinstance(record, LoadRecord):
             loads[record.case, record.load] = record
         elif isinstance(record, SampleRecord) and record.derived_from is None:
@@ -59,6 +96,7 @@ def first_over_others(folder: Path) -> Iterator[tuple[str, str, str, float]]:
         if len(taken) < LEAST_SAMPLES or taken[0].flags or taken[1].flags:
             continue
         warm_ups = "one" if loads[key].warmups == 1 else "more"
+        # One token out has no time per token.
         for metric in METRICS[: min(2, len(taken[0].token_ns))]:
             first, *others = (time_of(one, metric) for one in taken)
             yield key[0].split("|")[1], warm_ups, metric, first / statistics.median(others)
