@@ -55,16 +55,27 @@ def main() -> None:
 
 def take(given: argparse.Namespace) -> None:
     """Measure into the folder."""
-    sizes = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
     plan = [
-        planned_case(model, engine, precision=given.precision, **sizes)
+        planned_case(
+            model,
+            engine,
+            precision=given.precision,
+            input_tokens=given.input_tokens,
+            output_tokens=given.output_tokens,
+        )
         for engine in given.engine
         for model in ("mu-small", "dec-small")
     ]
     given.out.mkdir(parents=True, exist_ok=True)
-    # No interval is that narrow: the number of loads decides.
-    never = {"ttft_target": 1e-9, "tpot_target": 1e-9, "budget_s": 24 * 3600.0}
-    settings = MeasureSettings(min_loads=given.loads, max_loads=given.loads, rounds=given.samples, **never)
+    settings = MeasureSettings(
+        min_loads=given.loads,
+        max_loads=given.loads,
+        rounds=given.samples,
+        budget_s=24 * 3600.0,
+        # No interval is that narrow: the number of loads decides.
+        ttft_target=1e-9,
+        tpot_target=1e-9,
+    )
     measure(plan, given.out, settings)
 
 
@@ -78,8 +89,8 @@ def print_table(folders: Sequence[Path]) -> None:
     print(f"{'engine':<20} {'warm-ups':<9} {'metric':<6} {'loads':>5}  first / others [95 %]")
     for (engine, warm_ups, metric), found in sorted(ratios.items()):
         if len(found) > 1:
-            ratio = stats.level([[one] for one in found]).interval()
-            numbers = f"{ratio.mid:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+            mean = stats.level([[one] for one in found]).interval()
+            numbers = f"{mean.mid:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
             print(f"{engine:<20} {warm_ups:<9} {metric:<6} {len(found):5}  {numbers}")
 
 

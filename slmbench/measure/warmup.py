@@ -1,8 +1,8 @@
 """Warm-up: generations of the full prompt until they no longer become faster.
 
-Cold caches, first allocations and lazy choices of kernels all make the early generations slower. So a generation that is
-no faster than the one before shows that nothing is left to warm up; waiting for two alike would on a restless machine
-wait for an accident. Whether a first sample is then like later ones, benchmarks/first_samples.py measures.
+Cold caches, first allocations and lazy choices of kernels all make the early generations slower. So a generation that
+is no faster than the one before shows that nothing is left to warm up; on a restless machine, two alike would be an
+accident. Whether a first sample is then like later ones, benchmarks/first_samples.py measures.
 """
 
 from __future__ import annotations
