@@ -25,12 +25,12 @@ from pathlib import Path
 from _case import planned_case
 
 from slmbench.analysis import stats
+from slmbench.measure.stop_rule import JUDGED, brief
 from slmbench.records.schema import SAMPLES_NAME, LoadRecord, SampleRecord, read_samples
 from slmbench.running.scheduler import measure
 from slmbench.running.settings import MeasureSettings
 
 LEAST_SAMPLES = 3
-METRICS = ("ttft", "tpot")
 
 
 def main() -> None:
@@ -107,16 +107,11 @@ def first_over_others(folder: Path) -> Iterator[tuple[str, str, str, float]]:
         if len(taken) < LEAST_SAMPLES or taken[0].flags or taken[1].flags:
             continue
         warm_ups = "one" if loads[key].warmups == 1 else "more"
-        # One token out has no time per token.
-        for metric in METRICS[: min(2, len(taken[0].token_ns))]:
-            first, *others = (time_of(one, metric) for one in taken)
-            yield key[0].split("|")[1], warm_ups, metric, first / statistics.median(others)
-
-
-def time_of(sample: SampleRecord, metric: str) -> float:
-    """Return the time to the first token, or of a later token, in ns."""
-    first, last = sample.token_ns[0], sample.token_ns[-1]
-    return first if metric == "ttft" else (last - first) / (len(sample.token_ns) - 1)
+        for metric, time_of in JUDGED.items():
+            times = [ns for one in taken if (ns := time_of(brief(one))) is not None]
+            # One token out has no time per token.
+            if times:
+                yield key[0].split("|")[1], warm_ups, metric, times[0] / statistics.median(times[1:])
 
 
 if __name__ == "__main__":

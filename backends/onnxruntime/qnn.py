@@ -106,7 +106,10 @@ class QnnSession(OnnxRuntimeStaticSession):
         spec = artifact.manifest.spec
         self._soc = target_soc(spec.target)
         self._compute = "int16" if spec.weight_precision == "int8" else "fp16"
-        self._cache = None if options.engine_cache is None else Path(options.engine_cache)
+        # By the artifact's id: graphs of all artifacts have the same names, and what is found is taken as it is.
+        self._cache = (
+            None if options.engine_cache is None else Path(options.engine_cache) / artifact.manifest.artifact_id
+        )
         self._emulated = True
         graphs = {role: artifact.graph(role) for role in artifact.manifest.graphs}
         super().__init__(artifact.manifest.checkpoint, spec, graphs, "npu", options)

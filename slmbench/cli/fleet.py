@@ -142,7 +142,7 @@ def run_fleet(
     from slmbench.fleet.connection import full_address
     from slmbench.fleet.report import fleet_rows, print_fleet, write_fleet
     from slmbench.fleet.selection import MachineSelection
-    from slmbench.report.run_table import json_rows
+    from slmbench.report.csv_text import json_rows
     from slmbench.report.text_table import make_console
     from slmbench.system.locks import only_run_in
 

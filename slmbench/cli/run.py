@@ -237,16 +237,18 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
     import sys
 
     from slmbench.analysis.task_scores import unanswered
-    from slmbench.report.run_table import json_rows, table_rows
+    from slmbench.report.csv_text import json_rows
+    from slmbench.report.run_table import table_rows
     from slmbench.report.text_table import make_console
     from slmbench.report.write import print_run
     from slmbench.running.watched import execute_watched
 
     columns = execute_watched(request, quiet=quiet, verbose=verbose)
+    rows = table_rows(columns)
     if as_json:
-        typer.echo(json_rows(table_rows(columns)))
+        typer.echo(json_rows(rows))
     else:
-        print_run(make_console(), columns)
+        print_run(make_console(), columns, rows)
         said = [f"everything is in {columns.folder}"]
         if request.quick:
             said[:0] = [
@@ -257,7 +259,7 @@ def _execute(request: RunRequest, as_json: bool, *, strict: bool, quiet: bool, v
     # What has no figures because its budget was spent is named there, too.
     tasks = columns.record.tasks
     refused = columns.record.refusals or (tasks and tasks.refused)
-    failed = any(row["failure"] for row in table_rows(columns)) or unanswered(columns) or (strict and refused)
+    failed = any(row["failure"] for row in rows) or unanswered(columns) or (strict and refused)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 

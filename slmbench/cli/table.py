@@ -41,7 +41,8 @@ def table(
 def _run(run: Path, *, as_json: bool, markdown: bool, plots: Path | None, write: bool) -> None:
     """Recreate the tables of a run of one machine."""
     from slmbench.records.sample_arrays import read_columns
-    from slmbench.report.run_table import json_rows, table_rows
+    from slmbench.report.csv_text import json_rows
+    from slmbench.report.run_table import table_rows
     from slmbench.report.text_table import make_console
     from slmbench.report.write import print_run, table_markdown, write_reports
 
@@ -67,7 +68,7 @@ def _fleet(run: Path, *, as_json: bool, markdown: bool, write: bool, others: boo
     from slmbench.errors import BadInputError
     from slmbench.fleet.read import read_machines
     from slmbench.fleet.report import fleet_markdown, fleet_rows, print_fleet, write_fleet
-    from slmbench.report.run_table import json_rows
+    from slmbench.report.csv_text import json_rows
     from slmbench.report.text_table import make_console
 
     folder = run if run.is_dir() else run.parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from slmbench.analysis.best import Best, BestPath, Rival
@@ -13,7 +13,7 @@ from slmbench.analysis.metrics import METRICS
 from slmbench.analysis.pairs import PAIR_METRICS, precision_of
 from slmbench.analysis.stats import Interval
 from slmbench.report import charts
-from slmbench.report.csv_text import csv_text
+from slmbench.report.csv_text import csv_text, known
 from slmbench.report.html import Page, html_table
 from slmbench.report.machines_sentences import headlines, machine_lines, task_of
 from slmbench.report.machines_table import LEGEND, ShelfTable, matrix_table, pair_tables
@@ -78,7 +78,7 @@ def _spread(name: str, interval: Interval | None) -> dict[str, float]:
 
 def shelf_csv(shelf: Shelf) -> str:
     """Return every cell as a line of CSV; what is unknown is empty."""
-    return csv_text([_known(row) for row in shelf_rows(shelf)])
+    return csv_text(shelf_rows(shelf))
 
 
 def shelf_json(shelf: Shelf) -> str:
@@ -92,20 +92,16 @@ def shelf_json(shelf: Shelf) -> str:
             }
             for kind in shelf.kinds
         ],
-        "cells": [_known(row) for row in shelf_rows(shelf)],
+        "cells": [known(row) for row in shelf_rows(shelf)],
         "best": [
             {"task": task_of(matrix.work), "metric": matrix.metric, "scope": scope, "of": of, **_best(best)}
             for matrix in shelf.matrices
             for scope, of, best in _bests(matrix)
         ],
-        "pairs": [_known(row) for at in shelf.pairs for row in _pair_rows(at)],
+        "pairs": [known(row) for at in shelf.pairs for row in _pair_rows(at)],
         "notes": list(shelf.notes),
     }
     return json.dumps(raw, indent=1, allow_nan=False)
-
-
-def _known(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _bests(matrix: Matrix) -> Iterator[tuple[str, str | None, Best]]:
@@ -137,7 +133,7 @@ def _name(entry: BestPath) -> dict[str, Any]:
 
 
 def _rival(rival: Rival) -> dict[str, Any]:
-    return {**_name(rival.entry), **_known(_spread("time_ratio", rival.ratio)), "paired": rival.paired}
+    return {**_name(rival.entry), **known(_spread("time_ratio", rival.ratio)), "paired": rival.paired}
 
 
 def _pair_rows(at: PairAt) -> Iterator[dict[str, Any]]:

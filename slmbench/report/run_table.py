@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -105,12 +104,6 @@ def _place(row: Mapping[str, Any]) -> list[tuple[bool, Any]]:
     """Return what a row is sorted by; what it lacks comes last."""
     values = [row[name] for name in _ORDER]
     return [(False, value) if isinstance(value, (int, str)) else (True, "") for value in values]
-
-
-def json_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as JSON; what was not measured is null."""
-    known = [{name: None if value != value else value for name, value in row.items()} for row in rows]
-    return json.dumps(known, indent=1, ensure_ascii=False)
 
 
 def _row(run: RunColumns, info: CaseInfo) -> dict[str, Any]:

@@ -68,13 +68,13 @@ def table_markdown(run: RunColumns, rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", LEGEND, *([TASKS_LEGEND] if answered else []), ""])
 
 
-def print_run(console: Console, run: Run | RunColumns) -> None:
-    """Print the run's table, what it means for its pairs, and what failed."""
+def print_run(console: Console, run: Run | RunColumns, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
+    """Print the run's table, what it means for its pairs, and what failed; ``rows`` are its own, if they are there."""
     from rich.text import Text
 
     columns = columns_of(run) if isinstance(run, Run) else run
     shows_all = f"`slmbench table {shlex.quote(str(columns.folder))} --markdown`"
-    print_table(console, text_table(table_rows(columns), console.width, shows_all))
+    print_table(console, text_table(table_rows(columns) if rows is None else rows, console.width, shows_all))
     if answered := answers_table(columns, console.width, shows_all):
         console.print(Text("Answers to tasks", style="bold"))
         print_table(console, answered)

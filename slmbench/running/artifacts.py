@@ -52,7 +52,8 @@ def get_artifacts(plan: Plan, request: RunRequest, folder: Path, say: Say, holds
             continue
         try:
             artifact = _get(checkpoint, spec, request, say)
-            holds.enter_context(in_use([artifact.folder.name]))
+            # A folder of the user's has a name of its own; what engines compile of it is under its id.
+            holds.enter_context(in_use({artifact.folder.name, artifact.manifest.artifact_id}))
             # In the moment between the two; from here on nobody does.
             if not _is_still(artifact):
                 raise CannotRunError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from slmbench.analysis.metrics import model_of
 from slmbench.analysis.stats import Interval
 from slmbench.records.sample_arrays import columns_of, read_columns
 from slmbench.records.schema import FailureRecord, LoadRecord, Outcome, read_run
+from slmbench.report.csv_text import csv_text, json_rows
 from slmbench.report.run_columns import text_table
 from slmbench.report.run_table import run_table, table_rows
 from slmbench.report.sentences import pair_sentences
@@ -291,3 +293,11 @@ def test_bounds_have_the_digits_of_their_figure() -> None:
     assert bounded({"x": 0.05213, "x_low": 0.0518, "x_high": 0.05242}, "x", 1e3) == "52.1 [51.8, 52.4]"
     assert bounded({"x": 0.05213, "x_low": math.nan, "x_high": math.nan}, "x", 1e3) == "52.1 [?]"
     assert bounded({"x": 0.05213, "x_low": 1e-9, "x_high": 3e6}, "x", 1e3) == "52.1 [not converged]"
+
+
+def test_json_and_csv_have_no_figure_that_is_not_known() -> None:
+    """A bound beyond every number is as unknown as NaN, and JSON has a word for neither."""
+    rows = [{"model": "m", "ttft_s": 0.5, "ttft_s_low": math.nan, "ttft_s_high": math.inf, "loads": 2}]
+    (row,) = json.loads(json_rows(rows), parse_constant=lambda word: pytest.fail(word))
+    assert row == {"model": "m", "ttft_s": 0.5, "ttft_s_low": None, "ttft_s_high": None, "loads": 2}
+    assert csv_text(rows).splitlines()[1] == "m,0.5,,,2"
