@@ -129,9 +129,11 @@ class Worker:
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, creationflags=flags,
                     env=child_environment(),
                 )  # fmt: skip
+            # What a library set in this process behind Python's back (ggml sets KMP_BLOCKTIME) is no worker's.
             return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, process_group=0
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0, process_group=0,
+                env=dict(os.environ),
+            )  # fmt: skip
         except OSError as error:
             raise BadInputError(f"{self._python}: cannot be started: {error.strerror}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -99,6 +100,16 @@ def test_a_file_in_the_current_folder_shadows_nothing(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with Worker(tmp_path / "w.log") as worker:
         assert worker.alive
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a variable of POSIX")
+def test_a_library_that_sets_a_variable_in_this_process_changes_no_worker(tmp_path: Path) -> None:
+    """As ggml does: Python's own view of the environment does not show it, and it would be of another machine."""
+    ctypes.CDLL(None).setenv(b"KMP_BLOCKTIME", b"200", 1)
+    try:
+        assert "KMP_BLOCKTIME" not in describe(None, [], tmp_path / "w.log").machine["software"]["environment"]
+    finally:
+        ctypes.CDLL(None).unsetenv(b"KMP_BLOCKTIME")
 
 
 def test_an_interpreter_without_slmbench_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
