@@ -89,7 +89,11 @@ def test_a_suite_that_asks_for_the_impossible_is_one_line(lines: list[str], part
             "--image-size '100000x100000' is too large: a drawn picture has 1 to 8,192 pixels a side",
         ),
         (["--model", "mu-vision-tiny", "--images", "1", "--image-size", "64"], 2, "--image-size '64' is no size"),
-        (["--model", "mu-vision-tiny", "--image", "none.png"], 2, "--image: No such file or directory\nslmbench: note: that picture is none.png"),
+        (
+            ["--model", "mu-vision-tiny", "--image", "none.png"],
+            2,
+            "--image: No such file or directory\nslmbench: note: that picture is none.png",
+        ),
         (["--model", "mu-vision-tiny", "--image", "PHOTO", "--images", "1"], 2, "give one or the other"),
         (["--model", "mu-vision-tiny", "--image", "PHOTO", "--prompts", "x.txt"], 2, "cannot be used together"),
         (["--model", "mu-vision-tiny", "--image", "LINES"], 2, "a catalog model has no tokenizer"),
