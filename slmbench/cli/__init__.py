@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -112,6 +113,7 @@ def main() -> None:
     open_standard_streams()
     outlive_readers()
     keep_docstrings()
+    _end_as_ctrl_c_does()
     try:
         code = run_main(sys.argv[1:])
     except Exception:
@@ -120,6 +122,12 @@ def main() -> None:
         bug = "this is a bug in slmbench; what is above tells where"
         code = _fail(bug, ExitCode.FAILED, as_json=_wants_json(sys.argv[1:]))
     raise SystemExit(code)
+
+
+def _end_as_ctrl_c_does() -> None:
+    """Let SIGTERM (``timeout``, a CI job's time limit, a job scheduler) end a command as Ctrl-C does: what is kept is said."""
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def run_main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Ctrl-C: what is kept is said, and the command that goes on is printed and does."""
+"""Ctrl-C, and a time limit's SIGTERM: what is kept is said, and the command that goes on is printed and does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSI
 OPTIONS = ("--model", "dec-tiny", "--backend", "onnxruntime", "--input-tokens", "8", "--output-tokens", "3")
 
 
-def test_ctrl_c_prints_the_command_that_goes_on(tmp_path: Path, shared_cache: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "time limit"])
+def test_an_end_from_outside_prints_the_command_that_goes_on(
+    how: signal.Signals, tmp_path: Path, shared_cache: Path
+) -> None:
     bench, folder = Bench(tmp_path), tmp_path / "a run"
     (tmp_path / "cache").symlink_to(shared_cache, target_is_directory=True)
     process = bench.start("run", *OPTIONS, "--repeat", "40", "--out", str(folder))
@@ -28,7 +31,7 @@ def test_ctrl_c_prints_the_command_that_goes_on(tmp_path: Path, shared_cache: Pa
         assert process.poll() is None, bench.output()
         assert time.monotonic() < deadline, bench.output()
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     assert process.wait(TIMEOUT_S) == 130
     last = bench.output().strip().splitlines()[-1]
     said = r"slmbench: error: interrupted; (\d+) samples? of 1 case kept in .*; so far: (.*); to continue: (.*)"
