@@ -5,10 +5,11 @@
     python benchmarks/first_samples.py --table FOLDER...
 
 The small pair is measured by the real scheduler, with so many loads of each case and so many samples in each. Within
-a load the first sample is divided by the median of the others, for the first token and for a later token; the table
-gives the geometric mean over loads with a 95 % t interval, apart for loads that were warmed up by one generation after
-the first inference and by more. A load counts where other processes disturbed neither of its first two samples.
-1 within ±2 % is wanted: else a mean over loads with few samples each is wrong by as much.
+a load the first sample is divided by the median of the others, for the first token and for a later token, and the
+second one likewise: it shows what no warm-up can change. The table gives the geometric mean over loads with a 95 % t
+interval, apart for loads that were warmed up by one generation after the first inference and by more. A load counts
+where other processes disturbed neither of its first two samples. 1 within ±2 % is wanted: else a mean over loads with
+few samples each is wrong by as much.
 
 `--table` reads any folders of runs that have at least three samples in a load. Started again, the benchmark goes on in
 its folder.
@@ -81,21 +82,26 @@ def take(given: argparse.Namespace) -> None:
 
 def print_table(folders: Sequence[Path]) -> None:
     """Print the ratios of the runs in the folders, together."""
-    ratios: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    ratios: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for folder in folders:
-        for engine, warm_ups, metric, ratio in first_over_others(folder):
+        for engine, warm_ups, metric, first, second in over_others(folder):
             for group in (engine, "all"):
-                ratios[group, warm_ups, metric].append(ratio)
-    print(f"{'engine':<20} {'warm-ups':<9} {'metric':<6} {'loads':>5}  first / others [95 %]")
+                for kind in (warm_ups, "any"):
+                    ratios[group, kind, metric].append((first, second))
+    print(f"{'engine':<20} {'warm-ups':<9} {'metric':<6} {'loads':>5}  {'first / others [95 %]':<24} second / others [95 %]")
     for (engine, warm_ups, metric), found in sorted(ratios.items()):
         if len(found) > 1:
-            mean = stats.level([[one] for one in found]).interval()
-            numbers = f"{mean.mid:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-            print(f"{engine:<20} {warm_ups:<9} {metric:<6} {len(found):5}  {numbers}")
+            first, second = (_mean(one) for one in zip(*found, strict=True))
+            print(f"{engine:<20} {warm_ups:<9} {metric:<6} {len(found):5}  {first:<24} {second}")
 
 
-def first_over_others(folder: Path) -> Iterator[tuple[str, str, str, float]]:
-    """Yield engine, "one" or "more" warm-ups, metric and ratio for each load of each case."""
+def _mean(ratios: Sequence[float]) -> str:
+    mean = stats.level([[one] for one in ratios]).interval()
+    return f"{mean.mid:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
+
+
+def over_others(folder: Path) -> Iterator[tuple[str, str, str, float, float]]:
+    """Yield engine, "one" or "more" warm-ups, metric, and the ratios of the first and second sample of each load."""
     loads: dict[tuple[str, int], LoadRecord] = {}
     samples: dict[tuple[str, int], list[SampleRecord]] = defaultdict(list)
     for record in read_samples(folder / SAMPLES_NAME, []):
@@ -111,7 +117,8 @@ def first_over_others(folder: Path) -> Iterator[tuple[str, str, str, float]]:
             times = [ns for one in taken if (ns := time_of(brief(one))) is not None]
             # One token out has no time per token.
             if times:
-                yield key[0].split("|")[1], warm_ups, metric, times[0] / statistics.median(times[1:])
+                first, second = (times[at] / statistics.median(times[:at] + times[at + 1 :]) for at in (0, 1))
+                yield key[0].split("|")[1], warm_ups, metric, first, second
 
 
 if __name__ == "__main__":
