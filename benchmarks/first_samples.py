@@ -88,7 +88,8 @@ def print_table(folders: Sequence[Path]) -> None:
             for group in (engine, "all"):
                 for kind in (warm_ups, "any"):
                     ratios[group, kind, metric].append((first, second))
-    print(f"{'engine':<20} {'warm-ups':<9} {'metric':<6} {'loads':>5}  {'first / others [95 %]':<24} second / others [95 %]")
+    columns = ("engine", "warm-ups", "metric", "loads", "first / others [95 %]", "second / others [95 %]")
+    print("{:<20} {:<9} {:<6} {:>5}  {:<24} {}".format(*columns))
     for (engine, warm_ups, metric), found in sorted(ratios.items()):
         if len(found) > 1:
             first, second = (_mean(one) for one in zip(*found, strict=True))

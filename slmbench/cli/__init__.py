@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _end_as_ctrl_c_does() -> None:
-    """Let SIGTERM (``timeout``, a CI job's time limit, a job scheduler) end a command as Ctrl-C does: what is kept is said."""
+    """Let SIGTERM (``timeout``, a CI job's time limit) end a command as Ctrl-C does: it says what is kept."""
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
