@@ -92,8 +92,8 @@ def print_table(folders: Sequence[Path]) -> None:
     print("{:<20} {:<9} {:<6} {:>5}  {:<24} {}".format(*columns))
     for (engine, warm_ups, metric), found in sorted(ratios.items()):
         if len(found) > 1:
-            first, second = (_mean(one) for one in zip(*found, strict=True))
-            print(f"{engine:<20} {warm_ups:<9} {metric:<6} {len(found):5}  {first:<24} {second}")
+            firsts, seconds = (_mean(one) for one in zip(*found, strict=True))
+            print(f"{engine:<20} {warm_ups:<9} {metric:<6} {len(found):5}  {firsts:<24} {seconds}")
 
 
 def _mean(ratios: Sequence[float]) -> str:
