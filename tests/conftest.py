@@ -48,6 +48,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Take back what ggml sets with C's setenv: commands that tests start would run on "another machine"."""
+    if "KMP_BLOCKTIME" not in os.environ:
+        os.unsetenv("KMP_BLOCKTIME")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Point slmbench at one cache for the whole test session: an artifact is exported once, no limits are measured.
